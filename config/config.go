@@ -1,0 +1,150 @@
+// Package config is the one tree of settings and its defaults.
+// It owns reading them (file, then CROSSFADE_… environment, then flags) and checking them.
+// It never connects to anything and imports no other package of this project.
+package config
+
+import "time"
+
+// Config is everything an operator can set. Durations are Go durations ("50ms"),
+// sizes are bytes. A value is complete and checked once Load has returned it;
+// it is not changed afterwards.
+type Config struct {
+	// Listen is the address for clients: HOST:PORT or unix:PATH.
+	Listen string `koanf:"listen"`
+	// State is the file that remembers the migration over restarts.
+	State string `koanf:"state"`
+
+	Source Server `koanf:"source"`
+	Target Server `koanf:"target"`
+
+	// Databases maps source to target databases. Empty: every database of the
+	// source keeps its number, except those in LeaveOut.
+	Databases map[int]int `koanf:"databases"`
+	// LeaveOut lists source databases that are not moved although they hold keys.
+	LeaveOut []int `koanf:"leave_out"`
+
+	Admin   Admin   `koanf:"admin"`
+	Proxy   Proxy   `koanf:"proxy"`
+	Sync    Sync    `koanf:"sync"`
+	Cutover Cutover `koanf:"cutover"`
+	Log     Log     `koanf:"log"`
+}
+
+// Server is one of the two Redis servers.
+type Server struct {
+	// URL is redis://[user[:password]@]host[:port] or rediss://… (TLS), or
+	// unix:///path. It names no database: the database map does.
+	URL Secret `koanf:"url"`
+	// Username and Password override what the URL says.
+	Username string `koanf:"username"`
+	Password Secret `koanf:"password"`
+	// PasswordFile is read when Password is empty.
+	PasswordFile string `koanf:"password_file"`
+	TLS          TLS    `koanf:"tls"`
+}
+
+// TLS says how a rediss:// server is verified. The zero value verifies against
+// the system's roots.
+type TLS struct {
+	CAFile             string `koanf:"ca_file"`
+	CertFile           string `koanf:"cert_file"`
+	KeyFile            string `koanf:"key_file"`
+	ServerName         string `koanf:"server_name"`
+	InsecureSkipVerify bool   `koanf:"insecure_skip_verify"`
+}
+
+// Admin is the operator's door.
+type Admin struct {
+	// Address is unix:PATH or HOST:PORT.
+	Address string `koanf:"address"`
+	// Token is asked for on every request when Address is not a unix socket and
+	// not loopback; there it must be set.
+	Token     Secret `koanf:"token"`
+	TokenFile string `koanf:"token_file"`
+}
+
+// Proxy is what clients meet.
+type Proxy struct {
+	MaxClients int `koanf:"max_clients"`
+	// DialTimeout bounds connecting to a server.
+	DialTimeout time.Duration `koanf:"dial_timeout"`
+	// ScriptCache is how many script bodies are remembered, to load them on the target.
+	ScriptCache int `koanf:"script_cache"`
+	// ShutdownTimeout is how long a stop waits for commands in flight.
+	ShutdownTimeout time.Duration `koanf:"shutdown_timeout"`
+}
+
+// Sync is how one side is kept equal to the other.
+type Sync struct {
+	// Workers is how many copies run at the same time.
+	Workers int `koanf:"workers"`
+	// Batch is how many keys go in one round trip.
+	Batch int `koanf:"batch"`
+	// ScanCount is SCAN's COUNT.
+	ScanCount int `koanf:"scan_count"`
+	// DirtyLimit bounds the dirty keys held in memory, per database; past it
+	// the database is scanned again instead.
+	DirtyLimit int `koanf:"dirty_limit"`
+	// Heartbeat is how often a key is written to prove that changes arrive.
+	Heartbeat time.Duration `koanf:"heartbeat"`
+	// SetNotifications allows CONFIG SET notify-keyspace-events, put back at complete.
+	SetNotifications bool `koanf:"set_notifications"`
+}
+
+// Cutover is how the switch is made, there and back.
+type Cutover struct {
+	// MaxStall is how long clients may wait; past it the attempt undoes itself.
+	MaxStall time.Duration `koanf:"max_stall"`
+	// MaxLag is the heartbeat lag below which a cutover may start.
+	MaxLag time.Duration `koanf:"max_lag"`
+	// WaitReady is how long a cutover waits to become ready before it gives up.
+	WaitReady time.Duration `koanf:"wait_ready"`
+	// CheckSample is how many keys are compared while both sides are frozen.
+	CheckSample int `koanf:"check_sample"`
+	// CreateUser allows creating the user "crossfade" on both servers with ACL
+	// SETUSER; the strongest fence needs it. Removed at complete.
+	CreateUser bool `koanf:"create_user"`
+	// Unsafe allows a cutover without any fence at the source.
+	Unsafe bool `koanf:"unsafe"`
+}
+
+// Log is what the process says about itself on standard error.
+type Log struct {
+	// Level is debug, info, warn or error.
+	Level string `koanf:"level"`
+	// Format is text, json, or auto: text on a terminal, JSON otherwise.
+	Format string `koanf:"format"`
+	// StatusInterval is how often a status line is written while work goes on.
+	StatusInterval time.Duration `koanf:"status_interval"`
+}
+
+// Default returns the defaults: all of them, in one place.
+func Default() Config {
+	return Config{
+		Listen: "127.0.0.1:6380",
+		State:  "crossfade.state",
+		Admin:  Admin{Address: "unix:crossfade.sock"},
+		Proxy: Proxy{
+			MaxClients:      10000,
+			DialTimeout:     5 * time.Second,
+			ScriptCache:     10000,
+			ShutdownTimeout: 10 * time.Second,
+		},
+		Sync: Sync{
+			Workers:          4,
+			Batch:            256,
+			ScanCount:        1000,
+			DirtyLimit:       1_000_000,
+			Heartbeat:        time.Second,
+			SetNotifications: true,
+		},
+		Cutover: Cutover{
+			MaxStall:    2 * time.Second,
+			MaxLag:      500 * time.Millisecond,
+			WaitReady:   30 * time.Second,
+			CheckSample: 1000,
+			CreateUser:  true,
+		},
+		Log: Log{Level: "info", Format: "auto", StatusInterval: 5 * time.Second},
+	}
+}
