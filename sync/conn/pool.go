@@ -1,0 +1,99 @@
+// Package conn gives go-redis clients for one server, one client a database.
+// It owns their settings: no silent retry, contexts obeyed, a name that tells them apart.
+// It never selects a database on a connection that somebody else may get.
+package conn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/endpoint"
+)
+
+// NamePrefix begins the CLIENT SETNAME of every connection of ours, so that
+// they can be told from the applications' in CLIENT LIST.
+const NamePrefix = "crossfade:"
+
+// Pool is one server as one identity. Clients are made on first use and share
+// nothing, so that no SELECT leaks between them. Safe for concurrent use.
+type Pool struct {
+	endpoint config.Endpoint
+	name     string
+	timeout  time.Duration
+
+	mu      sync.Mutex
+	clients map[int]*redis.Client
+	closed  bool
+}
+
+// New returns a pool whose connections are named NamePrefix+name. Nothing is
+// dialled yet. timeout bounds connecting and each command that has no deadline.
+func New(e config.Endpoint, name string, timeout time.Duration) *Pool {
+	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, clients: make(map[int]*redis.Client)}
+}
+
+// Endpoint returns where the pool connects to.
+func (p *Pool) Endpoint() config.Endpoint { return p.endpoint }
+
+// String names the server, without any secret.
+func (p *Pool) String() string { return p.endpoint.String() }
+
+// Name returns the CLIENT SETNAME of the pool's connections.
+func (p *Pool) Name() string { return p.name }
+
+// DB returns the client for one database. It belongs to the pool: do not close it.
+func (p *Pool) DB(n int) *redis.Client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c, ok := p.clients[n]; ok {
+		return c
+	}
+	c := redis.NewClient(&redis.Options{
+		Network:  p.endpoint.Network,
+		Addr:     p.endpoint.Address,
+		Username: p.endpoint.Username,
+		Password: p.endpoint.Password,
+		DB:       n,
+		// Dial keeps TLS, time-outs and error texts the same as everywhere else.
+		Dialer: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return endpoint.Dial(ctx, p.endpoint, p.timeout)
+		},
+		ClientName:               p.name,
+		Protocol:                 2,
+		DisableIdentity:          true,
+		ContextTimeoutEnabled:    true,
+		MaxRetries:               -1, // an outcome that is unknown is never retried silently
+		DialerRetries:            1,
+		PoolSize:                 32,
+		ReadTimeout:              p.timeout,
+		WriteTimeout:             p.timeout,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	if p.closed {
+		_ = c.Close()
+	}
+	p.clients[n] = c
+	return c
+}
+
+// Close closes every client.
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	var errs []error
+	for n, c := range p.clients {
+		if err := c.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
+			errs = append(errs, fmt.Errorf("closing the connections to %s database %d: %w", p, n, err))
+		}
+	}
+	return errors.Join(errs...)
+}

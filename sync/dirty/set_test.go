@@ -1,0 +1,210 @@
+package dirty
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"pgregory.net/rapid"
+)
+
+func take(t *testing.T, s *Set, n int) []string {
+	t.Helper()
+	keys, err := s.Take(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+func TestMarkedWhileInHandIsTakenAgainAfterDone(t *testing.T) {
+	s := New(0)
+	s.Mark("a")
+	got := take(t, s, 10)
+	s.Mark("a")
+	s.Mark("b")
+	if other := take(t, s, 10); !slices.Equal(other, []string{"b"}) {
+		t.Fatalf("a was given to two hands: %v", other)
+	}
+	s.Done(got)
+	if again := take(t, s, 10); !slices.Equal(again, []string{"a"}) {
+		t.Fatalf("a was not taken again: %v", again)
+	}
+}
+
+func TestHotKeyIsQueuedOnce(t *testing.T) {
+	s := New(0)
+	for range 100_000 {
+		s.Mark("hot")
+	}
+	if n := len(take(t, s, 10)); n != 1 || s.Len() != 1 {
+		t.Fatalf("taken %d, len %d, want 1 and 1", n, s.Len())
+	}
+}
+
+func TestClaimLeavesDirtyAndHeldKeysAlone(t *testing.T) {
+	s := New(0)
+	s.Mark("queued")
+	s.Mark("held")
+	s.Mark("third")
+	_ = take(t, s, 1) // "queued" is in hand now
+	got := s.Claim([]string{"queued", "held", "cold"})
+	if !slices.Equal(got, []string{"cold"}) {
+		t.Fatalf("claimed %v", got)
+	}
+	s.Mark("cold")
+	s.Done(got)
+	if keys := take(t, s, 10); !slices.Contains(keys, "cold") {
+		t.Fatalf("cold was marked during its scan copy and is not copied again: %v", keys)
+	}
+}
+
+func TestOverflowIsRememberedUntilCleared(t *testing.T) {
+	s := New(2)
+	for i := range 5 {
+		s.Mark(fmt.Sprint(i))
+	}
+	if s.Len() != 2 || !s.Overflowed() {
+		t.Fatalf("len %d overflowed %v", s.Len(), s.Overflowed())
+	}
+	s.ClearOverflow()
+	s.Mark("late")
+	if !s.Overflowed() {
+		t.Fatal("a mark dropped after ClearOverflow was forgotten")
+	}
+}
+
+func TestWaitCleanWaitsForHandsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(0)
+		s.Mark("a")
+		keys := take(t, s, 1)
+		clean := make(chan error, 1)
+		go func() { clean <- s.WaitClean(t.Context()) }()
+		synctest.Wait()
+		select {
+		case <-clean:
+			t.Fatal("clean although a key is in hand")
+		default:
+		}
+		s.Retry(keys)
+		synctest.Wait()
+		s.Done(take(t, s, 1))
+		if err := <-clean; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestTakeGivesUpWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := New(0).Take(ctx, 1); err == nil {
+		t.Fatal("no error")
+	}
+}
+
+func TestForgetKeepsHands(t *testing.T) {
+	s := New(0)
+	s.Mark("a")
+	keys := take(t, s, 1)
+	s.Mark("a")
+	s.Mark("b")
+	s.Forget()
+	if s.Len() != 1 {
+		t.Fatalf("len %d", s.Len())
+	}
+	s.Done(keys)
+	if s.Len() != 0 {
+		t.Fatalf("a came back after Forget")
+	}
+}
+
+// Whatever the order of calls, a key is never in two hands, and the last mark
+// of a key is always followed by a Done of a later Take.
+func TestSetProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := New(0)
+		version := map[string]int{} // marks so far
+		copied := map[string]int{}  // version at the time of the last finished copy's take
+		var hands []map[string]int
+		inHand := map[string]bool{}
+		names := rapid.SampledFrom([]string{"a", "b", "c", "d"})
+		hold := func(keys []string) {
+			h := map[string]int{}
+			for _, k := range keys {
+				if inHand[k] {
+					t.Fatalf("%q in two hands", k)
+				}
+				inHand[k] = true
+				h[k] = version[k]
+			}
+			if len(h) > 0 {
+				hands = append(hands, h)
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"mark":  func(t *rapid.T) { k := names.Draw(t, "k"); version[k]++; s.Mark(k) },
+			"claim": func(t *rapid.T) { hold(s.Claim([]string{names.Draw(t, "k")})) },
+			"take":  func(t *rapid.T) { s.mu.Lock(); keys := s.take(2); s.mu.Unlock(); hold(keys) },
+			"done": func(t *rapid.T) {
+				if len(hands) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(hands)-1).Draw(t, "i")
+				retry := rapid.Bool().Draw(t, "retry")
+				var keys []string
+				for k, v := range hands[i] {
+					keys = append(keys, k)
+					inHand[k] = false
+					if !retry {
+						copied[k] = v
+					}
+				}
+				hands = slices.Delete(hands, i, i+1)
+				if retry {
+					s.Retry(keys)
+				} else {
+					s.Done(keys)
+				}
+			},
+			"": func(t *rapid.T) {
+				if s.Len() == 0 {
+					for k, v := range version {
+						if copied[k] != v {
+							t.Fatalf("clean, but %q was copied at version %d of %d", k, copied[k], v)
+						}
+					}
+				}
+			},
+		})
+	})
+}
+
+func TestSetConcurrently(t *testing.T) {
+	s := New(0)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				keys, err := s.Take(ctx, 7)
+				if err != nil {
+					return
+				}
+				s.Done(keys)
+			}
+		})
+	}
+	for i := range 20_000 {
+		s.Mark(fmt.Sprint(i % 500))
+	}
+	if err := s.WaitClean(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	wg.Wait()
+}
