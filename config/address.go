@@ -1,0 +1,99 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// maxSocketPath is what Linux takes as the path of a unix socket, in bytes.
+const maxSocketPath = 107
+
+// SplitAddress splits an address to listen on or to reach the admin API, as in
+// Config.Listen and Admin.Address: "unix:PATH" (or "unix:///PATH") gives "unix"
+// and the path, "HOST:PORT" gives "tcp" and the same text. Port 0 is allowed. The
+// error says what would be right.
+func SplitAddress(text string) (network, address string, err error) {
+	if text == "" {
+		return "", "", errors.New("missing: write HOST:PORT or unix:PATH")
+	}
+	if path, is := strings.CutPrefix(text, "unix:"); is {
+		if strings.HasPrefix(path, "//") {
+			path = strings.TrimPrefix(path, "//")
+		}
+		return "unix", path, checkSocketPath(path)
+	}
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return "", "", fmt.Errorf("%q is not an address: write HOST:PORT (such as 127.0.0.1:6380, [::1]:6380) or unix:PATH", text)
+	}
+	if number, err := strconv.Atoi(port); err != nil || number < 0 || number > 65535 {
+		return "", "", fmt.Errorf("%q has the port %q: give a number from 0 to 65535", text, port)
+	}
+	if strings.ContainsAny(host, "/ \t\r\n\x00") {
+		return "", "", fmt.Errorf("%q has no host name before the port: write HOST:PORT or unix:PATH", text)
+	}
+	return "tcp", text, nil
+}
+
+func checkSocketPath(path string) error {
+	switch {
+	case path == "":
+		return errors.New("no path after unix: write unix:PATH")
+	case strings.ContainsRune(path, 0):
+		return fmt.Errorf("the socket path %q holds a zero byte: give a plain path", path)
+	case len(path) > maxSocketPath:
+		return fmt.Errorf("the socket path %q has %d bytes: give one of at most %d", path, len(path), maxSocketPath)
+	}
+	return nil
+}
+
+// loopback tells whether only this machine can reach a TCP address.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || (ip != nil && ip.IsLoopback())
+}
+
+// samePlace tells whether two addresses are the same without asking the network.
+// It knows localhost and the addresses that mean every local one; it cannot know
+// that two names are one machine.
+func samePlace(networkA, a, networkB, b string) bool {
+	if networkA != networkB {
+		return false
+	}
+	if networkA == "unix" {
+		return cleanPath(a) == cleanPath(b)
+	}
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	return portA == portB && portA != "0" && plainHost(hostA) == plainHost(hostB)
+}
+
+// plainHost gives one spelling to a host; all of this machine's own count as one.
+func plainHost(host string) string {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "" || host == "localhost" {
+		return "localhost"
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		if ip.IsUnspecified() || ip.Equal(net.IPv4(127, 0, 0, 1)) || ip.Equal(net.IPv6loopback) {
+			return "localhost"
+		}
+		return ip.String()
+	}
+	return host
+}
+
+func cleanPath(path string) string {
+	if absolute, err := filepath.Abs(path); err == nil {
+		return absolute
+	}
+	return filepath.Clean(path)
+}

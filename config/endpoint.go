@@ -1,0 +1,211 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Endpoint is where a server is and as whom to speak to it: a Server made ready
+// to dial. It is a value; TLS is shared and must not be changed. Username and
+// Password are empty when the server wants none.
+type Endpoint struct {
+	Network  string // "tcp" or "unix"
+	Address  string // HOST:PORT, or the path of the socket
+	Username string
+	Password string
+	TLS      *tls.Config // nil: no TLS; its ServerName is set
+}
+
+// String returns scheme, user and address, never the password.
+func (e Endpoint) String() string {
+	user := ""
+	switch {
+	case e.Username != "":
+		user = url.User(e.Username).String() + "@"
+	case e.Password != "":
+		user = "default@"
+	}
+	switch {
+	case e.Network == "unix":
+		return "unix://" + user + e.Address
+	case e.TLS != nil:
+		return "rediss://" + user + e.Address
+	default:
+		return "redis://" + user + e.Address
+	}
+}
+
+// Format keeps every verb from showing the password.
+func (e Endpoint) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.String()) }
+
+// MarshalText keeps encoders from showing the password.
+func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// Endpoint reads the URL, the password file and the TLS files. Its errors begin
+// with the key they are about, relative to the server ("url: …", "tls.ca_file: …"),
+// and hold no secret; all problems are reported at once.
+func (s Server) Endpoint() (Endpoint, error) {
+	e, problems := s.address()
+	if s.wantsTLS() {
+		settings, more := s.TLS.settings()
+		problems = append(problems, more...)
+		if settings.ServerName == "" {
+			settings.ServerName, _, _ = net.SplitHostPort(e.Address)
+		}
+		e.TLS = settings
+	}
+	if len(problems) > 0 {
+		return Endpoint{}, errors.Join(problems...)
+	}
+	return e, nil
+}
+
+func serverScheme(scheme string) bool {
+	return scheme == "redis" || scheme == "rediss" || scheme == "unix"
+}
+
+func (s Server) wantsTLS() bool {
+	scheme, _, _ := strings.Cut(string(s.URL), ":")
+	return strings.EqualFold(scheme, "rediss")
+}
+
+const urlForm = "write redis://[user:password@]host[:port], rediss://… for TLS, or unix:///path"
+
+// address is Endpoint without TLS.
+func (s Server) address() (Endpoint, []error) {
+	e, problems := s.parseURL()
+	if s.Username != "" {
+		e.Username = s.Username
+	}
+	switch {
+	case s.Password != "":
+		e.Password = s.Password.Reveal()
+	case s.PasswordFile != "":
+		password, err := readSecret(s.PasswordFile)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("password_file: %w", err))
+		}
+		e.Password = password.Reveal()
+	}
+	if s.TLS != (TLS{}) && s.URL != "" && !s.wantsTLS() {
+		problems = append(problems, errors.New("tls: settings without TLS: begin the URL with rediss:// or remove them"))
+	}
+	return e, problems
+}
+
+// parseURL gives fixed texts for what is wrong: net/url quotes pieces of the URL
+// that may belong to the password.
+func (s Server) parseURL() (Endpoint, []error) {
+	fail := func(format string, args ...any) (Endpoint, []error) {
+		return Endpoint{}, []error{fmt.Errorf("url: "+format, args...)}
+	}
+	if s.URL == "" {
+		return fail("missing: %s", urlForm)
+	}
+	if !strings.Contains(string(s.URL), ":") || strings.HasPrefix(string(s.URL), "/") {
+		return fail("no scheme: %s", urlForm)
+	}
+	u, err := url.Parse(string(s.URL))
+	if err != nil {
+		return fail("%q is not a URL: %s; in a password, percent-encode all but letters and digits (%%40 is @)", s.URL, urlForm)
+	}
+	if !serverScheme(u.Scheme) {
+		return fail("%q has an unknown scheme: %s", s.URL, urlForm)
+	}
+	if u.RawQuery != "" {
+		return fail("query parameters (%s) are not known here: use the keys of the configuration; a ? in a password is written %%3F", queryNames(u))
+	}
+	if u.Fragment != "" || strings.HasSuffix(string(s.URL), "#") {
+		return fail("%q has a fragment: a # in a password is written %%23", s.URL)
+	}
+	e := Endpoint{Network: "tcp", Username: u.User.Username()}
+	password, has := u.User.Password()
+	e.Password = password
+	if e.Username != "" && !has && s.Password == "" && s.PasswordFile == "" {
+		return fail("%q has one word before the @: write redis://user:password@… or redis://:password@…, or set password", s.URL)
+	}
+	if u.Scheme == "unix" {
+		e.Network, e.Address = "unix", u.Opaque+u.Path
+		if u.Host != "" {
+			return fail("%q has a host: a path begins after three slashes, unix:///run/redis.sock", s.URL)
+		}
+		if err := checkSocketPath(e.Address); err != nil {
+			return fail("%w", err)
+		}
+		return e, nil
+	}
+	if u.Path != "" && u.Path != "/" && u.Path != "/0" {
+		return fail("%q names a database: take it out and use the database map (databases, --map)", s.URL)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "6379"
+	}
+	if number, err := strconv.Atoi(port); err != nil || number < 1 || number > 65535 {
+		return fail("%q has a port out of range: give 1 to 65535", s.URL)
+	}
+	if u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " \t\r\n\x00") {
+		return fail("%q names no host: %s", s.URL, urlForm)
+	}
+	e.Address = net.JoinHostPort(u.Hostname(), port)
+	return e, nil
+}
+
+// queryNames lists the names of the parameters without their values, and none of
+// them when the whole may be the rest of a password.
+func queryNames(u *url.URL) string {
+	if strings.Contains(u.RawQuery, "@") {
+		return stars
+	}
+	var names []string
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		name, _, has := strings.Cut(pair, "=")
+		if !has {
+			name = stars
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// settings reads the files. It returns usable settings next to the problems.
+func (t TLS) settings() (*tls.Config, []error) {
+	var problems []error
+	settings := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         t.ServerName,
+		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // the operator's explicit wish
+	}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		pool := x509.NewCertPool()
+		switch {
+		case err != nil:
+			problems = append(problems, fmt.Errorf("tls.ca_file: %w: give a readable PEM file", err))
+		case !pool.AppendCertsFromPEM(pem):
+			problems = append(problems, fmt.Errorf("tls.ca_file: %q holds no certificate: give a PEM file with BEGIN CERTIFICATE", t.CAFile))
+		}
+		settings.RootCAs = pool
+	}
+	switch {
+	case t.CertFile != "" && t.KeyFile == "":
+		problems = append(problems, fmt.Errorf("tls.key_file: missing next to tls.cert_file %q: give the key of that certificate", t.CertFile))
+	case t.CertFile == "" && t.KeyFile != "":
+		problems = append(problems, fmt.Errorf("tls.cert_file: missing next to tls.key_file %q: give the certificate of that key", t.KeyFile))
+	case t.CertFile != "":
+		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("tls.cert_file: %q with tls.key_file %q: %w: give a readable PEM certificate and its key", t.CertFile, t.KeyFile, err))
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	return settings, problems
+}

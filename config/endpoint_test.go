@@ -1,0 +1,138 @@
+package config
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestEndpoint(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "password")
+	if err := os.WriteFile(file, []byte("from file\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long := "unix:///" + strings.Repeat("x", 107)
+
+	tests := []struct {
+		server Server
+		want   string // network address user password, or the error's text
+	}{
+		{Server{URL: "redis://h"}, `tcp h:6379 "" ""`},
+		{Server{URL: "redis://h:7000/0"}, `tcp h:7000 "" ""`},
+		{Server{URL: "REDIS://h:7000/"}, `tcp h:7000 "" ""`},
+		{Server{URL: "rediss://h"}, `tcp h:6379 "" "" tls h`},
+		{Server{URL: "rediss://h", TLS: TLS{ServerName: "n"}}, `tcp h:6379 "" "" tls n`},
+		{Server{URL: "rediss://[::1]:1"}, `tcp [::1]:1 "" "" tls ::1`},
+		{Server{URL: "redis://u:p@h"}, `tcp h:6379 "u" "p"`},
+		{Server{URL: "redis://:p%40%2F%3F%23%20+:@h"}, `tcp h:6379 "" "p@/?# +:"`},
+		{Server{URL: "redis://u:@h"}, `tcp h:6379 "u" ""`},
+		{Server{URL: "redis://u@h", Password: "x"}, `tcp h:6379 "u" "x"`},
+		{Server{URL: "redis://u:p@h", Username: "v", Password: "x", PasswordFile: "/none"}, `tcp h:6379 "v" "x"`},
+		{Server{URL: "redis://u:p@h", PasswordFile: file}, `tcp h:6379 "u" "from file"`},
+		{Server{URL: "redis://[fe80::1%25eth0]:7"}, `tcp [fe80::1%eth0]:7 "" ""`},
+		{Server{URL: "unix:///run/r.sock"}, `unix /run/r.sock "" ""`},
+		{Server{URL: "unix:r.sock"}, `unix r.sock "" ""`},
+		{Server{URL: "unix://u:p@/run/r.sock"}, `unix /run/r.sock "u" "p"`},
+
+		{Server{}, "url: missing: write redis://"},
+		{Server{URL: "localhost"}, "url: no scheme: write redis://"},
+		{Server{URL: "localhost:6379"}, "unknown scheme: write redis://"},
+		{Server{URL: "http://h"}, "unknown scheme"},
+		{Server{URL: "redis://h/3"}, "names a database: take it out and use the database map"},
+		{Server{URL: "redis://h?db=3&hidden"}, "query parameters (db, ***)"},
+		{Server{URL: "redis://:hid?den=1@h"}, "percent-encode"},
+		{Server{URL: "redis://:1?hid=den@h"}, "query parameters (***)"},
+		{Server{URL: "redis://:hid#den@h"}, "percent-encode"},
+		{Server{URL: "redis://u:1#hidden@h"}, "a # in a password is written %23"},
+		{Server{URL: "redis://:hid%zzden@h"}, "percent-encode"},
+		{Server{URL: "redis://:1/hidden@h"}, "names a database"},
+		{Server{URL: "redis://:p@:6379"}, "names no host"},
+		{Server{URL: "redis://h:99999"}, "1 to 65535"},
+		{Server{URL: "redis://h:0"}, "1 to 65535"},
+		{Server{URL: "redis://hidden@h"}, "one word before the @"},
+		{Server{URL: "unix://run/r.sock"}, "three slashes"},
+		{Server{URL: Secret(long)}, "at most 107"},
+		{Server{URL: "redis://h", PasswordFile: filepath.Join(dir, "none")}, "password_file: open "},
+		{Server{URL: "redis://h", PasswordFile: empty}, "is empty"},
+		{Server{URL: "redis://h", TLS: TLS{CAFile: "x"}}, "tls: settings without TLS"},
+		{Server{URL: "rediss://h", TLS: TLS{CAFile: filepath.Join(dir, "none")}}, "tls.ca_file: open "},
+		{Server{URL: "rediss://h", TLS: TLS{CAFile: file}}, "holds no certificate"},
+		{Server{URL: "rediss://h", TLS: TLS{CertFile: file}}, "tls.key_file: missing"},
+		{Server{URL: "rediss://h", TLS: TLS{KeyFile: file}}, "tls.cert_file: missing"},
+		{Server{URL: "rediss://h", TLS: TLS{CertFile: file, KeyFile: file}}, "tls.cert_file: "},
+	}
+	for _, test := range tests {
+		got := ""
+		e, err := test.server.Endpoint()
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = fmt.Sprintf("%s %s %q %q", e.Network, e.Address, e.Username, e.Password)
+			if e.TLS != nil {
+				got += " tls " + e.TLS.ServerName
+			}
+		}
+		if err == nil && got != test.want || err != nil && !strings.Contains(got, test.want) {
+			t.Errorf("%q: got %s, want %s", test.server.URL.Reveal(), got, test.want)
+		}
+		if strings.Contains(got, "hid") || strings.Contains(got, "\n") {
+			t.Errorf("%q: the error shows a secret: %s", test.server.URL.Reveal(), got)
+		}
+	}
+}
+
+func TestEndpointHidesPassword(t *testing.T) {
+	e := Endpoint{Network: "tcp", Address: "h:1", Username: "u", Password: "hidden", TLS: &tls.Config{}}
+	encoded, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{e.String(), fmt.Sprint(e), fmt.Sprintf("%+v %#v %s %q %d %x", e, e, e, e, e, e),
+		fmt.Sprintf("%+v %#v", &e, []Endpoint{e}), string(encoded)} {
+		if strings.Contains(text, "hidden") || strings.Contains(text, fmt.Sprintf("%x", "hidden")) {
+			t.Errorf("shown: %s", text)
+		}
+		if !strings.Contains(text, "rediss://u@h:1") {
+			t.Errorf("not shown: %s", text)
+		}
+	}
+}
+
+func TestSecretString(t *testing.T) {
+	tests := map[Secret]string{
+		"":                       "",
+		"word":                   "***",
+		"a:/hidden":              "***",
+		"p://hidden/x":           "***",
+		"redis://h:1":            "redis://h:1",
+		"redis://u:p@h:1/0":      "redis://u:***@h:1/0",
+		"redis://:p@h":           "redis://:***@h",
+		"redis://hidden@h":       "redis://***@h",
+		"redis://:1/hidden@h":    "***",
+		"redis://:1#hidden@h":    "***",
+		"redis://h?pass=hidden":  "***",
+		"redis:hidden":           "***",
+		"unix:r.sock":            "unix:r.sock",
+		"unix://u:p@/run/r.sock": "unix://u:***@/run/r.sock",
+	}
+	for secret, want := range tests {
+		if got := secret.String(); got != want {
+			t.Errorf("%q: got %q, want %q", secret.Reveal(), got, want)
+		}
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%t"} {
+			got := fmt.Sprintf(verb, struct{ S Secret }{secret})
+			if strings.Contains(got, "hidden") || strings.Contains(got, fmt.Sprintf("%x", "hidden")) {
+				t.Errorf("%s shows %s", verb, got)
+			}
+		}
+	}
+}
