@@ -1,0 +1,128 @@
+package config
+
+import (
+	_ "embed" // the example
+	"errors"
+	"flag"
+	"fmt"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/v2"
+)
+
+// Example is a commented configuration file with every key at its default.
+//
+//go:embed example.yaml
+var Example []byte
+
+// Load reads the settings for a program that has no flags of its own: the defaults,
+// then the file of --config or CROSSFADE_CONFIG, then the CROSSFADE_… variables of
+// environ, then args. It returns what follows the flags. See Flags for the rest.
+func Load(args, environ []string) (Config, []string, error) {
+	flags := Bind(flag.NewFlagSet("", flag.ContinueOnError))
+	rest, err := flags.Parse(args)
+	if err != nil {
+		return Default(), nil, err
+	}
+	c, err := flags.Load(environ)
+	return c, rest, err
+}
+
+// Load puts the layers together, after Parse. It reads the configuration file and
+// the token file. The error holds all problems, Validate's among them, and no
+// secret; the configuration next to it is as far as it could be read.
+func (f *Flags) Load(environ []string) (Config, error) {
+	var problems []error
+	var layers []layer
+	name := f.file
+	if name == "" {
+		name = lookup(environ, configEnv)
+	}
+	if name != "" {
+		file, more := readFile(f.tree, name)
+		layers, problems = append(layers, file), append(problems, more...)
+	}
+	env, more := readEnv(f.tree, environ)
+	layers, problems = append(layers, env, f.layer), append(problems, more...)
+
+	c, more := merge(f.tree, layers)
+	problems = append(problems, more...)
+	if c.Admin.Token == "" && c.Admin.TokenFile != "" {
+		token, err := readSecret(c.Admin.TokenFile)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("admin.token_file: %w", err))
+			token = stars // so that Validate does not call it missing as well
+		}
+		c.Admin.Token = token
+	}
+	if err := c.Validate(); err != nil {
+		problems = append(problems, err)
+	}
+	return c, errors.Join(problems...)
+}
+
+// merge lays the layers over the defaults, the later over the earlier. A key is
+// replaced as a whole, the database map too: half of a map from a file and half
+// from a flag would be a map that nobody wrote.
+func merge(t tree, layers []layer) (Config, []error) {
+	var problems []error
+	k := koanf.New(".")
+	load := func(values map[string]any) {
+		if err := k.Load(confmap.Provider(values, "."), nil); err != nil {
+			problems = append(problems, fmt.Errorf("merging the configuration: %w", err))
+		}
+	}
+	load(t.flat(Default()))
+	for _, l := range layers {
+		values, more := l.values(t)
+		problems = append(problems, more...)
+		load(values)
+	}
+	var c Config
+	// The values have their types already; nothing is to be guessed.
+	decoding := &mapstructure.DecoderConfig{ErrorUnused: true, ErrorUnset: true}
+	if err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: decoding}); err != nil {
+		return Default(), append(problems, fmt.Errorf("merging the configuration: %w", err))
+	}
+	if len(c.Databases) == 0 {
+		c.Databases = nil
+	}
+	if len(c.LeaveOut) == 0 {
+		c.LeaveOut = nil
+	}
+	return c, problems
+}
+
+// secretFiles are keys of which the first beats the second.
+var secretFiles = map[string]string{
+	"source.password": "source.password_file",
+	"target.password": "target.password_file",
+	"admin.token":     "admin.token_file",
+}
+
+// values reads the texts of a layer.
+func (l layer) values(t tree) (map[string]any, []error) {
+	var problems []error
+	values := map[string]any{}
+	for _, k := range t.keys {
+		written, there := l[k.path]
+		if !there {
+			continue
+		}
+		value, err := parseText(k.typ, written.text)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %s: %q %w", written.from, k.path, brief(written.text), err))
+			continue
+		}
+		values[k.path] = value
+	}
+	// A file named in this layer is meant to beat the secret of an earlier one.
+	for secret, file := range secretFiles {
+		_, hasSecret := values[secret]
+		if name, hasFile := values[file]; hasFile && name != "" && !hasSecret {
+			values[secret] = Secret("")
+		}
+	}
+	return values, problems
+}

@@ -1,0 +1,169 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Validate checks everything but what needs both servers to be given, so that it
+// holds for every verb. It reads TLS files and connects to nothing. The error holds
+// all problems at once; each names key, value and what would be right.
+func (c Config) Validate() error {
+	var problems []error
+	problems = append(problems, c.checkAddresses()...)
+	problems = append(problems, c.checkDatabases()...)
+	problems = append(problems, c.checkRanges()...)
+	for _, side := range c.sides() {
+		_, more := side.server.TLS.settings()
+		problems = append(problems, prefixed(side.name, more)...)
+	}
+	if c.State == "" {
+		problems = append(problems, errors.New("state: missing: give a file name, such as crossfade.state"))
+	}
+	if levels := []string{"debug", "info", "warn", "error"}; !slices.Contains(levels, c.Log.Level) {
+		problems = append(problems, fmt.Errorf("log.level: %q is unknown: give %s", c.Log.Level, strings.Join(levels, ", ")))
+	}
+	if formats := []string{"text", "json", "auto"}; !slices.Contains(formats, c.Log.Format) {
+		problems = append(problems, fmt.Errorf("log.format: %q is unknown: give %s", c.Log.Format, strings.Join(formats, ", ")))
+	}
+	return errors.Join(problems...)
+}
+
+// ValidateServers checks what the verbs need that speak to the servers: both
+// present, well formed, and not the same, nor the sidecar itself. It says nothing
+// again that Validate says; it reads password files and connects to nothing.
+func (c Config) ValidateServers() error {
+	var problems []error
+	endpoints := map[string]Endpoint{}
+	for _, side := range c.sides() {
+		e, more := side.server.address()
+		problems = append(problems, prefixed(side.name, more)...)
+		endpoints[side.name] = e
+		if e.Address == "" {
+			continue
+		}
+		if network, address, err := SplitAddress(c.Listen); err == nil && samePlace(network, address, e.Network, e.Address) {
+			problems = append(problems, fmt.Errorf("listen: %q is the address of the %s: give clients another address", c.Listen, side.name))
+		}
+	}
+	source, target := endpoints["source"], endpoints["target"]
+	if source.Address != "" && samePlace(source.Network, source.Address, target.Network, target.Address) {
+		problems = append(problems, fmt.Errorf("target.url: %q is the source as well (%q): give the server to move to",
+			c.Target.URL, c.Source.URL))
+	}
+	return errors.Join(problems...)
+}
+
+type side struct {
+	name   string
+	server Server
+}
+
+func (c Config) sides() []side {
+	return []side{{"source", c.Source}, {"target", c.Target}}
+}
+
+func prefixed(name string, problems []error) []error {
+	var named []error
+	for _, problem := range problems {
+		named = append(named, fmt.Errorf("%s.%w", name, problem))
+	}
+	return named
+}
+
+func (c Config) checkAddresses() []error {
+	var problems []error
+	network, listen, err := SplitAddress(c.Listen)
+	if err != nil {
+		problems = append(problems, fmt.Errorf("listen: %w", err))
+	}
+	adminNetwork, admin, adminErr := SplitAddress(c.Admin.Address)
+	switch {
+	case adminErr != nil:
+		problems = append(problems, fmt.Errorf("admin.address: %w", adminErr))
+	case err == nil && samePlace(network, listen, adminNetwork, admin):
+		problems = append(problems, fmt.Errorf("admin.address: %q is the address for clients (listen) as well: give another", c.Admin.Address))
+	case adminNetwork == "tcp" && !loopback(admin) && c.Admin.Token == "":
+		problems = append(problems, fmt.Errorf("admin.token: missing, and admin.address %q can be reached from other machines: "+
+			"set CROSSFADE_ADMIN_TOKEN or admin.token_file, or use unix:PATH or 127.0.0.1", c.Admin.Address))
+	}
+	for _, r := range c.Admin.Token.Reveal() {
+		if r <= ' ' || r > '~' {
+			problems = append(problems, errors.New("admin.token: holds a space, a control or a non-ASCII character: use visible ASCII only"))
+			break
+		}
+	}
+	return problems
+}
+
+func (c Config) checkDatabases() []error {
+	var problems []error
+	into := map[int]int{} // target: source
+	for _, from := range slices.Sorted(maps.Keys(c.Databases)) {
+		to := c.Databases[from]
+		if from < 0 || to < 0 {
+			problems = append(problems, fmt.Errorf("databases: %d=%d is negative: databases count from 0", from, to))
+			continue
+		}
+		if other, taken := into[to]; taken {
+			problems = append(problems, fmt.Errorf("databases: %d=%d and %d=%d would overwrite each other in target database %d: give each a target of its own",
+				other, to, from, to, to))
+		} else {
+			into[to] = from
+		}
+		if slices.Contains(c.LeaveOut, from) {
+			problems = append(problems, fmt.Errorf("leave_out: %d is mapped as well (databases: %d=%d): keep one of the two", from, from, to))
+		}
+	}
+	for _, number := range c.LeaveOut {
+		if number < 0 {
+			problems = append(problems, fmt.Errorf("leave_out: %d is negative: databases count from 0", number))
+		}
+	}
+	return problems
+}
+
+func (c Config) checkRanges() []error {
+	var problems []error
+	number := func(key string, value, low, high int) {
+		if value < low || value > high {
+			problems = append(problems, fmt.Errorf("%s: %d is out of range: give %d to %d", key, value, low, high))
+		}
+	}
+	duration := func(key string, value, low, high time.Duration) {
+		if value < low || value > high {
+			problems = append(problems, fmt.Errorf("%s: %v is out of range: give %s to %s", key, value, short(low), short(high)))
+		}
+	}
+	number("proxy.max_clients", c.Proxy.MaxClients, 1, 1_000_000)
+	duration("proxy.dial_timeout", c.Proxy.DialTimeout, 10*time.Millisecond, 5*time.Minute)
+	number("proxy.script_cache", c.Proxy.ScriptCache, 1, 10_000_000)
+	duration("proxy.shutdown_timeout", c.Proxy.ShutdownTimeout, 0, time.Hour)
+	number("sync.workers", c.Sync.Workers, 1, 256)
+	number("sync.batch", c.Sync.Batch, 1, 10_000)
+	number("sync.scan_count", c.Sync.ScanCount, 1, 100_000)
+	number("sync.dirty_limit", c.Sync.DirtyLimit, 1, 1_000_000_000)
+	duration("sync.heartbeat", c.Sync.Heartbeat, 10*time.Millisecond, time.Minute)
+	duration("cutover.max_stall", c.Cutover.MaxStall, time.Millisecond, 5*time.Minute)
+	duration("cutover.max_lag", c.Cutover.MaxLag, time.Millisecond, time.Minute)
+	duration("cutover.wait_ready", c.Cutover.WaitReady, 0, 24*time.Hour)
+	number("cutover.check_sample", c.Cutover.CheckSample, 0, 1_000_000)
+	duration("log.status_interval", c.Log.StatusInterval, 100*time.Millisecond, time.Hour)
+	return problems
+}
+
+// short writes 5m for 5m0s.
+func short(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}

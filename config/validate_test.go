@@ -1,0 +1,118 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestValidate(t *testing.T) {
+	long := "unix:" + strings.Repeat("x", 108)
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		change func(c *Config)
+		want   string // the whole error, or its end after …
+	}{
+		{func(*Config) {}, ""},
+		{func(c *Config) { c.Listen = ":0" }, ""},
+		{func(c *Config) { c.Listen = "unix:///run/x.sock" }, ""},
+		{func(c *Config) { c.Admin.Address = "127.0.0.1:1" }, ""},
+		{func(c *Config) { c.Admin.Address = "[::1]:1" }, ""},
+		{func(c *Config) { c.Admin.Address, c.Admin.Token = "0.0.0.0:1", "word" }, ""},
+		{func(c *Config) { c.Databases = map[int]int{0: 3, 3: 0} }, ""},
+
+		{func(c *Config) { c.Listen = "" }, "listen: missing: write HOST:PORT or unix:PATH"},
+		{func(c *Config) { c.Listen = "6380" }, `listen: "6380" is not an address: write HOST:PORT`},
+		{func(c *Config) { c.Listen = "::1:6380" }, `listen: "::1:6380" is not an address`},
+		{func(c *Config) { c.Listen = "h:x" }, `listen: "h:x" has the port "x": give a number from 0 to 65535`},
+		{func(c *Config) { c.Listen = "redis://h:1" }, `listen: "redis://h:1" is not an address`},
+		{func(c *Config) { c.Listen = long }, "has 108 bytes: give one of at most 107"},
+		{func(c *Config) { c.Admin.Address = "unix:" }, "admin.address: no path after unix:"},
+		{func(c *Config) { c.Admin.Address = ":9000" }, `admin.token: missing, and admin.address ":9000" can be reached`},
+		{func(c *Config) { c.Admin.Address = "10.0.0.1:9000" }, "set CROSSFADE_ADMIN_TOKEN"},
+		{func(c *Config) { c.Admin.Address = "localhost:6380" }, "is the address for clients (listen) as well"},
+		{func(c *Config) { c.Admin.Token = "hid den" }, "admin.token: holds a space"},
+		{func(c *Config) { c.State = "" }, "state: missing"},
+		{func(c *Config) { c.Log.Level = "loud" }, `log.level: "loud" is unknown: give debug, info, warn, error`},
+		{func(c *Config) { c.Log.Format = "xml" }, `log.format: "xml" is unknown: give text, json, auto`},
+		{func(c *Config) { c.Databases = map[int]int{0: 0, 3: 0} },
+			"databases: 0=0 and 3=0 would overwrite each other in target database 0: give each a target of its own"},
+		{func(c *Config) { c.Databases = map[int]int{-1: 0} }, "databases: -1=0 is negative"},
+		{func(c *Config) { c.Databases = map[int]int{0: -1} }, "databases: 0=-1 is negative"},
+		{func(c *Config) { c.LeaveOut = []int{-1} }, "leave_out: -1 is negative"},
+		{func(c *Config) { c.Databases, c.LeaveOut = map[int]int{3: 5}, []int{3} }, "leave_out: 3 is mapped as well (databases: 3=5)"},
+		{func(c *Config) { c.Source.TLS.CertFile = file }, "source.tls.key_file: missing"},
+		{func(c *Config) { c.Target.TLS.CAFile = file + "no" }, "target.tls.ca_file: open "},
+		{func(c *Config) { c.Proxy.MaxClients = 0 }, "proxy.max_clients: 0 is out of range: give 1 to 1000000"},
+		{func(c *Config) { c.Proxy.DialTimeout = time.Hour }, "proxy.dial_timeout: 1h0m0s is out of range: give 10ms to 5m"},
+		{func(c *Config) { c.Proxy.ScriptCache = -1 }, "proxy.script_cache: "},
+		{func(c *Config) { c.Proxy.ShutdownTimeout = -1 }, "give 0s to 1h"},
+		{func(c *Config) { c.Sync.Workers = 257 }, "sync.workers: 257 is out of range: give 1 to 256"},
+		{func(c *Config) { c.Sync.Batch = 10001 }, "sync.batch: 10001 is out of range: give 1 to 10000"},
+		{func(c *Config) { c.Sync.ScanCount = 0 }, "sync.scan_count: "},
+		{func(c *Config) { c.Sync.DirtyLimit = 0 }, "sync.dirty_limit: "},
+		{func(c *Config) { c.Sync.Heartbeat = time.Millisecond }, "sync.heartbeat: 1ms is out of range: give 10ms to 1m"},
+		{func(c *Config) { c.Cutover.MaxStall = 0 }, "cutover.max_stall: 0s is out of range: give 1ms to 5m"},
+		{func(c *Config) { c.Cutover.MaxLag = 0 }, "cutover.max_lag: "},
+		{func(c *Config) { c.Cutover.WaitReady = -1 }, "give 0s to 24h"},
+		{func(c *Config) { c.Cutover.CheckSample = -1 }, "cutover.check_sample: "},
+		{func(c *Config) { c.Log.StatusInterval = 0 }, "log.status_interval: 0s is out of range: give 100ms to 1h"},
+	}
+	for i, test := range tests {
+		c := Default()
+		test.change(&c)
+		check(t, i, c.Validate(), test.want)
+	}
+	c := Default()
+	for _, test := range tests[10:] {
+		test.change(&c) // several at once
+	}
+	if lines := strings.Split(c.Validate().Error(), "\n"); len(lines) < 20 {
+		t.Errorf("not all at once: %q", lines)
+	}
+}
+
+func check(t *testing.T, i int, err error, want string) {
+	t.Helper()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if (want == "") != (text == "") || !strings.Contains(text, want) || strings.Contains(text, "\n") || strings.Contains(text, "hid") {
+		t.Errorf("%d: got %s, want %s", i, text, want)
+	}
+}
+
+func TestValidateServers(t *testing.T) {
+	tests := []struct{ listen, source, target, want string }{
+		{"127.0.0.1:6380", "redis://a", "redis://b", ""},
+		{"127.0.0.1:6380", "redis://a:1", "redis://a:2", ""},
+		{"127.0.0.1:6380", "unix:/a", "unix:/b", ""},
+		{"127.0.0.1:6380", "redis://127.0.0.1:6379", "redis://127.0.0.2:6379", ""},
+		{"127.0.0.1:6380", "", "redis://b", "source.url: missing"},
+		{"127.0.0.1:6380", "redis://a", "", "target.url: missing"},
+		{"127.0.0.1:6380", "redis://a/3", "redis://b", "source.url: \"redis://a/3\" names a database"},
+		{"127.0.0.1:6380", "redis://a:1", "redis://b:hidden", "target.url: \"***\" is not a URL"},
+		{"127.0.0.1:6380", "redis://A.", "rediss://a:6379", "target.url: \"rediss://a:6379\" is the source as well (\"redis://A.\")"},
+		{"127.0.0.1:6380", "redis://localhost", "redis://x:hidden@[::1]", "is the source as well"},
+		{"127.0.0.1:6380", "redis://[0:0::5]", "redis://[::5]", "is the source as well"},
+		{"127.0.0.1:6380", "unix:/a/../b", "unix:///b", "is the source as well"},
+		{":6379", "redis://localhost", "redis://b", "listen: \":6379\" is the address of the source"},
+		{"127.0.0.1:6379", "redis://a", "redis://localhost", "listen: \"127.0.0.1:6379\" is the address of the target"},
+		{"unix:s", "redis://a", "unix:./s", "is the address of the target"},
+	}
+	for i, test := range tests {
+		c := Default()
+		c.Listen, c.Source.URL, c.Target.URL = test.listen, Secret(test.source), Secret(test.target)
+		check(t, i, c.ValidateServers(), test.want)
+	}
+	c := Default()
+	if err := c.ValidateServers(); err == nil || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("both missing: %v", err)
+	}
+}
