@@ -1,0 +1,292 @@
+// Package resp frames the Redis protocol without decoding it: requests into commands, replies into elements.
+// It owns the limits and the wording of protocol errors, exactly as Redis has them.
+// It never does I/O, never allocates by a length that was only announced, and never changes a byte.
+package resp
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+)
+
+// Limits of Redis on requests.
+const (
+	MaxBulk   = 512 << 20     // bytes of one argument (proto-max-bulk-len)
+	MaxInline = 64 << 10      // bytes of an inline command, or of one length line
+	MaxArgs   = math.MaxInt32 // arguments of one command; memory grows only with what arrived
+)
+
+const (
+	minSpace  = 16 << 10
+	keepSpace = 256 << 10 // a larger buffer is given back once it is empty
+)
+
+// ProtocolError is malformed input. Its text is what Redis answers before it
+// closes the connection.
+type ProtocolError string
+
+// Error returns the reply's text without the leading "-ERR ".
+func (e ProtocolError) Error() string { return "Protocol error: " + string(e) }
+
+// Reply returns the whole reply line.
+func (e ProtocolError) Reply() []byte { return []byte("-ERR " + e.Error() + "\r\n") }
+
+// Request is one command of a client. Raw and Args point into the reader's
+// buffer and are good until the next call of Space.
+type Request struct {
+	Raw    []byte   // as it came
+	Args   [][]byte // at least one
+	Inline bool     // Raw is not a RESP array
+}
+
+// Requests turns a byte stream into requests, in time linear in its length
+// however it is cut. The zero value is ready. Not for concurrent use.
+type Requests struct {
+	buf  []byte
+	r, w int // buf[r:w] is not consumed yet; the current command starts at r
+	pos  int // where parsing goes on
+	scan int // up to where no line end was found
+
+	left int // arguments still to come, when in an array
+	bulk int // length of the argument that is being read, -1 before its header
+	offs []int
+	args [][]byte
+	err  error
+}
+
+// Space returns where to read the next bytes into. It invalidates requests
+// returned before.
+func (p *Requests) Space() []byte {
+	if p.r == p.w {
+		p.r, p.w, p.pos, p.scan = 0, 0, 0, 0
+		if len(p.buf) > keepSpace {
+			p.buf = nil
+		}
+		if cap(p.args) > 1024 {
+			p.args, p.offs = nil, nil
+		}
+	}
+	if len(p.buf)-p.w < minSpace && p.r > 0 {
+		n := p.r
+		copy(p.buf, p.buf[p.r:p.w])
+		p.r, p.w, p.pos, p.scan = 0, p.w-n, p.pos-n, p.scan-n
+		for i := range p.offs {
+			p.offs[i] -= n
+		}
+	}
+	if len(p.buf)-p.w < minSpace/2 {
+		grown := make([]byte, max(minSpace, 2*len(p.buf)))
+		copy(grown, p.buf[:p.w])
+		p.buf = grown
+	}
+	return p.buf[p.w:]
+}
+
+// Advance says that n bytes were read into Space.
+func (p *Requests) Advance(n int) { p.w += n }
+
+// Buffered returns the number of bytes that came and are not consumed yet.
+func (p *Requests) Buffered() int { return p.w - p.r }
+
+// Rest returns the bytes that came and are not consumed yet, and consumes them.
+// They are good until the next call of Space.
+func (p *Requests) Rest() []byte {
+	b := p.buf[p.r:p.w]
+	p.r = p.w
+	p.reset()
+	return b
+}
+
+func (p *Requests) reset() {
+	p.pos, p.scan, p.left = p.r, p.r, 0
+	p.offs = p.offs[:0]
+}
+
+// Next returns the next whole request. ok is false when more bytes are needed.
+// An error is a ProtocolError and final. Empty commands are skipped, as Redis does.
+func (p *Requests) Next() (req Request, ok bool, err error) {
+	if p.err != nil {
+		return Request{}, false, p.err
+	}
+	for p.pos < p.w {
+		var found bool
+		switch {
+		case p.left > 0:
+			found, err = p.array()
+		case p.buf[p.r] == '*':
+			found, err = p.header()
+			if found && p.left > 0 {
+				continue
+			}
+			if found { // *0, *-1: ignored
+				p.r = p.pos
+				p.reset()
+				continue
+			}
+		default:
+			req, found, err = p.inline()
+			if found && len(req.Args) == 0 {
+				continue
+			}
+			if found {
+				return req, true, nil
+			}
+		}
+		if err != nil {
+			p.err = err
+			return Request{}, false, err
+		}
+		if !found {
+			return Request{}, false, nil
+		}
+		req = Request{Raw: p.buf[p.r:p.pos:p.pos], Args: p.collect()}
+		p.r = p.pos
+		p.reset()
+		return req, true, nil
+	}
+	return Request{}, false, nil
+}
+
+func (p *Requests) collect() [][]byte {
+	p.args = p.args[:0]
+	for i := 0; i < len(p.offs); i += 2 {
+		p.args = append(p.args, p.buf[p.offs[i]:p.offs[i+1]:p.offs[i+1]])
+	}
+	return p.args
+}
+
+// line finds the line that starts at pos and ends with '\r' and one more byte,
+// as Redis reads it. ok is false when it has not all come yet.
+func (p *Requests) line(tooBig ProtocolError) (line []byte, ok bool, err error) {
+	from := max(p.scan, p.pos)
+	i := bytes.IndexByte(p.buf[from:p.w], '\r')
+	if i < 0 {
+		p.scan = p.w
+		if p.w-p.pos > MaxInline {
+			return nil, false, tooBig
+		}
+		return nil, false, nil
+	}
+	end := from + i
+	if end+2 > p.w {
+		p.scan = end
+		return nil, false, nil
+	}
+	line = p.buf[p.pos:end]
+	return line, true, nil
+}
+
+func (p *Requests) header() (bool, error) {
+	line, ok, err := p.line("too big mbulk count string")
+	if !ok {
+		return false, err
+	}
+	n, good := Integer(line[1:])
+	if !good || n > MaxArgs {
+		return false, ProtocolError("invalid multibulk length")
+	}
+	p.pos += len(line) + 2
+	p.left, p.bulk = int(max(n, 0)), -1
+	return true, nil
+}
+
+// array reads arguments until the command is whole.
+func (p *Requests) array() (bool, error) {
+	for p.left > 0 {
+		if p.bulk < 0 {
+			if p.pos >= p.w {
+				return false, nil
+			}
+			line, ok, err := p.line("too big bulk count string")
+			if !ok {
+				return false, err
+			}
+			if p.buf[p.pos] != '$' {
+				return false, ProtocolError(fmt.Sprintf("expected '$', got '%s'", printable(p.buf[p.pos])))
+			}
+			n, good := Integer(line[1:])
+			if !good || n < 0 || n > MaxBulk {
+				return false, ProtocolError("invalid bulk length")
+			}
+			p.pos += len(line) + 2
+			p.bulk = int(n)
+		}
+		if p.w-p.pos < p.bulk+2 {
+			return false, nil
+		}
+		p.offs = append(p.offs, p.pos, p.pos+p.bulk)
+		p.pos += p.bulk + 2
+		p.bulk = -1
+		p.left--
+	}
+	return true, nil
+}
+
+// printable is what printf's %c leaves of c in a reply of one line: Redis turns
+// line ends into spaces, and the text ends at a zero byte.
+func printable(c byte) string {
+	if c == '\r' || c == '\n' {
+		return " "
+	}
+	return string([]byte{c})
+}
+
+func (p *Requests) inline() (Request, bool, error) {
+	from := max(p.scan, p.pos)
+	i := bytes.IndexByte(p.buf[from:p.w], '\n')
+	if i < 0 {
+		p.scan = p.w
+		if p.w-p.pos > MaxInline {
+			return Request{}, false, ProtocolError("too big inline request")
+		}
+		return Request{}, false, nil
+	}
+	end := from + i
+	line := p.buf[p.pos:end]
+	line = bytes.TrimSuffix(line, []byte{'\r'})
+	args, ok := SplitArgs(line)
+	if !ok {
+		return Request{}, false, ProtocolError("unbalanced quotes in request")
+	}
+	raw := p.buf[p.r : end+1 : end+1]
+	p.r = end + 1
+	p.pos = p.r
+	p.reset()
+	return Request{Raw: raw, Args: args, Inline: true}, true, nil
+}
+
+// Integer reads a whole number exactly as Redis does: no plus sign, no leading
+// zeros, no spaces, 64 bits.
+func Integer(b []byte) (int64, bool) {
+	if len(b) == 0 || len(b) > 20 {
+		return 0, false
+	}
+	if len(b) == 1 && b[0] == '0' {
+		return 0, true
+	}
+	neg := b[0] == '-'
+	if neg {
+		b = b[1:]
+	}
+	if len(b) == 0 || b[0] < '1' || b[0] > '9' {
+		return 0, false
+	}
+	var n uint64
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		d := uint64(c - '0')
+		if n > (math.MaxUint64-d)/10 {
+			return 0, false
+		}
+		n = n*10 + d
+	}
+	switch {
+	case neg && n <= 1<<63:
+		return -int64(n), true
+	case !neg && n <= math.MaxInt64:
+		return int64(n), true
+	}
+	return 0, false
+}

@@ -1,0 +1,174 @@
+package resp
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/tidwall/redcon"
+)
+
+// requests feeds input in pieces of size step and returns what came out.
+func requests(input []byte, step int) (out [][][]byte, raws [][]byte, err error) {
+	var p Requests
+	for {
+		for {
+			req, ok, perr := p.Next()
+			if perr != nil {
+				return out, raws, perr
+			}
+			if !ok {
+				break
+			}
+			args := make([][]byte, len(req.Args))
+			for i, a := range req.Args {
+				args[i] = bytes.Clone(a)
+			}
+			out = append(out, args)
+			raws = append(raws, bytes.Clone(req.Raw))
+		}
+		if len(input) == 0 {
+			return out, raws, nil
+		}
+		space := p.Space()
+		n := copy(space[:min(step, len(space))], input)
+		input = input[n:]
+		p.Advance(n)
+	}
+}
+
+func TestRequests(t *testing.T) {
+	big := strings.Repeat("x", 100_000)
+	tests := []struct{ in, want, err string }{
+		{"*1\r\n$4\r\nPING\r\n", "[[PING]]", ""},
+		{"*0\r\n*-1\r\n\r\n\n*1\r\n$4\r\nPING\r\nget a\r\n", "[[PING] [get a]]", ""},
+		{"set \"a\\x41\\n\" 'b\\'c'\r\n", "[[set aA\n b'c]]", ""},
+		{"*2\r\n$3\r\nGET\r\n$0\r\n\r\n", "[[GET ]]", ""},
+		{"*1\r\n$4\r\nPING\r\n*a\r\n", "[[PING]]", "Protocol error: invalid multibulk length"},
+		{"*2147483648\r\n", "[]", "Protocol error: invalid multibulk length"},
+		{"*9223372036854775807\r\n", "[]", "Protocol error: invalid multibulk length"},
+		{"*1\r\n$9223372036854775807\r\n", "[]", "Protocol error: invalid bulk length"},
+		{"*1\r\n$-1\r\n", "[]", "Protocol error: invalid bulk length"},
+		{"*1\r\n+x\r\n", "[]", "Protocol error: expected '$', got '+'"},
+		{"set \"a\r\n", "[]", "Protocol error: unbalanced quotes in request"},
+		{"set \"a\"b\r\n", "[]", "Protocol error: unbalanced quotes in request"},
+		{big, "[]", "Protocol error: too big inline request"},
+		{"*" + big, "[]", "Protocol error: too big mbulk count string"},
+		{"*1\r\n$" + big, "[]", "Protocol error: too big bulk count string"},
+		{"*2\r\n$3\r\nGET\r\n$100000\r\n" + big + "\r\n", "[[GET " + big + "]]", ""},
+	}
+	for _, tt := range tests {
+		for _, step := range []int{1, 2, 7, 1000, 1 << 20} {
+			out, _, err := requests([]byte(tt.in), step)
+			if got := fmt.Sprintf("%s", out); got != tt.want {
+				t.Errorf("%.40q in steps of %d: got %.60q", tt.in, step, got)
+			}
+			if (err == nil) != (tt.err == "") || err != nil && err.Error() != tt.err {
+				t.Errorf("%.40q in steps of %d: error %v, want %q", tt.in, step, err, tt.err)
+			}
+		}
+	}
+}
+
+func FuzzRequests(f *testing.F) {
+	f.Add([]byte("*1\r\n$4\r\nPING\r\nset \"a\" 'b'\r\n*0\r\n"), []byte("a\x00b"))
+	f.Add([]byte("*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$-1\r\n"), []byte(""))
+	f.Fuzz(func(t *testing.T, input, arg []byte) {
+		out, raws, err := requests(input, 1<<20)
+		for _, step := range []int{1, 3} {
+			again, rawsAgain, errAgain := requests(input, step)
+			if fmt.Sprintf("%q %q %v", out, raws, err) != fmt.Sprintf("%q %q %v", again, rawsAgain, errAgain) {
+				t.Fatalf("steps of %d differ for %q", step, input)
+			}
+		}
+		// redcon is the oracle for what is well formed.
+		wire := redcon.AppendArray(nil, 3)
+		for _, a := range [][]byte{[]byte("SET"), arg, input} {
+			wire = redcon.AppendBulk(wire, a)
+		}
+		cmds, err := redcon.NewReader(bytes.NewReader(wire)).ReadCommands()
+		ours, raws, oursErr := requests(wire, 5)
+		if err != nil || oursErr != nil || len(cmds) != 1 || len(ours) != 1 {
+			t.Fatalf("%q: redcon %d %v, ours %d %v", wire, len(cmds), err, len(ours), oursErr)
+		}
+		if fmt.Sprintf("%q", cmds[0].Args) != fmt.Sprintf("%q", ours[0]) || !bytes.Equal(raws[0], wire) {
+			t.Fatalf("%q: got %q", wire, ours[0])
+		}
+	})
+}
+
+var wellFormed = []string{
+	"+OK\r\n", "-ERR a\r\n", ":1\r\n", "$-1\r\n", "$0\r\n\r\n", "$3\r\na\r\n\r\n", "*-1\r\n", "*0\r\n",
+	"*2\r\n$1\r\na\r\n*2\r\n:1\r\n$-1\r\n", "_\r\n", "#t\r\n", ",1.5\r\n", "(123\r\n", "=5\r\ntxt:a\r\n", "!3\r\nERR\r\n",
+	"%2\r\n+a\r\n:1\r\n+b\r\n*1\r\n:2\r\n", "~2\r\n:1\r\n:2\r\n", ">2\r\n+message\r\n$1\r\nx\r\n",
+	"|1\r\n+ttl\r\n:3600\r\n*1\r\n+x\r\n", "|0\r\n+x\r\n", "*2\r\n|1\r\n+a\r\n+b\r\n:1\r\n:2\r\n",
+	"*?\r\n:1\r\n*2\r\n:1\r\n:2\r\n$1\r\na\r\n.\r\n", "$?\r\n;4\r\nHell\r\n;1\r\no\r\n;0\r\n", "*?\r\n*?\r\n.\r\n%?\r\n+a\r\n+b\r\n.\r\n.\r\n",
+	"*?\r\n|1\r\n+a\r\n+b\r\n:1\r\n.\r\n", "+a\rb\r\n", "*1\r\n*1\r\n*1\r\n*0\r\n",
+}
+
+func TestFramer(t *testing.T) {
+	all := []byte(strings.Join(wellFormed, ""))
+	for _, step := range []int{1, 2, 3, 5, 1000} {
+		var f Framer
+		var got []string
+		start := 0
+		for at := 0; at < len(all); {
+			n, done, err := f.Feed(all[at:min(at+step, len(all))])
+			if err != nil {
+				t.Fatalf("at %d (%q): %v", at, all[start:at+n], err)
+			}
+			at += n
+			if done {
+				got = append(got, string(all[start:at]))
+				start = at
+			}
+		}
+		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", wellFormed) {
+			t.Fatalf("steps of %d: got %q", step, got)
+		}
+	}
+	for _, bad := range []string{"x\r\n", "$a\r\n", "*99999999999999999999\r\n", ".\r\n", ";1\r\n", "$\r\n", "$1\rx", "$-\r\n"} {
+		var f Framer
+		if _, _, err := f.Feed([]byte(bad)); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func FuzzFramer(f *testing.F) {
+	for _, s := range wellFormed {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cut := func(step int) (ends []int, err error) {
+			var fr Framer
+			for at := 0; at < len(b); {
+				n, done, err := fr.Feed(b[at:min(at+step, len(b))])
+				at += n
+				if err != nil {
+					return ends, err
+				}
+				if done {
+					ends = append(ends, at)
+				}
+			}
+			return ends, nil
+		}
+		whole, err := cut(len(b) + 1)
+		bytewise, errBytewise := cut(1)
+		if fmt.Sprint(whole, err) != fmt.Sprint(bytewise, errBytewise) {
+			t.Fatalf("%q: %v %v, bytewise %v %v", b, whole, err, bytewise, errBytewise)
+		}
+	})
+}
+
+func TestElements(t *testing.T) {
+	els := Elements([]byte("*3\r\n$1\r\na\r\n*1\r\n:1\r\n-ERR x\r\n"))
+	if fmt.Sprintf("%q", els) != `["$1\r\na\r\n" "*1\r\n:1\r\n" "-ERR x\r\n"]` {
+		t.Fatalf("got %q", els)
+	}
+	if ErrorText(els[2]) != "ERR x" || IsError(els[0]) {
+		t.Fatal("errors are not told apart")
+	}
+}
