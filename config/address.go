@@ -21,9 +21,7 @@ func SplitAddress(text string) (network, address string, err error) {
 		return "", "", errors.New("missing: write HOST:PORT or unix:PATH")
 	}
 	if path, is := strings.CutPrefix(text, "unix:"); is {
-		if strings.HasPrefix(path, "//") {
-			path = strings.TrimPrefix(path, "//")
-		}
+		path = strings.TrimPrefix(path, "//")
 		return "unix", path, checkSocketPath(path)
 	}
 	host, port, err := net.SplitHostPort(text)

@@ -156,10 +156,7 @@ func (r *fileReader) entry(path string, name, value *yaml.Node) {
 
 func (r *fileReader) nearest(path string) string {
 	byName, names := r.tree.names(func(path string) string { return path })
-	for _, section := range slices.Sorted(maps.Keys(r.tree.sections)) {
-		names = append(names, section)
-	}
-	found := nearest(path, names)
+	found := nearest(path, append(names, slices.Sorted(maps.Keys(r.tree.sections))...))
 	if r.tree.sections[found] {
 		return found
 	}

@@ -129,7 +129,7 @@ func describe(t tree) map[string]string {
 			if _, last, has := strings.Cut(text, "\n\n"); has {
 				text = last // a heading of the file or the section stands before
 			}
-			text = strings.Join(strings.Fields(strings.ReplaceAll(text, "#", " ")), " ")
+			text = strings.Join(strings.Fields(strings.NewReplacer("#", " ", "`", "'").Replace(text)), " ")
 			sentence, _, _ := strings.Cut(text, ". ")
 			docs[path] = strings.TrimSuffix(sentence, ".")
 		}

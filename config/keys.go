@@ -14,10 +14,6 @@ type key struct {
 	typ   reflect.Type
 }
 
-var secretType = reflect.TypeFor[Secret]()
-
-func (k key) secret() bool { return k.typ == secretType }
-
 // env is the variable's name. That no two keys have the same one is tested.
 func (k key) env() string { return envName(k.path) }
 

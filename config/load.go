@@ -112,7 +112,11 @@ func (l layer) values(t tree) (map[string]any, []error) {
 		}
 		value, err := parseText(k.typ, written.text)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %s: %q %w", written.from, k.path, brief(written.text), err))
+			place := written.from + ": " + k.path
+			if written.from == "--"+k.path {
+				place = written.from
+			}
+			problems = append(problems, fmt.Errorf("%s: %q %w", place, brief(written.text), err))
 			continue
 		}
 		values[k.path] = value

@@ -18,7 +18,7 @@ func parseText(typ reflect.Type, text string) (any, error) {
 	switch typ {
 	case reflect.TypeFor[string]():
 		return text, nil
-	case secretType:
+	case reflect.TypeFor[Secret]():
 		return Secret(text), nil
 	case reflect.TypeFor[bool]():
 		return parseBool(text)
