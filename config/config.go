@@ -59,7 +59,8 @@ type Admin struct {
 	Address string `koanf:"address"`
 	// Token is asked for on every request when Address is not a unix socket and
 	// not loopback; there it must be set.
-	Token     Secret `koanf:"token"`
+	Token Secret `koanf:"token"`
+	// TokenFile is read by Load, into Token, when Token is empty.
 	TokenFile string `koanf:"token_file"`
 }
 
