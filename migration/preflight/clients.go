@@ -1,0 +1,83 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// ownUser is the ACL user that a migration creates.
+const ownUser = "crossfade"
+
+// bypassing is a connection to From that does not go through the proxy.
+type bypassing struct{ addr, name, user, lib, age string }
+
+func (b bypassing) String() string {
+	var w strings.Builder
+	w.WriteString(b.addr)
+	if b.name != "" {
+		w.WriteString(" name " + quoted(b.name))
+	}
+	if b.user != "" {
+		w.WriteString(" user " + quoted(b.user))
+	}
+	if b.lib != "" {
+		w.WriteString(" library " + quoted(b.lib))
+	}
+	return w.String() + " for " + b.age + " s"
+}
+
+// bypasses lists the connections to From that are neither ours, nor the proxy's,
+// nor replication's.
+func bypasses(ctx context.Context, env Env) ([]bypassing, error) {
+	text, err := env.From.DB(0).ClientList(ctx).Result()
+	if err != nil {
+		return nil, fmt.Errorf("CLIENT LIST: %w", err)
+	}
+	var out []bypassing
+	for line := range strings.Lines(text) {
+		f := fields(line)
+		_, proxied := env.Proxied[f["addr"]]
+		// A user that the operator gave may be the applications' too; the one that
+		// we made is ours alone.
+		own := strings.HasPrefix(f["name"], ours) || env.User == ownUser && f["user"] == ownUser
+		if f["addr"] == "" || proxied || own || strings.ContainsAny(f["flags"], "SM") {
+			continue
+		}
+		out = append(out, bypassing{addr: f["addr"], name: f["name"], user: f["user"], lib: f["lib-name"], age: f["age"]})
+	}
+	return out, nil
+}
+
+func fields(line string) map[string]string {
+	out := make(map[string]string)
+	for field := range strings.FieldsSeq(line) {
+		if name, value, ok := strings.Cut(field, "="); ok {
+			out[name] = value
+		}
+	}
+	return out
+}
+
+// checkClients lists who is connected to From past the proxy. The fence refuses
+// their writes after the switch; they do not move by themselves.
+func checkClients(ctx context.Context, in *inspection) []Finding {
+	list, err := bypasses(ctx, in.Env)
+	if err != nil {
+		return one(unknown(in.from, "looking who is connected", err))
+	}
+	if len(list) == 0 {
+		return one(pass("%s: nobody is connected past the proxy", in.from))
+	}
+	const most = 10
+	var lines []string
+	for i, b := range list {
+		if i == most {
+			lines = append(lines, fmt.Sprintf("and %d more", len(list)-most))
+			break
+		}
+		lines = append(lines, b.String())
+	}
+	return one(warn("Point them at the proxy before the switch: afterwards the fence refuses them.",
+		"%s: %s past the proxy: %s", in.from, plural(int64(len(list)), "client is connected", "clients are connected"), strings.Join(lines, "; ")))
+}

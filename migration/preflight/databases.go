@@ -1,0 +1,150 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// checkDatabases compares the map with the databases that are there and that hold keys.
+func checkDatabases(ctx context.Context, in *inspection) []Finding {
+	var out []Finding
+	if in.Map.Len() == 0 {
+		return one(fail("Map at least one database, such as --map 0=0.", "the database map is empty"))
+	}
+	keys := in.from.info.keyspace()
+	out = append(out, unmapped(ctx, in, keys)...)
+	out = append(out, places(ctx, in, in.from, in.Map.Sources(), keys)...)
+	out = append(out, places(ctx, in, in.to, in.Map.Targets(), keys)...)
+	if len(out) > 0 {
+		return out
+	}
+	var total int64
+	for _, db := range in.Map.Sources() {
+		total += keys[db]
+	}
+	left := ""
+	if len(in.LeaveOut) > 0 {
+		left = ", left out: " + numbers(in.LeaveOut)
+	}
+	return one(pass("%s are moved, %s → %s: %s%s", plural(total, "key", "keys"), in.FromName, in.ToName, in.Map, left))
+}
+
+// unmapped finds databases with keys of which nobody said what becomes of them.
+// On the way back they are other people's databases on the target: no matter.
+func unmapped(ctx context.Context, in *inspection, keys map[int]int64) []Finding {
+	if in.back() {
+		return nil
+	}
+	var out []Finding
+	for _, db := range sorted(keys) {
+		if _, mapped := in.Map.Target(db); mapped || slices.Contains(in.LeaveOut, db) {
+			continue
+		}
+		n, names := foreign(ctx, in.from.pool.DB(db), keys[db])
+		if n == 0 {
+			continue
+		}
+		pairs := in.Map.String() + fmt.Sprintf(",%d=N", db)
+		out = append(out, fail(fmt.Sprintf("Say where it goes: --map %s (N: a free database of the %s), or that it stays: --leave-out %s.",
+			pairs, in.ToName, numbers(append(slices.Clone(in.LeaveOut), db))),
+			"database %d of the %s holds %s%s and is neither mapped nor left out", db, in.FromName, plural(n, "key", "keys"), such(names)))
+	}
+	return out
+}
+
+// places finds mapped database numbers that a server does not have.
+func places(ctx context.Context, in *inspection, s *server, list []int, keys map[int]int64) []Finding {
+	var absent, unused []int
+	for _, db := range list {
+		there, err := s.hasDB(ctx, db)
+		if err != nil {
+			return one(unknown(s, fmt.Sprintf("looking for database %d", db), err))
+		}
+		if there {
+			continue
+		}
+		source := db
+		if s == in.to {
+			source, _ = in.Map.Source(db)
+		}
+		// A map that nobody gave covers databases that nobody uses.
+		if !in.Explicit && keys[source] == 0 {
+			unused = append(unused, db)
+			continue
+		}
+		absent = append(absent, db)
+	}
+	var out []Finding
+	if len(absent) > 0 {
+		do := "Correct --map."
+		if s == in.to {
+			do = fmt.Sprintf("Map to lower numbers with --map, or set \"databases %d\" in the configuration of the %s and restart it.", slices.Max(absent)+1, s.name)
+		}
+		out = append(out, fail(do, "%s has no database %s, but the map (%s) needs it", s, numbers(absent), in.Map))
+	}
+	if len(unused) > 0 {
+		out = append(out, warn(fmt.Sprintf("Name the databases that are used with --map, or set \"databases %d\" on the %s.", slices.Max(unused)+1, s.name),
+			"%s has no database %s; they are empty at the %s now, but clients could not use them after the switch", s, span(unused), in.FromName))
+	}
+	return out
+}
+
+// span shortens a long list: "4 … 15".
+func span(list []int) string {
+	if len(list) < 4 {
+		return numbers(list)
+	}
+	return fmt.Sprintf("%d … %d", slices.Min(list), slices.Max(list))
+}
+
+// ownLimit is how many keys of ours a database may hold at most, generously: with
+// more keys than that, some are not ours.
+const ownLimit = 2000
+
+// foreign counts the keys of a database that are not ours, given how many there
+// are, and names a few. Where it cannot look it counts them all.
+func foreign(ctx context.Context, c *redis.Client, keys int64) (n int64, names []string) {
+	const few = 3
+	var own int64
+	var cursor uint64
+	looked := 0
+	for {
+		page, next, err := c.Scan(ctx, cursor, "", 500).Result()
+		if err != nil {
+			return keys, nil
+		}
+		for _, key := range page {
+			switch {
+			case strings.HasPrefix(key, ours):
+				own++
+			case len(names) < few:
+				names = append(names, key)
+			}
+		}
+		looked += len(page)
+		cursor = next
+		if cursor == 0 || looked > ownLimit {
+			break
+		}
+	}
+	if cursor == 0 && len(names) == 0 {
+		return 0, nil
+	}
+	return max(keys-own, int64(len(names))), names
+}
+
+// such is " (such as "a", "b")".
+func such(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	words := make([]string, len(names))
+	for i, n := range names {
+		words[i] = quoted(n)
+	}
+	return " (such as " + strings.Join(words, ", ") + ")"
+}

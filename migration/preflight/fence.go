@@ -1,0 +1,138 @@
+package preflight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// The fence levels that a server allows, strongest first.
+const (
+	fenceACL      = "F3"
+	fenceReplicas = "F2"
+	fenceKey      = "F1"
+)
+
+// FenceLevel finds the strongest fence that From allows, by trying: a user that
+// is switched off is created and removed, a setting is set to what it is. The
+// reason says why it is that level, and for less than F3 what is in the way.
+func FenceLevel(ctx context.Context, env Env) (level, reason string) {
+	errACL := aclFence(ctx, env)
+	if errACL == nil {
+		return fenceACL, "ACL SETUSER works: every user but ours is refused"
+	}
+	s := &server{pool: env.From, name: env.FromName}
+	why := fmt.Sprintf("no ACL fence: %v", errACL)
+	present, err := s.setting(ctx, "min-replicas-to-write")
+	if err == nil {
+		err = s.settable(ctx, "min-replicas-to-write", present)
+	}
+	if err == nil {
+		return fenceReplicas, why + "; min-replicas-to-write works, it refuses every write, ours too"
+	}
+	return fenceKey, fmt.Sprintf("%s; no min-replicas-to-write: %v", why, err)
+}
+
+// aclFence tries the rules of the fence (selectors are there since 7.0) on a user
+// that nobody can log in as.
+func aclFence(ctx context.Context, env Env) error {
+	if err := ownIdentity(ctx, env); err != nil {
+		return err
+	}
+	c := env.From.DB(0)
+	if err := c.Do(ctx, "ACL", "USERS").Err(); err != nil {
+		return fmt.Errorf("ACL USERS: %w", err)
+	}
+	name := "crossfade-probe-" + probeKey()[len(probePrefix):]
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_ = c.Do(ctx, "ACL", "DELUSER", name).Err() // fails below first where it is not permitted
+	}()
+	// Who may not remove the user again shall not make it: this removes nobody.
+	if err := c.Do(ctx, "ACL", "DELUSER", name).Err(); err != nil {
+		return fmt.Errorf("ACL DELUSER: %w", err)
+	}
+	err := c.Do(ctx, "ACL", "SETUSER", name, "off", "resetkeys", "-@all", "+ping", "+hello", "+auth", "+select", "clearselectors", "(+get %R~crossfade:*)").Err()
+	if err != nil {
+		return fmt.Errorf("ACL SETUSER: %w", err)
+	}
+	if err := c.Do(ctx, "ACL", "GETUSER", name).Err(); err != nil {
+		return fmt.Errorf("ACL GETUSER: %w", err)
+	}
+	return nil
+}
+
+// ownIdentity makes sure that there is, or can be, a user that the fence spares
+// and that no application uses.
+func ownIdentity(ctx context.Context, env Env) error {
+	user := env.From.Endpoint().Username
+	if env.CreateUser || env.User == ownUser && user == ownUser {
+		return nil
+	}
+	if user == "" || user == "default" {
+		return errors.New("we would have to share the user default with the applications: allow cutover.create_user, or give a user of our own in the URL")
+	}
+	env.Proxied = nil // clients of the proxy must not share it either
+	list, err := bypasses(ctx, env)
+	if err != nil {
+		return err
+	}
+	for _, b := range list {
+		if b.user == user {
+			return fmt.Errorf("the user %s that was given to us is used by others too (%s): allow cutover.create_user, or give a user of our own in the URL", quoted(user), b.addr)
+		}
+	}
+	return nil
+}
+
+// checkFence says how the server that is left is kept from taking writes, and
+// whether the same will be possible on the way back.
+func checkFence(ctx context.Context, in *inspection) []Finding {
+	var out []Finding
+	if in.from.up {
+		level, reason := FenceLevel(ctx, in.Env)
+		out = append(out, fenceFinding(ctx, in, level, reason))
+	}
+	if in.to.up {
+		way := in.Env
+		way.From, way.To, way.FromName, way.ToName = in.To, in.From, in.ToName, in.FromName
+		if level, reason := FenceLevel(ctx, way); level != fenceACL {
+			out = append(out, warn(fenceAdvice(in.to), "%s: for the way back only fence %s: %s", in.to, level, reason))
+		}
+	}
+	return out
+}
+
+func fenceFinding(ctx context.Context, in *inspection, level, reason string) Finding {
+	do := fenceAdvice(in.from)
+	switch level {
+	case fenceACL:
+		return pass("%s: fence F3: %s", in.from, reason)
+	case fenceReplicas:
+		return warn(do, "%s: fence F2: no way back without F3; %s", in.from, reason)
+	}
+	if in.stage != StageCutover || in.Unsafe {
+		return warn(do, "%s: fence F1 only: writers past the proxy cannot be stopped, and there is no way back; %s", in.from, reason)
+	}
+	list, err := bypasses(ctx, in.Env)
+	switch {
+	case err != nil:
+		return fail(do, "%s: fence F1 only, and who else is connected cannot be seen (%v); %s", in.from, err, reason)
+	case len(list) > 0:
+		return fail("Close these connections, or:\n"+do, "%s: fence F1 only, and %s past the proxy whose writes would be lost: %s; %s",
+			in.from, plural(int64(len(list)), "client is connected", "clients are connected"), list[0], reason)
+	}
+	return warn(do, "%s: fence F1 only: nobody is connected past the proxy now, but who comes is not stopped; %s", in.from, reason)
+}
+
+func fenceAdvice(s *server) string {
+	user := s.pool.Endpoint().Username
+	if user == "" {
+		user = "default"
+	}
+	rules := []string{"+acl|users", "+acl|getuser", "+acl|setuser", "+acl|deluser"}
+	return "Let us use ACL (Redis 7.0 or newer) and allow cutover.create_user:\n" + s.redisCLI() + " ACL SETUSER " + user + " " + strings.Join(rules, " ")
+}

@@ -1,0 +1,56 @@
+package preflight
+
+import "context"
+
+// room is how much memory the copy needs and how much there is, in bytes.
+type room struct {
+	need  int64 // what From's data takes, less what To already has of it
+	free  int64
+	limit int64 // maxmemory, or the machine's memory
+	hard  bool  // limit is maxmemory
+	known bool
+}
+
+// headroom estimates. What is left out of the map is counted too: INFO does not
+// tell databases apart, and too careful is the right side.
+func headroom(in *inspection) room {
+	from, to := in.from.info, in.to.info
+	r := room{need: max(from.number("used_memory")-from.number("used_memory_startup"), 0), known: from["used_memory"] != ""}
+	if in.Resumed || in.stage == StageCutover {
+		// The copy, or a part of it, is there already.
+		r.need = max(r.need-max(to.number("used_memory")-to.number("used_memory_startup"), 0), 0)
+	}
+	if r.limit = to.number("maxmemory"); r.limit > 0 {
+		r.hard = true
+		r.free = max(r.limit-to.number("used_memory"), 0)
+		return r
+	}
+	r.limit = to.number("total_system_memory")
+	r.free = max(r.limit-max(to.number("used_memory_rss"), to.number("used_memory")), 0)
+	r.known = r.known && r.limit > 0
+	return r
+}
+
+func (r room) short() bool { return r.known && r.need > r.free }
+func (r room) tight() bool { return r.known && r.need+r.need/5 > r.free }
+
+// checkMemory compares what the copy needs with what To has.
+func checkMemory(_ context.Context, in *inspection) []Finding {
+	r := headroom(in)
+	if !r.known {
+		return one(warn("Make sure that it has room for all data.", "%s does not tell its memory", in.to))
+	}
+	kind := "of the machine's memory (maxmemory is not set)"
+	do := "Give the machine more memory, or choose another."
+	if r.hard {
+		kind = "below maxmemory " + size(r.limit)
+		do = "Raise it, where the machine has the memory:\n" + in.to.redisCLI() + " CONFIG SET maxmemory " + megabytes(r.limit-r.free+r.need+r.need/2)
+	}
+	switch {
+	case r.short() && (r.hard || r.need > r.limit):
+		return one(fail(do, "%s: the data needs %s, but only %s are free %s", in.to, size(r.need), size(r.free), kind))
+	case r.tight():
+		return one(warn(do, "%s: the data needs %s, and %s are free %s: that is tight", in.to, size(r.need), size(r.free), kind))
+	}
+	return one(pass("%s: the data needs %s, and %s are free %s", in.to, size(r.need), size(r.free), kind))
+}

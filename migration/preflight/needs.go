@@ -1,0 +1,147 @@
+package preflight
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// role says at which server a command is needed: the one that is left, the one
+// that is entered. For the way back each server needs what the other needs too;
+// that is wanted, not needed.
+type role int
+
+const (
+	roleFrom role = 1 << iota
+	roleTo
+	roleBoth = roleFrom | roleTo
+)
+
+// need is one command with arguments that change nothing but the probe key.
+type need struct {
+	at       role
+	args     []any
+	sub      bool    // args[1] is a subcommand
+	since    version // not there before
+	optional bool    // the work goes on without, worse
+	why      string  // said when it is missing
+	noTry    bool    // only ACL DRYRUN may tell: running it would not be harmless
+	try      func(context.Context, *redis.Client) error
+}
+
+func (n need) applies(s *server) bool {
+	// Without INFO the version is unknown: ask for what old servers have as well.
+	return n.since == version{} || s.up && !s.info.compatible().before(n.since)
+}
+
+// needs lists what we run, in an order in which trying out is harmless: SET makes
+// the probe key a string, so the writes of other types after it are refused with
+// WRONGTYPE, after their permission was checked.
+func needs(key string) []need {
+	const (
+		logical = "values that RESTORE does not take"
+		back    = "the fence and the switch"
+		flush   = "FLUSHDB, FLUSHALL and SWAPDB through the proxy"
+		soft    = "a stall without errors for clients past the proxy"
+	)
+	other := key[len(probePrefix):] // a name outside our own prefix
+	a := func(args ...any) []any { return args }
+	v7, v62 := version{7, 0, 0}, version{6, 2, 0}
+	return []need{
+		{at: roleBoth, args: a("PING")},
+		{at: roleBoth, args: a("INFO")},
+		{at: roleBoth, args: a("TIME")},
+		{at: roleBoth, args: a("SELECT", 0), noTry: true},
+		{at: roleBoth, args: a("SET", key, "probe", "EX", 60)},
+		{at: roleBoth, args: a("GET", key)},
+		{at: roleBoth, args: a("EXISTS", other)},
+		{at: roleBoth, args: a("TYPE", other)},
+		{at: roleBoth, args: a("SCAN", 0, "COUNT", 1)},
+		{at: roleBoth, args: a("DBSIZE")},
+		{at: roleBoth, args: a("DUMP", other)},
+		{at: roleBoth, args: a("PTTL", other)},
+		{at: roleBoth, args: a("PEXPIRETIME", other), since: v7},
+		{at: roleBoth, args: a("CLIENT", "LIST"), sub: true},
+		{at: roleBoth, args: a("CLIENT", "SETNAME", "crossfade:preflight"), sub: true, noTry: true},
+		{at: roleBoth, args: a("CLIENT", "KILL", "ID", 0), sub: true, why: back},
+		{at: roleBoth, args: a("CLIENT", "UNBLOCK", 0, "ERROR"), sub: true, why: back},
+		{at: roleBoth, args: a("CLIENT", "PAUSE", 1, "WRITE"), sub: true, since: v62, optional: true, why: soft, noTry: true},
+		{at: roleBoth, args: a("CLIENT", "UNPAUSE"), sub: true, since: v62, optional: true, why: soft, noTry: true},
+		{at: roleBoth, args: a("MEMORY", "USAGE", other), sub: true, optional: true, why: "finding big keys"},
+		{at: roleFrom, args: a("PSUBSCRIBE", keyeventPattern, keyspacePattern), why: "change notifications", try: psubscribe},
+		{at: roleFrom, args: a("SUBSCRIBE", "__keyspace@0__:"+key), optional: true, why: "proving that notifications arrive", try: subscribe},
+		{at: roleFrom, args: a("CONFIG", "GET", "notify-keyspace-events"), sub: true, optional: true, why: "watching the notification settings"},
+		{at: roleBoth, args: a("FUNCTION", "LIST"), sub: true, since: v7, optional: true, why: "carrying functions over"},
+		{at: roleBoth, args: a("WATCH", key), why: back, try: watch(key)},
+		{at: roleBoth, args: a("MULTI"), why: back, try: transaction(key)},
+		{at: roleBoth, args: a("EXEC"), why: back, noTry: true},
+		{at: roleFrom, args: a("STRLEN", other), why: logical},
+		{at: roleFrom, args: a("GETRANGE", other, 0, 0), why: logical},
+		{at: roleFrom, args: a("LRANGE", other, 0, 0), why: logical},
+		{at: roleFrom, args: a("LLEN", other), why: logical},
+		{at: roleFrom, args: a("SSCAN", other, 0), why: logical},
+		{at: roleFrom, args: a("HSCAN", other, 0), why: logical},
+		{at: roleFrom, args: a("ZSCAN", other, 0), why: logical},
+		{at: roleFrom, args: a("XRANGE", other, "-", "+", "COUNT", 1), why: logical},
+		{at: roleFrom, args: a("XINFO", "STREAM", other), sub: true, why: logical},
+		{at: roleFrom, args: a("XINFO", "GROUPS", other), sub: true, why: logical},
+		{at: roleTo, args: a("RESTORE", other, 0, "no payload")},
+		{at: roleTo, args: a("PEXPIREAT", key, "32503680000000")},
+		{at: roleTo, args: a("PERSIST", other)},
+		{at: roleTo, args: a("EXPIRE", key, 60)},
+		{at: roleTo, args: a("RENAME", key+":none", key+":none2"), why: logical},
+		{at: roleTo, args: a("APPEND", key, ""), why: logical},
+		{at: roleTo, args: a("RPUSH", key, "x"), why: logical},
+		{at: roleTo, args: a("SADD", key, "x"), why: logical},
+		{at: roleTo, args: a("HSET", key, "x", "x"), why: logical},
+		{at: roleTo, args: a("ZADD", key, 1, "x"), why: logical},
+		{at: roleTo, args: a("XADD", key, "*", "x", "x"), why: logical},
+		{at: roleTo, args: a("XGROUP", "CREATE", key, "g", "0"), sub: true, why: logical},
+		{at: roleTo, args: a("XCLAIM", key, "g", "c", 0, "0-1"), why: logical, noTry: true}, // counted by the watch for foreign XCLAIMs
+		{at: roleTo, args: a("XSETID", key, "1-1"), why: logical},
+		{at: roleTo, args: a("FUNCTION", "LOAD", "REPLACE", "#!lua name=crossfade"), sub: true, since: v7, optional: true, why: "carrying functions over", noTry: true},
+		{at: roleTo, args: a("FLUSHDB"), optional: true, why: flush, noTry: true},
+		{at: roleTo, args: a("SWAPDB", 0, 0), optional: true, why: flush, noTry: true},
+		{at: roleBoth, args: a("UNLINK", key)},
+		{at: roleBoth, args: a("DEL", key)},
+	}
+}
+
+// The patterns that the copier subscribes to: ACL wants them literally.
+const (
+	keyeventPattern = "__keyevent@*__:*"
+	keyspacePattern = "__keyspace@*__:*"
+)
+
+// psubscribe and subscribe use a connection of their own: in RESP2 one that
+// subscribes is good for nothing else.
+func psubscribe(ctx context.Context, c *redis.Client) error {
+	return confirmed(ctx, c.PSubscribe(ctx, keyeventPattern, keyspacePattern))
+}
+
+func subscribe(ctx context.Context, c *redis.Client) error {
+	return confirmed(ctx, c.Subscribe(ctx, "__keyspace@0__:"+probePrefix+"none"))
+}
+
+func confirmed(ctx context.Context, feed *redis.PubSub) error {
+	defer func() { _ = feed.Close() }()
+	_, err := feed.ReceiveTimeout(ctx, time.Second)
+	return err
+}
+
+func watch(key string) func(context.Context, *redis.Client) error {
+	return func(ctx context.Context, c *redis.Client) error {
+		return c.Watch(ctx, func(*redis.Tx) error { return nil }, key)
+	}
+}
+
+func transaction(key string) func(context.Context, *redis.Client) error {
+	return func(ctx context.Context, c *redis.Client) error {
+		_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			p.Exists(ctx, key)
+			return nil
+		})
+		return err
+	}
+}

@@ -1,0 +1,216 @@
+package preflight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// denial is what is missing at one server, for one purpose.
+type denial struct {
+	commands   map[string]struct{} // the ACL says no
+	unknown    map[string]struct{} // renamed or disabled
+	keys, chat bool                // keys or channels are restricted
+	purposes   map[string]struct{}
+}
+
+func (d *denial) any() bool { return len(d.commands)+len(d.unknown) > 0 || d.keys || d.chat }
+
+// checkPermissions finds exactly what our user may not do: with ACL DRYRUN where
+// that is allowed, otherwise by running each command so that it changes nothing.
+func checkPermissions(ctx context.Context, in *inspection) []Finding {
+	var out []Finding
+	for _, s := range []*server{in.from, in.to} {
+		if s.reached {
+			out = append(out, permissions(ctx, in, s)...)
+		}
+	}
+	return out
+}
+
+func permissions(ctx context.Context, in *inspection, s *server) []Finding {
+	user := whoami(ctx, s)
+	forward := roleFrom
+	if s == in.to {
+		forward = roleTo
+	}
+	must, want := newDenial(), newDenial()
+	var ask asker = tryOut
+	how, trying := "tried", true
+	if dryRunWorks(ctx, s, user) {
+		ask, how, trying = dryRun(user), "ACL DRYRUN", false
+	}
+	key := probeKey()
+	defer clean(ctx, s.pool.DB(in.probeDB(s)), key)
+	asked := 0
+	for _, n := range needs(key) {
+		if !n.applies(s) || trying && n.noTry {
+			continue
+		}
+		err := ask(ctx, s.pool.DB(in.probeDB(s)), n)
+		asked++
+		d := must
+		if n.at&forward == 0 {
+			d, n.why = want, "the way back"
+		} else if n.optional {
+			d = want
+		}
+		if verdict := classify(err); verdict != allowed {
+			d.add(n, verdict)
+		}
+	}
+	switch {
+	case !must.any() && !want.any():
+		return one(pass("%s: user %s may do all that is needed (%d commands, %s)", s, user, asked, how))
+	case !must.any():
+		return one(want.finding(warn, s, user, "not all that is wanted"))
+	case !want.any():
+		return one(must.finding(fail, s, user, "not what is needed"))
+	}
+	must.add2(want) // one grant line for everything
+	return one(must.finding(fail, s, user, "not what is needed"))
+}
+
+func whoami(ctx context.Context, s *server) string {
+	if user, err := s.client().Do(ctx, "ACL", "WHOAMI").Text(); err == nil {
+		return user
+	}
+	if user := s.pool.Endpoint().Username; user != "" {
+		return user
+	}
+	return "default"
+}
+
+type verdict int
+
+const (
+	allowed verdict = iota
+	noCommand
+	noKeys
+	noChannels
+	noSuch
+)
+
+// classify reads an error or ACL DRYRUN's answer. Any other error means that the
+// command was let through and failed for its own reasons.
+func classify(err error) verdict {
+	if err == nil || errors.Is(err, redis.Nil) {
+		return allowed
+	}
+	text := strings.ToLower(err.Error())
+	has := func(sign string) bool { return strings.Contains(text, sign) }
+	switch {
+	case has("unknown command"), has("unknown subcommand"), strings.HasPrefix(text, "err command '") && has("not found"):
+		return noSuch
+	case !has("permission"):
+		return allowed
+	case has("to run"):
+		return noCommand
+	case has("channel"):
+		return noChannels
+	case has("key"):
+		return noKeys
+	default:
+		return noCommand
+	}
+}
+
+func dryRunWorks(ctx context.Context, s *server, user string) bool {
+	return s.client().Do(ctx, "ACL", "DRYRUN", user, "PING").Err() == nil
+}
+
+type asker func(context.Context, *redis.Client, need) error
+
+func dryRun(user string) asker {
+	return func(ctx context.Context, c *redis.Client, n need) error {
+		answer, err := c.Do(ctx, append([]any{"ACL", "DRYRUN", user}, n.args...)...).Text()
+		if err == nil && answer != "OK" {
+			err = errors.New(answer)
+		}
+		return err
+	}
+}
+
+// tryOut runs the command. The arguments of needs are such that it changes nothing
+// but the probe key.
+func tryOut(ctx context.Context, c *redis.Client, n need) error {
+	if n.try != nil {
+		return n.try(ctx, c)
+	}
+	return c.Do(ctx, n.args...).Err()
+}
+
+func newDenial() *denial {
+	return &denial{commands: make(map[string]struct{}), unknown: make(map[string]struct{}), purposes: make(map[string]struct{})}
+}
+
+func (d *denial) add(n need, v verdict) {
+	switch v {
+	case noCommand:
+		d.commands[n.name()] = struct{}{}
+	case noSuch:
+		d.unknown[n.name()] = struct{}{}
+	case noKeys:
+		d.keys = true
+	case noChannels:
+		d.chat = true
+	}
+	if n.why != "" {
+		d.purposes[n.why] = struct{}{}
+	}
+}
+
+func (d *denial) add2(o *denial) {
+	maps.Copy(d.commands, o.commands)
+	maps.Copy(d.unknown, o.unknown)
+	maps.Copy(d.purposes, o.purposes)
+	d.keys = d.keys || o.keys
+	d.chat = d.chat || o.chat
+}
+
+func (d *denial) finding(level func(string, string, ...any) Finding, s *server, user, summary string) Finding {
+	commands := slices.Sorted(maps.Keys(d.commands))
+	var what, grant []string
+	if len(commands) > 0 {
+		what = append(what, "missing commands: "+strings.ToUpper(strings.Join(commands, " ")))
+		for _, c := range commands {
+			grant = append(grant, "+"+c)
+		}
+	}
+	if d.keys {
+		what = append(what, "only some keys are permitted")
+		grant = append(grant, "'~*'")
+	}
+	if d.chat {
+		what = append(what, "not all channels are permitted")
+		grant = append(grant, "'&*'")
+	}
+	var do []string
+	if len(grant) > 0 {
+		do = append(do, "Grant them on the server:", s.redisCLI()+" ACL SETUSER "+user+" "+strings.Join(grant, " "))
+	}
+	if len(d.unknown) > 0 {
+		unknown := strings.ToUpper(strings.Join(slices.Sorted(maps.Keys(d.unknown)), " "))
+		what = append(what, "renamed or switched off: "+unknown)
+		do = append(do, "Undo rename-command for "+unknown+", where that is possible.")
+	}
+	purposes := ""
+	if len(d.purposes) > 0 {
+		purposes = " (needed for: " + strings.Join(slices.Sorted(maps.Keys(d.purposes)), "; ") + ")"
+	}
+	return level(strings.Join(do, "\n"), "%s: user %s may %s: %s%s", s, user, summary, strings.Join(what, "; "), purposes)
+}
+
+// name is the command as an ACL rule names it: "dump", "client|list".
+func (n need) name() string {
+	name := strings.ToLower(fmt.Sprint(n.args[0]))
+	if n.sub {
+		name += "|" + strings.ToLower(fmt.Sprint(n.args[1]))
+	}
+	return name
+}

@@ -1,0 +1,34 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+)
+
+// checkRole looks at replication: a replica cannot be written to, and a fence on
+// a replica does not stop its master.
+func checkRole(_ context.Context, in *inspection) []Finding {
+	var out []Finding
+	for _, s := range in.sides() {
+		replica := s.info["role"] == "slave"
+		master := fmt.Sprintf("%s:%s", s.info["master_host"], s.info["master_port"])
+		replicas := s.info.number("connected_slaves")
+		switch {
+		case replica && s == in.to:
+			out = append(out, fail("Give the address of its master, or promote it: "+"\n"+s.redisCLI()+" REPLICAOF NO ONE",
+				"%s is a replica of %s and takes no writes (READONLY)", s, master))
+		case replica && in.stage == StageCutover && !in.Unsafe:
+			out = append(out, fail("Give the address of the master as "+s.name+".url.",
+				"%s is a replica of %s: a fence here does not stop writes to the master, so a switch would lose them", s, master))
+		case replica:
+			out = append(out, warn("Give the address of the master as "+s.name+".url; a switch is refused from a replica.",
+				"%s is a replica of %s: clients cannot write through it, and a fence here does not stop its master", s, master))
+		case replicas > 0 && s == in.from:
+			out = append(out, warn("Nothing may write to the replicas themselves (replica-read-only yes, the default); clients that read from them go on reading old values after the switch.",
+				"%s has %s: ACL changes are not replicated, so the fence holds on the master only", s, plural(replicas, "replica", "replicas")))
+		default:
+			out = append(out, pass("%s is a master with %s", s, plural(replicas, "replica", "replicas")))
+		}
+	}
+	return out
+}
