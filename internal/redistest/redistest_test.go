@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 		child(dir)
 		return
 	}
+	redistest.SilenceClients()
 	goleak.VerifyTestMain(m)
 }
 

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // Server is a redis-server process on a loopback port. Port and folder stay
@@ -201,40 +200,6 @@ func (s *Server) URL(db int) string {
 		u.User = url.UserPassword("", s.cfg.Password)
 	}
 	return u.String()
-}
-
-// Options returns client options for the server at addr that suit tests: no
-// silent retries, contexts heeded, nothing sent that was not asked for.
-func Options(addr string, db int) *redis.Options {
-	return &redis.Options{
-		Addr:                  addr,
-		DB:                    db,
-		MaxRetries:            -1,
-		DialerRetries:         1,
-		ContextTimeoutEnabled: true,
-		DisableIdentity:       true,
-		PipelinePoolSize:      -1, // pipelines use the same connections
-		MaintNotificationsConfig: &maintnotifications.Config{
-			Mode: maintnotifications.ModeDisabled,
-		},
-	}
-}
-
-// Client returns a new client of database db as the default user. The server
-// closes it in Close; closing it earlier does no harm.
-func (s *Server) Client(db int) *redis.Client {
-	return s.ClientAs("", s.cfg.Password, db)
-}
-
-// ClientAs is Client for another user.
-func (s *Server) ClientAs(user, password string, db int) *redis.Client {
-	o := Options(s.Addr(), db)
-	o.Username, o.Password = user, password
-	c := redis.NewClient(o)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.clients = append(s.clients, c)
-	return c
 }
 
 // Kill ends the server with SIGKILL and waits until it is gone. Unless the

@@ -70,7 +70,7 @@ func (w *writer) register(ctx context.Context, s *space, kind Kind, k int) {
 	case m.del:
 		err = c.Del(ctx, key).Err()
 	case kind == SetEx:
-		err = c.SetEx(ctx, key, value, w.h.cfg.TTL).Err()
+		err = c.Do(ctx, "SETEX", key, int64(w.h.cfg.TTL/time.Second), value).Err()
 	default:
 		err = c.Set(ctx, key, value, 0).Err()
 	}

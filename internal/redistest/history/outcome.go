@@ -23,6 +23,8 @@ const (
 var refusals = []string{
 	"NOPERM", "NOAUTH", "WRONGPASS", "READONLY", "NOREPLICAS", "EXECABORT", "TRYAGAIN", "OOM", "MISCONF",
 	"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "UNBLOCKED", "ERR max number of clients",
+	// The first command of our script was refused (Redis 7.0, and later ones).
+	"ERR The user executing the script can't run this command", "ERR ACL failure in script:",
 }
 
 // classify says what err, the error of a client for one command, tells about

@@ -2,6 +2,8 @@ package history
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -48,6 +50,10 @@ func (f *findings) add(v Violation) {
 	if len(f.list) < maxListed {
 		f.list = append(f.list, v)
 	}
+}
+
+func (f *findings) clone() findings {
+	return findings{list: slices.Clone(f.list), count: maps.Clone(f.count)}
 }
 
 // Report is the outcome of Verify.

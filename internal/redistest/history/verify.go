@@ -39,13 +39,7 @@ func (h *History) Verify(ctx context.Context, addr string, creds Creds, mapDB fu
 		mapDB = func(db int) int { return db }
 	}
 	h.mu.Lock()
-	found := findings{count: make(map[ViolationKind]int)}
-	for _, v := range h.found.list {
-		found.list = append(found.list, v)
-	}
-	for kind, n := range h.found.count {
-		found.count[kind] = n
-	}
+	found := h.found.clone()
 	h.mu.Unlock()
 	report := Report{Stats: h.Stats()}
 	for _, s := range h.spaces {

@@ -1,0 +1,88 @@
+#!/bin/sh
+# Installs what the tests and the demo need beside Go, where it is missing:
+#   scripts/deps.sh         redis-server
+#   scripts/deps.sh race    and a C compiler, for the race detector
+# Does nothing when all is there. Debian and its kin only; elsewhere it says
+# what to install. The packaged redis service is not started.
+set -eu
+
+say() { printf 'deps: %s\n' "$*"; }
+die() { printf 'deps: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+packages=
+case ${REDIS_SERVER:-} in
+'') have redis-server || packages=redis-server ;;
+*) have "$REDIS_SERVER" || die "REDIS_SERVER is $REDIS_SERVER, which cannot be run; correct it or unset it" ;;
+esac
+for arg in "$@"; do
+	case $arg in
+	race) have "${CC:-gcc}" || packages="$packages gcc libc6-dev" ;;
+	*) die "unknown argument $arg; usage: scripts/deps.sh [race]" ;;
+	esac
+done
+packages=${packages# }
+[ -n "$packages" ] || exit 0
+
+have apt-get || die "missing: $packages. This is no Debian; install with your system's own tools: redis-server 7.0 or newer in PATH (or named in REDIS_SERVER), and for the race detector a C compiler"
+
+# as_root runs a command as root.
+as_root() {
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	elif have sudo; then
+		sudo "$@"
+	else
+		die "missing: $packages. Install as root: apt-get install $packages"
+	fi
+}
+
+# Packages start their services through invoke-rc.d, which asks policy-rc.d.
+# Ours says no, and is there only while we install; one that was there before
+# stays as it is, and the service is stopped afterwards instead.
+policy=/usr/sbin/policy-rc.d
+ours=
+tmp=$(mktemp -d)
+log=$tmp/log
+cleanup() {
+	[ -z "$ours" ] || as_root rm -f "$policy"
+	rm -rf "$tmp"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' >"$tmp/policy"
+	as_root install -m 755 "$tmp/policy" "$policy"
+	ours=yes
+fi
+
+# install_packages does it, or fails with the reasons in $log.
+# shellcheck disable=SC2086 # a list of words
+install_packages() {
+	as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+		apt-get install -y --no-install-recommends $packages >"$log" 2>&1
+}
+
+say "installing $packages"
+if ! install_packages; then
+	say "updating the package lists"
+	if ! as_root apt-get update >"$log" 2>&1 || ! install_packages; then
+		tail -n 15 "$log" >&2
+		die "could not install $packages; what apt-get said is above"
+	fi
+fi
+
+case " $packages " in
+*" redis-server "*)
+	if have systemctl && [ -d /run/systemd/system ]; then
+		say "leaving the redis-server service off"
+		as_root systemctl disable --now redis-server.service >/dev/null 2>&1 || true
+	elif [ -z "$ours" ] && [ -x /etc/init.d/redis-server ]; then
+		say "leaving the redis-server service off"
+		as_root /etc/init.d/redis-server stop >/dev/null 2>&1 || true
+	fi
+	have redis-server || die "redis-server is installed but not in PATH"
+	;;
+esac
+say "done"
