@@ -1,0 +1,274 @@
+package value
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Kind says in which respect two keys differ.
+type Kind string
+
+// The kinds, as they appear in reports. Same is the zero value.
+const (
+	Same    Kind = ""
+	Missing Kind = "missing" // a has the key, b has not
+	Extra   Kind = "extra"   // b has the key, a has not
+	Type    Kind = "type"
+	Value   Kind = "value"
+	Expiry  Kind = "expiry"
+	Group   Kind = "group" // a stream's group, consumer or pending entries
+)
+
+// Diff is the first difference found between two keys.
+type Diff struct {
+	Kind  Kind
+	Words string // what differs, without any value; "" when nothing does
+	Gone  bool   // neither side has the key
+	Bytes int64  // of payload read from a
+
+	// PrintA and PrintB stand for the sides' states: one that differs from an
+	// earlier one of the same Comparer means that the side changed. 0 means
+	// not known, which is so for big keys.
+	PrintA, PrintB uint64
+}
+
+// Equal reports whether the keys are equal.
+func (d Diff) Equal() bool { return d.Kind == Same }
+
+func differ(k Kind, format string, args ...any) Diff {
+	return Diff{Kind: k, Words: fmt.Sprintf(format, args...)}
+}
+
+// Comparer compares keys of two servers, always the same two, any of their
+// databases. Safe for concurrent use; the zero value is ready. Set the fields
+// before first use.
+type Comparer struct {
+	// Tolerance is by how much absolute expiries (and delivery times of
+	// pending entries) may differ; 0 means 5 ms.
+	Tolerance time.Duration
+	// Big is the size in bytes, as MEMORY USAGE estimates it, from which a
+	// key is compared in chunks instead of by DUMP; 0 means 1 MiB.
+	Big int64
+	// Bound is about how many bytes are held at a time by one call and side;
+	// 0 means 16 MiB.
+	Bound int64
+
+	a, b  dumper
+	pace  pace
+	once  sync.Once
+	seed  maphash.Seed
+	blind [2]sync.Map // servers without MEMORY USAGE, by address
+}
+
+// Equal compares keyA on a with keyB on b with a Comparer's defaults. Encodings
+// and the order of sets, hashes and sorted sets of equal content do not matter;
+// consumers' idle times do not either. An error means that the keys could not
+// be compared.
+func Equal(ctx context.Context, a, b *redis.Client, keyA, keyB string) (Diff, error) {
+	ds, err := new(Comparer).compare(ctx, a, b, []string{keyA}, []string{keyB})
+	if err != nil {
+		return Diff{}, err
+	}
+	return ds[0], nil
+}
+
+// Compare compares keys of the same names on a and b and returns one Diff a key,
+// in order.
+func (c *Comparer) Compare(ctx context.Context, a, b *redis.Client, keys []string) ([]Diff, error) {
+	const most = 256
+	out := make([]Diff, 0, len(keys))
+	for len(keys) > 0 {
+		n := min(c.pace.next(most), len(keys))
+		ds, err := c.compare(ctx, a, b, keys[:n], keys[:n])
+		if err != nil {
+			return out, err
+		}
+		var bytes int64
+		for _, d := range ds {
+			bytes += d.Bytes
+		}
+		c.pace.saw(n, bytes, orDefault(c.Bound, 16<<20), most)
+		out = append(out, ds...)
+		keys = keys[n:]
+	}
+	return out, nil
+}
+
+
+func (c *Comparer) compare(ctx context.Context, a, b *redis.Client, keysA, keysB []string) ([]Diff, error) {
+	c.once.Do(func() { c.seed = maphash.MakeSeed() })
+	bigA, bigB, err := both(
+		func() ([]bool, error) { return c.weigh(ctx, a, keysA, &c.blind[0]) },
+		func() ([]bool, error) { return c.weigh(ctx, b, keysB, &c.blind[1]) })
+	if err != nil {
+		return nil, err
+	}
+	big := bigA
+	for i := range big {
+		big[i] = bigA[i] || bigB[i]
+	}
+	seenA, seenB, err := both(
+		func() ([]dump, error) { return readSmall(ctx, &c.a, a, keysA, big) },
+		func() ([]dump, error) { return readSmall(ctx, &c.b, b, keysB, big) })
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Diff, len(keysA))
+	for i := range out {
+		if out[i], err = c.one(ctx, a, b, keysA[i], keysB[i], seenA[i], seenB[i], big[i]); err != nil {
+			return nil, fmt.Errorf("comparing key %q on %s with %q on %s: %w", keysA[i], at(a), keysB[i], at(b), err)
+		}
+		seenA[i], seenB[i] = dump{}, dump{} // the payloads may go
+	}
+	return out, nil
+}
+
+// both runs f and g at the same time.
+func both[T any](f, g func() (T, error)) (x, y T, err error) {
+	var errX, errY error
+	var wg sync.WaitGroup
+	wg.Go(func() { x, errX = f() })
+	y, errY = g()
+	wg.Wait()
+	return x, y, errors.Join(errX, errY)
+}
+
+// weigh says which keys are big. A server that does not tell has none.
+func (c *Comparer) weigh(ctx context.Context, on *redis.Client, keys []string, blind *sync.Map) ([]bool, error) {
+	big := make([]bool, len(keys))
+	addr := on.Options().Addr
+	if _, known := blind.Load(addr); known {
+		return big, nil
+	}
+	sizes, err := Weigh(ctx, on, keys)
+	if isReply(err) {
+		blind.Store(addr, true)
+		return big, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range sizes {
+		big[i] = n >= orDefault(c.Big, 1<<20)
+	}
+	return big, nil
+}
+
+// Weigh returns how many bytes of memory each key takes on its server, in order
+// and about (five elements are looked at); 0 for a key that is not there. It
+// costs one round trip and little work, whatever the keys' sizes.
+func Weigh(ctx context.Context, c *redis.Client, keys []string) ([]int64, error) {
+	p := c.Pipeline()
+	cmds := make([]*redis.IntCmd, len(keys))
+	for i, k := range keys {
+		cmds[i] = p.MemoryUsage(ctx, k, 5)
+	}
+	err := exec(ctx, p)
+	out := make([]int64, len(keys))
+	for i, cmd := range cmds {
+		if e := cmd.Err(); err == nil && e != nil && !errors.Is(e, redis.Nil) {
+			err = e
+		}
+		out[i] = cmd.Val()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking %s for the size of %d keys: %w", at(c), len(keys), err)
+	}
+	return out, nil
+}
+
+// readSmall reads the keys that are not big; the big ones' dumps are empty.
+func readSmall(ctx context.Context, d *dumper, c *redis.Client, keys []string, big []bool) ([]dump, error) {
+	small := make([]string, 0, len(keys))
+	for i, k := range keys {
+		if !big[i] {
+			small = append(small, k)
+		}
+	}
+	read, err := d.read(ctx, c, small)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]dump, len(keys))
+	for i := range keys {
+		if !big[i] {
+			if read[0].err != nil {
+				return nil, read[0].err
+			}
+			out[i], read = read[0], read[1:]
+		}
+	}
+	return out, nil
+}
+
+// one compares one key, by its dumps where they tell enough.
+func (c *Comparer) one(ctx context.Context, a, b *redis.Client, keyA, keyB string, da, db dump, big bool) (Diff, error) {
+	if big {
+		return c.byType(ctx, a, b, keyA, keyB)
+	}
+	d := Diff{}
+	var err error
+	switch {
+	case !da.found && !db.found:
+		return Diff{Gone: true}, nil
+	case !da.found:
+		d = differ(Extra, "key is on the target only")
+	case !db.found:
+		d = differ(Missing, "key is not on the target")
+	case da.body() == db.body():
+		d = c.expiries(da.expire, db.expire)
+	default:
+		// The payloads differ, and one encoding does not prove another value.
+		d, err = c.byType(ctx, a, b, keyA, keyB)
+	}
+	d.Bytes = int64(len(da.payload))
+	d.PrintA, d.PrintB = c.print(da), c.print(db)
+	return d, err
+}
+
+func (c *Comparer) print(d dump) uint64 {
+	if !d.found {
+		return 1
+	}
+	var h maphash.Hash
+	h.SetSeed(c.seed)
+	_, _ = h.WriteString(d.payload)
+	maphash.WriteComparable(&h, d.expire)
+	return max(2, h.Sum64())
+}
+
+// tolerance is in milliseconds.
+func (c *Comparer) tolerance() int64 {
+	if c.Tolerance > 0 {
+		return c.Tolerance.Milliseconds()
+	}
+	return 5
+}
+
+func (c *Comparer) expiries(a, b int64) Diff {
+	switch {
+	case a == b:
+		return Diff{}
+	case a == noExpiry:
+		return differ(Expiry, "key expires on the target only")
+	case b == noExpiry:
+		return differ(Expiry, "key expires on the source only")
+	}
+	if off := b - a; max(off, -off) > c.tolerance() {
+		return differ(Expiry, "key expires %s on the target", lateness(off))
+	}
+	return Diff{}
+}
+
+func lateness(ms int64) string {
+	if ms < 0 {
+		return fmt.Sprintf("%v earlier", time.Duration(-ms)*time.Millisecond)
+	}
+	return fmt.Sprintf("%v later", time.Duration(ms)*time.Millisecond)
+}

@@ -1,0 +1,131 @@
+package value
+
+import (
+	"context"
+	"slices"
+)
+
+func equalStream(ctx context.Context, p *pair) (d Diff, err error) {
+	sa, sb, err := both(
+		func() (stream, error) { return readStream(ctx, p.a, p.keyA) },
+		func() (stream, error) { return readStream(ctx, p.b, p.keyB) })
+	if err != nil {
+		return Diff{}, err
+	}
+	switch {
+	case sa.length != sb.length:
+		return differ(Value, "%d entries on the source, %d on the target", sa.length, sb.length), nil
+	case sa.last != sb.last:
+		return differ(Value, "stream has last id %s on the source, %s on the target", sa.last, sb.last), nil
+	case sa.added >= 0 && sb.added >= 0 && sa.added != sb.added:
+		return differ(Value, "stream counts %d entries added on the source, %d on the target", sa.added, sb.added), nil
+	case sa.maxDeleted != "" && sb.maxDeleted != "" && sa.maxDeleted != sb.maxDeleted:
+		return differ(Value, "stream has max-deleted-id %s on the source, %s on the target", sa.maxDeleted, sb.maxDeleted), nil
+	}
+	err = eachEntries(ctx, p.a, p.keyA, sa.last, func(x []entry) error {
+		if !d.Equal() {
+			return nil
+		}
+		y, err := entries(ctx, p.b, p.keyB, x[0].id, x[len(x)-1].id, len(x))
+		if err != nil {
+			return err
+		}
+		for i, e := range x {
+			p.bytes += sum(e.fields)
+			switch {
+			case i >= len(y) || y[i].id != e.id:
+				d = differ(Value, "stream entry %s is not on the target", e.id)
+			case !slices.Equal(e.fields, y[i].fields):
+				d = differ(Value, "stream entry %s has other fields", e.id)
+			default:
+				continue
+			}
+			break
+		}
+		return nil
+	})
+	if err != nil || !d.Equal() {
+		return d, err
+	}
+	return equalGroups(ctx, p, sa.groups, sb.groups)
+}
+
+func equalGroups(ctx context.Context, p *pair, ga, gb []group) (Diff, error) {
+	if len(ga) != len(gb) {
+		return differ(Group, "%d groups on the source, %d on the target", len(ga), len(gb)), nil
+	}
+	byName := make(map[string]group, len(gb))
+	for _, g := range gb {
+		byName[g.name] = g
+	}
+	for i, x := range ga {
+		y, ok := byName[x.name]
+		switch {
+		case !ok:
+			return differ(Group, "group %d of the stream is not on the target", i+1), nil
+		case x.last != y.last:
+			return differ(Group, "group %d was delivered up to %s on the source, %s on the target", i+1, x.last, y.last), nil
+		case x.read != y.read && x.read != readAbsent && y.read != readAbsent:
+			return differ(Group, "group %d counts %d entries read on the source, %d on the target (-1: unknown)", i+1, x.read, y.read), nil
+		case x.pending != y.pending:
+			return differ(Group, "group %d has %d pending entries on the source, %d on the target", i+1, x.pending, y.pending), nil
+		}
+		if d, err := equalGroup(ctx, p, i+1, x); err != nil || !d.Equal() {
+			return d, err
+		}
+	}
+	return Diff{}, nil
+}
+
+// equalGroup compares consumers and pending entries of a group that both have.
+func equalGroup(ctx context.Context, p *pair, nth int, g group) (d Diff, err error) {
+	x, y, err := both(
+		func() ([]string, error) { return consumers(ctx, p.a, p.keyA, g.name) },
+		func() ([]string, error) { return consumers(ctx, p.b, p.keyB, g.name) })
+	if err != nil {
+		return Diff{}, err
+	}
+	slices.Sort(x)
+	slices.Sort(y)
+	if len(x) != len(y) {
+		return differ(Group, "group %d has %d consumers on the source, %d on the target", nth, len(x), len(y)), nil
+	}
+	if !slices.Equal(x, y) {
+		return differ(Group, "group %d has other consumers on the target", nth), nil
+	}
+	if g.pending == 0 {
+		return Diff{}, nil
+	}
+	err = eachPending(ctx, p.a, p.keyA, g.name, func(x []pending) error {
+		if !d.Equal() {
+			return nil
+		}
+		y, err := pendings(ctx, p.b, p.keyB, g.name, x[0].id, len(x))
+		if err != nil {
+			return err
+		}
+		for i, e := range x {
+			if d = p.equalPending(nth, e, y, i); !d.Equal() {
+				break
+			}
+		}
+		return nil
+	})
+	return d, err
+}
+
+func (p *pair) equalPending(nth int, e pending, y []pending, i int) Diff {
+	if i >= len(y) || y[i].id != e.id {
+		return differ(Group, "group %d: entry %s is not pending on the target", nth, e.id)
+	}
+	off := y[i].delivered - e.delivered
+	switch {
+	case y[i].consumer != e.consumer:
+		return differ(Group, "group %d: entry %s is pending for another consumer", nth, e.id)
+	case y[i].count != e.count:
+		return differ(Group, "group %d: entry %s was delivered %d times on the source, %d on the target", nth, e.id, e.count, y[i].count)
+	case max(off, -off) > p.tolerance+2: // idle times and TIME are read in milliseconds, twice
+		return differ(Group, "group %d: entry %s was delivered %s on the target", nth, e.id, lateness(off))
+	}
+	return Diff{}
+}

@@ -1,0 +1,274 @@
+package value
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// pair is one key on two sides, being compared by type.
+type pair struct {
+	a, b       *redis.Client
+	keyA, keyB string
+	tolerance  int64 // milliseconds
+	bytes      int64 // read from a
+}
+
+// comparers has one a type. Elements are read in chunks.
+var comparers = map[string]func(context.Context, *pair) (Diff, error){
+	"string": equalString,
+	"list":   equalList,
+	"set":    equalSet,
+	"zset":   equalZSet,
+	"hash":   equalHash,
+	"stream": equalStream,
+}
+
+// byType compares types, values and expiries with the types' own commands.
+func (c *Comparer) byType(ctx context.Context, a, b *redis.Client, keyA, keyB string) (Diff, error) {
+	typeA, typeB, err := both(
+		func() (string, error) { return a.Type(ctx, keyA).Result() },
+		func() (string, error) { return b.Type(ctx, keyB).Result() })
+	switch {
+	case err != nil:
+		return Diff{}, err
+	case typeA == "none" && typeB == "none":
+		return Diff{Gone: true}, nil
+	case typeA == "none":
+		return differ(Extra, "key is on the target only"), nil
+	case typeB == "none":
+		return differ(Missing, "key is not on the target"), nil
+	case typeA != typeB:
+		return differ(Type, "%s on the source, %s on the target", typeA, typeB), nil
+	}
+	p := &pair{a: a, b: b, keyA: keyA, keyB: keyB, tolerance: c.tolerance()}
+	compare, ok := comparers[typeA]
+	if !ok {
+		return differ(Value, "payloads differ, and type %s cannot be compared otherwise", typeA), nil
+	}
+	d, err := compare(ctx, p)
+	if movedOn(err) {
+		d, err = differ(Value, "key changed while it was compared"), nil
+	}
+	if err != nil || !d.Equal() {
+		d.Bytes = p.bytes
+		return d, err
+	}
+	at, bt, err := both(
+		func() (int64, error) { return expireTime(ctx, a, keyA) },
+		func() (int64, error) { return expireTime(ctx, b, keyB) })
+	switch {
+	case err != nil:
+		return Diff{}, err
+	case at == noKey && bt == noKey:
+		return Diff{Gone: true}, nil
+	case at == noKey || bt == noKey:
+		return differ(Value, "key went away while it was compared"), nil
+	}
+	d = c.expiries(at, bt)
+	d.Bytes = p.bytes
+	return d, nil
+}
+
+// count compares the sides' numbers of elements.
+func (p *pair) count(ctx context.Context, command, of string) (Diff, error) {
+	na, nb, err := both(
+		func() (int64, error) { return p.a.Do(ctx, command, p.keyA).Int64() },
+		func() (int64, error) { return p.b.Do(ctx, command, p.keyB).Int64() })
+	if err != nil || na == nb {
+		return Diff{}, err
+	}
+	return differ(Value, "%d %s on the source, %d on the target", na, of, nb), nil
+}
+
+func equalString(ctx context.Context, p *pair) (Diff, error) {
+	if d, err := p.count(ctx, "STRLEN", "bytes"); err != nil || !d.Equal() {
+		return d, err
+	}
+	for from := int64(0); ; from += chunkBytes {
+		x, y, err := both(
+			func() (string, error) { return p.a.GetRange(ctx, p.keyA, from, from+chunkBytes-1).Result() },
+			func() (string, error) { return p.b.GetRange(ctx, p.keyB, from, from+chunkBytes-1).Result() })
+		if err != nil {
+			return Diff{}, err
+		}
+		p.bytes += int64(len(x))
+		if x != y {
+			return differ(Value, "string differs from byte %d on", from+int64(common(x, y))), nil
+		}
+		if len(x) < chunkBytes {
+			return Diff{}, nil
+		}
+	}
+}
+
+// common is the length of the common prefix.
+func common(x, y string) int {
+	n := min(len(x), len(y))
+	for i := range n {
+		if x[i] != y[i] {
+			return i
+		}
+	}
+	return n
+}
+
+func equalList(ctx context.Context, p *pair) (d Diff, err error) {
+	if d, err = p.count(ctx, "LLEN", "elements"); err != nil || !d.Equal() {
+		return d, err
+	}
+	err = eachRange(ctx, p.a, p.keyA, func(from int64, x []string) error {
+		if !d.Equal() {
+			return nil
+		}
+		p.bytes += sum(x)
+		y, err := p.b.LRange(ctx, p.keyB, from, from+int64(len(x))-1).Result()
+		if err != nil {
+			return err
+		}
+		for i := range x {
+			if i >= len(y) || x[i] != y[i] {
+				d = differ(Value, "list differs at element %d", from+int64(i))
+				break
+			}
+		}
+		return nil
+	})
+	return d, err
+}
+
+// each asks b about the elements of one chunk of a, one command an element, and
+// returns the answers.
+func (p *pair) each(ctx context.Context, elems []string, step int, command string) ([]*redis.Cmd, error) {
+	pipe := p.b.Pipeline()
+	cmds := make([]*redis.Cmd, 0, len(elems)/step)
+	for i := 0; i < len(elems); i += step {
+		cmds = append(cmds, pipe.Do(ctx, command, p.keyB, elems[i]))
+	}
+	if err := exec(ctx, pipe); err != nil {
+		return nil, err
+	}
+	p.bytes += sum(elems)
+	return cmds, nil
+}
+
+// As both sides have the same number of elements, they are equal when b has all
+// that a has.
+
+func equalSet(ctx context.Context, p *pair) (d Diff, err error) {
+	if d, err = p.count(ctx, "SCARD", "members"); err != nil || !d.Equal() {
+		return d, err
+	}
+	err = eachScan(ctx, p.a, "SSCAN", p.keyA, func(elems []string) error {
+		cmds, err := p.each(ctx, elems, 1, "SISMEMBER")
+		if err != nil || !d.Equal() {
+			return err
+		}
+		for _, c := range cmds {
+			n, err := c.Int64()
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				d = differ(Value, "a member of the set is not on the target")
+			}
+		}
+		return nil
+	})
+	return d, err
+}
+
+func equalZSet(ctx context.Context, p *pair) (d Diff, err error) {
+	if d, err = p.count(ctx, "ZCARD", "members"); err != nil || !d.Equal() {
+		return d, err
+	}
+	err = eachScan(ctx, p.a, "ZSCAN", p.keyA, func(pairs []string) error {
+		cmds, err := p.each(ctx, pairs, 2, "ZSCORE")
+		if err != nil || !d.Equal() {
+			return err
+		}
+		for i, c := range cmds {
+			want, err := strconv.ParseFloat(pairs[2*i+1], 64)
+			if err != nil {
+				return fmt.Errorf("unexpected score in an answer to ZSCAN")
+			}
+			have, err := c.Float64()
+			switch {
+			case errors.Is(err, redis.Nil):
+				d = differ(Value, "a member of the sorted set is not on the target")
+			case err != nil:
+				return err
+			case math.Float64bits(want+0) != math.Float64bits(have+0): // +0 makes -0 a 0
+				d = differ(Value, "a member of the sorted set has another score")
+			}
+		}
+		return nil
+	})
+	return d, err
+}
+
+func equalHash(ctx context.Context, p *pair) (d Diff, err error) {
+	if d, err = p.count(ctx, "HLEN", "fields"); err != nil || !d.Equal() {
+		return d, err
+	}
+	known := true
+	err = eachScan(ctx, p.a, "HSCAN", p.keyA, func(pairs []string) error {
+		cmds, err := p.each(ctx, pairs, 2, "HGET")
+		if err != nil || !d.Equal() {
+			return err
+		}
+		names := make([]string, len(cmds))
+		for i, c := range cmds {
+			names[i] = pairs[2*i]
+			have, err := c.Text()
+			switch {
+			case errors.Is(err, redis.Nil):
+				d = differ(Value, "a field of the hash is not on the target")
+			case err != nil:
+				return err
+			case have != pairs[2*i+1]:
+				d = differ(Value, "a field of the hash has another value")
+			}
+		}
+		if !d.Equal() || !known {
+			return nil
+		}
+		var fd Diff
+		if fd, known, err = p.fieldExpiries(ctx, names); err != nil {
+			return err
+		}
+		d = fd
+		return nil
+	})
+	return d, err
+}
+
+// fieldExpiries compares the expiries of a chunk of a hash's fields; known is
+// false when neither server has any.
+func (p *pair) fieldExpiries(ctx context.Context, names []string) (Diff, bool, error) {
+	x, knownA, err := fieldExpiries(ctx, p.a, p.keyA, names)
+	if err != nil {
+		return Diff{}, true, err
+	}
+	y, knownB, err := fieldExpiries(ctx, p.b, p.keyB, names)
+	if err != nil {
+		return Diff{}, true, err
+	}
+	for i := range names {
+		ax, ay := int64(-1), int64(-1)
+		if i < len(x) {
+			ax = x[i]
+		}
+		if i < len(y) {
+			ay = y[i]
+		}
+		if off := ax - ay; max(off, -off) > p.tolerance || (ax < 0) != (ay < 0) {
+			return differ(Expiry, "a field of the hash expires at another time"), true, nil
+		}
+	}
+	return Diff{}, knownA || knownB, nil
+}

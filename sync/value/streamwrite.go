@@ -1,0 +1,201 @@
+package value
+
+import (
+	"context"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// copyStream copies entries, groups, consumers and pending entries, and last
+// the counters, which the steps before would have moved.
+func copyStream(ctx context.Context, src *redis.Client, key string, t *temp) error {
+	s, err := readStream(ctx, src, key)
+	if err != nil {
+		return err
+	}
+	ghosts, err := findGhosts(ctx, src, key, s)
+	if err != nil {
+		return err
+	}
+	first, err := copyEntries(ctx, src, key, t, s, ghosts)
+	if err != nil {
+		return err
+	}
+	for _, g := range s.groups {
+		if err := copyGroup(ctx, src, key, t, g); err != nil {
+			return err
+		}
+	}
+	if err := dropGhosts(ctx, t, ghosts, first); err != nil {
+		return err
+	}
+	return setCounters(ctx, t, s)
+}
+
+// findGhosts returns, in order, the ids that are pending although their entry
+// was deleted or trimmed. XCLAIM makes no pending entry without an entry
+// (since 7.0), so they get a stand-in for as long as the groups are written.
+func findGhosts(ctx context.Context, src *redis.Client, key string, s stream) ([]streamID, error) {
+	var ghosts []streamID
+	for _, g := range s.groups {
+		if g.pending == 0 {
+			continue
+		}
+		err := eachPending(ctx, src, key, g.name, func(ps []pending) error {
+			p := src.Pipeline()
+			found := make([]*redis.Cmd, len(ps))
+			for i, one := range ps {
+				found[i] = p.Do(ctx, "XRANGE", key, one.id.String(), one.id.String(), "COUNT", 1)
+			}
+			if err := must(ctx, p); err != nil {
+				return err
+			}
+			for i, c := range found {
+				if list, ok := c.Val().([]any); ok && len(list) == 0 && ps[i].id.compare(s.last) <= 0 {
+					ghosts = append(ghosts, ps[i].id)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(ghosts, streamID.compare)
+	return slices.Compact(ghosts), nil
+}
+
+// copyEntries writes entries and ghosts in the order of their ids and returns
+// the first real entry's id, or nil.
+func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s stream, ghosts []streamID) (*streamID, error) {
+	var first *streamID
+	add := func(e entry) []any { return anys(e.fields, "XADD", t.key, e.id.String()) }
+	standIn := func(id streamID) []any { return []any{"XADD", t.key, id.String(), "", ""} }
+	err := eachEntries(ctx, src, key, s.last, func(es []entry) error {
+		var bytes int64
+		cmds := make([][]any, 0, len(es))
+		for _, e := range es {
+			for len(ghosts) > 0 && ghosts[0].compare(e.id) < 0 {
+				cmds = append(cmds, standIn(ghosts[0]))
+				ghosts = ghosts[1:]
+			}
+			if len(ghosts) > 0 && ghosts[0] == e.id { // cannot be: ids are not used twice
+				ghosts = ghosts[1:]
+			}
+			if first == nil {
+				id := e.id
+				first = &id
+			}
+			cmds = append(cmds, add(e))
+			bytes += sum(e.fields)
+		}
+		return t.grow(ctx, bytes, "XLEN", cmds...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for chunk := range slices.Chunk(ghosts, chunkMost) {
+		cmds := make([][]any, len(chunk))
+		for i, id := range chunk {
+			cmds[i] = standIn(id)
+		}
+		if err := t.grow(ctx, 0, "XLEN", cmds...); err != nil {
+			return nil, err
+		}
+	}
+	if t.length == 0 { // an empty stream; XADD and XDEL would leave a trace
+		return nil, t.write(ctx, 0,
+			[]any{"XGROUP", "CREATE", t.key, "crossfade", "0", "MKSTREAM"},
+			[]any{"XGROUP", "DESTROY", t.key, "crossfade"})
+	}
+	return first, nil
+}
+
+func copyGroup(ctx context.Context, src *redis.Client, key string, t *temp, g group) error {
+	create := []any{"XGROUP", "CREATE", t.key, g.name, g.last}
+	var err error
+	if g.read >= 0 {
+		err = t.write(ctx, 0, append(slices.Clone(create), "ENTRIESREAD", g.read))
+	}
+	if g.read < 0 || tooNew(err) {
+		err = t.write(ctx, 0, create)
+	}
+	if err != nil {
+		return err
+	}
+	names, err := consumers(ctx, src, key, g.name)
+	if err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(names, chunkMost) {
+		cmds := make([][]any, len(chunk))
+		for i, name := range chunk {
+			cmds[i] = []any{"XGROUP", "CREATECONSUMER", t.key, g.name, name}
+		}
+		// Before 6.2 a consumer comes into being with its first entry only.
+		if err := t.write(ctx, 0, cmds...); err != nil && !tooNew(err) {
+			return err
+		}
+	}
+	if g.pending == 0 {
+		return nil
+	}
+	return eachPending(ctx, src, key, g.name, func(ps []pending) error {
+		cmds := make([][]any, len(ps))
+		for i, p := range ps {
+			cmds[i] = []any{"XCLAIM", t.key, g.name, p.consumer, 0, p.id.String(),
+				"TIME", p.delivered, "RETRYCOUNT", p.count, "FORCE", "JUSTID", "LASTID", g.last}
+		}
+		return t.write(ctx, 0, cmds...)
+	})
+}
+
+// tooNew reports whether the server does not know an option or subcommand.
+func tooNew(err error) bool {
+	return unknownCommand(err) || says(err, "syntax error") || says(err, "wrong number of arguments")
+}
+
+// dropGhosts removes the stand-ins. Those before the first real entry are
+// trimmed: XDEL would be remembered as max-deleted-id, which cannot be taken
+// back, while the source may have trimmed too. The others were deleted by XDEL
+// on the source as well, which remembers them.
+func dropGhosts(ctx context.Context, t *temp, ghosts []streamID, first *streamID) error {
+	if len(ghosts) == 0 {
+		return nil
+	}
+	if first == nil {
+		return t.write(ctx, 0, []any{"XTRIM", t.key, "MAXLEN", 0})
+	}
+	if ghosts[0].compare(*first) < 0 {
+		err := t.write(ctx, 0, []any{"XTRIM", t.key, "MINID", "=", first.String()})
+		if err != nil && !tooNew(err) {
+			return err
+		}
+		if err == nil {
+			n, _ := slices.BinarySearchFunc(ghosts, *first, streamID.compare)
+			ghosts = ghosts[n:]
+		}
+	}
+	for chunk := range slices.Chunk(ghosts, chunkMost) {
+		args := []any{"XDEL", t.key}
+		for _, id := range chunk {
+			args = append(args, id.String())
+		}
+		if err := t.write(ctx, 0, args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func setCounters(ctx context.Context, t *temp, s stream) error {
+	set := []any{"XSETID", t.key, s.last.String()}
+	if s.added >= 0 && s.maxDeleted != "" {
+		err := t.write(ctx, 0, append(slices.Clone(set), "ENTRIESADDED", s.added, "MAXDELETEDID", s.maxDeleted))
+		if !tooNew(err) {
+			return err
+		}
+	}
+	return t.write(ctx, 0, set)
+}
