@@ -94,7 +94,7 @@ func (l *Link) Conns() int {
 // ones included.
 func (l *Link) Accepted() int64 { return l.accepted.Load() }
 
-// BytesUp and BytesDown count what has been passed on.
+// BytesUp counts what has been passed on to the server.
 func (l *Link) BytesUp() int64 { return l.up.passed.Load() }
 
 // BytesDown counts what has been passed on to the clients.

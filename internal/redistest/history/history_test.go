@@ -117,9 +117,19 @@ func TestUnansweredOperationsEnd(t *testing.T) {
 	s := redistest.Start(t)
 	l := redistest.NewLink(t, s.Addr())
 	h := history.New(history.Config{Addr: l.Addr(), OpTimeout: 100 * time.Millisecond})
-	write(t, h, 500, func() { l.StallDown(true) }) // and cancelled while stalled
+	running, cancel := context.WithCancel(ctx(t))
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- h.Run(running) }()
+	redistest.Eventually(t, 10*time.Second, func() bool { return h.Stats().Acked > 200 }, "some writes")
+	l.StallDown(true)
+	redistest.Eventually(t, 10*time.Second, func() bool { return h.Stats().Errors > 3 }, "timeouts")
+	cancel() // with everything stalled still
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
 	l.StallDown(false)
-	if r := verify(t, h, s, nil); !r.OK() {
+	if r := verify(t, h, s, nil); !r.OK() || r.Stats.LongestOp < 100*time.Millisecond {
 		t.Error(r)
 	}
 }
