@@ -43,7 +43,8 @@ var planted = []struct {
 		p.must(p.c.Set(p.ctx, p.key("hash"), "x", 0))
 	}},
 	{"a register is stale", on(history.Register), history.Stale, func(p *plant) {
-		p.must(p.c.Set(p.ctx, p.present("set"), "0.0.1", 0))
+		key := p.present("set")
+		p.must(p.c.Set(p.ctx, key, firstWrite(key), 0))
 	}},
 	{"a register is gone", on(history.Register), history.Lost, func(p *plant) {
 		p.must(p.c.Del(p.ctx, p.present("set")))
