@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 )
 
@@ -69,15 +70,38 @@ func checkClients(ctx context.Context, in *inspection) []Finding {
 	if len(list) == 0 {
 		return one(pass("%s: nobody is connected past the proxy", in.from))
 	}
+	return one(warn("Point them at the proxy before the switch: afterwards the fence refuses them.",
+		"%s: %s past the proxy: %s", in.from, plural(int64(len(list)), "client is connected", "clients are connected"), grouped(list)))
+}
+
+// grouped shows at most ten groups: the connections of one pool are one.
+func grouped(list []bypassing) string {
 	const most = 10
+	groups := make(map[bypassing][]bypassing)
+	var order []bypassing
+	for _, b := range list {
+		kind := b
+		kind.age = ""
+		if host, _, err := net.SplitHostPort(b.addr); err == nil {
+			kind.addr = host
+		}
+		if groups[kind] == nil {
+			order = append(order, kind)
+		}
+		groups[kind] = append(groups[kind], b)
+	}
 	var lines []string
-	for i, b := range list {
+	for i, kind := range order {
 		if i == most {
-			lines = append(lines, fmt.Sprintf("and %d more", len(list)-most))
+			lines = append(lines, fmt.Sprintf("and %d more kinds", len(order)-most))
 			break
 		}
-		lines = append(lines, b.String())
+		shown := groups[kind][0] // the oldest: the list is by age
+		line := shown.String()
+		if n := len(groups[kind]); n > 1 {
+			line += fmt.Sprintf(" and %d more from there", n-1)
+		}
+		lines = append(lines, line)
 	}
-	return one(warn("Point them at the proxy before the switch: afterwards the fence refuses them.",
-		"%s: %s past the proxy: %s", in.from, plural(int64(len(list)), "client is connected", "clients are connected"), strings.Join(lines, "; ")))
+	return strings.Join(lines, "; ")
 }

@@ -30,7 +30,7 @@ func checkDatabases(ctx context.Context, in *inspection) []Finding {
 	if len(in.LeaveOut) > 0 {
 		left = ", left out: " + numbers(in.LeaveOut)
 	}
-	return one(pass("%s are moved, %s → %s: %s%s", plural(total, "key", "keys"), in.FromName, in.ToName, in.Map, left))
+	return one(pass("%s, %s → %s: %s%s", plural(total, "key is to be moved", "keys are to be moved"), in.FromName, in.ToName, in.Map, left))
 }
 
 // unmapped finds databases with keys of which nobody said what becomes of them.

@@ -51,6 +51,8 @@ func aclFence(ctx context.Context, env Env) error {
 		defer cancel()
 		_ = c.Do(ctx, "ACL", "DELUSER", name).Err() // fails below first where it is not permitted
 	}()
+	ctx, cancel := shielded(ctx)
+	defer cancel()
 	// Who may not remove the user again shall not make it: this removes nobody.
 	if err := c.Do(ctx, "ACL", "DELUSER", name).Err(); err != nil {
 		return fmt.Errorf("ACL DELUSER: %w", err)

@@ -15,10 +15,10 @@ type room struct {
 // tell databases apart, and too careful is the right side.
 func headroom(in *inspection) room {
 	from, to := in.from.info, in.to.info
-	r := room{need: max(from.number("used_memory")-from.number("used_memory_startup"), 0), known: from["used_memory"] != ""}
+	r := room{need: data(from), known: from["used_memory"] != ""}
 	if in.Resumed || in.stage == StageCutover {
 		// The copy, or a part of it, is there already.
-		r.need = max(r.need-max(to.number("used_memory")-to.number("used_memory_startup"), 0), 0)
+		r.need = max(r.need-data(to), 0)
 	}
 	if r.limit = to.number("maxmemory"); r.limit > 0 {
 		r.hard = true
@@ -29,6 +29,15 @@ func headroom(in *inspection) room {
 	r.free = max(r.limit-max(to.number("used_memory_rss"), to.number("used_memory")), 0)
 	r.known = r.known && r.limit > 0
 	return r
+}
+
+// data is what keys and values take, without the buffers of connections.
+func data(i info) int64 {
+	n := i.number("used_memory")
+	for _, other := range []string{"used_memory_startup", "mem_clients_normal", "mem_clients_slaves", "mem_replication_backlog", "mem_aof_buffer"} {
+		n -= i.number(other)
+	}
+	return max(n, 0)
 }
 
 func (r room) short() bool { return r.known && r.need > r.free }

@@ -115,5 +115,7 @@ func tryRestore(ctx context.Context, in *inspection, k sized) error {
 	to, _ := in.Map.Target(k.db)
 	c, key := in.to.pool.DB(to), probeKey()
 	defer clean(ctx, c, key)
+	ctx, cancel := shielded(ctx)
+	defer cancel()
 	return c.Restore(ctx, key, probeTTL, payload).Err()
 }

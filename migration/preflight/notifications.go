@@ -131,9 +131,9 @@ func notificationsUnseen(ctx context.Context, in *inspection, s *server, cause e
 	case lacking == "":
 		return pass("%s: the notification setting is not shown, but real events of all classes came back (%.1f ms)", s, proof.took.Seconds()*1000)
 	case proof.silent():
-		return fail(do, "%s: no notifications arrive, and we may not switch them on (%v)", s, cause)
+		return fail(do, "%s: no notifications arrive, and we may not read or change the setting (%v)", s, cause)
 	default:
-		return fail(do, "%s: no notifications of class %s arrive, and we may not switch them on (%v)", s, lacking, cause)
+		return fail(do, "%s: no notifications of class %s arrive, and we may not read or change the setting (%v)", s, lacking, cause)
 	}
 }
 

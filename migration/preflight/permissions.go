@@ -49,6 +49,9 @@ func permissions(ctx context.Context, in *inspection, s *server) []Finding {
 	defer clean(ctx, s.pool.DB(in.probeDB(s)), key)
 	asked := 0
 	for _, n := range needs(key) {
+		if ctx.Err() != nil {
+			return one(unknown(s, "looking what user "+user+" may do", context.Cause(ctx)))
+		}
 		if !n.applies(s) || trying && n.noTry {
 			continue
 		}
@@ -68,12 +71,12 @@ func permissions(ctx context.Context, in *inspection, s *server) []Finding {
 	case !must.any() && !want.any():
 		return one(pass("%s: user %s may do all that is needed (%d commands, %s)", s, user, asked, how))
 	case !must.any():
-		return one(want.finding(warn, s, user, "not all that is wanted"))
+		return one(want.finding(warn, s, user, "what is wanted"))
 	case !want.any():
-		return one(must.finding(fail, s, user, "not what is needed"))
+		return one(must.finding(fail, s, user, "what is needed"))
 	}
 	must.add2(want) // one grant line for everything
-	return one(must.finding(fail, s, user, "not what is needed"))
+	return one(must.finding(fail, s, user, "what is needed"))
 }
 
 func whoami(ctx context.Context, s *server) string {
@@ -139,6 +142,8 @@ func dryRun(user string) asker {
 // tryOut runs the command. The arguments of needs are such that it changes nothing
 // but the probe key.
 func tryOut(ctx context.Context, c *redis.Client, n need) error {
+	ctx, cancel := shielded(ctx)
+	defer cancel()
 	if n.try != nil {
 		return n.try(ctx, c)
 	}
@@ -192,7 +197,7 @@ func (d *denial) finding(level func(string, string, ...any) Finding, s *server, 
 	}
 	var do []string
 	if len(grant) > 0 {
-		do = append(do, "Grant them on the server:", s.redisCLI()+" ACL SETUSER "+user+" "+strings.Join(grant, " "))
+		do = append(do, "Grant it, as an administrator of the server:", s.redisCLI()+" ACL SETUSER "+user+" "+strings.Join(grant, " "))
 	}
 	if len(d.unknown) > 0 {
 		unknown := strings.ToUpper(strings.Join(slices.Sorted(maps.Keys(d.unknown)), " "))
@@ -203,7 +208,7 @@ func (d *denial) finding(level func(string, string, ...any) Finding, s *server, 
 	if len(d.purposes) > 0 {
 		purposes = " (needed for: " + strings.Join(slices.Sorted(maps.Keys(d.purposes)), "; ") + ")"
 	}
-	return level(strings.Join(do, "\n"), "%s: user %s may %s: %s%s", s, user, summary, strings.Join(what, "; "), purposes)
+	return level(strings.Join(do, "\n"), "%s: user %s lacks %s: %s%s", s, user, summary, strings.Join(what, "; "), purposes)
 }
 
 // name is the command as an ACL rule names it: "dump", "client|list".

@@ -118,6 +118,8 @@ func prove(ctx context.Context, c *redis.Client, db int) (proof, error) {
 // change makes the changes and returns the classes that were really changed: a
 // command that is not permitted proves nothing.
 func change(ctx context.Context, c *redis.Client, list []trial, keys []string) (string, error) {
+	ctx, cancel := shielded(ctx)
+	defer cancel()
 	made := make([][]*redis.Cmd, len(list))
 	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, t := range list {

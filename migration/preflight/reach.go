@@ -36,6 +36,9 @@ func reach(ctx context.Context, s *server) Finding {
 	err := s.client().Ping(ctx).Err()
 	took := time.Since(start)
 	if err == nil {
+		err = oldLogin(ctx, s)
+	}
+	if err == nil {
 		s.reached = true
 		if err = s.load(ctx); err == nil {
 			return pass("%s answers (connect, login and PING: %.1f ms)", s, took.Seconds()*1000)
@@ -43,6 +46,19 @@ func reach(ctx context.Context, s *server) Finding {
 	}
 	do, words := unreachable(ctx, s, err)
 	return fail(do, "%s: %s", s, words)
+}
+
+// oldLogin logs in once more with AUTH and the password alone. HELLO takes any
+// password for a user without one, AUTH refuses it, and part of our connections
+// and perhaps the applications' libraries use AUTH.
+func oldLogin(ctx context.Context, s *server) error {
+	e := s.pool.Endpoint()
+	if e.Password == "" || e.Username != "" {
+		return nil
+	}
+	single := s.client().Conn()
+	defer func() { _ = single.Close() }()
+	return single.Do(ctx, "AUTH", e.Password).Err()
 }
 
 // unreachable turns an error into what it means and what to do.

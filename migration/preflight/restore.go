@@ -97,13 +97,7 @@ func checkRestore(ctx context.Context, in *inspection) []Finding {
 	if err != nil {
 		return one(unknown(in.to, "TIME", err))
 	}
-	restores := make([]*redis.Cmd, len(list))
-	_, _ = to.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, key := range keys {
-			restores[i] = p.Do(ctx, "RESTORE", key, clock.Add(probeTTL).UnixMilli(), payloads[i], "REPLACE", "ABSTTL")
-		}
-		return nil
-	})
+	restores := restoreAll(ctx, to, keys, payloads, clock.Add(probeTTL))
 	refusals := make(map[string]string)
 	var differ []string
 	for i, cmd := range restores {
@@ -157,6 +151,8 @@ func restoreFailed(in *inspection, err error) Finding {
 
 // dumpAll makes the keys and returns their DUMPs.
 func dumpAll(ctx context.Context, c *redis.Client, list []specimen, keys []string) ([]string, error) {
+	ctx, cancel := shielded(ctx)
+	defer cancel()
 	dumps := make([]*redis.StringCmd, len(list))
 	cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, s := range list {
@@ -181,6 +177,19 @@ func dumpAll(ctx context.Context, c *redis.Client, list []specimen, keys []strin
 		payloads[i] = d.Val()
 	}
 	return payloads, nil
+}
+
+func restoreAll(ctx context.Context, c *redis.Client, keys, payloads []string, until time.Time) []*redis.Cmd {
+	ctx, cancel := shielded(ctx)
+	defer cancel()
+	out := make([]*redis.Cmd, len(keys))
+	_, _ = c.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, key := range keys {
+			out[i] = p.Do(ctx, "RESTORE", key, until.UnixMilli(), payloads[i], "REPLACE", "ABSTTL")
+		}
+		return nil // each command has its own error
+	})
+	return out
 }
 
 var errDiffers = errors.New("the value differs")

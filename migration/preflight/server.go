@@ -125,13 +125,8 @@ func (s *server) redisCLI() string {
 	if e.TLS != nil {
 		b.WriteString(" --tls")
 	}
-	if e.Username == ownUser {
-		return b.String() // the operator logs in as somebody else
-	}
-	if e.Username != "" {
-		b.WriteString(" --user " + e.Username)
-	}
-	if e.Password != "" {
+	// With a user of its own, whoever may change the server logs in as another one.
+	if e.Password != "" && (e.Username == "" || e.Username == "default") {
 		b.WriteString(" --askpass")
 	}
 	return b.String()
@@ -179,6 +174,12 @@ func probeKey() string {
 	return probePrefix + hex.EncodeToString(b[:])
 }
 
+// shielded is the context for writing something temporary: such a write is not
+// cut off, since what the server has received already would run after the removal.
+func shielded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+}
+
 // clean removes probe keys, also when ctx has ended. UNLINK may be forbidden
 // where DEL is not.
 func clean(ctx context.Context, c *redis.Client, keys ...string) {
@@ -198,7 +199,10 @@ func refused(err error) bool {
 		return false
 	}
 	text := strings.ToLower(err.Error())
-	for _, sign := range []string{"noperm", "unknown command", "unknown subcommand", "command not allowed", "not allowed", "is disabled", "permission"} {
+	if strings.HasPrefix(text, "oom ") { // "command not allowed when used memory …"
+		return false
+	}
+	for _, sign := range []string{"noperm", "unknown command", "unknown subcommand", "not allowed", "is disabled", "permission"} {
 		if strings.Contains(text, sign) {
 			return true
 		}
