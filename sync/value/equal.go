@@ -100,7 +100,6 @@ func (c *Comparer) Compare(ctx context.Context, a, b *redis.Client, keys []strin
 	return out, nil
 }
 
-
 func (c *Comparer) compare(ctx context.Context, a, b *redis.Client, keysA, keysB []string) ([]Diff, error) {
 	c.once.Do(func() { c.seed = maphash.MakeSeed() })
 	bigA, bigB, err := both(

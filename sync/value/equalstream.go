@@ -58,19 +58,19 @@ func equalGroups(ctx context.Context, p *pair, ga, gb []group) (Diff, error) {
 	for _, g := range gb {
 		byName[g.name] = g
 	}
-	for i, x := range ga {
+	for _, x := range ga {
 		y, ok := byName[x.name]
 		switch {
 		case !ok:
-			return differ(Group, "group %d of the stream is not on the target", i+1), nil
+			return differ(Group, "group %q is not on the target", x.name), nil
 		case x.last != y.last:
-			return differ(Group, "group %d was delivered up to %s on the source, %s on the target", i+1, x.last, y.last), nil
+			return differ(Group, "group %q was delivered up to %s on the source, %s on the target", x.name, x.last, y.last), nil
 		case x.read != y.read && x.read != readAbsent && y.read != readAbsent:
-			return differ(Group, "group %d counts %d entries read on the source, %d on the target (-1: unknown)", i+1, x.read, y.read), nil
+			return differ(Group, "group %q counts %d entries read on the source, %d on the target (-1: unknown)", x.name, x.read, y.read), nil
 		case x.pending != y.pending:
-			return differ(Group, "group %d has %d pending entries on the source, %d on the target", i+1, x.pending, y.pending), nil
+			return differ(Group, "group %q has %d pending entries on the source, %d on the target", x.name, x.pending, y.pending), nil
 		}
-		if d, err := equalGroup(ctx, p, i+1, x); err != nil || !d.Equal() {
+		if d, err := equalGroup(ctx, p, x); err != nil || !d.Equal() {
 			return d, err
 		}
 	}
@@ -78,7 +78,7 @@ func equalGroups(ctx context.Context, p *pair, ga, gb []group) (Diff, error) {
 }
 
 // equalGroup compares consumers and pending entries of a group that both have.
-func equalGroup(ctx context.Context, p *pair, nth int, g group) (d Diff, err error) {
+func equalGroup(ctx context.Context, p *pair, g group) (d Diff, err error) {
 	x, y, err := both(
 		func() ([]string, error) { return consumers(ctx, p.a, p.keyA, g.name) },
 		func() ([]string, error) { return consumers(ctx, p.b, p.keyB, g.name) })
@@ -88,10 +88,10 @@ func equalGroup(ctx context.Context, p *pair, nth int, g group) (d Diff, err err
 	slices.Sort(x)
 	slices.Sort(y)
 	if len(x) != len(y) {
-		return differ(Group, "group %d has %d consumers on the source, %d on the target", nth, len(x), len(y)), nil
+		return differ(Group, "group %q has %d consumers on the source, %d on the target", g.name, len(x), len(y)), nil
 	}
 	if !slices.Equal(x, y) {
-		return differ(Group, "group %d has other consumers on the target", nth), nil
+		return differ(Group, "group %q has other consumers on the target", g.name), nil
 	}
 	if g.pending == 0 {
 		return Diff{}, nil
@@ -105,7 +105,7 @@ func equalGroup(ctx context.Context, p *pair, nth int, g group) (d Diff, err err
 			return err
 		}
 		for i, e := range x {
-			if d = p.equalPending(nth, e, y, i); !d.Equal() {
+			if d = p.equalPending(g.name, e, y, i); !d.Equal() {
 				break
 			}
 		}
@@ -114,18 +114,18 @@ func equalGroup(ctx context.Context, p *pair, nth int, g group) (d Diff, err err
 	return d, err
 }
 
-func (p *pair) equalPending(nth int, e pending, y []pending, i int) Diff {
+func (p *pair) equalPending(group string, e pending, y []pending, i int) Diff {
 	if i >= len(y) || y[i].id != e.id {
-		return differ(Group, "group %d: entry %s is not pending on the target", nth, e.id)
+		return differ(Group, "group %q: entry %s is not pending on the target", group, e.id)
 	}
 	off := y[i].delivered - e.delivered
 	switch {
 	case y[i].consumer != e.consumer:
-		return differ(Group, "group %d: entry %s is pending for another consumer", nth, e.id)
+		return differ(Group, "group %q: entry %s is pending for another consumer", group, e.id)
 	case y[i].count != e.count:
-		return differ(Group, "group %d: entry %s was delivered %d times on the source, %d on the target", nth, e.id, e.count, y[i].count)
+		return differ(Group, "group %q: entry %s was delivered %d times on the source, %d on the target", group, e.id, e.count, y[i].count)
 	case max(off, -off) > p.tolerance+2: // idle times and TIME are read in milliseconds, twice
-		return differ(Group, "group %d: entry %s was delivered %s on the target", nth, e.id, lateness(off))
+		return differ(Group, "group %q: entry %s was delivered %s on the target", group, e.id, lateness(off))
 	}
 	return Diff{}
 }

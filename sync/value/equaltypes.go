@@ -196,7 +196,7 @@ func equalZSet(ctx context.Context, p *pair) (d Diff, err error) {
 			if err != nil {
 				return fmt.Errorf("unexpected score in an answer to ZSCAN")
 			}
-			have, err := c.Float64()
+			have, err := score(c)
 			switch {
 			case errors.Is(err, redis.Nil):
 				d = differ(Value, "a member of the sorted set is not on the target")
@@ -209,6 +209,14 @@ func equalZSet(ctx context.Context, p *pair) (d Diff, err error) {
 		return nil
 	})
 	return d, err
+}
+
+// score reads the answer to ZSCORE: text in RESP2, a number in RESP3.
+func score(c *redis.Cmd) (float64, error) {
+	if f, ok := c.Val().(float64); ok && c.Err() == nil {
+		return f, nil
+	}
+	return c.Float64()
 }
 
 func equalHash(ctx context.Context, p *pair) (d Diff, err error) {

@@ -1,0 +1,285 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// sides are two servers with clients by database.
+type sides struct{ src, dst map[int]*redis.Client }
+
+func start(t *testing.T) sides {
+	t.Helper()
+	a, b := redistest.Start(t), redistest.Start(t)
+	s := sides{map[int]*redis.Client{}, map[int]*redis.Client{}}
+	for db := range 8 {
+		s.src[db], s.dst[db] = a.Client(db), b.Client(db)
+	}
+	return s
+}
+
+func (s sides) config(databases map[int]int) Config {
+	return Config{
+		Source:    func(db int) *redis.Client { return s.src[db] },
+		Target:    func(db int) *redis.Client { return s.dst[db] },
+		Databases: databases, Settle: 10 * time.Millisecond, Rounds: 3, Batch: 50,
+	}
+}
+
+func run(t *testing.T, c *redis.Client, args ...any) {
+	t.Helper()
+	if err := c.Do(context.Background(), args...).Err(); err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+}
+
+const far = 4_000_000_000_000
+
+// fill writes keys of every type; the same on both sides.
+func fill(t *testing.T, n int, cs ...*redis.Client) {
+	t.Helper()
+	for _, c := range cs {
+		p := c.Pipeline()
+		ctx := t.Context()
+		for i := range n {
+			p.Do(ctx, "SET", fmt.Sprintf("str:%d", i), i, "PXAT", far+i)
+			p.Do(ctx, "RPUSH", fmt.Sprintf("list:%d", i), "a", "b", i)
+			p.Do(ctx, "HSET", fmt.Sprintf("hash:%d", i), "f", i)
+			p.Do(ctx, "SADD", fmt.Sprintf("set:%d", i), "a", i)
+			p.Do(ctx, "ZADD", fmt.Sprintf("zset:%d", i), "0.1", "a")
+			p.Do(ctx, "XADD", fmt.Sprintf("stream:%d", i), "1-1", "f", i)
+			p.Do(ctx, "XGROUP", "CREATE", fmt.Sprintf("stream:%d", i), "g", "0")
+		}
+		if _, err := p.Exec(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestFindsEachKindOfDifference(t *testing.T) {
+	s := start(t)
+	fill(t, 200, s.src[0], s.dst[5])
+	fill(t, 10, s.src[3], s.dst[0])
+	dst := s.dst[5]
+	run(t, dst, "DEL", "str:1")
+	run(t, dst, "SET", "extra:1", 1)
+	run(t, dst, "DEL", "list:1")
+	run(t, dst, "SET", "list:1", 1)
+	run(t, dst, "HSET", "hash:1", "f", "x")
+	run(t, dst, "ZADD", "zset:1", "0.10000000000000002", "a")
+	run(t, dst, "PEXPIREAT", "str:2", far+2+50)
+	run(t, dst, "XGROUP", "DESTROY", "stream:1", "g")
+	run(t, dst, "XGROUP", "CREATECONSUMER", "stream:2", "g", "c")
+	run(t, dst, "SET", "crossfade:tmp:x", 1)
+	run(t, s.src[0], "SET", "crossfade:fence", 1)
+	want := map[string]value.Kind{
+		"str:1": value.Missing, "extra:1": value.Extra, "list:1": value.Type, "hash:1": value.Value,
+		"zset:1": value.Value, "str:2": value.Expiry, "stream:1": value.Group, "stream:2": value.Group,
+	}
+	cfg := s.config(map[int]int{0: 5, 3: 0})
+	told := make(map[string]int)
+	cfg.OnDiffer = func(db int, key string) {
+		if db != 0 {
+			t.Errorf("told of database %d", db)
+		}
+		told[key]++
+	}
+	steps := make(map[string]bool)
+	cfg.Progress = func(p Progress) { steps[p.Step] = true }
+	r, err := Run(t.Context(), cfg)
+	if err != nil || r.OK() || !r.Complete {
+		t.Fatal(r, err)
+	}
+	got := make(map[string]value.Kind)
+	for _, e := range r.Databases[0].Examples {
+		got[e.Key] = e.Kind
+		if told[e.Key] != 1+cfg.Rounds || e.Words == "" {
+			t.Errorf("%+v, told %d times", e, told[e.Key])
+		}
+	}
+	if !maps.Equal(got, want) || r.Differing != int64(len(want)) || len(told) != len(want) {
+		t.Errorf("found %v, not %v", got, want)
+	}
+	if d := r.Databases[1]; d.Source != 3 || d.Target != 0 || d.Differing != 0 || d.Keys < 60 {
+		t.Errorf("%+v", d)
+	}
+	if r.Databases[0].Keys < 1200 || r.Bytes == 0 || len(steps) != 3 {
+		t.Errorf("%+v, %v", r, steps)
+	}
+	checkWords(t, r)
+}
+
+func checkWords(t *testing.T, r Report) {
+	t.Helper()
+	t.Logf("\n%s", r)
+	for line := range strings.Lines(r.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	text, err := json.Marshal(r)
+	if err != nil || !strings.Contains(string(text), `"target_keys":`) || !strings.Contains(string(text), `"kind":"expiry"`) {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+func TestManyDifferencesStayBounded(t *testing.T) {
+	s := start(t)
+	fill(t, 200, s.src[0])
+	cfg := s.config(map[int]int{0: 0})
+	cfg.Rounds, cfg.Pending, cfg.Settle = 1, 60, time.Millisecond
+	most := 0
+	cfg.Progress = func(p Progress) { most = max(most, p.Unsettled) }
+	r, err := Run(t.Context(), cfg)
+	if err != nil || r.Differing != 1200 || len(r.Databases[0].Examples) != MaxExamples || r.Databases[0].Kinds[value.Missing] != 1200 {
+		t.Error(r, err)
+	}
+	if most > 60+200 {
+		t.Errorf("%d keys remembered", most)
+	}
+}
+
+func TestSampleSeesTheSameKeysBothWays(t *testing.T) {
+	s := start(t)
+	fill(t, 300, s.src[0], s.dst[0])
+	cfg := s.config(map[int]int{0: 0})
+	cfg.Sample = 0.2
+	r, err := Run(t.Context(), cfg)
+	d := r.Databases[0]
+	if err != nil || !r.OK() || d.Keys < 200 || d.Keys > 540 || d.TargetKeys < d.Keys-20 || d.TargetKeys > d.Keys+20 {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func TestExpiredOnBothIsNone(t *testing.T) {
+	s := start(t)
+	run(t, s.src[0], "SET", "k", 1, "PX", 100)
+	cfg := s.config(map[int]int{0: 0})
+	cfg.Rounds, cfg.Settle = 20, 50*time.Millisecond
+	r, err := Run(t.Context(), cfg)
+	if err != nil || !r.OK() || r.Databases[0].Again == 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestErrorsAndCancellation(t *testing.T) {
+	if _, err := Run(t.Context(), Config{Sample: 2}); err == nil {
+		t.Error("a configuration without servers is taken")
+	}
+	s := start(t)
+	fill(t, 5, s.src[0])
+	ctx, cancel := context.WithCancel(t.Context())
+	cfg := s.config(map[int]int{0: 0})
+	cfg.Settle = time.Minute
+	cfg.OnDiffer = func(int, string) { cancel() }
+	if r, err := Run(ctx, cfg); err == nil || r.OK() || r.Complete || len(r.Databases) != 1 {
+		t.Error(r, err)
+	}
+}
+
+// Writers change the source, a repairer copies what was written or found to
+// differ, as a mirror does: nothing must be reported, and what is planted must be.
+func TestNothingToReportUnderLoad(t *testing.T) {
+	s := start(t)
+	fill(t, 300, s.src[0], s.dst[0])
+	m := &mirror{src: s.src[0], dst: s.dst[0], dirty: make(chan string, 100_000)}
+	stop := make(chan struct{})
+	var writers, copier sync.WaitGroup
+	copier.Go(func() { m.run(t) })
+	for w := range 2 {
+		writers.Go(func() { m.write(t, stop, w) })
+	}
+	cfg := s.config(map[int]int{0: 0})
+	cfg.Rounds, cfg.Settle = 10, 20*time.Millisecond
+	cfg.OnDiffer = func(_ int, key string) { m.dirty <- key }
+	for range 5 {
+		r, err := Run(t.Context(), cfg)
+		if err != nil || !r.OK() {
+			t.Errorf("%v, %v", r, err)
+		}
+	}
+	// A value that the mirror gets wrong every time is found under the same load.
+	run(t, s.dst[0], "SET", "planted", 1)
+	cfg.OnDiffer = func(_ int, key string) {
+		if key != "planted" {
+			m.dirty <- key
+		}
+	}
+	r, err := Run(t.Context(), cfg)
+	if err != nil || r.Differing != 1 || r.Databases[0].Examples[0].Key != "planted" {
+		t.Errorf("%v, %v", r, err)
+	}
+	close(stop)
+	writers.Wait()
+	close(m.dirty)
+	copier.Wait()
+	if m.copies == 0 {
+		t.Error("nothing was copied")
+	}
+}
+
+type mirror struct {
+	src, dst *redis.Client
+	dirty    chan string
+	copies   int
+}
+
+func (m *mirror) run(t *testing.T) {
+	var b value.Batch
+	for key := range m.dirty {
+		keys := map[string]bool{key: true}
+		for len(m.dirty) > 0 && len(keys) < 100 {
+			keys[<-m.dirty] = true
+		}
+		list := make([]string, 0, len(keys))
+		for k := range keys {
+			list = append(list, k)
+		}
+		if _, err := b.Copy(context.Background(), m.src, m.dst, list); err != nil {
+			t.Error(err)
+		}
+		m.copies += len(list)
+	}
+}
+
+func (m *mirror) write(t *testing.T, stop <-chan struct{}, w int) {
+	ctx := context.Background()
+	for n := 0; ; n++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		i := rand.IntN(300)
+		cmds := [][]any{
+			{"SET", fmt.Sprintf("str:%d", i), n},
+			{"SET", fmt.Sprintf("ttl:%d", i), n, "PX", 1 + rand.IntN(60)},
+			{"RPUSH", fmt.Sprintf("list:%d", i), n},
+			{"DEL", fmt.Sprintf("list:%d", rand.IntN(300))},
+			{"ZINCRBY", fmt.Sprintf("zset:%d", i), "0.3", "a"},
+			{"XADD", fmt.Sprintf("stream:%d", i), "*", "w", w},
+			{"INCR", "hot"},
+		}
+		cmd := cmds[n%len(cmds)]
+		if err := m.src.Do(ctx, cmd...).Err(); err != nil {
+			t.Error(err)
+		}
+		m.dirty <- cmd[1].(string)
+	}
+}
