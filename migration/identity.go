@@ -1,0 +1,148 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
+)
+
+// OwnUser is the ACL user that we create where we may: the fence denies every
+// other user, and must not stop us.
+const OwnUser = "crossfade"
+
+// identity is how we log in to one server: as the operator's URL says, and, as
+// soon as it exists, as our own user.
+type identity struct {
+	side     router.Side
+	instance string // of this process: part of the connections' names
+	url      config.Endpoint
+	timeout  time.Duration
+
+	mu     sync.Mutex
+	pool   *conn.Pool // as whom we work now
+	own    bool       // pool logs in as our own user
+	reason string     // why there is no own user
+}
+
+// Pool returns the connections as whom we work now.
+func (id *identity) Pool() *conn.Pool {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.pool
+}
+
+func (id *identity) isOwn() bool {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.own
+}
+
+func newIdentity(side router.Side, url config.Endpoint, instance string, timeout time.Duration) *identity {
+	return &identity{side: side, instance: instance, url: url, timeout: timeout, pool: conn.New(url, instance+":"+side.String(), timeout)}
+}
+
+// user returns the name of the ACL user that the fence must spare, or "".
+func (id *identity) user() string {
+	switch {
+	case id.isOwn():
+		return OwnUser
+	case id.url.Username != "" && id.url.Username != "default":
+		return id.url.Username
+	}
+	return ""
+}
+
+// become logs in as our own user, and creates it with that password when it is
+// not there. Where the server does not let us, the operator's credentials stay and reason says why.
+func (id *identity) become(ctx context.Context, password string) error {
+	own := id.Pool()
+	if !id.isOwn() {
+		as := id.url
+		as.Username, as.Password = OwnUser, password
+		own = conn.New(as, id.instance+":"+id.side.String(), id.timeout)
+		defer func() {
+			if !id.isOwn() {
+				_ = own.Close()
+			}
+		}()
+	}
+	err := own.DB(0).Ping(ctx).Err()
+	if err == nil {
+		id.use(own, true)
+		return nil
+	}
+	if !loginRefused(err) {
+		return fmt.Errorf("logging in to %s: %w", own, err)
+	}
+	plain := conn.New(id.url, id.instance+":"+id.side.String(), id.timeout)
+	err = plain.DB(0).Do(ctx, "ACL", "SETUSER", OwnUser, "reset", "on", ">"+password, "~*", "&*", "+@all").Err()
+	_ = plain.Close()
+	if err == nil {
+		err = own.DB(0).Ping(ctx).Err()
+	}
+	if err == nil {
+		id.use(own, true)
+		return nil
+	}
+	if !refusedForGood(err) {
+		return fmt.Errorf("creating user %s on %s: %w", OwnUser, id.url, err)
+	}
+	id.mu.Lock()
+	id.reason = fmt.Sprintf("user %q cannot be created on %s: %v", OwnUser, id.url, err)
+	id.mu.Unlock()
+	return nil
+}
+
+func (id *identity) use(p *conn.Pool, own bool) {
+	id.mu.Lock()
+	old := id.pool
+	id.pool, id.own = p, own
+	id.mu.Unlock()
+	if old != p {
+		_ = old.Close()
+	}
+}
+
+// leave goes back to the operator's credentials and removes our user. The fence
+// must be down.
+func (id *identity) leave(ctx context.Context, created bool) error {
+	if !id.isOwn() {
+		return nil
+	}
+	id.use(conn.New(id.url, id.instance+":"+id.side.String(), id.timeout), false)
+	if !created {
+		return nil
+	}
+	if err := id.Pool().DB(0).Do(ctx, "ACL", "DELUSER", OwnUser).Err(); err != nil {
+		return fmt.Errorf("removing user %s from %s: %w", OwnUser, id.url, err)
+	}
+	return nil
+}
+
+// loginRefused reports whether the server said that user or password are wrong.
+func loginRefused(err error) bool {
+	return errorPrefix(err, "WRONGPASS", "NOAUTH", "ERR AUTH", "ERR invalid password", "ERR wrong number of arguments for 'auth'")
+}
+
+// refusedForGood reports whether trying again would not help.
+func refusedForGood(err error) bool {
+	return errorPrefix(err, "NOPERM", "ERR unknown command", "ERR unknown subcommand", "ERR Unknown", "WRONGPASS", "NOAUTH")
+}
+
+func errorPrefix(err error, prefixes ...string) bool {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		for _, p := range prefixes {
+			if strings.HasPrefix(e.Error(), p) {
+				return true
+			}
+		}
+	}
+	return false
+}

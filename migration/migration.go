@@ -1,0 +1,366 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+// Traffic is what a migration needs of the proxy: the clients' side of a switch.
+type Traffic interface {
+	// Prepare opens the sessions' connections to a side ahead of the switch.
+	Prepare(ctx context.Context, to router.Side) error
+	// Hold makes new commands wait and returns once none is in flight.
+	Hold(ctx context.Context) error
+	// Align brings subscribers level on both sides, while held and fenced.
+	Align(ctx context.Context, r router.Route) error
+	// Release lets commands go on, to r's side.
+	Release(r router.Route)
+	// Stalls says how long sessions waited from the last Hold to its Release.
+	Stalls() Stalls
+	// Scripts returns the script bodies that clients used.
+	Scripts() []string
+	// UpstreamAddrs returns the local addresses of the sessions' connections.
+	UpstreamAddrs(side router.Side) map[string]struct{}
+	// Silent counts commands that no notification reports, see mirror.Config.
+	Silent() (forwarded, finished map[string]int64)
+}
+
+// Stalls tells how long clients waited.
+type Stalls struct {
+	Sessions      int           `json:"sessions"`
+	P50, P99, Max time.Duration `json:"-"`
+}
+
+// Options are a migration's collaborators and settings.
+type Options struct {
+	Config         config.Config
+	Source, Target config.Endpoint
+	Gate           *router.Gate
+	Traffic        Traffic
+	File           *store.File
+}
+
+// Migration is the state machine of one sidecar. Run does the background work;
+// the verbs (Cutover, Rollback, Abort, Complete, Verify, Status) may be called
+// from any goroutine.
+type Migration struct {
+	cfg     config.Config
+	opt     Options
+	log     *slog.Logger
+	ids     [2]*identity
+	dbmap   router.DBMap
+	traffic Traffic
+
+	mu       sync.Mutex // guards what follows; never held over I/O
+	rec      Record
+	mirror   *mirror.Mirror // the one that runs; nil before
+	armed    *mirror.Mirror // the other way, listening before a switch
+	problems []string       // why the migration does not go on by itself
+	abort    context.CancelCauseFunc
+	report   *Report // of the newest attempt, also while it runs
+	password string  // of our own user
+
+	verb    sync.Mutex // one verb that changes something at a time
+	wake    chan struct{}
+	stopped chan struct{}
+}
+
+// New returns a migration that does nothing yet. The gate must lead to the
+// source or be shut; Recover sets it right.
+func New(opt Options, log *slog.Logger) *Migration {
+	instance := randomHex(4)
+	timeout := opt.Config.Proxy.DialTimeout
+	m := &Migration{
+		cfg: opt.Config, opt: opt, log: log, traffic: opt.Traffic,
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+	}
+	m.ids[router.Source] = newIdentity(router.Source, opt.Source, instance, timeout)
+	m.ids[router.Target] = newIdentity(router.Target, opt.Target, instance, timeout)
+	return m
+}
+
+// record returns a copy of the present record.
+func (m *Migration) record() Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec.clone()
+}
+
+// save persists a changed record to the state file before it takes effect. The
+// change is refused when it is no legal move.
+func (m *Migration) save(durable bool, change func(*Record)) error {
+	m.mu.Lock()
+	next := m.rec.clone()
+	was := next.Phase
+	m.mu.Unlock()
+	change(&next)
+	if err := was.mustMay(next.Phase); err != nil {
+		return err
+	}
+	next.Seq++
+	next.Updated = time.Now()
+	e, err := next.entry()
+	if err != nil {
+		return err
+	}
+	if err := m.opt.File.Save(e, durable); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.rec = next
+	m.mu.Unlock()
+	if next.Phase != was {
+		m.log.Info("phase", "from", was, "to", next.Phase, "side", next.Side, "token", next.Token)
+	}
+	return nil
+}
+
+// publish writes the present record to a control key on one server.
+func (m *Migration) publish(ctx context.Context, side router.Side, key string) error {
+	e, err := m.record().entry()
+	if err != nil {
+		return err
+	}
+	pool := m.ids[side].Pool()
+	if err := store.Save(ctx, pool.DB(0), key, e); err != nil {
+		return fmt.Errorf("on %s: %w", pool, err)
+	}
+	return nil
+}
+
+// route returns the route that the record asks for.
+func (m *Migration) route() router.Route {
+	r := m.record()
+	return router.Route{Side: r.Side, Epoch: r.Epoch, Map: m.databases()}
+}
+
+func (m *Migration) databases() router.DBMap {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dbmap
+}
+
+func (m *Migration) fence(side router.Side) fence {
+	return fence{pool: m.ids[side].Pool(), own: m.ids[side].user()}
+}
+
+// mapFrom returns the database map as seen from one side.
+func (m *Migration) mapFrom(side router.Side) router.DBMap {
+	if side == router.Target {
+		return m.databases().Inverse()
+	}
+	return m.databases()
+}
+
+// newMirror makes the mirror that copies from one side to the other.
+func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
+	pool := m.ids[from].Pool()
+	return mirror.New(mirror.Config{
+		From: pool, To: m.ids[from.Other()].Pool(),
+		Map:                 m.mapFrom(from),
+		Name:                from.String(),
+		Workers:             m.cfg.Sync.Workers,
+		Batch:               m.cfg.Sync.Batch,
+		ScanCount:           m.cfg.Sync.ScanCount,
+		DirtyLimit:          m.cfg.Sync.DirtyLimit,
+		Heartbeat:           m.cfg.Sync.Heartbeat,
+		Timeout:             m.cfg.Proxy.DialTimeout,
+		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
+		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
+		Silent:              m.traffic.Silent,
+	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
+}
+
+func (m *Migration) setProblems(problems ...string) {
+	m.mu.Lock()
+	m.problems = problems
+	m.mu.Unlock()
+}
+
+func (m *Migration) activeMirror() *mirror.Mirror {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mirror
+}
+
+func (m *Migration) setMirror(mi *mirror.Mirror) {
+	m.mu.Lock()
+	m.mirror = mi
+	m.mu.Unlock()
+}
+
+// Silent, Flushed, Swapped and Functions are what the proxy saw its clients do
+// that no notification reports. Database numbers are the source's. They return
+// at once and are called before the command leaves the gate.
+
+// Silent says that keys may have changed.
+func (m *Migration) Silent(db int, keys ...string) {
+	if mi, n, ok := m.observed(db); ok {
+		mi.Mark(n, keys...)
+	}
+}
+
+// Flushed says that a database (-1: all) was flushed.
+func (m *Migration) Flushed(db int) {
+	if db < 0 {
+		if mi := m.activeMirror(); mi != nil {
+			mi.Rescan(-1, "FLUSHALL through the proxy")
+		}
+		return
+	}
+	if mi, n, ok := m.observed(db); ok {
+		mi.Rescan(n, "FLUSHDB through the proxy")
+	}
+}
+
+// Swapped says that two databases changed places.
+func (m *Migration) Swapped(a, b int) {
+	for _, db := range []int{a, b} {
+		if mi, n, ok := m.observed(db); ok {
+			mi.Rescan(n, "SWAPDB through the proxy")
+		}
+	}
+}
+
+// Functions says that function libraries changed.
+func (m *Migration) Functions() {
+	if mi := m.activeMirror(); mi != nil {
+		mi.FunctionsChanged()
+	}
+}
+
+// observed returns the mirror that runs and db as the server that it copies
+// from numbers it.
+func (m *Migration) observed(db int) (*mirror.Mirror, int, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mirror == nil {
+		return nil, 0, false
+	}
+	if m.rec.Side == router.Target {
+		n, ok := m.dbmap.Target(db)
+		return m.mirror, n, ok
+	}
+	return m.mirror, db, true
+}
+
+// Run keeps the copy going until ctx ends. Recover must have succeeded.
+func (m *Migration) Run(ctx context.Context) error {
+	defer close(m.stopped)
+	defer func() {
+		if mi := m.activeMirror(); mi != nil {
+			mi.Stop()
+		}
+		for _, id := range m.ids {
+			_ = id.Pool().Close()
+		}
+	}()
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := m.begin(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		m.log.Error("the copy cannot begin; clients are served all the same", "error", err, "again_in", wait)
+		select {
+		case <-time.After(wait):
+		case <-m.wake:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	m.supervise(ctx)
+	return nil
+}
+
+// begin starts the mirror that the record asks for.
+func (m *Migration) begin(ctx context.Context) error {
+	m.verb.Lock()
+	defer m.verb.Unlock()
+	r := m.record()
+	if r.Phase.Ended() {
+		return nil
+	}
+	if err := m.login(ctx); err != nil {
+		m.setProblems(err.Error())
+		return err
+	}
+	if r.Side == router.Source {
+		if err := m.save(false, func(r *Record) { r.Phase = Preflight }); err != nil {
+			return err
+		}
+		if problems := m.preflight(ctx, router.Source, false); len(problems) > 0 {
+			m.setProblems(problems...)
+			return errors.New(problems[0])
+		}
+	}
+	mi := m.newMirror(r.Side)
+	if err := m.start(ctx, mi); err != nil {
+		mi.Stop()
+		m.setProblems(err.Error())
+		return err
+	}
+	m.setProblems()
+	m.setMirror(mi)
+	return nil
+}
+
+// start brings a mirror to life with a scan of everything: for the first time,
+// or after a restart, which is a gap in the feed.
+func (m *Migration) start(ctx context.Context, mi *mirror.Mirror) error {
+	if err := m.prepareServers(ctx); err != nil {
+		return err
+	}
+	if err := mi.Listen(ctx); err != nil {
+		return err
+	}
+	err := m.save(false, func(r *Record) {
+		r.Copied = true
+		if r.Side == router.Source {
+			r.Phase = Copying
+		} else {
+			r.Phase = ReverseLost
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if err := m.publish(ctx, router.Target, store.RecordKey); err != nil {
+		return err
+	}
+	return mi.Follow(ctx, true)
+}
+
+// prepareServers makes sure that no connection of an earlier sidecar of this
+// migration is left on either server: what it had sent could arrive late.
+func (m *Migration) prepareServers(ctx context.Context) error {
+	for _, id := range m.ids {
+		if err := killOlder(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func killOlder(ctx context.Context, id *identity) error {
+	mine := mirror.KeyPrefix + id.instance + ":"
+	err := mirror.KillNamed(ctx, id.Pool().DB(0), func(name string) bool {
+		return len(name) > len(mirror.KeyPrefix) && name[:len(mirror.KeyPrefix)] == mirror.KeyPrefix &&
+			(len(name) < len(mine) || name[:len(mine)] != mine)
+	})
+	if err != nil {
+		return fmt.Errorf("closing connections of an earlier run on %s: %w", id.Pool(), err)
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+// notifyClasses are the event classes that a change can come as (notify.c);
+// "A" stands for all of them and for module types.
+const notifyClasses = "g$lshzxet"
+
+// notifyMerged returns flags that report every change and keep what is there,
+// and whether have already does.
+func notifyMerged(have string) (need string, enough bool) {
+	all := strings.Contains(have, "A")
+	if !all {
+		all = true
+		for _, c := range notifyClasses {
+			all = all && strings.ContainsRune(have, c)
+		}
+	}
+	channel := strings.ContainsAny(have, "KE")
+	need = have
+	if !all {
+		need += "A"
+	}
+	if !channel {
+		need += "E"
+	}
+	return need, all && channel
+}
+
+func notifyCommand(p *conn.Pool, flags string) string {
+	e := p.Endpoint()
+	where := "-s " + e.Address
+	if e.Network == "tcp" {
+		if host, port, err := net.SplitHostPort(e.Address); err == nil {
+			where = "-h " + host + " -p " + port
+		}
+	}
+	return fmt.Sprintf("redis-cli %s CONFIG SET notify-keyspace-events %s", where, flags)
+}
+
+// checkNotifications returns *mirror.NotificationsOff when the server says that
+// it does not report every change, and nil when it does or does not tell.
+func checkNotifications(ctx context.Context, p *conn.Pool) error {
+	got, err := p.DB(0).ConfigGet(ctx, "notify-keyspace-events").Result()
+	if err != nil {
+		return nil //nolint:nilerr // CONFIG may be forbidden; the heartbeat proves what it can
+	}
+	have, known := got["notify-keyspace-events"]
+	if !known {
+		return nil
+	}
+	if need, enough := notifyMerged(have); !enough {
+		return &mirror.NotificationsOff{Have: have, Need: need, Command: notifyCommand(p, need)}
+	}
+	return nil
+}
+
+// ensureNotifications switches them on where that is needed and allowed. What
+// was there before is in the record first, so that complete puts it back.
+func (m *Migration) ensureNotifications(ctx context.Context, side router.Side) error {
+	p := m.ids[side].Pool()
+	var off *mirror.NotificationsOff
+	if err := checkNotifications(ctx, p); err == nil {
+		return nil
+	} else if ok := asOff(err, &off); !ok {
+		return err
+	}
+	if !m.cfg.Sync.SetNotifications {
+		return fmt.Errorf("%s: %w (sync.set_notifications is off, so it is not done for you)", p, off)
+	}
+	if m.record().Servers[side].Notify == nil {
+		have := off.Have
+		if err := m.save(true, func(r *Record) { r.Servers[side].Notify = &have }); err != nil {
+			return err
+		}
+	}
+	if err := p.DB(0).ConfigSet(ctx, "notify-keyspace-events", off.Need).Err(); err != nil {
+		return fmt.Errorf("%s: %w (switching it on ourselves: %w)", p, off, err)
+	}
+	m.log.Info("keyspace notifications switched on", "server", p.String(), "were", off.Have, "are", off.Need)
+	return nil
+}
+
+func asOff(err error, off **mirror.NotificationsOff) bool {
+	o, ok := err.(*mirror.NotificationsOff) //nolint:errorlint // made here, never wrapped
+	if ok {
+		*off = o
+	}
+	return ok
+}
+
+// restoreNotifications puts the setting back as we found it.
+func (m *Migration) restoreNotifications(ctx context.Context, side router.Side) (changed bool, err error) {
+	was := m.record().Servers[side].Notify
+	if was == nil {
+		return false, nil
+	}
+	p := m.ids[side].Pool()
+	if err := p.DB(0).ConfigSet(ctx, "notify-keyspace-events", *was).Err(); err != nil {
+		return false, fmt.Errorf("putting back notify-keyspace-events %q on %s: %w", *was, p, err)
+	}
+	return true, nil
+}

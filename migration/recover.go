@@ -1,0 +1,374 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
+)
+
+// Recover finds out where the migration stands, from the state file, the
+// control record and the journal, finishes or undoes a switch that a crash
+// interrupted, and opens the gate to the right side. Until it returns, clients
+// wait. It is called once, before Run. An error means that nothing is known for
+// certain: the process must not serve.
+//
+// PROTOCOL §6: up to SOFT_FENCED abort; HARD_FENCED abort (or drain again);
+// COMMITTING and later roll forward, never draining again.
+func (m *Migration) Recover(ctx context.Context) error {
+	r, err := m.newest(ctx)
+	if err != nil {
+		return err
+	}
+	if err := m.adopt(r); err != nil {
+		return err
+	}
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := m.settle(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		m.setProblems(err.Error())
+		m.log.Error("clients wait: an interrupted switch cannot be settled yet", "phase", m.record().Phase, "error", err, "again_in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	m.setProblems()
+	m.traffic.Release(m.route())
+	return nil
+}
+
+// newest returns the latest record of this migration, or a new one.
+func (m *Migration) newest(ctx context.Context) (Record, error) {
+	local, found, err := m.opt.File.Load()
+	if err != nil {
+		return Record{}, err
+	}
+	var best Record
+	if found {
+		if best, err = decode(local); err != nil {
+			return Record{}, err
+		}
+		m.useStoredAddresses(best)
+	}
+	remote, ok, err := m.newestRemote(ctx, best)
+	switch {
+	case err != nil && !found:
+		return Record{}, err
+	case err != nil:
+		// The state file alone decides: it is written before any switch takes effect.
+		m.log.Warn("the control records cannot be read, going by the state file", "error", err)
+	case ok && !found:
+		if err := m.checkOwner(remote); err != nil {
+			return Record{}, err
+		}
+		m.log.Warn("the state file is missing: going on from the control record on the servers", "id", remote.ID, "phase", remote.Phase, "side", remote.Side)
+		best, found = remote, true
+	case ok && remote.ID != best.ID:
+		return Record{}, fmt.Errorf("reading the control records: they are of migration %s (phase %s, side %s), the state file %s of migration %s; one of them is not meant: move the state file away to follow the servers, or delete %s and %s on the servers to follow the file",
+			remote.ID, remote.Phase, remote.Side, m.opt.File.Path(), best.ID, store.RecordKey, store.JournalKey)
+	case ok && newer(remote, best):
+		best = remote
+	}
+	if !found {
+		best = Record{ID: randomHex(8), Phase: Idle}
+	}
+	return best, nil
+}
+
+func newer(a, b Record) bool {
+	return store.Entry{Token: a.Token, Seq: a.Seq}.After(store.Entry{Token: b.Token, Seq: b.Seq})
+}
+
+// useStoredAddresses makes the persisted addresses win over the configuration
+// once the traffic was moved: an old configuration must not lead back.
+func (m *Migration) useStoredAddresses(r Record) {
+	if r.Side == router.Source && r.Phase != Committing {
+		return
+	}
+	for side, stored := range map[router.Side]string{router.Source: r.Source, router.Target: r.Target} {
+		id := m.ids[side]
+		if stored == "" || stored == id.url.Address {
+			continue
+		}
+		m.log.Error("the configuration names another server than the one that the traffic was moved with; going by the state file", "which", side, "configured", id.url.Address, "used", stored)
+		url := id.url
+		url.Address = stored
+		m.ids[side] = newIdentity(side, url, id.instance, id.timeout)
+	}
+}
+
+// newestRemote reads the control keys of both servers with the operator's
+// credentials (the fence lets them). One server that does not answer is enough
+// of an error when nothing else is known.
+func (m *Migration) newestRemote(ctx context.Context, local Record) (best Record, ok bool, err error) {
+	var errs []error
+	for _, id := range m.ids {
+		for _, key := range []string{store.RecordKey, store.JournalKey} {
+			cctx, cancel := context.WithTimeout(ctx, id.timeout)
+			e, found, err := store.Load(cctx, id.Pool().DB(0), key)
+			cancel()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s %s: %w", id.side, id.url, explainLogin(err)))
+				break
+			}
+			if !found {
+				continue
+			}
+			r, err := decode(e)
+			if err != nil {
+				return Record{}, false, err
+			}
+			if local.ID != "" && r.ID != local.ID && ok {
+				continue
+			}
+			if !ok || newer(r, best) {
+				best, ok = r, true
+			}
+		}
+	}
+	return best, ok, errors.Join(errs...)
+}
+
+func explainLogin(err error) error {
+	switch {
+	case errorPrefix(err, "WRONGPASS"), errorPrefix(err, "ERR invalid password"):
+		return fmt.Errorf("%w; check user and password in the URL or the password file", err)
+	case errorPrefix(err, "NOAUTH"):
+		return fmt.Errorf("%w; the server wants a password: redis://:PASSWORD@HOST:PORT", err)
+	}
+	return err
+}
+
+// checkOwner refuses a record on the servers that was written for others.
+func (m *Migration) checkOwner(r Record) error {
+	s, t := m.ids[router.Source].url.Address, m.ids[router.Target].url.Address
+	if r.Phase.Ended() || r.Source == s && r.Target == t {
+		return nil
+	}
+	return fmt.Errorf("reading the control record: the servers are part of migration %s from %s to %s (phase %s, side %s), but this sidecar is set to move %s to %s; start it with those addresses, or, when that migration is over, delete %s and %s on both servers",
+		r.ID, r.Source, r.Target, r.Phase, r.Side, s, t, store.RecordKey, store.JournalKey)
+}
+
+// adopt makes r the present record, under a new token, and settles on its map.
+func (m *Migration) adopt(r Record) error {
+	configured := m.cfg.Databases
+	r.Token++
+	m.mu.Lock()
+	m.rec = r
+	m.mu.Unlock()
+	if r.Map != nil && (r.Copied || r.Side == router.Target) {
+		if len(configured) > 0 && !maps.Equal(configured, r.Map) {
+			text := router.DBMap{}
+			if c, err := router.NewDBMap(configured); err == nil {
+				text = c
+			}
+			stored, err := router.NewDBMap(r.Map)
+			if err != nil {
+				return err
+			}
+			if r.Side == router.Source && !r.Phase.Switching() && r.Phase != Committing {
+				return fmt.Errorf("starting: the database map is now %s, but keys were copied with %s; a changed map would leave keys in the wrong databases: use the old map, or empty the target, delete %s on it and move the state file %s away",
+					text, stored, store.RecordKey, m.opt.File.Path())
+			}
+			m.log.Error("the configuration names another database map than the one that the traffic was moved with; going by the state file", "configured", text.String(), "used", stored.String())
+		}
+		return m.useMap(r.Map, r.LeaveOut)
+	}
+	return nil
+}
+
+func (m *Migration) useMap(pairs map[int]int, leaveOut []int) error {
+	dm, err := router.NewDBMap(pairs)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.dbmap = dm
+	m.rec.Map, m.rec.LeaveOut = pairs, leaveOut
+	m.rec.Source, m.rec.Target = m.ids[router.Source].url.Address, m.ids[router.Target].url.Address
+	m.mu.Unlock()
+	return nil
+}
+
+// settle logs in, and finishes or undoes what a crash left. It may be repeated.
+func (m *Migration) settle(ctx context.Context) error {
+	r := m.record()
+	if r.Phase.Ended() {
+		return m.save(true, func(*Record) {})
+	}
+	if err := m.login(ctx); err != nil {
+		if quiet(r) && r.Side == router.Target || quiet(r) && r.Map != nil && r.Copied {
+			// Nothing is in doubt: serve, the copy will be begun when it can.
+			m.log.Warn("serving without being able to copy", "error", err)
+			return m.save(true, func(*Record) {})
+		}
+		return err
+	}
+	if len(m.databases().Sources()) == 0 {
+		if err := m.chooseMap(ctx); err != nil {
+			return err
+		}
+	}
+	if err := m.save(true, func(*Record) {}); err != nil {
+		return err
+	}
+	switch {
+	case r.Phase == Committing:
+		return m.rollForward(ctx)
+	case r.Phase.Switching():
+		return m.undoSwitch(ctx)
+	case r.Phase == Committed:
+		return m.openEntered(ctx)
+	}
+	return nil
+}
+
+// quiet reports whether no switch is under way.
+func quiet(r Record) bool {
+	return !r.Phase.Switching() && r.Phase != Committing && r.Phase != Committed
+}
+
+// login gets our own user on both servers where that is allowed.
+func (m *Migration) login(ctx context.Context) error {
+	if !m.cfg.Cutover.CreateUser {
+		for _, id := range m.ids {
+			if err := id.Pool().DB(0).Ping(ctx).Err(); err != nil {
+				return fmt.Errorf("logging in to the %s: %w", id.side, explainLogin(err))
+			}
+		}
+		return nil
+	}
+	password, err := m.ownPassword()
+	if err != nil {
+		return err
+	}
+	for _, id := range m.ids {
+		if err := id.become(ctx, password); err != nil {
+			return fmt.Errorf("%s: %w", id.side, explainLogin(err))
+		}
+		if id.isOwn() { // nobody else knows the password, so the user is ours to remove
+			m.mu.Lock()
+			m.rec.Servers[id.side].User = true
+			m.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// ownPassword opens or makes the password of our user. It is in the record,
+// sealed, before the user is created.
+func (m *Migration) ownPassword() (string, error) {
+	m.mu.Lock()
+	password, sealed := m.password, m.rec.Sealed
+	m.mu.Unlock()
+	if password != "" {
+		return password, nil
+	}
+	keys := [2]string{m.ids[router.Source].url.Password, m.ids[router.Target].url.Password}
+	if sealed != "" {
+		p, err := unseal(sealed, keys)
+		if err == nil {
+			m.mu.Lock()
+			m.password = p
+			m.mu.Unlock()
+			return p, nil
+		}
+		m.log.Warn("a new password is made for our user", "because", err)
+	}
+	password = randomHex(32)
+	sealed, err := seal(password, keys)
+	if err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	m.rec.Sealed = sealed
+	m.mu.Unlock()
+	if err := m.save(true, func(*Record) {}); err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	m.password = password
+	m.mu.Unlock()
+	return password, nil
+}
+
+// undoSwitch takes back an undecided switch: nobody may have written to the
+// server that was to be entered, so the one that was to be left simply goes on.
+func (m *Migration) undoSwitch(ctx context.Context) error {
+	r := m.record()
+	m.log.Warn("a switch was interrupted before its point of no return: taking it back", "phase", r.Phase, "side", r.Side)
+	if err := m.save(false, func(r *Record) { r.Phase = Aborting }); err != nil {
+		return err
+	}
+	if err := m.lowerFence(ctx, r.Side); err != nil {
+		return err
+	}
+	return m.save(true, func(r *Record) { r.Phase, r.Switch = afterAbort(r.Side), nil })
+}
+
+// afterAbort is the phase in which an aborted switch leaves a freshly started
+// process: its feed was interrupted.
+func afterAbort(side router.Side) Phase {
+	if side == router.Target {
+		return ReverseLost
+	}
+	return Resync
+}
+
+// lowerFence takes the fence on one server down, ends its pause, and records it.
+func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
+	f := m.fence(side)
+	st := m.record().Servers[side].Fence
+	if st == nil {
+		_ = f.unpause(ctx) // servers before 6.2 do not know it
+		return nil
+	}
+	if err := f.lower(ctx, st); err != nil {
+		m.relogin(ctx, err) // a restarted server may have forgotten our user
+		if err := m.fence(side).lower(ctx, st); err != nil {
+			return err
+		}
+	}
+	return m.save(false, func(r *Record) { r.Servers[side].Fence = nil })
+}
+
+// relogin makes our user again when err says that a server does not know it:
+// ACL users live in the server's memory, a restart forgets them.
+func (m *Migration) relogin(ctx context.Context, err error) {
+	if !loginRefused(err) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
+	defer cancel()
+	if err := m.login(ctx); err != nil {
+		m.log.Warn("logging in again", "error", err)
+	}
+}
+
+// rollForward finishes a switch whose journal may be written: everything was
+// drained and checked before, and is never drained again.
+func (m *Migration) rollForward(ctx context.Context) error {
+	r := m.record()
+	if r.Switch == nil {
+		return errors.New("rolling a switch forward: the record does not say from where to where")
+	}
+	m.log.Warn("a switch was interrupted after its point of no return: finishing it", "from", r.Switch.From, "to", r.Switch.To)
+	if err := m.prepareServers(ctx); err != nil {
+		return err
+	}
+	if err := m.publish(ctx, r.Switch.From, store.JournalKey); err != nil {
+		return err
+	}
+	return m.commit(ctx)
+}

@@ -1,0 +1,182 @@
+package migration
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+// Status is what `crossfade status --json` prints. Names and units are stable.
+type Status struct {
+	ID    string      `json:"id"`
+	Phase Phase       `json:"phase"`
+	Side  router.Side `json:"side"` // where the applications' commands go
+	Epoch uint64      `json:"epoch"`
+
+	// Ready says that a switch could be made now: a cutover while side is
+	// source, a rollback while it is target. Reasons say why not.
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons"`
+
+	Source    string           `json:"source"` // addresses, without secrets
+	Target    string           `json:"target"`
+	Databases []DatabaseStatus `json:"databases"`
+	LeaveOut  []int            `json:"leave_out"`
+
+	Dirty  int     `json:"dirty"`  // keys whose copy is stale, all databases
+	LagMS  float64 `json:"lag_ms"` // of the newest heartbeat, write to read back
+	Gaps   int     `json:"gaps"`   // times that changes may have been missed, since the start
+	Resync string  `json:"resync"` // why the databases are scanned again, or ""
+
+	Fence       string         `json:"fence"` // level of the fence that is up, or ""
+	LastCutover *Report        `json:"last_cutover"`
+	Errors      []mirror.Error `json:"errors"`
+}
+
+// DatabaseStatus is one database's progress.
+type DatabaseStatus struct {
+	Source  int     `json:"source"` // database numbers
+	Target  int     `json:"target"`
+	Total   int64   `json:"total"`   // keys, at the beginning of the current scan
+	Scanned int64   `json:"scanned"` // keys, by the current scan
+	Copied  int64   `json:"copied"`  // since the sidecar started, scan and changes
+	Removed int64   `json:"removed"`
+	Bytes   int64   `json:"bytes"`
+	Dirty   int     `json:"dirty"`
+	Percent float64 `json:"percent"`
+	Rate    float64 `json:"keys_per_second"`
+	ETA     float64 `json:"eta_seconds"`
+	Done    bool    `json:"done"` // nothing is left to scan
+}
+
+// Report is one attempt to switch.
+type Report struct {
+	From     router.Side `json:"from"`
+	To       router.Side `json:"to"`
+	DryRun   bool        `json:"dry_run,omitempty"`
+	Started  time.Time   `json:"started"`
+	Finished time.Time   `json:"finished"`
+	OK       bool        `json:"ok"`
+	Error    string      `json:"error,omitempty"`
+	Stall    StallMS     `json:"stall_ms"` // how long sessions with work waited
+	Sessions int         `json:"sessions"` // that had work and waited
+	Held     float64     `json:"held_ms"`  // from the hold to the release
+	Fence    FenceLevel  `json:"fence"`
+	Steps    []StepTime  `json:"steps"`
+	Checked  int         `json:"checked"` // keys compared while both sides were frozen
+	Findings []string    `json:"findings,omitempty"`
+}
+
+// StallMS is in milliseconds.
+type StallMS struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
+
+// StepTime is how long a step took.
+type StepTime struct {
+	Name string  `json:"name"`
+	MS   float64 `json:"ms"`
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// Status returns the present state. It does no I/O and may be called often.
+func (m *Migration) Status() Status {
+	m.mu.Lock()
+	r, problems, report, mi := m.rec.clone(), m.problems, m.report, m.mirror
+	pairs := m.dbmap
+	m.mu.Unlock()
+	s := Status{
+		ID: r.ID, Phase: r.Phase, Side: r.Side, Epoch: r.Epoch,
+		Source: m.ids[router.Source].url.String(), Target: m.ids[router.Target].url.String(),
+		LeaveOut: r.LeaveOut, LastCutover: report,
+		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{},
+	}
+	if s.LeaveOut == nil {
+		s.LeaveOut = []int{}
+	}
+	if s.LastCutover == nil {
+		s.LastCutover = r.LastCutover
+	}
+	for _, k := range r.Servers {
+		if k.Fence != nil && k.Fence.Raised {
+			s.Fence = string(k.Fence.Level)
+		}
+	}
+	if mi == nil {
+		for _, db := range pairs.Sources() {
+			to, _ := pairs.Target(db)
+			s.Databases = append(s.Databases, DatabaseStatus{Source: db, Target: to})
+		}
+	} else {
+		p := mi.Progress()
+		s.Dirty, s.LagMS, s.Gaps, s.Resync = p.Dirty, ms(p.Lag), p.Gaps, p.Reason
+		s.Errors = append(s.Errors, p.Errors...)
+		for _, d := range p.Databases {
+			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
+		}
+	}
+	s.Reasons = append(s.Reasons, problems...)
+	s.Reasons = append(s.Reasons, m.reasons(r, mi)...)
+	s.Ready = len(s.Reasons) == 0
+	return s
+}
+
+func databaseStatus(d mirror.Database, side router.Side) DatabaseStatus {
+	st := DatabaseStatus{
+		Source: d.From, Target: d.To, Total: d.Total, Scanned: d.Scanned, Copied: d.Copied, Removed: d.Removed,
+		Bytes: d.Bytes, Dirty: d.Dirty, Percent: d.Percent(), Rate: d.Rate(), ETA: d.ETA().Seconds(), Done: d.ScanComplete,
+	}
+	if side == router.Target { // the mirror runs the other way
+		st.Source, st.Target = d.To, d.From
+	}
+	return st
+}
+
+// reasons derives from the record and the mirror alone why no switch can be
+// made now.
+func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
+	var out []string
+	switch {
+	case r.Phase.Ended():
+		return []string{"the migration has ended (" + string(r.Phase) + ")"}
+	case r.Phase.Switching(), r.Phase == Committing, r.Phase == Committed:
+		return []string{"a switch is under way (" + string(r.Phase) + ")"}
+	}
+	if mi == nil {
+		return []string{"the copy has not begun (" + string(r.Phase) + ")"}
+	}
+	p := mi.Progress()
+	switch p.State {
+	case mirror.Live:
+	case mirror.Copying:
+		out = append(out, "the first copy is under way: "+percents(p.Databases))
+	case mirror.Resync:
+		why := p.Reason
+		if why == "" {
+			why = "changes may have been missed"
+		}
+		out = append(out, why+"; scanning again: "+percents(p.Databases))
+	default:
+		out = append(out, "the copy is "+string(p.State))
+	}
+	if p.Lag > m.cfg.Cutover.MaxLag {
+		out = append(out, fmt.Sprintf("the lag is %v, the limit (cutover.max_lag) %v", p.Lag.Round(time.Millisecond), m.cfg.Cutover.MaxLag))
+	}
+	return out
+}
+
+func percents(dbs []mirror.Database) string {
+	var parts []string
+	for _, d := range dbs {
+		if !d.ScanComplete {
+			parts = append(parts, fmt.Sprintf("database %d %.1f %%", d.From, d.Percent()))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

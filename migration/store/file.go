@@ -1,0 +1,93 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// File is the state file beside the sidecar. One process holds it at a time.
+type File struct {
+	path string
+	lock *os.File
+}
+
+// OpenFile takes the file for this process. The lock is the kernel's and ends
+// with the process, however it ends.
+func OpenFile(path string) (*File, error) {
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the state file %s: %w; choose a place that can be written with --state", path, err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("opening the state file %s: another crossfade is running with it; give each sidecar a --state of its own", path)
+		}
+		return nil, fmt.Errorf("locking the state file %s: %w", path, err)
+	}
+	return &File{path: path, lock: lock}, nil
+}
+
+// Path returns where the file is.
+func (f *File) Path() string { return f.path }
+
+// Load reads the entry; ok is false when there is no file.
+func (f *File) Load() (e Entry, ok bool, err error) {
+	text, err := os.ReadFile(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Entry{}, false, nil
+	}
+	if err != nil {
+		return Entry{}, false, fmt.Errorf("reading the state file: %w", err)
+	}
+	if err := json.Unmarshal(text, &e); err != nil || e.ID == "" {
+		return Entry{}, false, fmt.Errorf("reading the state file %s: it is not one of ours, or damaged (%w); when it is certain that no cutover was begun, move it away and start again", f.path, err)
+	}
+	return e, true, nil
+}
+
+// Save replaces the file as a whole. With durable it returns only once the disk
+// has it; without, it survives the end of the process but not of the machine.
+func (f *File) Save(e Entry, durable bool) error {
+	if err := f.save(e, durable); err != nil {
+		return fmt.Errorf("writing the state file %s: %w", f.path, err)
+	}
+	return nil
+}
+
+func (f *File) save(e Entry, durable bool) error {
+	text, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.OpenFile(f.path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(append(text, '\n'))
+	if err == nil && durable {
+		err = tmp.Sync()
+	}
+	if err := errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.path+".tmp", f.path); err != nil {
+		return err
+	}
+	if !durable {
+		return nil
+	}
+	dir, err := os.Open(filepath.Dir(f.path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Close gives the file free.
+func (f *File) Close() error { return f.lock.Close() }

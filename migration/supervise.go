@@ -1,0 +1,149 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+const (
+	phaseEvery = 50 * time.Millisecond
+	guardEvery = 500 * time.Millisecond
+)
+
+// supervise follows the mirror with the phase, and guards the fence and the
+// control record, until ctx ends.
+func (m *Migration) supervise(ctx context.Context) {
+	phase, guard := time.NewTicker(phaseEvery), time.NewTicker(guardEvery)
+	defer phase.Stop()
+	defer guard.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-phase.C:
+			m.whileIdle(m.followPhase)
+		case <-guard.C:
+			m.whileIdle(func() { m.guard(ctx) })
+		}
+	}
+}
+
+// whileIdle runs f unless a verb is under way.
+func (m *Migration) whileIdle(f func()) {
+	if m.verb.TryLock() {
+		defer m.verb.Unlock()
+		f()
+	}
+}
+
+// followPhase derives the phase from what the mirror vouches for.
+func (m *Migration) followPhase() {
+	r, mi := m.record(), m.activeMirror()
+	if mi == nil || r.Phase.Ended() {
+		return
+	}
+	next := r.Phase
+	switch mi.Progress().State {
+	case mirror.Live:
+		if r.Side == router.Target {
+			next = ReverseTailing
+		} else if r.Phase != RolledBack {
+			next = Tailing
+		}
+	case mirror.Resync:
+		next = Resync
+		if r.Side == router.Target {
+			next = ReverseLost
+		}
+	}
+	if next == r.Phase {
+		return
+	}
+	if err := m.save(false, func(r *Record) { r.Phase = next }); err != nil {
+		m.setProblems(err.Error())
+		m.log.Error("the phase cannot be kept", "error", err)
+	}
+}
+
+// guard looks after what others may take away: the fence on the server that was
+// left (a restart forgets it) and the control record on the other (a FLUSHALL
+// removes it).
+func (m *Migration) guard(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
+	defer cancel()
+	r := m.record()
+	if r.Phase.Ended() {
+		return
+	}
+	for _, id := range m.ids {
+		if id.isOwn() {
+			m.relogin(ctx, id.Pool().DB(0).Ping(ctx).Err())
+		}
+	}
+	left := r.Side.Other()
+	if st := r.Servers[left].Fence; st != nil && st.Raised {
+		m.guardFence(ctx, left, st)
+	}
+	m.guardRecord(ctx, r)
+}
+
+func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceState) {
+	f := m.fence(left)
+	err := f.check(ctx, st)
+	if !errors.Is(err, errFenceLost) {
+		return // it stands, or the server does not answer: nobody writes there now
+	}
+	m.log.Error("the fence was gone, raising it again; what clients that bypass the proxy wrote meanwhile is not kept", "server", f.pool.String(), "error", err)
+	fresh, err := f.save(ctx, st.Level)
+	if err != nil {
+		m.log.Error("raising the fence again", "error", err)
+		return
+	}
+	// Users whose rules are known from before keep those for the day it is lowered.
+	for i, u := range fresh.Users {
+		for _, old := range st.Users {
+			if u.Name == old.Name {
+				fresh.Users[i] = old
+			}
+		}
+	}
+	if st.Level == FenceReplicas {
+		fresh.MinReplicas, fresh.MaxLag = st.MinReplicas, st.MaxLag
+	}
+	fresh.Raised = true
+	if err := m.save(true, func(r *Record) { r.Servers[left].Fence = fresh }); err != nil {
+		m.log.Error("raising the fence again", "error", err)
+		return
+	}
+	token := m.record().Token
+	if err := f.arm(ctx, token); err == nil {
+		err = f.raise(ctx, fresh, token)
+		if err != nil {
+			m.log.Error("raising the fence again", "error", err)
+			return
+		}
+	}
+	if err := f.killOthers(ctx); err != nil {
+		m.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
+	}
+	// What was written there without us must not stay: our side is the truth.
+	if mi := m.activeMirror(); mi != nil {
+		mi.Rescan(-1, "the fence on the other server was gone for a while")
+	}
+}
+
+// guardRecord writes the control record again when somebody removed it.
+func (m *Migration) guardRecord(ctx context.Context, r Record) {
+	if !r.Copied {
+		return
+	}
+	_, ok, err := store.Load(ctx, m.ids[router.Target].Pool().DB(0), store.RecordKey)
+	if err == nil && !ok {
+		m.tell(ctx, router.Target, store.RecordKey)
+	}
+}

@@ -1,0 +1,175 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/mirror"
+	"github.com/crossfade/crossfade/sync/value"
+	"github.com/crossfade/crossfade/sync/verify"
+)
+
+// Abort takes back the switch that is under way. After the point of no return
+// it is refused: then only a rollback leads back.
+func (m *Migration) Abort(context.Context) error {
+	m.mu.Lock()
+	cancel, phase := m.abort, m.rec.Phase
+	m.mu.Unlock()
+	switch {
+	case phase == Committing || phase == Committed:
+		return &Refused{[]string{"the switch is past its point of no return (" + string(phase) + "); when it is through, crossfade rollback leads back"}}
+	case cancel == nil:
+		return &Refused{[]string{"no switch is under way (" + string(phase) + ")"}}
+	}
+	cancel(errAborted)
+	return nil
+}
+
+// CompleteOptions are the operator's wishes for the end.
+type CompleteOptions struct {
+	// StayOnSource ends the migration while the applications are on the source:
+	// it is given up.
+	StayOnSource bool
+}
+
+// Complete ends the migration: no way back any more, every setting put back,
+// every key and user of ours removed. It says what it did, also when something
+// could not be done (err); it may be repeated.
+func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []string, err error) {
+	if !m.verb.TryLock() {
+		return nil, &Refused{[]string{"another operation is under way; see crossfade status"}}
+	}
+	defer m.verb.Unlock()
+	r := m.record()
+	end := Completed
+	switch {
+	case r.Phase.Switching() || r.Phase == Committing || r.Phase == Committed:
+		return nil, &Refused{[]string{"a switch is under way (" + string(r.Phase) + ")"}}
+	case r.Side == router.Source && !o.StayOnSource && !r.Phase.Ended():
+		return nil, &Refused{[]string{"the applications are on the source; cut over first, or give the migration up with --stay-on-source"}}
+	case r.Side == router.Source:
+		end = Cancelled
+	}
+	if r.Phase.Ended() {
+		end = r.Phase
+	}
+	if err := m.save(true, func(r *Record) { r.Phase = end }); err != nil {
+		return nil, err
+	}
+	if mi := m.activeMirror(); mi != nil {
+		mi.Stop()
+		m.setMirror(nil)
+		done = append(done, "stopped keeping the "+r.Side.Other().String()+" up to date")
+	}
+	m.setProblems()
+	var errs []error
+	for _, side := range []router.Side{router.Source, router.Target} {
+		did, err := m.cleanUp(ctx, side)
+		done = append(done, did...)
+		errs = append(errs, err)
+	}
+	return done, errors.Join(errs...)
+}
+
+// cleanUp puts one server back as we found it, but for the data.
+func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []string, err error) {
+	id := m.ids[side]
+	name := id.Pool().String()
+	if changed, err := m.restoreNotifications(ctx, side); err != nil {
+		return done, err
+	} else if changed {
+		done = append(done, "put notify-keyspace-events back on "+name)
+		if err := m.save(true, func(r *Record) { r.Servers[side].Notify = nil }); err != nil {
+			return done, err
+		}
+	}
+	if m.record().Servers[side].Fence != nil {
+		if err := m.lowerFence(ctx, side); err != nil {
+			return done, err
+		}
+		done = append(done, "lowered the fence on "+name)
+	}
+	n, err := m.removeKeys(ctx, side)
+	if err != nil {
+		return done, err
+	}
+	if n > 0 {
+		done = append(done, fmt.Sprintf("removed %d keys of ours from %s", n, name))
+	}
+	if created := m.record().Servers[side].User; created {
+		if err := id.leave(ctx, true); err != nil {
+			return done, err
+		}
+		done = append(done, "removed user "+OwnUser+" from "+name)
+		return done, m.save(true, func(r *Record) { r.Servers[side].User = false })
+	}
+	return done, nil
+}
+
+// removeKeys deletes what we wrote: the control keys, the heartbeats, and
+// temporary keys that a crash may have left.
+func (m *Migration) removeKeys(ctx context.Context, side router.Side) (removed int64, err error) {
+	p := m.ids[side].Pool()
+	dbs := m.mapFrom(side).Sources()
+	if len(dbs) == 0 || dbs[0] != 0 {
+		dbs = append([]int{0}, dbs...)
+	}
+	for _, db := range dbs {
+		c := p.DB(db)
+		keys := []string{mirror.HeartbeatPrefix + "source", mirror.HeartbeatPrefix + "target"}
+		if db == 0 {
+			keys = append(keys, store.RecordKey, store.JournalKey, store.FenceKey)
+		}
+		iter := c.Scan(ctx, 0, value.TempPrefix+"*", 1000).Iterator()
+		for iter.Next(ctx) {
+			keys = append(keys, iter.Val())
+		}
+		if err := iter.Err(); err != nil {
+			return removed, fmt.Errorf("looking for keys of ours in database %d of %s: %w", db, p, err)
+		}
+		n, err := c.Del(ctx, keys...).Result()
+		if err != nil {
+			return removed, fmt.Errorf("removing keys of ours from database %d of %s: %w", db, p, err)
+		}
+		removed += n
+	}
+	return removed, nil
+}
+
+// VerifyOptions are the operator's wishes for a comparison.
+type VerifyOptions struct {
+	Sample float64 // share of the keys, 0 or 1: all
+}
+
+// Verify compares both servers while traffic goes on. A key that differs is
+// marked dirty and looked at again, so what it reports has lasted. It needs no
+// other operation to be finished and changes nothing else.
+func (m *Migration) Verify(ctx context.Context, o VerifyOptions) (verify.Report, error) {
+	if len(m.databases().Sources()) == 0 {
+		return verify.Report{}, &Refused{[]string{"the database map is not known yet; see crossfade status"}}
+	}
+	if m.record().Phase.Ended() {
+		return verify.Report{}, &Refused{[]string{"the migration has ended, the two sides go their own ways"}}
+	}
+	source, target := m.ids[router.Source].Pool(), m.ids[router.Target].Pool()
+	return verify.Run(ctx, verify.Config{
+		Source:    func(db int) *redis.Client { return source.DB(db) },
+		Target:    func(db int) *redis.Client { return target.DB(db) },
+		Databases: m.databases().Pairs(),
+		Sample:    o.Sample,
+		Settle:    max(200*time.Millisecond, m.cfg.Sync.Heartbeat/2),
+		Ignore:    func(key string) bool { return strings.HasPrefix(key, mirror.KeyPrefix) },
+		OnDiffer: func(db int, key string) {
+			if mi, n, ok := m.observed(db); ok {
+				mi.Mark(n, key)
+			}
+		},
+	})
+}

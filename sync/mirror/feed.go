@@ -1,0 +1,306 @@
+package mirror
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/endpoint"
+	"github.com/crossfade/crossfade/sync/conn"
+)
+
+// feed is one subscription to a server's keyspace notifications. Redis writes
+// an event into the subscriber's output buffer inside the command that causes
+// it, so a PING on this very connection is answered behind every event of every
+// command that ran before it: an exact barrier (notify.c, pubsub.c). The reader
+// never waits for whoever copies: it only hands keys to sink.
+type feed struct {
+	nc   net.Conn
+	r    *bufio.Reader
+	sink func(db int, keys []string)
+
+	mu      sync.Mutex // guards writes to nc and waiters
+	next    uint64
+	waiters map[string]chan struct{}
+	err     error
+	done    chan struct{} // closed when the reader has ended
+}
+
+const (
+	keyspacePattern = "__keyspace@*__:*"
+	keyeventPattern = "__keyevent@*__:*"
+	maxBulk         = 512 << 20
+)
+
+// openFeed connects, subscribes to patterns and returns once the server has
+// confirmed the subscription. read must then be run by the caller.
+func openFeed(ctx context.Context, pool *conn.Pool, timeout time.Duration, patterns []string, sink func(db int, keys []string)) (*feed, error) {
+	e := pool.Endpoint()
+	nc, err := endpoint.Dial(ctx, e, timeout)
+	if err != nil {
+		return nil, err
+	}
+	f := &feed{nc: nc, r: bufio.NewReaderSize(nc, 256<<10), sink: sink, waiters: make(map[string]chan struct{}), done: make(chan struct{})}
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = nc.SetDeadline(time.Now().Add(timeout))
+	if err := f.greet(pool, patterns); err != nil {
+		_ = nc.Close()
+		return nil, fmt.Errorf("subscribing to the keyspace notifications of %s: %w", pool, err)
+	}
+	if !stop() {
+		_ = nc.Close()
+		return nil, context.Cause(ctx)
+	}
+	_ = nc.SetDeadline(time.Time{})
+	return f, nil
+}
+
+func (f *feed) greet(pool *conn.Pool, patterns []string) error {
+	e := pool.Endpoint()
+	if e.Password != "" {
+		auth := []string{"AUTH", e.Password}
+		if e.Username != "" {
+			auth = []string{"AUTH", e.Username, e.Password}
+		}
+		if err := f.call(auth...); err != nil {
+			return err
+		}
+	}
+	if err := f.call("CLIENT", "SETNAME", pool.Name()+":feed"); err != nil && !errors.As(err, new(serverError)) {
+		return err
+	}
+	// Where it exists it keeps maxmemory-clients from cutting the feed off.
+	if err := f.call("CLIENT", "NO-EVICT", "on"); err != nil && !errors.As(err, new(serverError)) {
+		return err
+	}
+	if err := f.send(append([]string{"PSUBSCRIBE"}, patterns...)...); err != nil {
+		return err
+	}
+	for range patterns {
+		if err := f.readReply(nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serverError is an error reply.
+type serverError string
+
+func (e serverError) Error() string { return string(e) }
+
+func (f *feed) call(args ...string) error {
+	if err := f.send(args...); err != nil {
+		return err
+	}
+	return f.readReply(nil)
+}
+
+func (f *feed) send(args ...string) error {
+	buf := make([]byte, 0, 128)
+	buf = append(buf, '*')
+	buf = strconv.AppendInt(buf, int64(len(args)), 10)
+	buf = append(buf, '\r', '\n')
+	for _, a := range args {
+		buf = append(buf, '$')
+		buf = strconv.AppendInt(buf, int64(len(a)), 10)
+		buf = append(buf, '\r', '\n')
+		buf = append(buf, a...)
+		buf = append(buf, '\r', '\n')
+	}
+	_, err := f.nc.Write(buf)
+	return err
+}
+
+// read delivers events until the connection ends, and returns why it ended.
+// The last keys are delivered before it returns.
+func (f *feed) read() error {
+	var pending pendingKeys
+	var err error
+	for {
+		if err = f.readReply(&pending); err != nil {
+			break
+		}
+		if f.r.Buffered() == 0 || pending.n >= 1024 {
+			pending.flush(f.sink)
+		}
+	}
+	pending.flush(f.sink)
+	_ = f.nc.Close()
+	f.mu.Lock()
+	f.err = err
+	close(f.done)
+	f.mu.Unlock()
+	return err
+}
+
+// Barrier returns once every event of every command that the server ran before
+// the call was delivered to sink.
+func (f *feed) Barrier(ctx context.Context) error {
+	f.mu.Lock()
+	f.next++
+	id := "crossfade:" + strconv.FormatUint(f.next, 10)
+	ch := make(chan struct{})
+	f.waiters[id] = ch
+	_ = f.nc.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	err := f.send("PING", id)
+	f.mu.Unlock()
+	if err != nil {
+		_ = f.nc.Close()
+		return fmt.Errorf("sending a barrier on the notification connection: %w", err)
+	}
+	select {
+	case <-ch:
+		return nil
+	case <-f.done:
+		return fmt.Errorf("waiting for a barrier on the notification connection: %w", f.err)
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for a barrier on the notification connection: %w", context.Cause(ctx))
+	}
+}
+
+// Close ends the connection; read then returns.
+func (f *feed) Close() { _ = f.nc.Close() }
+
+// pendingKeys collects the keys of events that arrived together.
+type pendingKeys struct {
+	byDB map[int][]string
+	n    int
+}
+
+func (p *pendingKeys) add(db int, key string) {
+	if p.byDB == nil {
+		p.byDB = make(map[int][]string)
+	}
+	p.byDB[db] = append(p.byDB[db], key)
+	p.n++
+}
+
+func (p *pendingKeys) flush(sink func(int, []string)) {
+	if p.n == 0 {
+		return
+	}
+	for db, keys := range p.byDB {
+		if len(keys) > 0 {
+			sink(db, keys)
+			p.byDB[db] = keys[:0]
+		}
+	}
+	p.n = 0
+}
+
+// readReply reads one RESP2 reply. Events go to pending, pongs to their waiter.
+func (f *feed) readReply(pending *pendingKeys) error {
+	line, err := f.line()
+	if err != nil {
+		return err
+	}
+	switch line[0] {
+	case '+', ':':
+		return nil
+	case '-':
+		return serverError(line[1:])
+	case '*':
+	default:
+		return fmt.Errorf("the server sent %q where a reply begins", line[0])
+	}
+	n, err := strconv.Atoi(string(line[1:]))
+	if err != nil || n < 1 || n > 16 {
+		return fmt.Errorf("the server sent a message of %q parts", line[1:])
+	}
+	var parts [4][]byte
+	for i := range n {
+		part, err := f.bulk()
+		if err != nil {
+			return err
+		}
+		if i < len(parts) {
+			parts[i] = part
+		}
+	}
+	switch {
+	case n == 4 && string(parts[0]) == "pmessage":
+		if pending != nil {
+			if db, key, ok := parseEvent(parts[2], parts[3]); ok {
+				pending.add(db, key)
+			}
+		}
+	case n == 2 && string(parts[0]) == "pong":
+		if pending != nil {
+			pending.flush(f.sink) // what came before the barrier is delivered before it
+		}
+		f.mu.Lock()
+		if ch, ok := f.waiters[string(parts[1])]; ok {
+			close(ch)
+			delete(f.waiters, string(parts[1]))
+		}
+		f.mu.Unlock()
+	}
+	return nil
+}
+
+// parseEvent understands __keyevent@<db>__:<event> with the key as payload and
+// __keyspace@<db>__:<key> with the event as payload.
+func parseEvent(channel, payload []byte) (db int, key string, ok bool) {
+	rest, isEvent := bytes.CutPrefix(channel, []byte("__keyevent@"))
+	if !isEvent {
+		var isSpace bool
+		if rest, isSpace = bytes.CutPrefix(channel, []byte("__keyspace@")); !isSpace {
+			return 0, "", false
+		}
+	}
+	num, after, found := bytes.Cut(rest, []byte("__:"))
+	if !found {
+		return 0, "", false
+	}
+	db, err := strconv.Atoi(string(num))
+	if err != nil {
+		return 0, "", false
+	}
+	if isEvent {
+		return db, string(payload), true
+	}
+	return db, string(after), true
+}
+
+func (f *feed) line() ([]byte, error) {
+	line, err := f.r.ReadSlice('\n')
+	if err != nil {
+		return nil, err
+	}
+	line = bytes.TrimRight(line, "\r\n")
+	if len(line) == 0 {
+		return nil, errors.New("the server sent an empty line where a reply begins")
+	}
+	return line, nil
+}
+
+func (f *feed) bulk() ([]byte, error) {
+	line, err := f.line()
+	if err != nil {
+		return nil, err
+	}
+	if line[0] == ':' {
+		return nil, nil
+	}
+	n, err := strconv.Atoi(string(line[1:]))
+	if line[0] != '$' || err != nil || n > maxBulk {
+		return nil, fmt.Errorf("the server sent %q where a bulk string begins", line)
+	}
+	if n < 0 {
+		return nil, nil
+	}
+	buf := make([]byte, n+2)
+	if _, err := io.ReadFull(f.r, buf); err != nil {
+		return nil, err
+	}
+	return buf[:n], nil
+}

@@ -1,0 +1,150 @@
+package mirror
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Some writes cause no notification. The proxy reports those of its own
+// clients; a writer that bypasses the proxy is found by counting: when the
+// server has run more of them than the proxy forwarded, somebody else did.
+// (Server sources: t_stream.c, hyperloglog.c, db.c call no notifyKeyspaceEvent
+// there.) The name "function" stands for all FUNCTION subcommands that change.
+var silentCommands = map[string]string{
+	"xreadgroup": "xreadgroup", "xack": "xack", "xclaim": "xclaim", "xautoclaim": "xautoclaim",
+	"pfcount": "pfcount", "flushdb": "flushdb", "flushall": "flushall", "swapdb": "swapdb",
+	"function|load": "function", "function|delete": "function", "function|flush": "function", "function|restore": "function",
+}
+
+// foreign remembers, per command, by how much the server's count may exceed the
+// proxy's. Commands in flight make the proxy's count a range: finished ≤ run ≤
+// forwarded, so what is known of the excess is a range as well.
+type foreign struct {
+	mu      sync.Mutex
+	valid   bool
+	highest map[string]int64 // upper bound of the excess that is known to be old
+	scripts int64            // scripts forwarded at the baseline: they may run such commands inside
+}
+
+// foreignBaseline takes the present excess as known.
+func (m *Mirror) foreignBaseline(ctx context.Context) error {
+	if m.cfg.Silent == nil {
+		return nil
+	}
+	_, finished := m.cfg.Silent()
+	calls, err := m.silentCalls(ctx)
+	if err != nil {
+		return err
+	}
+	m.foreign.mu.Lock()
+	defer m.foreign.mu.Unlock()
+	m.foreign.valid = true
+	m.foreign.highest = make(map[string]int64)
+	for name, n := range calls {
+		m.foreign.highest[name] = n - finished[name]
+	}
+	m.foreign.scripts = finished["scripts"]
+	return nil
+}
+
+// foreignSurplus returns the first command of which more ran than went through
+// the proxy, or "". In a moment when nothing is in flight it is exact.
+func (m *Mirror) foreignSurplus(ctx context.Context) (string, error) {
+	if m.cfg.Silent == nil {
+		return "", nil
+	}
+	calls, err := m.silentCalls(ctx)
+	if err != nil {
+		return "", err
+	}
+	forwarded, _ := m.cfg.Silent() // after the server was asked: never less than it has run
+	m.foreign.mu.Lock()
+	defer m.foreign.mu.Unlock()
+	if !m.foreign.valid {
+		return "", nil
+	}
+	// A script's commands count on the server too. Its declared keys were
+	// marked by the proxy, so such a surplus proves nothing.
+	scripted := forwarded["scripts"] > m.foreign.scripts
+	for name, n := range calls {
+		excess := n - forwarded[name]
+		if excess > m.foreign.highest[name] && !scripted {
+			return fmt.Sprintf("%s (%d more than went through the proxy)", name, excess-m.foreign.highest[name]), nil
+		}
+		if excess < m.foreign.highest[name] && n == 0 {
+			m.foreign.highest[name] = excess // CONFIG RESETSTAT
+		}
+	}
+	return "", nil
+}
+
+// CheckForeign is for the moment of the cutover, when nothing is in flight: it
+// returns an error when a writer that bypasses the proxy changed something that
+// no notification reports.
+func (m *Mirror) CheckForeign(ctx context.Context) error {
+	what, err := m.foreignSurplus(ctx)
+	if err != nil {
+		return err
+	}
+	if what != "" {
+		m.foreignSeen(what)
+		return fmt.Errorf("a client that bypasses the proxy ran %s on %s, which no notification reports", what, m.cfg.From)
+	}
+	return nil
+}
+
+func (m *Mirror) checkForeign() {
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+	defer cancel()
+	if what, err := m.foreignSurplus(ctx); err == nil && what != "" {
+		m.foreignSeen(what)
+	}
+}
+
+// foreignSeen makes an invisible foreign write a gap.
+func (m *Mirror) foreignSeen(what string) {
+	m.noteGap(fmt.Sprintf("a client that bypasses the proxy ran %s on %s, which no notification reports", what, m.cfg.From))
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+	defer cancel()
+	if err := m.foreignBaseline(ctx); err != nil {
+		m.errs.add("commandstats", err)
+	}
+	for _, l := range m.lanes { // after the baseline: what comes in between is counted again
+		l.requestScan()
+	}
+}
+
+// silentCalls reads how often From ran each silent command.
+func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
+	text, err := m.cfg.From.DB(m.order[0]).Info(ctx, "commandstats").Result()
+	if err != nil {
+		return nil, fmt.Errorf("reading INFO commandstats of %s: %w", m.cfg.From, err)
+	}
+	calls := make(map[string]int64)
+	sc := bufio.NewScanner(strings.NewReader(text))
+	for sc.Scan() {
+		rest, ok := strings.CutPrefix(sc.Text(), "cmdstat_")
+		if !ok {
+			continue
+		}
+		name, stats, _ := strings.Cut(rest, ":")
+		family, silent := silentCommands[name]
+		if !silent {
+			continue
+		}
+		for field := range strings.SplitSeq(stats, ",") {
+			if v, ok := strings.CutPrefix(field, "calls="); ok {
+				n, _ := strconv.ParseInt(v, 10, 64)
+				calls[family] += n
+			}
+		}
+	}
+	for _, family := range silentCommands {
+		calls[family] += 0
+	}
+	return calls, nil
+}

@@ -1,0 +1,120 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// carriedFunctions remembers the libraries that came from From, so that one
+// that is deleted there is deleted on To, and others' libraries are left alone.
+type carriedFunctions struct {
+	mu      sync.Mutex
+	carried map[string]bool
+	due     bool
+}
+
+// FunctionsChanged says that the proxy saw a FUNCTION command that changes.
+func (m *Mirror) FunctionsChanged() {
+	m.functions.mu.Lock()
+	defer m.functions.mu.Unlock()
+	m.functions.due = true
+}
+
+func (m *Mirror) checkFunctions() {
+	m.functions.mu.Lock()
+	due := m.functions.due || m.functions.carried == nil
+	m.functions.mu.Unlock()
+	if !due {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+	defer cancel()
+	if err := m.CarryFunctions(ctx); err != nil && m.ctx.Err() == nil {
+		m.errs.add("functions", err)
+	}
+}
+
+// CarryFunctions makes To's function libraries those of From. Servers without
+// functions (before 7.0) have none to carry.
+func (m *Mirror) CarryFunctions(ctx context.Context) error {
+	m.functions.mu.Lock()
+	defer m.functions.mu.Unlock()
+	from, err := libraries(ctx, m.cfg.From.DB(m.order[0]))
+	if err != nil {
+		if unknownCommand(err) {
+			return nil
+		}
+		return fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
+	}
+	dst := m.cfg.To.DB(0)
+	to, err := libraries(ctx, dst)
+	if err != nil {
+		if unknownCommand(err) && len(from) == 0 {
+			return nil
+		}
+		return fmt.Errorf("listing the functions of %s: %w", m.cfg.To, err)
+	}
+	if m.functions.carried == nil {
+		m.functions.carried = make(map[string]bool)
+	}
+	for name, code := range from {
+		if to[name] != code {
+			if err := dst.FunctionLoadReplace(ctx, code).Err(); err != nil {
+				return fmt.Errorf("loading function library %q on %s: %w", name, m.cfg.To, err)
+			}
+		}
+		m.functions.carried[name] = true
+	}
+	for name := range m.functions.carried {
+		if _, there := from[name]; there {
+			continue
+		}
+		if _, extra := to[name]; extra {
+			if err := dst.FunctionDelete(ctx, name).Err(); err != nil {
+				return fmt.Errorf("deleting function library %q on %s: %w", name, m.cfg.To, err)
+			}
+		}
+		delete(m.functions.carried, name)
+	}
+	m.functions.due = false
+	return nil
+}
+
+// adoptFunctions takes all of From's libraries as carried: at a switch they are
+// on both sides, and one that is deleted later must go on the other side too.
+func (m *Mirror) adoptFunctions(ctx context.Context) error {
+	m.functions.mu.Lock()
+	defer m.functions.mu.Unlock()
+	from, err := libraries(ctx, m.cfg.From.DB(m.order[0]))
+	if err != nil {
+		if unknownCommand(err) {
+			return nil
+		}
+		return fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
+	}
+	m.functions.carried = make(map[string]bool)
+	for name := range from {
+		m.functions.carried[name] = true
+	}
+	return nil
+}
+
+func libraries(ctx context.Context, c *redis.Client) (map[string]string, error) {
+	list, err := c.FunctionList(ctx, redis.FunctionListQuery{WithCode: true}).Result()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(list))
+	for _, lib := range list {
+		out[lib.Name] = lib.Code
+	}
+	return out, nil
+}
+
+func unknownCommand(err error) bool {
+	return err != nil && strings.Contains(strings.ToLower(err.Error()), "unknown command")
+}

@@ -1,0 +1,377 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/sync/dirty"
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+// lane keeps one database of To equal to one database of From.
+type lane struct {
+	m        *Mirror
+	from, to int
+	dirty    *dirty.Set
+	batch    value.Batch
+
+	// scan state. wanted rises with each request; a scan that began at wanted
+	// value n makes the lane as good as n when it ends.
+	mu         sync.Mutex
+	wanted     int
+	done       int
+	distrusted bool // a gap is open: not clean although no scan is asked for yet
+	changed    chan struct{}
+
+	brake *brake
+	count counters
+}
+
+type counters struct {
+	total, scanned     atomic.Int64 // of the current or last scan
+	copied, removed    atomic.Int64
+	bytes              atomic.Int64
+	scanStart, scanEnd atomic.Int64 // unix nanoseconds
+}
+
+func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
+	return &lane{m: m, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake()}
+}
+
+func (l *lane) src() *redis.Client { return l.m.cfg.From.DB(l.from) }
+func (l *lane) dst() *redis.Client { return l.m.cfg.To.DB(l.to) } // for reading
+
+// start runs the workers and the scanner until the mirror stops.
+func (l *lane) start() {
+	for range l.m.cfg.Workers {
+		l.m.wg.Go(l.work)
+	}
+	l.m.wg.Go(l.scanner)
+}
+
+func (l *lane) notify() { // with mu held
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *lane) requestScan() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted++
+	l.distrusted = false
+	l.notify()
+}
+
+// distrust makes the lane unclean until the next requested scan is through.
+func (l *lane) distrust() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.distrusted = true
+	l.notify()
+}
+
+func (l *lane) rebase() {
+	l.dirty.Forget()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done, l.distrusted = l.wanted, false
+	l.notify()
+}
+
+// scanComplete reports whether every requested scan is through and no mark was lost.
+func (l *lane) scanComplete() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done == l.wanted && !l.distrusted && !l.dirty.Overflowed()
+}
+
+// waitClean waits until nothing is due: no scan, no dirty key.
+func (l *lane) waitClean(ctx context.Context) error {
+	for {
+		if err := l.dirty.WaitClean(ctx); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		changed := l.changed
+		l.mu.Unlock()
+		dirtyChanged := l.dirty.Changed()
+		if l.scanComplete() && l.dirty.Len() == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-dirtyChanged:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// work copies dirty keys until the mirror stops.
+func (l *lane) work() {
+	for {
+		keys, err := l.dirty.Take(l.m.ctx, l.m.cfg.Batch)
+		if err != nil {
+			return
+		}
+		if err := l.brake.enter(l.m.ctx); err != nil {
+			l.dirty.Retry(keys)
+			return
+		}
+		l.copyKeys(keys)
+	}
+}
+
+// copyKeys brings keys in hand across and gives them back. The brake was
+// entered by the caller and is left here. The copy itself is not cancelled by
+// Stop: an answer that nobody waits for would be a write that may still arrive.
+func (l *lane) copyKeys(keys []string) {
+	to := l.m.writer()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
+	failed, err := l.copyOnce(ctx, to.pool.DB(l.to), keys)
+	cancel()
+	if err != nil && l.m.ctx.Err() == nil {
+		l.m.errs.add("copy", fmt.Errorf("copying %d keys of database %d from %s to %s: %w", len(keys), l.from, l.m.cfg.From, l.m.cfg.To, err))
+		l.m.replaceWriter(to) // returns once nothing of the old one can arrive any more
+	}
+	l.brake.leave()
+	if len(failed) == 0 {
+		l.finished(keys)
+		l.dirty.Done(keys)
+		return
+	}
+	bad := make(map[string]bool, len(failed))
+	for _, k := range failed {
+		bad[k] = true
+	}
+	good := make([]string, 0, len(keys)-len(failed))
+	for _, k := range keys {
+		if !bad[k] {
+			good = append(good, k)
+		}
+	}
+	l.finished(good)
+	l.dirty.Done(good)
+	sleep(l.m.ctx, 100*time.Millisecond) // a server that is away or full is not hammered
+	l.dirty.Retry(failed)
+}
+
+// copyOnce returns the keys that were not copied; err is set when the outcome
+// of a write to To is unknown or a connection failed.
+func (l *lane) copyOnce(ctx context.Context, dst *redis.Client, keys []string) (failed []string, err error) {
+	outcomes, err := l.batch.Copy(ctx, l.src(), dst, keys)
+	if err != nil {
+		return keys, err
+	}
+	for i, o := range outcomes {
+		if errors.Is(o.Err, value.ErrRestoreRefused) {
+			o, o.Err = value.Logical(ctx, l.src(), dst, keys[i])
+		}
+		if o.Err != nil {
+			failed = append(failed, keys[i])
+			bad := fmt.Errorf("copying key %q of database %d from %s to %s: %w", keys[i], l.from, l.m.cfg.From, l.m.cfg.To, o.Err)
+			l.m.errs.add("copy", bad)
+			if value.Unknown(o.Err) {
+				err = bad
+			}
+			continue
+		}
+		l.count.bytes.Add(o.Bytes)
+		if o.Removed {
+			l.count.removed.Add(1)
+		} else {
+			l.count.copied.Add(1)
+		}
+	}
+	return failed, err
+}
+
+func (l *lane) finished(keys []string) {
+	if l.from != l.m.order[0] {
+		return
+	}
+	for _, k := range keys {
+		if k == l.m.heartbeatKey() {
+			l.m.beat.copied()
+		}
+	}
+}
+
+// scanner makes the scans that were asked for.
+func (l *lane) scanner() {
+	for {
+		l.mu.Lock()
+		changed, wanted, done := l.changed, l.wanted, l.done
+		l.mu.Unlock()
+		dirtyChanged := l.dirty.Changed() // before looking: a change in between must wake us
+		overflowed := l.dirty.Overflowed()
+		if wanted == done && !overflowed {
+			select {
+			case <-changed:
+			case <-dirtyChanged:
+			case <-l.m.ctx.Done():
+				return
+			}
+			continue
+		}
+		if overflowed {
+			l.m.log.Info("too many dirty keys to remember, scanning the database again", "database", l.from)
+		}
+		l.dirty.ClearOverflow() // before the scan: a mark lost during it counts again
+		if err := l.scan(l.m.ctx); err != nil {
+			if l.m.ctx.Err() != nil {
+				return
+			}
+			l.m.errs.add("scan", err)
+			l.mu.Lock()
+			if l.wanted == l.done { // an overflow alone: ask properly, it must not be forgotten
+				l.wanted++
+			}
+			l.mu.Unlock()
+			if !sleep(l.m.ctx, 500*time.Millisecond) {
+				return
+			}
+			continue
+		}
+		l.mu.Lock()
+		l.done = max(l.done, wanted)
+		l.notify()
+		l.mu.Unlock()
+	}
+}
+
+// scan copies every key of From's database, then marks every key of To's
+// database that From does not have. SCAN returns every key that is there from
+// its beginning to its end; what comes or goes meanwhile is an event.
+func (l *lane) scan(ctx context.Context) error {
+	total, err := l.src().DBSize(ctx).Result()
+	if err != nil {
+		return fmt.Errorf("counting the keys of database %d on %s: %w", l.from, l.m.cfg.From, err)
+	}
+	l.count.total.Store(total)
+	l.count.scanned.Store(0)
+	l.count.scanEnd.Store(0)
+	l.count.scanStart.Store(time.Now().UnixNano())
+	if err := l.scanFrom(ctx); err != nil {
+		return err
+	}
+	if err := l.scanTo(ctx); err != nil {
+		return err
+	}
+	l.count.scanEnd.Store(time.Now().UnixNano())
+	return nil
+}
+
+func (l *lane) scanFrom(ctx context.Context) error {
+	pages := make(chan []string)
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer wg.Wait()
+	defer cancel()
+	var scanErr error
+	wg.Go(func() {
+		defer close(pages)
+		scanErr = eachPage(ctx, l.src(), l.m.cfg.ScanCount, func(keys []string) error {
+			select {
+			case pages <- keys:
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		})
+	})
+	var copiers sync.WaitGroup
+	for range l.m.cfg.Workers {
+		copiers.Go(func() {
+			for keys := range pages {
+				l.count.scanned.Add(int64(len(keys)))
+				l.copyPage(ctx, keys)
+			}
+		})
+	}
+	copiers.Wait()
+	wg.Wait()
+	if scanErr != nil {
+		return fmt.Errorf("scanning database %d of %s: %w", l.from, l.m.cfg.From, scanErr)
+	}
+	return nil
+}
+
+// copyPage claims and copies one page of a scan. What cannot be copied now is
+// given back as dirty.
+func (l *lane) copyPage(ctx context.Context, keys []string) {
+	mine := l.dirty.Claim(keys)
+	for len(mine) > 0 {
+		n := min(len(mine), l.m.cfg.Batch)
+		if err := l.brake.enter(ctx); err != nil {
+			l.dirty.Retry(mine)
+			return
+		}
+		l.copyKeys(mine[:n:n])
+		mine = mine[n:]
+	}
+}
+
+func (l *lane) scanTo(ctx context.Context) error {
+	err := eachPage(ctx, l.dst(), l.m.cfg.ScanCount, func(keys []string) error {
+		pipe := l.src().Pipeline()
+		found := make([]*redis.IntCmd, len(keys))
+		for i, k := range keys {
+			found[i] = pipe.Exists(ctx, k)
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			return err
+		}
+		for i, k := range keys {
+			if found[i].Val() == 0 {
+				l.dirty.Mark(k)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("looking for keys of database %d on %s that %s does not have: %w", l.to, l.m.cfg.To, l.m.cfg.From, err)
+	}
+	return nil
+}
+
+// eachPage calls page with the keys of each page of a SCAN, ours left out.
+func eachPage(ctx context.Context, c *redis.Client, count int, page func([]string) error) error {
+	var cursor uint64
+	for {
+		keys, next, err := c.Scan(ctx, cursor, "", int64(count)).Result()
+		if err != nil {
+			return err
+		}
+		apps := keys[:0]
+		for _, k := range keys {
+			if !strings.HasPrefix(k, KeyPrefix) {
+				apps = append(apps, k)
+			}
+		}
+		if len(apps) > 0 {
+			if err := page(apps); err != nil {
+				return err
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+func (l *lane) freeze(ctx context.Context) error {
+	if err := l.brake.pull(ctx); err != nil {
+		return fmt.Errorf("waiting for the last copies of database %d to %s: %w", l.from, l.m.cfg.To, err)
+	}
+	return nil
+}
+
+func (l *lane) thaw() { l.brake.release() }

@@ -1,0 +1,389 @@
+// Package mirror keeps the databases of one server equal to those of another.
+// It owns the feed of changes, the scans, the copies and the barrier between them.
+// It never decides when traffic moves and never believes what an event says happened.
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/dirty"
+)
+
+// KeyPrefix begins the keys of ours. They are never copied, counted or compared,
+// but for the heartbeat, which is there to be copied.
+const KeyPrefix = "crossfade:"
+
+// HeartbeatPrefix and Config.Name make the key that is written to the server
+// that is copied from, in the lowest mapped database, and must arrive on the
+// other side. The names differ so that two mirrors, there and back, that
+// overlap for a moment do not take each other's beat for their own.
+const HeartbeatPrefix = KeyPrefix + "heartbeat:"
+
+// Config is what a mirror needs.
+type Config struct {
+	From, To *conn.Pool
+	// Map says where each database of From goes on To.
+	Map router.DBMap
+	// Name tells the mirrors there and back apart.
+	Name string
+
+	Workers    int           // copies at the same time, per database
+	Batch      int           // keys per round trip
+	ScanCount  int           // SCAN's COUNT
+	DirtyLimit int           // dirty keys held per database; past it the database is scanned again
+	Heartbeat  time.Duration // how often the feed is proved
+	Timeout    time.Duration // connecting, and each round trip
+
+	// EnsureNotifications makes sure that From reports its changes, and returns
+	// an error that says what to do when it does not and we may not switch it on.
+	// It is called before each subscription and at each heartbeat.
+	EnsureNotifications func(context.Context) error
+	// CheckNotifications looks at From's setting without changing it; it returns
+	// *NotificationsOff when changes are known not to be reported, and nil when
+	// that cannot be told.
+	CheckNotifications func(context.Context) error
+	// Silent counts the commands without notifications that went through the
+	// proxy, per command: nil when nobody counts. See foreign.go.
+	Silent func() (forwarded, finished map[string]int64)
+}
+
+// Mirror copies From to To and keeps it equal. The order of its life:
+// Listen, then either Follow with a scan, or Rebase (what came before does not
+// matter) and Follow without; Freeze and Thaw around a switch; Stop at the end.
+// Methods are safe for concurrent use unless they say otherwise.
+type Mirror struct {
+	cfg   Config
+	log   *slog.Logger
+	lanes map[int]*lane // by database of From
+	order []int
+
+	ctx    context.Context // of everything that runs until Stop
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+
+	mu        sync.Mutex
+	out       *writer       // where copies are written
+	silent    bool          // connected, but events are known not to come
+	feed      *feed         // nil while there is none
+	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
+	reason    string        // why the mirror cannot vouch for being complete, or ""
+	gaps      int
+	toRun     string // run id of To
+	listening bool
+	following bool
+	beat      heartbeat
+	foreign   foreign
+	errs      recentErrors
+
+	functions carriedFunctions
+	replacing sync.Mutex // held while the writer is replaced, over its round trips: only copies wait
+}
+
+var errStopped = errors.New("the mirror was stopped")
+
+// New returns a mirror that does nothing yet.
+func New(cfg Config, log *slog.Logger) *Mirror {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	m := &Mirror{
+		cfg: cfg, log: log, ctx: ctx, cancel: cancel,
+		lanes:  make(map[int]*lane),
+		order:  cfg.Map.Sources(),
+		feedUp: make(chan struct{}),
+	}
+	for _, from := range m.order {
+		to, _ := cfg.Map.Target(from)
+		m.lanes[from] = newLane(m, from, to, dirty.New(cfg.DirtyLimit))
+	}
+	m.beat.init()
+	m.out = newWriter(cfg.To, cfg.Timeout, 0)
+	return m
+}
+
+// Listen subscribes to From's notifications, proves that they arrive, and from
+// then on marks every changed key. Nothing is copied yet. It starts before any
+// scan: a change that is made while a key is scanned must be seen.
+func (m *Mirror) Listen(ctx context.Context) error {
+	m.mu.Lock()
+	if m.listening {
+		m.mu.Unlock()
+		return nil
+	}
+	m.mu.Unlock()
+	f, err := m.subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	m.setFeed(f)
+	m.mu.Lock()
+	m.listening = true
+	m.mu.Unlock()
+	m.wg.Go(func() { m.supervise(f) })
+	if err := m.proveFeed(ctx); err != nil {
+		return err
+	}
+	m.wg.Go(m.heartbeats)
+	return nil
+}
+
+// Rebase declares that everything From was told before this call is known to
+// be on To already: a PING barrier, then every mark is dropped. The caller
+// guarantees that nobody writes to From meanwhile.
+func (m *Mirror) Rebase(ctx context.Context) error {
+	if err := m.barrier(ctx); err != nil {
+		return err
+	}
+	for _, l := range m.lanes {
+		l.rebase()
+	}
+	m.mu.Lock()
+	m.reason = ""
+	m.mu.Unlock()
+	if err := m.adoptFunctions(ctx); err != nil {
+		return err
+	}
+	return m.foreignBaseline(ctx)
+}
+
+// Follow starts copying: with scan, every key of From once and every extra of
+// To away; without, only what is marked from Rebase on. It returns once no
+// later change can be missed; the copy itself goes on until Stop.
+func (m *Mirror) Follow(ctx context.Context, scan bool) error {
+	if err := m.Listen(ctx); err != nil {
+		return err
+	}
+	if scan {
+		if err := m.foreignBaseline(ctx); err != nil {
+			return err
+		}
+		for _, l := range m.lanes {
+			l.requestScan()
+		}
+	}
+	if _, err := m.checkRun(ctx); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	started := m.following
+	m.following = true
+	m.mu.Unlock()
+	if started {
+		return nil
+	}
+	for _, db := range m.order {
+		m.lanes[db].start()
+	}
+	return nil
+}
+
+// Drain returns once every change that From acknowledged before the call is on
+// To: a barrier on the feed, then until no key is dirty and no scan is due, and
+// To is still the process that took it all. Writers that go on may keep it
+// waiting until ctx ends.
+func (m *Mirror) Drain(ctx context.Context) error {
+	for {
+		if err := m.barrier(ctx); err != nil {
+			return err
+		}
+		for _, db := range m.order {
+			if err := m.lanes[db].waitClean(ctx); err != nil {
+				return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
+			}
+		}
+		if changed, err := m.checkRun(ctx); err != nil || !changed {
+			return err
+		}
+	}
+}
+
+// Freeze stops copying and returns once no write of ours to To is outstanding.
+// Marks are still taken. An error means that a write may still arrive.
+func (m *Mirror) Freeze(ctx context.Context) error {
+	for _, db := range m.order {
+		if err := m.lanes[db].freeze(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Thaw lets a frozen mirror go on.
+func (m *Mirror) Thaw() {
+	for _, l := range m.lanes {
+		l.thaw()
+	}
+}
+
+// Stop ends everything and returns once no goroutine of the mirror is left.
+func (m *Mirror) Stop() {
+	m.cancel(errStopped)
+	m.mu.Lock()
+	if m.feed != nil {
+		m.feed.Close()
+	}
+	m.mu.Unlock()
+	m.wg.Wait()
+	_ = m.writer().pool.Close()
+}
+
+// Mark says that keys of From's database db may have changed without an event.
+func (m *Mirror) Mark(db int, keys ...string) {
+	if l, ok := m.lanes[db]; ok {
+		for _, k := range keys {
+			if !strings.HasPrefix(k, KeyPrefix) {
+				l.dirty.Mark(k)
+			}
+		}
+	}
+}
+
+// Rescan compares a whole database of From again (-1: all), both ways: for
+// commands that change databases as a whole.
+func (m *Mirror) Rescan(db int, why string) {
+	for from, l := range m.lanes {
+		if db < 0 || from == db {
+			l.requestScan()
+		}
+	}
+	m.log.Info("scanning again", "from", m.cfg.From.String(), "database", db, "because", why)
+}
+
+func (m *Mirror) heartbeatKey() string { return HeartbeatPrefix + m.cfg.Name }
+
+// sink takes the keys of events.
+func (m *Mirror) sink(db int, keys []string) {
+	l, ok := m.lanes[db]
+	if !ok {
+		return
+	}
+	mine := keys[:0]
+	for _, k := range keys {
+		if strings.HasPrefix(k, KeyPrefix) {
+			if k != m.heartbeatKey() || db != m.order[0] {
+				continue
+			}
+			m.beat.sawEvent()
+		}
+		mine = append(mine, k)
+	}
+	l.dirty.MarkAll(mine)
+}
+
+// subscribe opens a feed.
+func (m *Mirror) subscribe(ctx context.Context) (*feed, error) {
+	if err := m.cfg.EnsureNotifications(ctx); err != nil {
+		return nil, err
+	}
+	return openFeed(ctx, m.cfg.From, m.cfg.Timeout, []string{keyeventPattern, keyspacePattern}, m.sink)
+}
+
+func (m *Mirror) setFeed(f *feed) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.feed = f
+	close(m.feedUp)
+}
+
+// supervise reads the feed, and makes a new one after each loss. A loss is a
+// gap: what happened meanwhile is found by scanning every database again.
+func (m *Mirror) supervise(f *feed) {
+	for {
+		err := f.read()
+		if m.ctx.Err() != nil {
+			return
+		}
+		m.mu.Lock()
+		m.feed = nil
+		m.feedUp = make(chan struct{})
+		m.mu.Unlock()
+		m.noteGap(fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err))
+		if f = m.resubscribe(); f == nil {
+			return
+		}
+		// Subscribed first, scan second: nothing can fall between.
+		for _, l := range m.lanes {
+			l.requestScan()
+		}
+		m.setFeed(f)
+		m.log.Info("notifications are back, scanning what the gap covered", "from", m.cfg.From.String())
+	}
+}
+
+func (m *Mirror) resubscribe() *feed {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		f, err := m.subscribe(m.ctx)
+		if err == nil {
+			return f
+		}
+		if m.ctx.Err() != nil {
+			return nil
+		}
+		m.errs.add("feed", err)
+		m.setReason(err.Error())
+		if !sleep(m.ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// noteGap records that changes may have been missed. The lanes are not clean
+// before a scan that begins after the cause is gone.
+func (m *Mirror) noteGap(why string) {
+	for _, l := range m.lanes {
+		l.distrust()
+	}
+	m.mu.Lock()
+	m.gaps++
+	m.reason = why
+	m.mu.Unlock()
+	m.errs.add("gap", errors.New(why))
+	m.log.Warn("changes may have been missed: the databases will be scanned again", "because", why)
+}
+
+func (m *Mirror) setReason(why string) {
+	m.mu.Lock()
+	m.reason = why
+	m.mu.Unlock()
+}
+
+// barrier waits until every event of the past is marked. While there is no
+// feed it waits for one.
+func (m *Mirror) barrier(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		f, up := m.feed, m.feedUp
+		m.mu.Unlock()
+		if f != nil {
+			if barrierDisabled() {
+				return nil
+			}
+			return f.Barrier(ctx)
+		}
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the notification connection to %s: %w", m.cfg.From, context.Cause(ctx))
+		case <-m.ctx.Done():
+			return errStopped
+		}
+	}
+}
+
+// sleep waits for d and reports whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,165 @@
+package mirror
+
+import (
+	"sync"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/failpoint"
+)
+
+// State is what a mirror can vouch for.
+type State string
+
+// The states.
+const (
+	Idle    State = "idle"    // not following
+	Copying State = "copying" // the first scan is under way
+	Live    State = "live"    // everything was scanned, the feed is proved
+	Resync  State = "resync"  // changes may have been missed, a scan makes up for it
+)
+
+// Progress is a mirror's own account of where it stands.
+type Progress struct {
+	State     State
+	Reason    string // why it is not live, in an operator's words
+	Gaps      int
+	Databases []Database
+	Dirty     int
+	Lag       time.Duration
+	Errors    []Error
+}
+
+// Database is the progress of one database. From and To are server-side numbers.
+type Database struct {
+	From, To        int
+	Total, Scanned  int64 // of the current scan, keys
+	Copied, Removed int64 // since the mirror began
+	Bytes           int64
+	Dirty           int
+	ScanComplete    bool
+	Elapsed         time.Duration // of the current or last scan
+}
+
+// Percent returns how much of the current scan is through, 0 to 100.
+func (d Database) Percent() float64 {
+	if d.ScanComplete {
+		return 100
+	}
+	if d.Total == 0 {
+		return 0
+	}
+	return min(99.9, 100*float64(d.Scanned)/float64(d.Total))
+}
+
+// Rate returns keys a second of the current or last scan.
+func (d Database) Rate() float64 {
+	if d.Elapsed <= 0 {
+		return 0
+	}
+	return float64(d.Scanned) / d.Elapsed.Seconds()
+}
+
+// ETA returns how long the current scan will take at its present rate, or 0.
+func (d Database) ETA() time.Duration {
+	r := d.Rate()
+	if d.ScanComplete || r <= 0 || d.Scanned >= d.Total {
+		return 0
+	}
+	return time.Duration(float64(d.Total-d.Scanned) / r * float64(time.Second))
+}
+
+// Progress returns the present account.
+func (m *Mirror) Progress() Progress {
+	m.mu.Lock()
+	p := Progress{Reason: m.reason, Gaps: m.gaps}
+	following, up, silent := m.following, m.feed != nil, m.silent
+	m.mu.Unlock()
+	complete := true
+	for _, db := range m.order {
+		d := m.lanes[db].progress()
+		p.Databases = append(p.Databases, d)
+		p.Dirty += d.Dirty
+		complete = complete && d.ScanComplete
+	}
+	p.Lag = m.beat.Lag()
+	p.Errors = m.errs.list()
+	switch {
+	case !following:
+		p.State = Idle
+	case !up || silent || !complete && p.Gaps > 0:
+		p.State = Resync
+	case !complete:
+		p.State = Copying
+	default:
+		p.State = Live
+		m.mu.Lock()
+		if m.reason == p.Reason { // the gap is closed
+			m.reason = ""
+		}
+		m.mu.Unlock()
+		p.Reason = ""
+	}
+	return p
+}
+
+func (l *lane) progress() Database {
+	d := Database{
+		From: l.from, To: l.to,
+		Total: l.count.total.Load(), Scanned: l.count.scanned.Load(),
+		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Bytes: l.count.bytes.Load(),
+		Dirty: l.dirty.Len(), ScanComplete: l.scanComplete(),
+	}
+	if start := l.count.scanStart.Load(); start > 0 {
+		end := l.count.scanEnd.Load()
+		if end == 0 {
+			end = time.Now().UnixNano()
+		}
+		d.Elapsed = time.Duration(end - start)
+	}
+	return d
+}
+
+// Error is one kind of trouble: how often, when last, and the last text.
+type Error struct {
+	Kind  string    `json:"kind"`
+	Count int       `json:"count"`
+	Last  time.Time `json:"last"`
+	Text  string    `json:"text"`
+}
+
+// recentErrors counts errors by kind; its memory is bounded by the kinds.
+type recentErrors struct {
+	mu     sync.Mutex
+	byKind map[string]*Error
+	order  []string
+}
+
+func (r *recentErrors) add(kind string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byKind == nil {
+		r.byKind = make(map[string]*Error)
+	}
+	e := r.byKind[kind]
+	if e == nil {
+		e = &Error{Kind: kind}
+		r.byKind[kind] = e
+		r.order = append(r.order, kind)
+	}
+	e.Count++
+	e.Last = time.Now()
+	e.Text = err.Error()
+}
+
+func (r *recentErrors) list() []Error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]Error, 0, len(r.order))
+	for _, k := range r.order {
+		out = append(out, *r.byKind[k])
+	}
+	return out
+}
+
+// barrierDisabled weakens the barrier in a test that proves that it is needed.
+func barrierDisabled() bool { return failpoint.On("mirror.no-barrier") }

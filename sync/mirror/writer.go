@@ -1,0 +1,96 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/sync/conn"
+)
+
+// writer is the set of connections on which copies are written. When the answer
+// to a write is lost (time-out, connection cut), that write may still lie in a
+// socket buffer and would overwrite a newer copy sent on another connection. So
+// after an unknown outcome the whole set is replaced, and nothing is written
+// until To says that the old connections are gone.
+type writer struct {
+	pool *conn.Pool
+	gen  int
+}
+
+func newWriter(base *conn.Pool, timeout time.Duration, gen int) *writer {
+	name := strings.TrimPrefix(base.Name(), conn.NamePrefix)
+	return &writer{pool: conn.New(base.Endpoint(), fmt.Sprintf("%s:copy:%d", name, gen), timeout), gen: gen}
+}
+
+// writer returns the current set.
+func (m *Mirror) writer() *writer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.out
+}
+
+// replaceWriter makes old unusable, kills what is left of it on To, and
+// installs a new set. It returns at once when somebody else did so already, and
+// gives up only when the mirror stops.
+func (m *Mirror) replaceWriter(old *writer) {
+	m.replacing.Lock()
+	defer m.replacing.Unlock()
+	if m.writer() != old {
+		return
+	}
+	next := newWriter(m.cfg.To, m.cfg.Timeout, old.gen+1)
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+		err := KillNamed(ctx, m.cfg.To.DB(0), func(name string) bool { return name == old.pool.Name() })
+		cancel()
+		if err == nil {
+			break
+		}
+		m.errs.add("target", fmt.Errorf("making sure that lost writes to %s cannot arrive late: %w", m.cfg.To, err))
+		if !sleep(m.ctx, wait) {
+			break
+		}
+	}
+	_ = old.pool.Close()
+	m.mu.Lock()
+	m.out = next
+	m.mu.Unlock()
+}
+
+// KillNamed closes every connection on c's server whose CLIENT SETNAME is
+// chosen, and returns once the server has let go of them: what they had sent
+// and the server had not run is never run (networking.c: CLIENT KILL frees the
+// client at once). The connection that asks is spared.
+func KillNamed(ctx context.Context, c *redis.Client, chosen func(name string) bool) error {
+	cn := c.Conn()
+	defer func() { _ = cn.Close() }()
+	self, err := cn.ClientID(ctx).Result()
+	if err != nil {
+		return fmt.Errorf("asking for our client id: %w", err)
+	}
+	list, err := cn.ClientList(ctx).Result()
+	if err != nil {
+		return fmt.Errorf("listing clients: %w", err)
+	}
+	for line := range strings.Lines(list) {
+		var id, name string
+		for field := range strings.FieldsSeq(line) {
+			if v, ok := strings.CutPrefix(field, "id="); ok {
+				id = v
+			} else if v, ok := strings.CutPrefix(field, "name="); ok {
+				name = v
+			}
+		}
+		if id == "" || id == fmt.Sprint(self) || !chosen(name) {
+			continue
+		}
+		if err := cn.ClientKillByFilter(ctx, "ID", id).Err(); err != nil {
+			return fmt.Errorf("closing our old connection %s: %w", id, err)
+		}
+	}
+	return nil
+}
