@@ -153,7 +153,7 @@ func TestScanAndTail(t *testing.T) {
 	w := newWorld(t, nil)
 	fill(t, w.src.Client(0), 2000)
 	fill(t, w.src.Client(3), 500)
-	fill(t, w.src.Client(4), 10)                                           // not mapped
+	fill(t, w.src.Client(4), 10)                                             // not mapped
 	ok(t, w.dst.Client(0).Set(t.Context(), "extra", "stays never", 0).Err()) // not on the source
 	ok(t, w.m.Follow(t.Context(), true))
 	w.awaitState(t, mirror.Live)
