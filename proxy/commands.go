@@ -1,0 +1,214 @@
+package proxy
+
+import (
+	"strings"
+
+	"github.com/crossfade/crossfade/internal/resp"
+)
+
+// verb says what a session must know about a command. Everything that is not in
+// the table is plain: forwarded and answered without a look.
+type verb uint8
+
+const (
+	plain verb = iota
+	vAuth
+	vHello
+	vSelect
+	vClient
+	vMulti
+	vExec
+	vDiscard
+	vWatch
+	vUnwatch
+	vSubscribe
+	vUnsubscribe
+	vReset
+	vQuit
+	vRaw // MONITOR, SYNC, PSYNC: the connection becomes a stream
+	vBlock
+	vScan
+	vFlushAll
+	vFlushDB
+	vSwapDB
+	vMove
+	vCopy
+	vEval
+	vEvalSHA
+	vFcall
+	vScript
+	vFunction
+	vSilent
+	vReadonly
+	vReadwrite
+	vNoData // plain, but allowed where the current database is not in the map
+)
+
+// spec is a row of the command table.
+type spec struct {
+	name   string
+	verb   verb
+	keys   func(args [][]byte) []string // keys that may change without a notification
+	block  blockForm
+	cursor int  // index of the cursor argument of the SCAN family
+	reads  bool // a read-only script
+	set    byte // which set of subscriptions: channels, patterns, shard channels
+}
+
+// The sets of subscriptions.
+const (
+	channels byte = iota
+	patterns
+	shards
+)
+
+var table = func() map[string]*spec {
+	m := make(map[string]*spec)
+	add := func(s spec, names ...string) {
+		for _, n := range names {
+			row := s
+			row.name = n
+			m[n] = &row
+		}
+	}
+	add(spec{verb: vAuth}, "auth")
+	add(spec{verb: vHello}, "hello")
+	add(spec{verb: vSelect}, "select")
+	add(spec{verb: vClient}, "client")
+	add(spec{verb: vMulti}, "multi")
+	add(spec{verb: vExec}, "exec")
+	add(spec{verb: vDiscard}, "discard")
+	add(spec{verb: vWatch}, "watch")
+	add(spec{verb: vUnwatch}, "unwatch")
+	add(spec{verb: vSubscribe, set: channels}, "subscribe")
+	add(spec{verb: vSubscribe, set: patterns}, "psubscribe")
+	add(spec{verb: vSubscribe, set: shards}, "ssubscribe")
+	add(spec{verb: vUnsubscribe, set: channels}, "unsubscribe")
+	add(spec{verb: vUnsubscribe, set: patterns}, "punsubscribe")
+	add(spec{verb: vUnsubscribe, set: shards}, "sunsubscribe")
+	add(spec{verb: vReset}, "reset")
+	add(spec{verb: vQuit}, "quit")
+	add(spec{verb: vRaw}, "monitor", "sync", "psync")
+	add(spec{verb: vBlock, block: blockForm{at: last, seconds: true}}, "blpop", "brpop", "blmove", "brpoplpush", "bzpopmin", "bzpopmax")
+	add(spec{verb: vBlock, block: blockForm{at: first, seconds: true}}, "blmpop", "bzmpop")
+	add(spec{verb: vBlock, block: blockForm{at: option}}, "xread")
+	add(spec{verb: vBlock, block: blockForm{at: option}, keys: streamKeys}, "xreadgroup")
+	add(spec{verb: vBlock, block: blockForm{at: last}}, "wait", "waitaof")
+	add(spec{verb: vScan, cursor: 1}, "scan")
+	add(spec{verb: vScan, cursor: 2}, "sscan", "hscan", "zscan")
+	add(spec{verb: vFlushAll}, "flushall")
+	add(spec{verb: vFlushDB}, "flushdb")
+	add(spec{verb: vSwapDB}, "swapdb")
+	add(spec{verb: vMove}, "move")
+	add(spec{verb: vCopy}, "copy")
+	add(spec{verb: vEval, keys: numKeys}, "eval")
+	add(spec{verb: vEval, reads: true}, "eval_ro")
+	add(spec{verb: vEvalSHA, keys: numKeys}, "evalsha")
+	add(spec{verb: vEvalSHA, reads: true}, "evalsha_ro")
+	add(spec{verb: vFcall, keys: numKeys}, "fcall")
+	add(spec{verb: vFcall, reads: true}, "fcall_ro")
+	add(spec{verb: vScript}, "script")
+	add(spec{verb: vFunction}, "function")
+	add(spec{verb: vSilent, keys: firstKey}, "xack", "xclaim", "xautoclaim", "xackdel", "xdelex")
+	add(spec{verb: vSilent, keys: allKeys}, "pfcount")
+	add(spec{verb: vReadonly}, "readonly")
+	add(spec{verb: vReadwrite}, "readwrite")
+	add(spec{verb: vNoData}, "ping", "echo", "command", "info", "config", "time", "acl", "publish", "spublish", "pubsub",
+		"lastsave", "role", "latency", "slowlog", "module", "lolwut")
+	return m
+}()
+
+var plainSpec = &spec{}
+
+// lookup finds a command's row by its first word, in any case.
+func lookup(word []byte) *spec {
+	if len(word) > 16 {
+		return plainSpec
+	}
+	var low [16]byte
+	for i, c := range word {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		low[i] = c
+	}
+	if s, ok := table[string(low[:len(word)])]; ok {
+		return s
+	}
+	return plainSpec
+}
+
+// touchesData reports whether a command depends on the current database.
+func (s *spec) touchesData() bool {
+	switch s.verb {
+	case plain, vWatch, vBlock, vScan, vFlushDB, vMove, vCopy, vEval, vEvalSHA, vFcall, vSilent, vMulti:
+		return true
+	}
+	return false
+}
+
+func is(arg []byte, word string) bool {
+	return len(arg) == len(word) && strings.EqualFold(string(arg), word)
+}
+
+func firstKey(args [][]byte) []string {
+	if len(args) < 2 {
+		return nil
+	}
+	return []string{string(args[1])}
+}
+
+func allKeys(args [][]byte) []string {
+	var keys []string
+	for _, a := range args[1:] {
+		keys = append(keys, string(a))
+	}
+	return keys
+}
+
+// numKeys reads "EVAL body numkeys key …".
+func numKeys(args [][]byte) []string {
+	if len(args) < 3 {
+		return nil
+	}
+	n, ok := resp.Integer(args[2])
+	if !ok || n < 0 || n > int64(len(args)-3) {
+		return nil
+	}
+	keys := make([]string, 0, n)
+	for _, a := range args[3 : 3+n] {
+		keys = append(keys, string(a))
+	}
+	return keys
+}
+
+// streamKeys reads "… STREAMS key … id …".
+func streamKeys(args [][]byte) []string {
+	at := streamsAt(args)
+	if at < 0 {
+		return nil
+	}
+	rest := args[at+1:]
+	var keys []string
+	for _, a := range rest[:len(rest)/2] {
+		keys = append(keys, string(a))
+	}
+	return keys
+}
+
+// streamsAt finds the word STREAMS of XREAD and XREADGROUP, -1 when there is
+// none. Options before it are read as Redis does, so that a group or consumer
+// called "streams" is not taken for it.
+func streamsAt(args [][]byte) int {
+	for i := 1; i < len(args); i++ {
+		switch {
+		case is(args[i], "streams"):
+			return i
+		case is(args[i], "count"), is(args[i], "block"):
+			i++
+		case is(args[i], "group"):
+			i += 2
+		}
+	}
+	return -1
+}

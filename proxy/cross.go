@@ -1,0 +1,217 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/crossfade/crossfade/router"
+)
+
+// greeting reports whether the server said this before anything was asked.
+func (e *setupError) greeting() bool {
+	return strings.HasPrefix(e.answer, "ERR max number of clients") || strings.HasPrefix(e.answer, "DENIED")
+}
+
+// snapshot returns what a setup says for the state of this moment.
+func (s *session) snapshot(route router.Route, full bool) (lines []line, ver uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	from := router.Source
+	if s.link != nil {
+		from = s.link.route.Side
+	}
+	return s.srv.setup(&s.st, from, route, full), s.st.ver
+}
+
+// fresh dials a side and brings the connection into the session's state.
+func (s *session) fresh(ctx context.Context, route router.Route, full bool) (*link, error) {
+	lines, ver := s.snapshot(route, full)
+	l, err := s.srv.dial(ctx, route)
+	if err != nil {
+		return nil, err
+	}
+	l.ver, l.full = ver, full
+	if err := l.run(ctx, lines); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// complete returns a connection in the session's whole state, from a warm one
+// if that is still good.
+func (s *session) complete(ctx context.Context, route router.Route, warm *link) (*link, error) {
+	if warm != nil {
+		s.mu.Lock()
+		good := warm.fits(route) && warm.ver == s.st.ver
+		lines := []line(nil)
+		if good {
+			lines = s.srv.setupFull(&s.st, route)
+		}
+		s.mu.Unlock()
+		if good {
+			warm.route = route
+			err := warm.run(ctx, lines)
+			if err == nil {
+				warm.full = true
+				return warm, nil
+			}
+			var refused *setupError
+			if errors.As(err, &refused) {
+				warm.close()
+				return nil, err
+			}
+		}
+		warm.close() // a connection that went bad while it waited is no reason to fail
+	}
+	return s.fresh(ctx, route, true)
+}
+
+func (l *link) fits(route router.Route) bool {
+	return l.route.Side == route.Side && l.route.Map.Equal(route.Map)
+}
+
+// cross moves the session to the side of route. The gate was empty since the
+// last command, so nothing is in flight. On an error the client has been told,
+// where the protocol allows it, and is to be closed.
+func (s *session) cross(route router.Route) error {
+	s.crossing.Store(true)
+	defer s.crossing.Store(false)
+	s.out.poke()
+
+	s.mu.Lock()
+	old, ahead, warm := s.link, s.ahead, s.warm
+	s.ahead, s.warm = nil, nil
+	why := s.unmovable(route)
+	ver := s.st.ver
+	s.mu.Unlock()
+	if why != "" {
+		closeAll(ahead, warm)
+		s.refuseClient(&setupError{side: route.Side, what: "moving", answer: why})
+		return fmt.Errorf("%w: %s", errUnmovable, why)
+	}
+	l := ahead
+	if l != nil && (!l.fits(route) || l.ver != ver) {
+		l.close()
+		l = nil
+	}
+	if l == nil {
+		var err error
+		if l, err = s.complete(s.srv.killed, route, warm); err != nil {
+			s.log().Warn("closing a client: it cannot be moved", "side", route.Side.String(), "err", err)
+			s.refuseClient(err)
+			return err
+		}
+	} else {
+		closeAll(warm)
+	}
+	return s.replace(old, l, route)
+}
+
+// unmovable says why a session cannot go on at another server, "" when it can.
+// It runs under the lock.
+func (s *session) unmovable(route router.Route) string {
+	st := &s.st
+	_, mapped := route.DB(st.db)
+	switch {
+	case st.stuck != "":
+		return st.stuck
+	case s.raw:
+		return "it is a stream"
+	case st.multi && len(st.queue) > 0 && !mapped:
+		return "its transaction is in a database that is not in the database map"
+	}
+	for _, a := range st.tracking {
+		if is(a, "redirect") {
+			return "its CLIENT TRACKING redirects to another connection"
+		}
+	}
+	return ""
+}
+
+// replace puts l in the place of old, after the last byte of old.
+func (s *session) replace(old, l *link, route router.Route) error {
+	if !s.wholeElement(old) {
+		l.close()
+		return fmt.Errorf("%w: the server stopped in the middle of a message", errUnmovable)
+	}
+	s.mu.Lock()
+	if s.down {
+		s.mu.Unlock()
+		l.close()
+		return errUpstreamGone
+	}
+	s.link = nil // the end of old is no loss now
+	watched, tracks := s.st.watch, s.st.tracking != nil && s.st.proto == 3
+	s.st.watch = false
+	s.mu.Unlock()
+	old.close()
+	<-old.done
+	s.broken = s.broken || watched
+	if tracks {
+		// Whatever the client has cached was promised by the other server.
+		s.out.append([]byte(">2\r\n$10\r\ninvalidate\r\n_\r\n"))
+	}
+	l.route = route
+	s.adopt(l)
+	s.out.flush()
+	s.moved()
+	return nil
+}
+
+// wholeElement waits until old is not in the middle of a message.
+func (s *session) wholeElement(old *link) bool {
+	deadline := time.NewTimer(time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		s.mu.Lock()
+		mid := s.mid
+		s.mu.Unlock()
+		if !mid {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-old.done:
+			return false
+		case <-deadline.C:
+			return false
+		}
+	}
+}
+
+func closeAll(links ...*link) {
+	for _, l := range links {
+		if l != nil {
+			l.close()
+		}
+	}
+}
+
+// moveIdle moves a session that has nothing to send.
+func (s *session) moveIdle() error {
+	if err := s.flushUp(); err != nil {
+		return err
+	}
+	route, ok := s.srv.gate.TryEnter()
+	if !ok {
+		s.moved() // another switch has begun, which takes care of this session
+		return nil
+	}
+	s.ticket = true
+	err := s.follow(route)
+	s.leave()
+	return err
+}
+
+// moved tells a Release that waits for it that this session needs it no more.
+func (s *session) moved() {
+	if m := s.move.Swap(nil); m != nil {
+		m.done()
+	}
+}

@@ -1,0 +1,134 @@
+package proxy
+
+import (
+	"time"
+)
+
+// How a reply is looked at while it passes.
+const (
+	modePass  byte = iota // not at all
+	modeLine              // its first line, which is all of a status or an error
+	modeWhole             // collected: small, or needed as a whole
+	modeScan              // its cursor
+)
+
+// item is a command in flight that is more than plain.
+type item struct {
+	spec *spec
+	args [][]byte // as the client wrote them, copied; nil where not needed
+	raw  []byte   // as the client wrote it, when it may have to be said again
+	mode byte
+	role role
+
+	gate  bool // it is inside the gate
+	local bool // nothing was sent: text is the answer, in its turn
+	text  []byte
+	left  int // replies still to come; 0 until the first one comes
+
+	sub       byte // of CLIENT: which subcommand
+	keys      []string
+	counted   string // the silent counter that was raised for it
+	calls     int64
+	epoch     uint64
+	sent      time.Time
+	block     *blocked
+	unblocked bool // by us
+
+	settled bool // its effects are recorded
+	index   int  // its place in the transaction
+
+	wake  bool // the session waits for it
+	done  bool
+	retry bool // nothing happened: it must be sent again
+	lost  bool // the outcome is unknown
+	reply []byte
+	heard chan struct{} // closed when done, where somebody else than the session waits
+}
+
+// finish marks the item as answered, or its outcome as unknown.
+func (it *item) finish() {
+	it.done = true
+	if it.heard != nil {
+		close(it.heard)
+	}
+}
+
+// role says who asked and what becomes of the reply.
+type role byte
+
+const (
+	ofClient   role = iota
+	replaced        // the client gets text instead of whatever the server says
+	okReplaced      // … unless the server says an error
+	ours            // swallowed; kept in reply
+	execNil         // DISCARD in place of an EXEC whose WATCH did not survive a switch
+	muteOn          // CLIENT REPLY OFF, sent as ON
+	muteSkip        // CLIENT REPLY SKIP, sent as ON
+	muteOff         // CLIENT REPLY ON
+)
+
+// blocked is how to send a blocking command again.
+type blocked struct {
+	at       int
+	forever  bool
+	deadline time.Time
+}
+
+// slot is a run of plain commands, or one item.
+type slot struct {
+	n int
+	x *item
+}
+
+// fifo holds what is in flight on one upstream, oldest first. Runs of plain
+// commands take one slot, so a deep pipeline costs nothing.
+type fifo struct {
+	slots []slot
+	head  int
+	items int
+}
+
+func (f *fifo) empty() bool { return f.head == len(f.slots) }
+
+func (f *fifo) pushPlain() {
+	if n := len(f.slots); n > f.head && f.slots[n-1].x == nil {
+		f.slots[n-1].n++
+		return
+	}
+	f.slots = append(f.slots, slot{n: 1})
+}
+
+func (f *fifo) push(x *item) {
+	f.items++
+	f.slots = append(f.slots, slot{n: 1, x: x})
+}
+
+// peek returns the oldest: nil, true is a plain command.
+func (f *fifo) peek() (*item, bool) {
+	if f.empty() {
+		return nil, false
+	}
+	return f.slots[f.head].x, true
+}
+
+func (f *fifo) pop() {
+	s := &f.slots[f.head]
+	s.n--
+	if s.n > 0 {
+		return
+	}
+	if s.x != nil {
+		f.items--
+	}
+	*s = slot{}
+	f.head++
+	if f.head == len(f.slots) {
+		f.slots, f.head = f.slots[:0], 0
+		if cap(f.slots) > 1024 {
+			f.slots = nil
+		}
+	} else if f.head > 1024 && f.head > len(f.slots)/2 {
+		f.slots = append([]slot(nil), f.slots[f.head:]...)
+		f.head = 0
+	}
+}

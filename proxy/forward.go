@@ -1,0 +1,479 @@
+package proxy
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/tidwall/redcon"
+)
+
+var (
+	clientIDSpec = &spec{name: "client", verb: plain}
+	ownSpec      = &spec{verb: plain}
+)
+
+const noAuth = "NOAUTH Authentication required."
+
+// barred says why a command cannot go where the session is: the text of an
+// error, "" when it can.
+func (s *session) barred(sp *spec) string {
+	if s.link.unselected {
+		switch sp.verb {
+		case vAuth, vHello, vQuit, vReset:
+		default:
+			return noAuth
+		}
+	}
+	if s.noDB && sp.touchesData() {
+		s.mu.Lock()
+		db := s.st.db
+		s.mu.Unlock()
+		return unmapped(db)
+	}
+	return ""
+}
+
+// dispatch forwards one command. The session holds a ticket of the gate.
+func (s *session) dispatch(cmd redcon.Command) error {
+	sp := lookup(cmd.Args[0])
+	if text := s.barred(sp); text != "" {
+		return s.refuse(text)
+	}
+	if (sp.verb == plain || sp.verb == vNoData) && !s.multi {
+		return s.pushPlain(cmd.Raw)
+	}
+	wire, refusal := s.srv.translate(s.route, sp, cmd.Args)
+	if sp.verb == vFlushAll && refusal != "" && !s.multi {
+		return s.flushAll(cmd)
+	}
+	if refusal != "" {
+		return s.refuse(refusal)
+	}
+	it := &item{spec: sp, mode: modeLine, gate: true, epoch: s.route.Epoch}
+	if wire == nil {
+		wire = cmd.Raw
+	}
+	if s.multi && it.queues() {
+		return s.queue(it, cmd, wire)
+	}
+	return s.special(it, cmd, wire)
+}
+
+// queue forwards a command inside a transaction.
+func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
+	it.raw = append([]byte(nil), cmd.Raw...)
+	if it.spec.verb != plain {
+		it.args = cloneArgs(cmd.Args)
+	}
+	s.describe(it)
+	if it.sub == clientReply {
+		wire = s.replyMode(it, wire)
+	}
+	return s.push(it, wire)
+}
+
+// describe fills in what the observer and the state need to know.
+func (s *session) describe(it *item) {
+	if it.spec.keys != nil {
+		it.keys = it.spec.keys(it.args)
+	}
+	switch it.spec.verb {
+	case vClient:
+		it.sub = clientSub(it.args)
+	case vEval:
+		if len(it.args) > 1 {
+			s.srv.remember(it.args[1])
+		}
+	case vScript:
+		if len(it.args) == 3 && is(it.args[1], "load") {
+			s.srv.remember(it.args[2])
+		}
+	case vSubscribe, vUnsubscribe:
+		if !s.multi {
+			it.mode = modeWhole
+		}
+	}
+}
+
+// special forwards a command that is not plain, outside of a transaction.
+func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
+	sp := it.spec
+	switch sp.verb {
+	case vBlock:
+		if at := sp.block.index(cmd.Args); at > 0 {
+			if d, forever, ok := sp.block.timeout(cmd.Args[at]); ok {
+				return s.blocking(sp, cloneArgs(cmd.Args), at, d, forever)
+			}
+		}
+		if sp.keys == nil {
+			return s.pushPlain(cmd.Raw)
+		}
+	case vScan:
+		return s.scan(it, cmd)
+	}
+	it.args = cloneArgs(cmd.Args)
+	s.describe(it)
+	switch sp.verb {
+	case vMulti:
+		s.multi = s.multi || len(it.args) == 1
+	case vExec:
+		wasMulti := s.multi
+		s.multi = false
+		if s.broken && wasMulti {
+			s.broken = false
+			it.role = execNil
+			wire = words("DISCARD")
+		}
+	case vDiscard:
+		if s.multi && len(it.args) == 1 {
+			s.multi, s.broken = false, false
+		}
+	case vUnwatch:
+		s.broken = false
+	case vQuit:
+		s.quit = true
+	case vAuth, vHello:
+		return s.authenticate(it, wire)
+	case vClient:
+		if it.sub == clientReply {
+			wire = s.replyMode(it, wire)
+		}
+	case vReset:
+		return s.reset(it, wire)
+	case vRaw:
+		it.wake = true
+		if err := s.push(it, wire); err != nil {
+			return err
+		}
+		return s.await(it)
+	case vSelect:
+		if s.noDB {
+			return s.selectAgain(it, wire)
+		}
+	}
+	return s.push(it, wire)
+}
+
+// scan keeps cursors of one side away from the other.
+func (s *session) scan(it *item, cmd redcon.Command) error {
+	if s.route.Epoch == 0 || len(cmd.Args) <= it.spec.cursor {
+		return s.pushPlain(cmd.Raw)
+	}
+	wire := cmd.Raw
+	at := it.spec.cursor
+	if own := ownCursor(s.route.Epoch, cmd.Args[at]); string(own) != string(cmd.Args[at]) {
+		args := append([][]byte(nil), cmd.Args...)
+		args[at] = own
+		wire = wireOf(args...)
+	}
+	it.mode = modeScan
+	return s.push(it, wire)
+}
+
+// replyMode keeps the server answering, so that it is known what has run, and
+// leaves the silence to the session.
+func (s *session) replyMode(it *item, wire []byte) []byte {
+	if len(it.args) != 3 {
+		it.sub = clientOther
+		return wire
+	}
+	switch {
+	case is(it.args[2], "on"):
+		it.role = muteOff
+	case is(it.args[2], "off"):
+		it.role = muteOn
+	case is(it.args[2], "skip"):
+		it.role = muteSkip
+	default:
+		it.sub = clientOther
+		return wire
+	}
+	return words("CLIENT", "REPLY", "ON")
+}
+
+// selectAgain leaves a database that is not in the map.
+func (s *session) selectAgain(it *item, wire []byte) error {
+	it.wake = true
+	if err := s.push(it, wire); err != nil {
+		return err
+	}
+	if err := s.await(it); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	_, mapped := s.route.DB(s.st.db)
+	s.mu.Unlock()
+	// A SELECT that was refused leaves the client where it was.
+	s.noDB = !mapped
+	return nil
+}
+
+// push puts an item in flight. The ticket goes with it.
+func (s *session) push(it *item, wire []byte) error {
+	s.mu.Lock()
+	full := s.fifo.items > maxItems
+	s.mu.Unlock()
+	if full {
+		if err := s.awaitEmpty(); err != nil {
+			return err
+		}
+	}
+	s.srv.count(it)
+	s.mu.Lock()
+	if s.down {
+		s.mu.Unlock()
+		s.srv.uncount(it)
+		return errUpstreamGone
+	}
+	it.sent = time.Now()
+	s.fifo.push(it)
+	s.mu.Unlock()
+	if it.gate {
+		s.ticket = false
+	}
+	return s.send(wire)
+}
+
+func (s *session) pushPlain(raw []byte) error {
+	s.mu.Lock()
+	if s.down {
+		s.mu.Unlock()
+		return errUpstreamGone
+	}
+	s.fifo.pushPlain()
+	s.mu.Unlock()
+	s.ticket = false
+	return s.send(raw)
+}
+
+// local answers a command without the server, in its turn.
+func (s *session) local(reply []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fifo.empty() && !s.mid {
+		if !s.mute && !s.skip {
+			s.out.append(reply)
+		}
+		s.skip, s.skipNext = s.skipNext, false
+		return
+	}
+	s.fifo.push(&item{spec: ownSpec, local: true, text: reply, gate: s.ticket})
+	s.ticket = false
+}
+
+// refuse answers an error; inside a transaction it spoils that.
+func (s *session) refuse(text string) error {
+	reply := []byte("-" + text + "\r\n")
+	if s.multi {
+		return s.push(&item{spec: ownSpec, mode: modeLine, role: replaced, text: reply, gate: true}, refusedCommand)
+	}
+	s.local(reply)
+	return nil
+}
+
+// ask says commands of ours to the server and returns its answers, all of them
+// errors or not. The session's ticket is kept.
+func (s *session) ask(wires ...[]byte) ([][]byte, error) {
+	items := make([]*item, 0, len(wires))
+	for _, w := range wires {
+		it := &item{spec: ownSpec, mode: modeWhole, role: ours, wake: true}
+		if err := s.push(it, w); err != nil {
+			return nil, err
+		}
+		items = append(items, it)
+	}
+	replies := make([][]byte, 0, len(items))
+	for _, it := range items {
+		if err := s.await(it); err != nil {
+			return nil, err
+		}
+		if it.lost {
+			return nil, errUpstreamGone
+		}
+		replies = append(replies, it.reply)
+	}
+	return replies, nil
+}
+
+// authenticate forwards AUTH or HELLO with the credentials of the side.
+func (s *session) authenticate(it *item, wire []byte) error {
+	if s.route.Rewrites() {
+		wire = s.translateAuth(it, wire)
+	}
+	if !s.link.unselected {
+		return s.push(it, wire)
+	}
+	it.wake = true
+	if err := s.push(it, wire); err != nil {
+		return err
+	}
+	if err := s.await(it); err != nil {
+		return err
+	}
+	return s.selectLate()
+}
+
+// selectLate says the SELECT that a connection could not take before AUTH.
+func (s *session) selectLate() error {
+	s.mu.Lock()
+	db, mapped := s.route.DB(s.st.db)
+	authed := s.st.authed
+	s.mu.Unlock()
+	if !authed {
+		return nil
+	}
+	if mapped && db != 0 {
+		n := fmt.Sprint(db)
+		replies, err := s.ask(words("SELECT", n))
+		if err != nil {
+			return err
+		}
+		if text := resp.ErrorText(replies[0]); text != "" {
+			err := &setupError{side: s.route.Side, what: "SELECT " + n, answer: text}
+			s.refuseClient(err)
+			return err
+		}
+	}
+	s.link.unselected = false
+	return nil
+}
+
+// translateAuth exchanges the source's URL credentials for the target's.
+func (s *session) translateAuth(it *item, wire []byte) []byte {
+	source, here := s.srv.cfg.Upstreams[0], s.srv.cfg.Upstreams[s.route.Side]
+	args := it.args
+	if it.spec.verb == vAuth {
+		var user, pass string
+		switch len(args) {
+		case 2:
+			pass = string(args[1])
+		case 3:
+			user, pass = string(args[1]), string(args[2])
+		default:
+			return wire
+		}
+		switch {
+		case !source.same(user, pass):
+			return wire
+		case !here.has():
+			it.role, it.text = okReplaced, []byte("+OK\r\n")
+			return words("PING")
+		case here.Username == "":
+			return words("AUTH", here.Password)
+		}
+		return words("AUTH", here.Username, here.Password)
+	}
+	for i := 2; i+2 < len(args); i++ {
+		if is(args[i], "setname") {
+			i++
+			continue
+		}
+		if !is(args[i], "auth") || !source.same(string(args[i+1]), string(args[i+2])) {
+			continue
+		}
+		out := append([][]byte(nil), args[:i]...)
+		if here.has() {
+			out = append(out, args[i], []byte(orDefault(here.Username)), []byte(here.Password))
+		}
+		return wireOf(append(out, args[i+3:]...)...)
+	}
+	return wire
+}
+
+// reset forwards RESET and makes of the fresh connection what a new client's is.
+func (s *session) reset(it *item, wire []byte) error {
+	it.wake = true
+	if err := s.push(it, wire); err != nil {
+		return err
+	}
+	if err := s.await(it); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	fresh := !s.st.multi && !s.st.authed && s.st.db == 0
+	_, mapped := s.route.DB(s.st.db)
+	lines := s.srv.setup(&s.st, 0, s.route, false)
+	s.mu.Unlock()
+	if it.lost || !fresh {
+		return nil
+	}
+	s.multi, s.broken, s.noDB = false, false, !mapped
+	s.link.unselected = false
+	for _, ln := range lines {
+		replies, err := s.ask(ln.wire)
+		if err != nil {
+			return err
+		}
+		if text := resp.ErrorText(replies[0]); text != "" {
+			if err := s.link.refused(ln, text); err != nil {
+				s.refuseClient(err)
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// flushAll empties the mapped databases, and no others, in one transaction.
+func (s *session) flushAll(cmd redcon.Command) error {
+	mode := []string{}
+	switch {
+	case len(cmd.Args) == 1:
+	case len(cmd.Args) == 2 && (is(cmd.Args[1], "async") || is(cmd.Args[1], "sync")):
+		mode = append(mode, string(cmd.Args[1]))
+	default:
+		s.local([]byte("-ERR syntax error\r\n"))
+		return nil
+	}
+	if err := s.awaitEmpty(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	back, mapped := s.route.DB(s.st.db)
+	watching := s.st.watch
+	s.mu.Unlock()
+	var wires [][]byte
+	if watching { // a changed key must not keep our own EXEC from running
+		wires = append(wires, words("UNWATCH"))
+		s.broken = true
+	}
+	wires = append(wires, words("MULTI"))
+	for _, db := range s.route.Map.Targets() {
+		wires = append(wires, words("SELECT", fmt.Sprint(db)), words(append([]string{"FLUSHDB"}, mode...)...))
+	}
+	if !mapped {
+		back = 0
+	}
+	wires = append(wires, words("SELECT", fmt.Sprint(back)), words("EXEC"))
+	n := int64(s.route.Map.Len())
+	s.srv.counters["flushdb"].Add(n)
+	replies, err := s.ask(wires...)
+	if err != nil {
+		s.srv.tell([]event{{kind: flushed, db: -1}})
+		return err
+	}
+	reply := []byte("+OK\r\n")
+	ran := resp.Elements(replies[len(replies)-1])
+	for _, r := range append(replies, ran...) {
+		if resp.IsError(r) {
+			reply = r
+			break
+		}
+	}
+	if ran == nil {
+		s.srv.counters["flushdb"].Add(-n)
+	} else {
+		s.srv.tell([]event{{kind: flushed, db: -1}})
+	}
+	s.local(reply)
+	return nil
+}
+
+// remember keeps a script's body, for the other side and for EVALSHA.
+func (s *Server) remember(body []byte) {
+	sum := sha1.Sum(body)
+	s.scripts.Add(hex.EncodeToString(sum[:]), string(body))
+}

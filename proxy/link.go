@@ -1,0 +1,212 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/router"
+)
+
+const readSize = 16 << 10
+
+// link is one upstream connection of one session. While it is being set up it is
+// used synchronously by whoever does so; from start on its own goroutine reads it
+// and the session's writes to it.
+type link struct {
+	srv   *Server
+	conn  net.Conn
+	side  router.Side
+	route router.Route
+	local string // our address on it
+
+	rest       []byte // read, not consumed by the setup
+	unselected bool   // the server wants AUTH before it takes the SELECT
+	ver        uint64 // state version that the setup was made of
+	full       bool   // … with subscriptions and transaction
+
+	done chan struct{} // closed when the reader has ended; nil before start
+}
+
+// dial connects to a side. The error names the side and never a secret.
+func (s *Server) dial(ctx context.Context, route router.Route) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
+	defer cancel()
+	conn, err := s.cfg.Upstreams[route.Side].Dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the %s: %w", route.Side, err)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetNoDelay(true)
+	}
+	l := &link{srv: s, conn: conn, side: route.Side, route: route, local: conn.LocalAddr().String()}
+	s.addLink(l)
+	return l, nil
+}
+
+func (l *link) close() {
+	_ = l.conn.Close()
+	l.srv.dropLink(l)
+}
+
+// setupError says which line of a setup failed and what the server said.
+type setupError struct {
+	side   router.Side
+	what   string
+	answer string
+}
+
+func (e *setupError) Error() string {
+	return fmt.Sprintf("%s on the %s: %s", e.what, e.side, e.answer)
+}
+
+// run says lines to the server in one write and checks the answers. What comes
+// unasked before a barrier is discarded, what comes after it is kept for the reader.
+func (l *link) run(ctx context.Context, lines []line) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = l.conn.SetDeadline(time.Now().Add(l.srv.cfg.DialTimeout))
+	var wire []byte
+	for _, ln := range lines {
+		wire = append(wire, ln.wire...)
+	}
+	// A long transaction may be answered before all of it is written.
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := l.conn.Write(wire)
+		wrote <- err
+	}()
+	err := l.answers(lines)
+	if err != nil {
+		_ = l.conn.SetDeadline(time.Unix(1, 0))
+	}
+	if werr := <-wrote; err == nil && werr != nil {
+		err = werr
+	}
+	if err != nil {
+		return err
+	}
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	return l.conn.SetDeadline(time.Time{})
+}
+
+func (l *link) answers(lines []line) error {
+	var kept []byte
+	keep := false
+	for _, ln := range lines {
+		for n := max(1, ln.replies); n > 0; {
+			el, err := l.element()
+			if err != nil {
+				return fmt.Errorf("%s on the %s: %w", ln.what, l.route.Side, err)
+			}
+			if isMessage(el, ln.replies > 0) {
+				if keep {
+					kept = append(kept, el...)
+				}
+				continue
+			}
+			n--
+			if resp.IsError(el) {
+				if err := l.refused(ln, resp.ErrorText(el)); err != nil {
+					return err
+				}
+				break
+			}
+			if ln.barrier {
+				keep = true
+			}
+		}
+	}
+	l.rest = append(kept, l.rest...)
+	return nil
+}
+
+func (l *link) refused(ln line, text string) error {
+	switch {
+	case ln.lenient, ln.queued:
+		return nil
+	case ln.noAuth && ln.db && strings.HasPrefix(text, "NOAUTH"):
+		l.unselected = true
+		return nil
+	}
+	return &setupError{side: l.route.Side, what: ln.what, answer: text}
+}
+
+// isMessage tells what a server says unasked from an answer.
+func isMessage(el []byte, confirms bool) bool {
+	typ, n, rest, ok := resp.Header(el)
+	if !ok || n < 1 || typ != '>' && typ != '*' {
+		return false
+	}
+	kind, _, ok := resp.Text(rest)
+	if !ok {
+		return typ == '>'
+	}
+	if typ == '*' {
+		return isDelivery(kind)
+	}
+	return !confirms || !isConfirmation(kind)
+}
+
+// element reads one whole reply.
+func (l *link) element() ([]byte, error) {
+	var f resp.Framer
+	at := 0
+	for {
+		n, done, err := f.Feed(l.rest[at:])
+		if err != nil {
+			return nil, err
+		}
+		at += n
+		if done {
+			el := l.rest[:at:at]
+			l.rest = l.rest[at:]
+			return el, nil
+		}
+		buf := make([]byte, readSize)
+		k, err := l.conn.Read(buf)
+		l.rest = append(l.rest, buf[:k]...)
+		if err != nil && k == 0 {
+			return nil, err
+		}
+	}
+}
+
+func isDelivery(kind []byte) bool {
+	switch string(kind) {
+	case "message", "pmessage", "smessage":
+		return true
+	}
+	return false
+}
+
+func isConfirmation(kind []byte) bool {
+	switch string(kind) {
+	case "subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe":
+		return true
+	}
+	return false
+}
+
+// clientError is the line a client gets before its connection is closed.
+func clientError(err error) []byte {
+	var refused *setupError
+	if errors.As(err, &refused) {
+		code := "ERR"
+		if strings.HasPrefix(refused.answer, "NOAUTH") || strings.HasPrefix(refused.answer, "WRONGPASS") || strings.HasPrefix(refused.answer, "NOPERM") {
+			code, _, _ = strings.Cut(refused.answer, " ")
+		}
+		text := strings.NewReplacer("\r", " ", "\n", " ").Replace(refused.Error())
+		return []byte("-" + code + " Crossfade: this connection cannot be continued: " + text + "\r\n")
+	}
+	return nil
+}

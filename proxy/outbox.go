@@ -1,0 +1,205 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	outboxHigh = 1 << 20   // bytes that may wait for a client before its upstream is read no further
+	outboxMax  = 256 << 20 // bytes that may wait while the gate shuts; then the client is closed
+)
+
+// outbox is what waits to be written to one client. Appending is memory only, so
+// it may happen under the session's lock and keeps the order of replies; flushing
+// does the I/O. While the gate shuts, nobody waits for a slow client: a drainer
+// goroutine takes the writing over.
+type outbox struct {
+	conn  net.Conn
+	hurry func() bool // nobody may wait: the gate shuts, or the session is being moved
+	lost  func()      // the client cannot be written to any more; called once, without locks
+
+	mu       sync.Mutex
+	cond     *sync.Cond
+	pend     []byte
+	spare    []byte
+	writing  bool // somebody is in conn.Write
+	draining bool // … and it is the drainer
+	dead     bool
+	closing  bool // a deadline is final
+	drainers sync.WaitGroup
+	sent     int64
+}
+
+func newOutbox(conn net.Conn, hurry func() bool, lost func()) *outbox {
+	o := &outbox{conn: conn, hurry: hurry, lost: lost}
+	o.cond = sync.NewCond(&o.mu)
+	return o
+}
+
+// append adds bytes; flush must follow, without locks held.
+func (o *outbox) append(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	o.mu.Lock()
+	if !o.dead {
+		o.pend = append(o.pend, b...)
+	}
+	o.mu.Unlock()
+}
+
+// flush writes what was appended. It waits while the client is slow and more
+// than outboxHigh bytes wait, unless there is a hurry.
+func (o *outbox) flush() {
+	o.mu.Lock()
+	if len(o.pend) > outboxMax {
+		o.die()
+		return
+	}
+	for o.writing && len(o.pend) > outboxHigh && !o.dead && !o.hurry() {
+		o.cond.Wait()
+	}
+	if o.writing || o.dead || len(o.pend) == 0 {
+		o.mu.Unlock()
+		return
+	}
+	o.writing = true
+	if o.hurry() {
+		o.startDrain()
+		o.mu.Unlock()
+		return
+	}
+	for len(o.pend) > 0 && !o.dead {
+		b := o.take()
+		o.mu.Unlock()
+		n, err := o.conn.Write(b)
+		o.mu.Lock()
+		o.sent += int64(n)
+		if err != nil && (o.closing || !errors.Is(err, os.ErrDeadlineExceeded)) {
+			o.writing = false
+			o.die()
+			return
+		}
+		if n < len(b) { // poked
+			o.pend = append(append([]byte(nil), b[n:]...), o.pend...)
+			if o.hurry() {
+				o.startDrain()
+				o.mu.Unlock()
+				return
+			}
+			_ = o.conn.SetWriteDeadline(time.Time{})
+		}
+		o.give(b)
+	}
+	o.writing = false
+	o.cond.Broadcast()
+	o.mu.Unlock()
+}
+
+// take hands out what waits and puts the spare buffer in its place.
+func (o *outbox) take() []byte {
+	b := o.pend
+	o.pend, o.spare = o.spare[:0], nil
+	return b
+}
+
+// give returns a written buffer for the next round; an idle client keeps little.
+func (o *outbox) give(b []byte) {
+	if cap(b) > 64<<10 {
+		b = nil
+	}
+	if len(o.pend) == 0 && o.pend != nil && cap(o.pend) > 64<<10 {
+		o.pend = nil
+	}
+	o.spare = b[:0]
+}
+
+// startDrain hands the writing over to a goroutine. The lock is held, and
+// writing is true.
+func (o *outbox) startDrain() {
+	o.draining = true
+	if !o.closing {
+		_ = o.conn.SetWriteDeadline(time.Time{})
+	}
+	o.cond.Broadcast()
+	o.drainers.Add(1)
+	go o.drain()
+}
+
+func (o *outbox) drain() {
+	defer o.drainers.Done()
+	o.mu.Lock()
+	for len(o.pend) > 0 && !o.dead {
+		b := o.take()
+		o.mu.Unlock()
+		n, err := o.conn.Write(b)
+		o.mu.Lock()
+		o.sent += int64(n)
+		if err != nil {
+			o.writing, o.draining = false, false
+			o.die()
+			return
+		}
+		o.give(b)
+		o.cond.Broadcast()
+	}
+	o.writing, o.draining = false, false
+	o.cond.Broadcast()
+	o.mu.Unlock()
+}
+
+// die gives the client up. The lock is held on entry and released.
+func (o *outbox) die() {
+	was := o.dead
+	o.dead, o.pend, o.spare = true, nil, nil
+	o.cond.Broadcast()
+	o.mu.Unlock()
+	if !was {
+		o.lost()
+	}
+}
+
+// poke wakes whoever waits for a slow client; called when a hurry begins.
+func (o *outbox) poke() {
+	o.mu.Lock()
+	if o.writing && !o.draining && !o.closing {
+		_ = o.conn.SetWriteDeadline(time.Unix(1, 0))
+	}
+	o.cond.Broadcast()
+	o.mu.Unlock()
+}
+
+// limit gives all writing d to end; there is no wait for the client after it.
+func (o *outbox) limit(d time.Duration) {
+	o.mu.Lock()
+	o.closing = true
+	_ = o.conn.SetWriteDeadline(time.Now().Add(d))
+	o.mu.Unlock()
+}
+
+// finish writes what is left and waits for the drainer. limit was called before,
+// and nothing is appended any more.
+func (o *outbox) finish() {
+	o.drainers.Wait()
+	o.mu.Lock()
+	b, dead := o.pend, o.dead
+	o.pend = nil
+	o.mu.Unlock()
+	if !dead && len(b) > 0 {
+		n, _ := o.conn.Write(b)
+		o.mu.Lock()
+		o.sent += int64(n)
+		o.mu.Unlock()
+	}
+}
+
+// bytes returns how many were written.
+func (o *outbox) bytes() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sent
+}

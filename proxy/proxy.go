@@ -1,0 +1,281 @@
+// Package proxy speaks Redis to clients and passes their commands to the server that the router's gate leads to.
+// It owns the clients' connections, what each of them has told its server, and how that is said again after a switch.
+// It never decodes a value, never decides which side is right, and never answers for a server that has not.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/crossfade/crossfade/router"
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// Upstream is one side as the proxy reaches it. Username and Password are the
+// credentials of the operator's URL; the clients' own go to the server as they are.
+type Upstream struct {
+	Dial               func(ctx context.Context) (net.Conn, error)
+	Username, Password string
+}
+
+// Observer hears of what keyspace notifications do not tell. Each call comes
+// after the reply, or after the outcome became unknown, and before the command
+// leaves the gate. Calls are concurrent and must not block. Database numbers are
+// the clients', so the source's.
+type Observer interface {
+	// Silent names keys whose value may have changed without a notification.
+	Silent(db int, keys ...string)
+	// Flushed says that a database was emptied, or all (-1).
+	Flushed(db int)
+	// Swapped says that two databases were exchanged.
+	Swapped(a, b int)
+	// Functions says that the server's functions may have changed.
+	Functions()
+}
+
+// Config of a Server. Zero durations mean: 5 s to dial, 10 s to shut down.
+type Config struct {
+	Listen          string // "host:port" or "unix:/path"
+	MaxClients      int    // 0 means no limit
+	DialTimeout     time.Duration
+	ShutdownTimeout time.Duration
+	ScriptCache     int // script bodies kept; 0 means 1000
+
+	Upstreams [2]Upstream // indexed by router.Side
+
+	// Unblock runs CLIENT UNBLOCK id ERROR for each id, under an identity of our
+	// own. Without it, clients that block are closed by a Hold.
+	Unblock func(ctx context.Context, side router.Side, ids []int64) error
+}
+
+// Server accepts clients. Make one with New, then Listen, then Serve.
+type Server struct {
+	cfg  Config
+	gate *router.Gate
+	obs  Observer
+	log  *slog.Logger
+
+	scripts  *lru.Cache[string, string]
+	counters map[string]*atomic.Int64
+
+	commands, received, sent, accepted atomic.Int64
+
+	listener net.Listener
+	stopping context.Context // ends when no new work is taken
+	stop     context.CancelFunc
+	killed   context.Context // ends when all that is left is closed
+	kill     context.CancelFunc
+	serving  sync.WaitGroup
+
+	switching sync.Mutex // one of Prepare, Hold, Align, Release at a time
+	grace     atomic.Int64
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	links    map[*link]struct{}
+	nextID   uint64
+	stalls   []time.Duration
+}
+
+// New checks the configuration. It starts nothing.
+func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server, error) {
+	var errs []error
+	for _, side := range []router.Side{router.Source, router.Target} {
+		if cfg.Upstreams[side].Dial == nil {
+			errs = append(errs, fmt.Errorf("configuring the proxy: no way to dial the %s", side))
+		}
+	}
+	if cfg.Listen == "" {
+		errs = append(errs, errors.New("configuring the proxy: no address to listen on"))
+	}
+	if gate == nil || obs == nil || log == nil {
+		errs = append(errs, errors.New("configuring the proxy: gate, observer and logger are needed"))
+	}
+	if cfg.DialTimeout <= 0 {
+		cfg.DialTimeout = 5 * time.Second
+	}
+	if cfg.ShutdownTimeout <= 0 {
+		cfg.ShutdownTimeout = 10 * time.Second
+	}
+	if cfg.ScriptCache <= 0 {
+		cfg.ScriptCache = 1000
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	scripts, err := lru.New[string, string](cfg.ScriptCache)
+	if err != nil {
+		return nil, fmt.Errorf("configuring the proxy: %w", err)
+	}
+	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts,
+		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{})}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.killed, s.kill = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Listen opens the listening socket. Clients that connect wait for Serve.
+func (s *Server) Listen() error {
+	network, addr := "tcp", s.cfg.Listen
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+		removeStale(path)
+	}
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", s.cfg.Listen, err)
+	}
+	s.listener = l
+	return nil
+}
+
+// removeStale removes a socket that nobody listens on any more.
+func removeStale(path string) {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode()&os.ModeSocket == 0 {
+		return
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = conn.Close()
+		return
+	}
+	_ = os.Remove(path)
+}
+
+// Addr returns where the server listens, nil before Listen.
+func (s *Server) Addr() net.Addr {
+	if s.listener == nil {
+		return nil
+	}
+	return s.listener.Addr()
+}
+
+// Serve accepts clients until ctx ends, lets what is in flight finish for up to
+// ShutdownTimeout, and returns when all its goroutines have. The error is nil
+// after a stop by ctx. A Server serves once.
+func (s *Server) Serve(ctx context.Context) error {
+	if s.listener == nil {
+		return errors.New("serving: Listen was not called")
+	}
+	unhook := context.AfterFunc(ctx, func() {
+		s.stop()
+		_ = s.listener.Close()
+	})
+	err := s.accept()
+	if ctx.Err() != nil {
+		err = nil
+	}
+	if unhook() {
+		s.stop()
+		_ = s.listener.Close()
+	}
+	timer := time.AfterFunc(s.cfg.ShutdownTimeout, s.kill)
+	stopKill := context.AfterFunc(s.killed, s.closeClients)
+	for _, sess := range s.snapshotSessions() {
+		sess.poke()
+	}
+	s.serving.Wait()
+	timer.Stop()
+	stopKill()
+	s.kill()
+	return err
+}
+
+func (s *Server) accept() error {
+	backoff := 5 * time.Millisecond
+	for {
+		conn, err := s.listener.Accept()
+		if err != nil {
+			if s.stopping.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("accepting clients: %w", err)
+			}
+			s.log.Warn("a client cannot be accepted", "err", err, "again_in", backoff)
+			select {
+			case <-time.After(backoff):
+			case <-s.stopping.Done():
+			}
+			backoff = min(2*backoff, time.Second)
+			continue
+		}
+		backoff = 5 * time.Millisecond
+		s.admit(conn)
+	}
+}
+
+func (s *Server) admit(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetNoDelay(true)
+	}
+	s.mu.Lock()
+	if s.cfg.MaxClients > 0 && len(s.sessions) >= s.cfg.MaxClients {
+		s.mu.Unlock()
+		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = conn.Write([]byte("-ERR max number of clients reached\r\n"))
+		_ = conn.Close()
+		return
+	}
+	s.nextID++
+	sess := newSession(s, s.nextID, conn)
+	s.sessions[sess] = struct{}{}
+	s.mu.Unlock()
+	s.accepted.Add(1)
+	s.serving.Go(sess.run)
+	if s.stopping.Err() != nil {
+		sess.poke()
+	}
+}
+
+// closeClients ends whatever a stop has not.
+func (s *Server) closeClients() {
+	for _, sess := range s.snapshotSessions() {
+		sess.close()
+	}
+}
+
+// close cuts a session off; its goroutines notice and end.
+func (s *session) close() {
+	s.mu.Lock()
+	l := s.link
+	s.mu.Unlock()
+	_ = s.conn.Close()
+	if l != nil {
+		l.close()
+	}
+	s.poke()
+}
+
+func (s *Server) snapshotSessions() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*session, 0, len(s.sessions))
+	for sess := range s.sessions {
+		out = append(out, sess)
+	}
+	return out
+}
+
+func (s *Server) remove(sess *session) {
+	s.mu.Lock()
+	delete(s.sessions, sess)
+	s.mu.Unlock()
+}
+
+func (s *Server) addLink(l *link) {
+	s.mu.Lock()
+	s.links[l] = struct{}{}
+	s.mu.Unlock()
+}
+
+func (s *Server) dropLink(l *link) {
+	s.mu.Lock()
+	delete(s.links, l)
+	s.mu.Unlock()
+}

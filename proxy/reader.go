@@ -1,0 +1,414 @@
+package proxy
+
+import (
+	"bytes"
+
+	"github.com/crossfade/crossfade/internal/resp"
+)
+
+// reader takes what one upstream says, finds the replies in it, matches them with
+// what is in flight and passes them to the client. It is used by the link's own
+// goroutine only.
+type reader struct {
+	s *session
+	l *link
+
+	fr    resp.Framer
+	mode  byte
+	it    *item // whom the element answers; nil for a plain command or nobody
+	owner owner
+	drop  bool   // the client does not get it
+	coll  []byte // collected bytes
+
+	// gathered under the session's lock, acted on after it
+	events []event
+	leaves int
+	wake   bool
+	raw    bool // from here on the bytes are a stream
+}
+
+// owner says what the current element is.
+type owner byte
+
+const (
+	nobody owner = iota
+	plainCommand
+	ofItem
+	push      // unasked
+	maybePush // RESP2: known after its first word
+)
+
+// loop reads until the connection ends. The session is told by upstreamEnded.
+func (r *reader) loop() {
+	defer close(r.l.done)
+	defer r.s.upstreamEnded(r.l)
+	if rest := r.l.rest; len(rest) > 0 {
+		r.l.rest = nil
+		if !r.chunk(rest) {
+			return
+		}
+	}
+	buf := make([]byte, readSize)
+	for {
+		n, err := r.l.conn.Read(buf)
+		if n > 0 && !r.chunk(buf[:n]) {
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// chunk handles bytes as they came. False means that the connection is of no
+// further use.
+func (r *reader) chunk(b []byte) bool {
+	s := r.s
+	s.mu.Lock()
+	err := r.feed(b)
+	s.mid = !r.fr.AtStart()
+	events, leaves, wake := r.events, r.leaves, r.wake
+	r.events, r.leaves, r.wake = nil, 0, false
+	s.mu.Unlock()
+
+	s.srv.tell(events)
+	s.out.flush()
+	for range leaves {
+		s.srv.gate.Leave()
+	}
+	if wake {
+		s.poke()
+	}
+	if err != nil {
+		s.log().Warn("closing a client: the upstream's reply cannot be read", "side", r.l.route.Side.String(), "err", err)
+	}
+	return err == nil
+}
+
+// feed runs under the session's lock: memory only.
+func (r *reader) feed(b []byte) error {
+	for len(b) > 0 {
+		if r.raw {
+			r.s.out.append(b)
+			return nil
+		}
+		if r.fr.AtStart() {
+			r.begin(b[0])
+			if r.raw {
+				continue
+			}
+		}
+		piece := b
+		if r.mode == modeLine {
+			if i := bytes.IndexByte(b, '\n'); i >= 0 {
+				piece = b[:i+1]
+			}
+		}
+		n, done, err := r.fr.Feed(piece)
+		if err != nil {
+			return err
+		}
+		r.take(b[:n], done)
+		b = b[n:]
+		if done {
+			r.finish()
+		}
+	}
+	return nil
+}
+
+// begin finds out whose element starts with c.
+func (r *reader) begin(c byte) {
+	r.coll, r.it, r.drop = nil, nil, false
+	switch {
+	case c == '>':
+		r.owner, r.mode = push, modeWhole
+	case c == '*' && r.s.st.proto == 2 && r.s.st.subscribed() > 0:
+		r.owner, r.mode = maybePush, modeWhole
+	default:
+		r.assign(c)
+	}
+}
+
+// assign gives the element, which starts with c, to the oldest command in flight.
+func (r *reader) assign(c byte) {
+	s := r.s
+	it, any := s.fifo.peek()
+	switch {
+	case !any:
+		r.owner, r.mode = nobody, modePass
+		return
+	case it == nil:
+		r.owner, r.mode, r.drop = plainCommand, modePass, s.mute || s.skip
+		return
+	}
+	r.owner, r.it, r.mode = ofItem, it, it.mode
+	if it.spec.verb == vRaw && it.spec.name != "monitor" && c != '-' {
+		r.becomeRaw(it)
+		return
+	}
+	r.drop = it.role == ours || s.mute && it.role != muteOff || s.skip
+	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
+		r.mode = modeWhole
+	}
+	if it.left == 0 {
+		it.left = r.replies(it)
+	}
+}
+
+// replies says how many replies a command gets: the confirmations of its
+// channels, one for all else.
+func (r *reader) replies(it *item) int {
+	st := &r.s.st
+	switch {
+	case it.role == execNil, st.multi && it.spec.verb != vExec:
+		return 1
+	case it.spec.verb == vExec && st.multi && !st.dirty:
+		n := 1
+		for _, q := range st.effects {
+			n += confirmations(st, q) - 1
+		}
+		return n
+	}
+	return confirmations(st, it)
+}
+
+func confirmations(st *state, it *item) int {
+	if it.spec.verb != vSubscribe && it.spec.verb != vUnsubscribe {
+		return 1
+	}
+	if n := len(it.args) - 1; n > 0 || it.spec.verb == vSubscribe {
+		return max(1, n)
+	}
+	return max(1, len(st.subs[it.spec.set]))
+}
+
+// take handles a piece of the current element.
+func (r *reader) take(b []byte, done bool) {
+	if r.mode == modePass {
+		if !r.drop {
+			r.s.out.append(b)
+		}
+		return
+	}
+	r.coll = append(r.coll, b...)
+	if done {
+		return
+	}
+	switch {
+	case r.owner == push, r.owner == maybePush:
+		r.peekPush()
+	case r.mode == modeLine && len(r.coll) > 0 && r.coll[len(r.coll)-1] == '\n':
+		r.stream()
+	case r.mode == modeScan:
+		r.peekCursor()
+	}
+}
+
+// stream passes what was collected, and the rest of the element unseen. Its
+// first line stays in coll.
+func (r *reader) stream() {
+	if !r.drop {
+		r.s.out.append(r.coll)
+	}
+	if i := bytes.IndexByte(r.coll, '\n'); i >= 0 {
+		r.coll = r.coll[:i+1]
+	}
+	r.mode = modePass
+}
+
+func (r *reader) peekCursor() {
+	head, used, need := tagCursor(r.it.epoch, r.coll)
+	if need {
+		return
+	}
+	if head != nil && !r.drop {
+		r.s.out.append(head)
+		r.s.out.append(r.coll[used:])
+		r.coll = nil
+	} else if !r.drop {
+		r.s.out.append(r.coll)
+	}
+	r.coll = nil
+	r.mode = modePass
+}
+
+// peekPush looks at the first word of what may be a push.
+func (r *reader) peekPush() {
+	_, n, rest, ok := resp.Header(r.coll)
+	if !ok {
+		return
+	}
+	kind, _, ok := resp.Text(rest)
+	if !ok && n > 0 && len(rest) < 64 {
+		return
+	}
+	if r.owner == maybePush && !isDelivery(kind) {
+		r.assign(r.coll[0])
+		if r.mode == modePass || r.mode == modeLine {
+			r.stream()
+		}
+		return
+	}
+	switch {
+	case r.owner == push && isConfirmation(kind):
+	case isDelivery(kind) && r.s.mapsChannels(r.l):
+	default:
+		r.owner = push
+		r.stream()
+	}
+}
+
+// finish handles the end of an element.
+func (r *reader) finish() {
+	s := r.s
+	if r.owner == maybePush {
+		_, _, rest, _ := resp.Header(r.coll)
+		kind, _, _ := resp.Text(rest)
+		if isDelivery(kind) {
+			r.owner = push
+		} else {
+			r.assign(r.coll[0])
+			if r.mode == modePass || r.mode == modeLine {
+				r.stream()
+			}
+		}
+	}
+	switch r.owner {
+	case push:
+		r.finishPush()
+	case nobody:
+	case plainCommand:
+		if s.st.multi && s.st.stuck == "" {
+			s.st.stuck = "its transaction was not followed"
+		}
+		s.fifo.pop()
+		r.leaves++
+		r.advance()
+	case ofItem:
+		r.finishItem()
+	}
+	r.coll, r.it, r.owner = nil, nil, nobody
+	r.locals()
+}
+
+// advance does what follows every command of the client.
+func (r *reader) advance() {
+	s := r.s
+	s.skip, s.skipNext = s.skipNext, false
+	if s.st.caching != nil && !s.st.multi && !s.justCached {
+		s.st.caching = nil
+		s.st.ver++
+	}
+	s.justCached = false
+}
+
+func (r *reader) finishPush() {
+	s := r.s
+	if r.mode == modePass {
+		return
+	}
+	_, _, rest, _ := resp.Header(r.coll)
+	kind, _, _ := resp.Text(rest)
+	if isConfirmation(kind) {
+		if it, _ := s.fifo.peek(); it != nil && (isConfirming(it) || it.settled) {
+			r.assign(r.coll[0])
+			r.drop = it.role == ours
+			r.finishItem()
+			return
+		}
+	}
+	s.out.append(s.clientView(r.l, r.coll))
+}
+
+// finishItem handles one reply of an item; the last one completes it.
+func (r *reader) finishItem() {
+	s, it := r.s, r.it
+	out := r.coll
+	passed := r.mode == modePass
+	if r.mode == modeScan {
+		if head, used, need := tagCursor(it.epoch, r.coll); head != nil && !need {
+			out = append(head, r.coll[used:]...)
+		}
+	}
+	failed := resp.IsError(r.coll)
+	if isConfirming(it) && !failed && !s.st.multi {
+		s.confirmed(r.l, r.coll)
+		out = s.clientView(r.l, r.coll)
+	}
+	if failed && !it.settled {
+		it.left = 1
+	}
+	if it.spec.verb == vExec && !it.settled {
+		if isNull(r.coll) {
+			it.left = 1
+		}
+		out = r.settle(it, r.coll, out)
+		it.settled = true
+	}
+	it.left--
+	if it.left == 0 && !it.settled {
+		out = r.settle(it, r.coll, out)
+	}
+	if !r.drop && !passed {
+		s.out.append(out)
+	}
+	if it.left > 0 {
+		return
+	}
+	s.fifo.pop()
+	if it.gate {
+		r.leaves++
+	}
+	if it.role != ours {
+		r.advance()
+	}
+	it.finish()
+	r.wake = r.wake || it.wake
+}
+
+func isNull(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("*-1")) || bytes.HasPrefix(b, []byte("_")) || bytes.HasPrefix(b, []byte("$-1"))
+}
+
+// becomeRaw ends the framing: what follows is a stream, outside of the gate.
+func (r *reader) becomeRaw(it *item) {
+	s := r.s
+	r.raw, s.raw = true, true
+	s.fifo.pop()
+	if it.gate {
+		r.leaves++
+	}
+	it.finish()
+	r.wake = true
+}
+
+func isConfirming(it *item) bool {
+	return it.spec.verb == vSubscribe || it.spec.verb == vUnsubscribe
+}
+
+// locals answers what needs no server and is next in turn.
+func (r *reader) locals() {
+	s := r.s
+	for {
+		it, any := s.fifo.peek()
+		if !any {
+			if s.waitsEmpty {
+				r.wake = true
+			}
+			return
+		}
+		if it == nil || !it.local {
+			return
+		}
+		if !s.mute && !s.skip {
+			s.out.append(it.text)
+		}
+		s.fifo.pop()
+		if it.gate {
+			r.leaves++
+		}
+		it.finish()
+		r.advance()
+	}
+}

@@ -1,0 +1,253 @@
+package proxy
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/router"
+)
+
+func unmapped(db int) string {
+	return fmt.Sprintf("ERR Crossfade: database %d is not in the database map", db)
+}
+
+const badInteger = "ERR value is not an integer or out of range"
+
+// loose matches what some servers read as a number and others do not. Such a
+// number never leaves for the target: it would name a database of the target.
+var loose = regexp.MustCompile(`^[ \t]*[+-]?[0-9]+[ \t]*$`)
+
+// mapDB maps one argument. A text that no server takes for a database number is
+// kept, so that the server's own error is answered.
+func mapDB(route router.Route, arg []byte) (mapped []byte, refusal string) {
+	n, ok := resp.Integer(arg)
+	switch {
+	case !ok && loose.Match(arg):
+		return nil, badInteger
+	case !ok || n < 0:
+		return arg, ""
+	case n > 1<<30:
+		return nil, "ERR DB index is out of range"
+	}
+	db, ok := route.DB(int(n))
+	if !ok {
+		return nil, unmapped(int(n))
+	}
+	return strconv.AppendInt(nil, int64(db), 10), ""
+}
+
+// translate says how a command with database numbers reads on a route: nil for
+// as it is, other bytes, or the text of an error when it must not run there.
+func (s *Server) translate(route router.Route, sp *spec, args [][]byte) (wire []byte, refusal string) {
+	if !route.Rewrites() {
+		return nil, ""
+	}
+	switch sp.verb {
+	case vSelect:
+		if len(args) == 2 {
+			return mapArgs(route, args, 1)
+		}
+	case vMove:
+		if len(args) == 3 {
+			return mapArgs(route, args, 2)
+		}
+	case vSwapDB:
+		if len(args) == 3 {
+			return mapArgs(route, args, 1, 2)
+		}
+	case vCopy:
+		var at []int
+		for i := 3; i < len(args); i++ {
+			if is(args[i], "db") && i+1 < len(args) {
+				at = append(at, i+1)
+				i++
+			}
+		}
+		if at != nil {
+			return mapArgs(route, args, at...)
+		}
+	case vFlushAll:
+		return nil, "ERR Crossfade: FLUSHALL cannot be part of a transaction since the switch: the server holds databases that are not in the database map"
+	case vEval, vEvalSHA, vScript, vFunction:
+		return nil, s.refuseScript(route, sp, args)
+	case vSubscribe, vUnsubscribe:
+		return mapChannels(route, args), ""
+	}
+	return nil, ""
+}
+
+func mapArgs(route router.Route, args [][]byte, at ...int) ([]byte, string) {
+	out := append([][]byte(nil), args...)
+	for _, i := range at {
+		arg, refusal := mapDB(route, args[i])
+		if refusal != "" {
+			return nil, refusal
+		}
+		out[i] = arg
+	}
+	return wireOf(out...), ""
+}
+
+var (
+	changesDB = regexp.MustCompile(`(?i)["'](select|move|swapdb|flushall)["']|\[\[(select|move|swapdb|flushall)\]\]`)
+	copies    = regexp.MustCompile(`(?i)["']copy["']`)
+	namesDB   = regexp.MustCompile(`(?i)["']db["']`)
+)
+
+// namesDatabase reports whether a script seems to name databases by number,
+// which cannot be mapped.
+func namesDatabase(body []byte) bool {
+	return changesDB.Match(body) || copies.Match(body) && namesDB.Match(body)
+}
+
+func (s *Server) refuseScript(route router.Route, sp *spec, args [][]byte) string {
+	if route.Map.IsIdentity() {
+		return ""
+	}
+	var body []byte
+	switch {
+	case sp.verb == vEval && len(args) > 1:
+		body = args[1]
+	case sp.verb == vEvalSHA && len(args) > 1:
+		if known, ok := s.scripts.Peek(string(bytes.ToLower(args[1]))); ok {
+			body = []byte(known)
+		}
+	case sp.verb == vScript && len(args) > 2 && is(args[1], "load"),
+		sp.verb == vFunction && len(args) > 2 && is(args[1], "load"):
+		body = args[len(args)-1]
+	}
+	if namesDatabase(body) {
+		return "ERR Crossfade: this script names databases by number, which cannot be mapped; it is refused since the switch"
+	}
+	return ""
+}
+
+// keyspace matches the channels of keyspace notifications, and patterns with a
+// plain database number.
+var keyspace = regexp.MustCompile(`^__key(?:space|event)@([0-9]+)__:`)
+
+const nowhere = "crossfade-unmapped-"
+
+var keyspaceNowhere = regexp.MustCompile(`^__key(?:space|event)@` + nowhere + `([0-9]+)__:`)
+
+// mapChannel maps the database number in a keyspace channel on its way to the
+// server. A database that the map does not have becomes a name that no server
+// publishes to.
+func mapChannel(route router.Route, name []byte) []byte {
+	if !route.Rewrites() || route.Map.IsIdentity() {
+		return name
+	}
+	at := keyspace.FindSubmatchIndex(name)
+	if at == nil {
+		return name
+	}
+	to := nowhere + string(name[at[2]:at[3]])
+	if n, ok := resp.Integer(name[at[2]:at[3]]); ok && n < 1<<30 {
+		if db, ok := route.DB(int(n)); ok {
+			to = strconv.Itoa(db)
+		}
+	}
+	return splice(name, at[2], at[3], to)
+}
+
+// unmapChannel is the way back. ok is false for a database of the target that
+// no database of the client maps to.
+func unmapChannel(route router.Route, name []byte) (client []byte, ok bool) {
+	if at := keyspaceNowhere.FindSubmatchIndex(name); at != nil {
+		return splice(name, at[2]-len(nowhere), at[3], string(name[at[2]:at[3]])), true
+	}
+	at := keyspace.FindSubmatchIndex(name)
+	if at == nil {
+		return name, true
+	}
+	n, good := resp.Integer(name[at[2]:at[3]])
+	if !good || n >= 1<<30 {
+		return name, true
+	}
+	db, ok := route.Map.Source(int(n))
+	if !ok {
+		return nil, false
+	}
+	return splice(name, at[2], at[3], strconv.Itoa(db)), true
+}
+
+func splice(b []byte, from, to int, with string) []byte {
+	out := make([]byte, 0, len(b)+len(with))
+	out = append(out, b[:from]...)
+	out = append(out, with...)
+	return append(out, b[to:]...)
+}
+
+func mapChannels(route router.Route, args [][]byte) []byte {
+	var out [][]byte
+	for i := 1; i < len(args); i++ {
+		mapped := mapChannel(route, args[i])
+		if !bytes.Equal(mapped, args[i]) && out == nil {
+			out = append([][]byte(nil), args...)
+		}
+		if out != nil {
+			out[i] = mapped
+		}
+	}
+	if out == nil {
+		return nil
+	}
+	return wireOf(out...)
+}
+
+// A cursor means something on one side only. From the first switch on, cursors
+// carry the epoch in the bits above cursorBits; they stay below 2^53, which every
+// client can hold.
+const cursorBits = 40
+
+func cursorTag(epoch uint64) uint64 {
+	if epoch == 0 {
+		return 0
+	}
+	return 1 + (epoch-1)%4095
+}
+
+// ownCursor turns a client's cursor into the server's: 0 when it was made under
+// another epoch, so that the scan starts again.
+func ownCursor(epoch uint64, arg []byte) []byte {
+	n, err := strconv.ParseUint(string(arg), 10, 64)
+	if err != nil || n == 0 || epoch == 0 {
+		return arg
+	}
+	if n>>cursorBits != cursorTag(epoch) {
+		return []byte("0")
+	}
+	return strconv.AppendUint(nil, n&(1<<cursorBits-1), 10)
+}
+
+// tagCursor rewrites the head of a SCAN reply. need is true while more bytes are
+// wanted; otherwise head replaces the first used bytes.
+func tagCursor(epoch uint64, b []byte) (head []byte, used int, need bool) {
+	if len(b) > 0 && b[0] != '*' {
+		return nil, 0, false
+	}
+	_, n, rest, ok := resp.Header(b)
+	if !ok {
+		return nil, 0, len(b) < 32
+	}
+	if n != 2 {
+		return nil, 0, false
+	}
+	text, after, ok := resp.Text(rest)
+	if !ok {
+		return nil, 0, len(b) < 96
+	}
+	cur, err := strconv.ParseUint(string(text), 10, 64)
+	if err != nil || cur == 0 || cur>>cursorBits != 0 {
+		return nil, 0, false
+	}
+	cur |= cursorTag(epoch) << cursorBits
+	head = append(head, "*2\r\n$"...)
+	digits := strconv.FormatUint(cur, 10)
+	head = strconv.AppendInt(head, int64(len(digits)), 10)
+	head = append(append(append(head, "\r\n"...), digits...), "\r\n"...)
+	return head, len(b) - len(after), false
+}

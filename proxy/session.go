@@ -1,0 +1,576 @@
+package proxy
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/router"
+	"github.com/tidwall/redcon"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	batchSize = 64 << 10    // bytes gathered for one write to the upstream
+	readAhead = 64 << 20    // bytes read from a client while its command blocks
+	maxItems  = 1 << 20     // commands in flight that are more than plain
+	lingerFor = time.Minute // how long a client that has hung up keeps its upstream for its last replies
+	closeFor  = 5 * time.Second
+)
+
+var (
+	errClientGone   = errors.New("the client has hung up")
+	errUpstreamGone = errors.New("the upstream has closed the connection")
+	errStopping     = errors.New("the proxy is stopping")
+	errUnmovable    = errors.New("the connection cannot be moved")
+	errClosing      = errors.New("the connection is to be closed")
+)
+
+// session is one client. Its own goroutine reads and forwards; the reader of its
+// link answers. Fields above mu belong to the session's goroutine.
+type session struct {
+	srv  *Server
+	id   uint64
+	conn net.Conn
+	out  *outbox
+
+	in       resp.Requests
+	wbuf     []byte
+	route    router.Route
+	ticket   bool // inside the gate, not handed to an item yet
+	multi    bool // the commands sent so far end inside a transaction
+	broken   bool // keys were watched on another server: the next EXEC answers nil
+	noDB     bool // the current database is not in the map
+	quit     bool
+	eof      bool
+	waitFrom time.Time
+
+	wakeup   chan struct{}
+	crossing atomic.Bool
+	move     atomic.Pointer[move]
+
+	mu         sync.Mutex
+	st         state
+	fifo       fifo
+	link       *link
+	warm       *link // ready on the other side, without what full setup adds
+	ahead      *link // ready on the other side, with all
+	upID       int64 // CLIENT ID on link, 0 while unknown
+	mute       bool  // CLIENT REPLY OFF
+	skip       bool
+	skipNext   bool
+	justCached bool
+	mid        bool // the upstream is in the middle of an element
+	raw        bool
+	down       bool // the upstream is lost
+	ended      bool
+	waitsEmpty bool
+}
+
+func newSession(srv *Server, id uint64, conn net.Conn) *session {
+	s := &session{srv: srv, id: id, conn: conn, st: newState(), wakeup: make(chan struct{}, 1)}
+	s.out = newOutbox(conn, s.hurry, func() { _ = conn.Close() })
+	return s
+}
+
+func (s *session) log() *slog.Logger { return s.srv.log.With("client", s.conn.RemoteAddr().String()) }
+
+func (s *session) hurry() bool {
+	return s.crossing.Load() || s.move.Load() != nil || s.srv.gate.IsShut()
+}
+
+// poke makes the session's goroutine look at what has changed.
+func (s *session) poke() {
+	select {
+	case s.wakeup <- struct{}{}:
+	default:
+	}
+	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// run serves the client until either side is gone.
+func (s *session) run() {
+	defer s.end()
+	err := s.connect()
+	for err == nil {
+		err = s.commands()
+		if err == nil {
+			err = s.flushUp()
+		}
+		s.out.flush()
+		switch {
+		case err != nil:
+		case s.isRaw():
+			err = s.pipe()
+		case s.eof, s.quit:
+			err = s.settleDown()
+		default:
+			err = s.read()
+		}
+	}
+	if errors.Is(err, errUpstreamGone) || errors.Is(err, errUnmovable) {
+		s.log().Debug("closing a client", "err", err)
+	}
+}
+
+// connect makes the first upstream connection, once the gate is open.
+func (s *session) connect() error {
+	for {
+		route, err := s.srv.gate.Enter(s.srv.stopping)
+		if err != nil {
+			return err
+		}
+		s.srv.gate.Leave()
+		l, err := s.fresh(s.srv.killed, route, true)
+		if err != nil {
+			s.log().Warn("closing a client: its upstream connection cannot be made", "err", err)
+			s.refuseClient(err)
+			return err
+		}
+		if s.srv.gate.Route().Side != route.Side {
+			l.close()
+			continue
+		}
+		s.adopt(l)
+		return nil
+	}
+}
+
+// refuseClient tells the client what the server said, if it said anything.
+func (s *session) refuseClient(err error) {
+	s.mu.Lock()
+	mid := s.mid || !s.fifo.empty()
+	s.mu.Unlock()
+	if mid {
+		return
+	}
+	var refused *setupError
+	if errors.As(err, &refused) && refused.greeting() {
+		s.out.append([]byte("-" + refused.answer + "\r\n"))
+	} else {
+		s.out.append(clientError(err))
+	}
+	s.out.flush()
+}
+
+// adopt makes l the session's upstream and starts its reader. Nothing else reads
+// an upstream of this session.
+func (s *session) adopt(l *link) {
+	s.mu.Lock()
+	s.link, s.upID = l, 0
+	_, mapped := l.route.DB(s.st.db)
+	s.mid = false
+	s.mu.Unlock()
+	s.route = l.route
+	s.noDB = !mapped
+	l.done = make(chan struct{})
+	go (&reader{s: s, l: l}).loop()
+}
+
+// read waits for bytes of the client, and moves the session when asked to.
+func (s *session) read() error {
+	for {
+		if s.isDown() {
+			return errUpstreamGone
+		}
+		if s.srv.stopping.Err() != nil {
+			_ = s.awaitEmpty()
+			return errStopping
+		}
+		if s.move.Load() != nil {
+			if err := s.moveIdle(); err != nil {
+				return err
+			}
+		}
+		got, err := s.readOnce()
+		if got || err != nil {
+			return err
+		}
+	}
+}
+
+// readOnce reads once; a poke gives false. The end of the client's stream is
+// noted in eof.
+func (s *session) readOnce() (bool, error) {
+	n, err := s.conn.Read(s.in.Space())
+	s.in.Advance(n)
+	s.srv.received.Add(int64(n))
+	switch {
+	case n > 0:
+		return true, nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		_ = s.conn.SetReadDeadline(time.Time{})
+		return false, nil
+	case err != nil:
+		s.eof = true
+	}
+	return true, nil
+}
+
+// await waits until the reader has finished it, and keeps reading the client, so
+// that a client that hangs up is noticed at once.
+func (s *session) await(it *item) error {
+	return s.awaitFor(func() bool { return it.done }, it.block != nil)
+}
+
+// awaitEmpty waits until nothing is in flight.
+func (s *session) awaitEmpty() error {
+	s.mu.Lock()
+	s.waitsEmpty = true
+	s.mu.Unlock()
+	err := s.awaitFor(func() bool { return s.fifo.empty() }, false)
+	s.mu.Lock()
+	s.waitsEmpty = false
+	s.mu.Unlock()
+	return err
+}
+
+func (s *session) awaitFor(done func() bool, blocks bool) error {
+	if err := s.flushUp(); err != nil {
+		return err
+	}
+	for {
+		s.mu.Lock()
+		ok, down := done(), s.down
+		s.mu.Unlock()
+		switch {
+		case ok:
+			return nil
+		case down:
+			return errUpstreamGone
+		case s.eof && blocks:
+			return errClientGone
+		case blocks && s.srv.stopping.Err() != nil:
+			return errStopping
+		}
+		if s.eof || s.in.Buffered() > readAhead {
+			select {
+			case <-s.wakeup:
+			case <-s.srv.killed.Done():
+				return errStopping
+			}
+			continue
+		}
+		if _, err := s.readOnce(); err != nil {
+			return err
+		}
+	}
+}
+
+// settleDown lets the replies of a client that has hung up, or of a QUIT, arrive.
+func (s *session) settleDown() error {
+	timer := time.AfterFunc(lingerFor, func() {
+		s.mu.Lock()
+		l := s.link
+		s.mu.Unlock()
+		l.close()
+	})
+	defer timer.Stop()
+	s.eof = true
+	_ = s.awaitEmpty()
+	return errClientGone
+}
+
+// commands forwards all whole commands that came.
+func (s *session) commands() error {
+	for !s.quit && !s.isRaw() {
+		req, ok, err := s.in.Next()
+		var bad resp.ProtocolError
+		switch {
+		case errors.As(err, &bad):
+			_ = s.awaitEmpty()
+			s.mu.Lock()
+			if !s.mid && !s.down {
+				s.out.append(bad.Reply())
+			}
+			s.mu.Unlock()
+			return errClosing
+		case !ok:
+			return nil
+		}
+		cmd := redcon.Command{Raw: req.Raw, Args: req.Args}
+		if req.Inline {
+			cmd.Raw = wireOf(req.Args...)
+		}
+		if err := s.command(cmd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *session) command(cmd redcon.Command) error {
+	s.srv.commands.Add(1)
+	if err := s.enter(); err != nil {
+		return err
+	}
+	err := s.dispatch(cmd)
+	s.leave()
+	return err
+}
+
+// enter passes the gate, waiting there if need be, and crosses to the side it
+// leads to.
+func (s *session) enter() error {
+	route, ok := s.srv.gate.TryEnter()
+	if !ok {
+		if err := s.flushUp(); err != nil {
+			return err
+		}
+		s.out.flush()
+		from := time.Now()
+		var err error
+		if route, err = s.srv.gate.Enter(s.srv.stopping); err != nil {
+			return err
+		}
+		if s.waitFrom.IsZero() {
+			s.waitFrom = from
+		}
+	}
+	s.ticket = true
+	if err := s.follow(route); err != nil {
+		s.leave()
+		return err
+	}
+	return nil
+}
+
+// follow brings the session to where a route leads.
+func (s *session) follow(route router.Route) error {
+	if s.route.Side != route.Side {
+		return s.cross(route)
+	}
+	if s.route.Epoch != route.Epoch || !s.route.Map.Equal(route.Map) {
+		s.route = route
+		s.mu.Lock()
+		s.link.route = route
+		s.mu.Unlock()
+	}
+	s.moved()
+	return nil
+}
+
+// leave gives the ticket back if no item took it.
+func (s *session) leave() {
+	if s.ticket {
+		s.ticket = false
+		s.srv.gate.Leave()
+	}
+}
+
+// flushUp writes what was gathered to the upstream.
+func (s *session) flushUp() error {
+	if len(s.wbuf) == 0 {
+		return nil
+	}
+	b := s.wbuf
+	s.wbuf = b[:0]
+	if cap(b) > 4*batchSize {
+		s.wbuf = nil
+	}
+	if !s.waitFrom.IsZero() {
+		s.srv.stalled(time.Since(s.waitFrom))
+		s.waitFrom = time.Time{}
+	}
+	return s.write(b)
+}
+
+// write writes to the upstream. When that fails, what it said before is awaited.
+func (s *session) write(b []byte) error {
+	if _, err := s.link.conn.Write(b); err != nil {
+		timer := time.AfterFunc(time.Second, s.link.close)
+		defer timer.Stop()
+		<-s.link.done
+		return errUpstreamGone
+	}
+	return nil
+}
+
+// send gathers bytes for the upstream; large ones go at once.
+func (s *session) send(b []byte) error {
+	if len(b) > batchSize {
+		s.wbuf = append(s.wbuf, b[:1]...) // one byte, so that flushUp accounts for the wait
+		if err := s.flushUp(); err != nil {
+			return err
+		}
+		return s.write(b[1:])
+	}
+	s.wbuf = append(s.wbuf, b...)
+	if len(s.wbuf) >= batchSize {
+		return s.flushUp()
+	}
+	return nil
+}
+
+func (s *session) isDown() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down
+}
+
+func (s *session) isRaw() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.raw
+}
+
+func (s *session) mapsChannels(l *link) bool {
+	return l.route.Rewrites() && !l.route.Map.IsIdentity()
+}
+
+// hungUp looks whether a client has closed its end, even behind unread bytes.
+func hungUp(conn net.Conn) bool {
+	var gone bool
+	var control func(func(fd uintptr)) error
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return true
+		}
+		control = raw.Control
+	case *net.UnixConn:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return true
+		}
+		control = raw.Control
+	default:
+		return false
+	}
+	err := control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(fds, 0)
+		gone = err == nil && n > 0 && fds[0].Revents != 0
+	})
+	return gone || err != nil
+}
+
+// upstreamEnded is called by the reader of l when it ends. Whatever was in flight
+// may or may not have run.
+func (s *session) upstreamEnded(l *link) {
+	s.mu.Lock()
+	if s.link != l {
+		s.mu.Unlock()
+		return
+	}
+	s.down = true
+	events, leaves := s.loseAll()
+	s.mu.Unlock()
+	s.srv.tell(events)
+	s.out.flush()
+	for range leaves {
+		s.srv.gate.Leave()
+	}
+	s.poke()
+}
+
+// loseAll empties the fifo. It runs under the session's lock.
+func (s *session) loseAll() (events []event, leaves int) {
+	dbs := []int{s.st.db}
+	queue := s.st.effects
+	for !s.fifo.empty() {
+		it, _ := s.fifo.peek()
+		s.fifo.pop()
+		if it == nil {
+			leaves++
+			continue
+		}
+		if it.spec.verb == vSelect && len(it.args) == 2 {
+			if n, ok := resp.Integer(it.args[1]); ok {
+				dbs = append(dbs, int(n))
+			}
+		}
+		if it.spec.verb == vExec && !it.settled {
+			for _, q := range queue {
+				for _, db := range dbs {
+					events = append(events, eventsOf(q, db, false)...)
+				}
+			}
+		}
+		if !it.local && !it.settled {
+			for _, db := range dbs {
+				events = append(events, eventsOf(it, db, false)...)
+			}
+		}
+		if it.gate {
+			leaves++
+		}
+		it.lost = true
+		it.finish()
+	}
+	return events, leaves
+}
+
+// end closes everything. The gate is left by all that was inside.
+func (s *session) end() {
+	s.leave()
+	s.out.limit(closeFor)
+	s.mu.Lock()
+	s.ended = true
+	links := []*link{s.link, s.warm, s.ahead}
+	s.warm, s.ahead = nil, nil
+	s.mu.Unlock()
+	for _, l := range links {
+		if l != nil {
+			l.close()
+		}
+	}
+	if links[0] != nil {
+		<-links[0].done
+	}
+	s.out.finish()
+	_ = s.conn.Close()
+	s.srv.sent.Add(s.out.bytes())
+	s.mu.Lock()
+	effects := s.st.effects
+	s.st.effects = nil
+	s.mu.Unlock()
+	for _, q := range effects {
+		s.srv.uncount(q)
+	}
+	s.srv.remove(s)
+	s.moved()
+}
+
+// pipe carries a stream both ways: MONITOR, SYNC, PSYNC. It is outside of the
+// gate, but sends nothing while that is shut.
+func (s *session) pipe() error {
+	for {
+		if s.isDown() {
+			return errUpstreamGone
+		}
+		if s.srv.stopping.Err() != nil {
+			return errStopping
+		}
+		if b := s.in.Rest(); len(b) > 0 {
+			route, err := s.srv.gate.Enter(s.srv.stopping)
+			if err != nil {
+				return err
+			}
+			if route.Side != s.route.Side {
+				err = errUnmovable
+			} else {
+				err = s.write(b)
+			}
+			s.srv.gate.Leave()
+			if err != nil {
+				return err
+			}
+		}
+		if s.move.Load() != nil {
+			return errUnmovable
+		}
+		if s.eof {
+			return errClientGone
+		}
+		if _, err := s.readOnce(); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,429 @@
+package proxy
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/router"
+	"github.com/tidwall/redcon"
+)
+
+// event is something to tell the observer, once no lock is held.
+type event struct {
+	kind byte
+	db   int
+	b    int
+	keys []string
+}
+
+const (
+	silent byte = iota
+	flushed
+	swapped
+	functions
+)
+
+func (s *Server) tell(events []event) {
+	for _, e := range events {
+		switch e.kind {
+		case silent:
+			s.obs.Silent(e.db, e.keys...)
+		case flushed:
+			s.obs.Flushed(e.db)
+		case swapped:
+			s.obs.Swapped(e.db, e.b)
+		case functions:
+			s.obs.Functions()
+		}
+	}
+}
+
+// eventsOf says what a command may have done that no notification tells. With
+// failed, the server has answered an error.
+func eventsOf(it *item, db int, failed bool) []event {
+	var out []event
+	if len(it.keys) > 0 {
+		out = append(out, event{kind: silent, db: db, keys: it.keys})
+	}
+	if failed {
+		return out
+	}
+	switch it.spec.verb {
+	case vFlushAll:
+		out = append(out, event{kind: flushed, db: -1})
+	case vFlushDB:
+		out = append(out, event{kind: flushed, db: db})
+	case vSwapDB:
+		if len(it.args) == 3 {
+			a, okA := resp.Integer(it.args[1])
+			b, okB := resp.Integer(it.args[2])
+			if okA && okB {
+				out = append(out, event{kind: swapped, db: int(a), b: int(b)})
+			}
+		}
+	case vFunction:
+		if changesFunctions(it.args) {
+			out = append(out, event{kind: functions})
+		}
+	}
+	return out
+}
+
+func changesFunctions(args [][]byte) bool {
+	return len(args) > 1 && (is(args[1], "load") || is(args[1], "delete") || is(args[1], "flush") || is(args[1], "restore"))
+}
+
+// refusals begin the errors of commands that have not run at all, so that the
+// server has not counted a call.
+var refusals = []string{"NOPERM", "NOAUTH", "EXECABORT", "LOADING", "OOM", "READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF",
+	"BUSY ", "DENIED", "MOVED", "ASK", "CLUSTERDOWN", "ERR wrong number of arguments", "ERR unknown command",
+	"ERR unknown subcommand", "ERR Can't execute", "ERR Crossfade", "ERR Replica can't interact"}
+
+func refused(text string) bool {
+	for _, p := range refusals {
+		if strings.HasPrefix(text, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// settle records what the answer to a command means and returns what the client
+// gets. It runs under the session's lock.
+func (r *reader) settle(it *item, reply, out []byte) []byte {
+	s := r.s
+	st := &s.st
+	failed := resp.IsError(reply)
+	text := resp.ErrorText(reply)
+	switch it.role {
+	case ours:
+		it.reply = bytes.Clone(reply)
+		if it.spec == clientIDSpec && !failed && reply[0] == ':' {
+			if id, ok := resp.Integer(reply[1 : len(reply)-2]); ok {
+				s.upID = id
+			}
+		}
+		return nil
+	case replaced:
+		out = it.text
+	case okReplaced:
+		if !failed {
+			out = it.text
+		}
+	case execNil:
+		return r.settleExecNil(failed, out)
+	}
+	if st.multi && it.queues() {
+		switch {
+		case !failed:
+			st.enqueue(it)
+		default:
+			st.dirty = true
+			s.srv.uncount(it)
+		}
+		return out
+	}
+	if it.spec.verb == vExec {
+		r.settleExec(reply, failed, text)
+		return out
+	}
+	if failed && it.block != nil && strings.HasPrefix(text, "UNBLOCKED") && (it.unblocked || s.srv.unblocking()) {
+		it.retry = true
+		s.srv.uncount(it) // counted again when it is sent again
+		return nil
+	}
+	if failed && refused(text) {
+		s.srv.uncount(it)
+		return out
+	}
+	r.events = append(r.events, eventsOf(it, st.db, failed)...)
+	if !failed {
+		r.apply(it)
+	}
+	return out
+}
+
+// queues reports whether a server inside a transaction queues this command
+// rather than running it.
+func (it *item) queues() bool {
+	switch it.spec.verb {
+	case vMulti, vExec, vDiscard, vWatch, vReset, vQuit:
+		return false
+	}
+	return true
+}
+
+func (r *reader) settleExecNil(failed bool, out []byte) []byte {
+	s := r.s
+	if failed {
+		return []byte("-ERR EXEC without MULTI\r\n")
+	}
+	dirty := s.st.dirty
+	for _, q := range s.st.effects {
+		s.srv.uncount(q)
+	}
+	s.st.endMulti(true)
+	switch {
+	case dirty:
+		return []byte("-EXECABORT Transaction discarded because of previous errors.\r\n")
+	case s.st.proto == 3:
+		return []byte("_\r\n")
+	}
+	return []byte("*-1\r\n")
+}
+
+func (r *reader) settleExec(reply []byte, failed bool, text string) {
+	s := r.s
+	st := &s.st
+	effects := st.effects
+	switch {
+	case failed && strings.HasPrefix(text, "EXECABORT"), !failed && isNull(reply):
+		for _, q := range effects {
+			s.srv.uncount(q)
+		}
+		st.endMulti(true)
+		return
+	case failed:
+		return
+	}
+	els := resp.Elements(reply)
+	st.endMulti(true)
+	shift := 0
+	for _, q := range effects {
+		var el []byte
+		if i := q.index + shift; i < len(els) {
+			el = els[i]
+		}
+		shift += confirmations(st, q) - 1
+		bad := resp.IsError(el)
+		r.events = append(r.events, eventsOf(q, st.db, bad)...)
+		if bad {
+			continue
+		}
+		if isConfirming(q) {
+			r.applySubscriptions(q)
+			continue
+		}
+		r.apply(q)
+	}
+}
+
+// applySubscriptions is for those inside a transaction, whose confirmations are
+// not looked at.
+func (r *reader) applySubscriptions(q *item) {
+	st := &r.s.st
+	if q.spec.verb == vUnsubscribe && len(q.args) == 1 {
+		st.subs[q.spec.set] = nil
+	}
+	for _, a := range q.args[1:] {
+		st.subscribe(q.spec.set, string(a), q.spec.verb == vSubscribe)
+	}
+}
+
+// apply follows a command that the server has answered without an error.
+func (r *reader) apply(it *item) {
+	s := r.s
+	st := &s.st
+	args := it.args
+	st.ver++
+	switch it.spec.verb {
+	case vAuth:
+		if len(args) == 2 {
+			s.authenticated("", string(args[1]), r.l)
+		} else if len(args) == 3 {
+			s.authenticated(string(args[1]), string(args[2]), r.l)
+		}
+	case vHello:
+		r.applyHello(args)
+	case vSelect:
+		if n, ok := resp.Integer(args[len(args)-1]); ok {
+			st.db = int(n)
+		}
+	case vClient:
+		r.applyClient(it)
+	case vReadonly, vReadwrite:
+		st.readonly = it.spec.verb == vReadonly
+	case vMulti:
+		st.multi = true
+	case vDiscard:
+		for _, q := range st.effects {
+			s.srv.uncount(q)
+		}
+		st.endMulti(true)
+	case vWatch, vUnwatch:
+		st.watch = it.spec.verb == vWatch
+	case vReset:
+		for _, q := range st.effects {
+			s.srv.uncount(q)
+		}
+		ver := st.ver
+		*st = newState()
+		st.ver = ver + 1
+		s.mute, s.skip, s.skipNext = false, false, false
+	case vRaw:
+		r.raw, s.raw = true, true
+	case vScript:
+		if len(args) > 1 && is(args[1], "flush") {
+			s.srv.scripts.Purge()
+		}
+	default:
+		st.ver--
+	}
+}
+
+func (r *reader) applyHello(args [][]byte) {
+	st := &r.s.st
+	if len(args) < 2 {
+		return
+	}
+	if v, ok := resp.Integer(args[1]); ok && (v == 2 || v == 3) {
+		st.proto = int(v)
+	}
+	for i := 2; i < len(args); i++ {
+		switch {
+		case is(args[i], "auth") && i+2 < len(args):
+			r.s.authenticated(string(args[i+1]), string(args[i+2]), r.l)
+			i += 2
+		case is(args[i], "setname") && i+1 < len(args):
+			st.name = args[i+1]
+			i++
+		}
+	}
+}
+
+// The subcommands of CLIENT that matter.
+const (
+	clientOther byte = iota
+	clientSetName
+	clientSetInfo
+	clientNoEvict
+	clientNoTouch
+	clientReply
+	clientTracking
+	clientCaching
+)
+
+func clientSub(args [][]byte) byte {
+	if len(args) < 3 {
+		return clientOther
+	}
+	for sub, name := range []string{"", "setname", "setinfo", "no-evict", "no-touch", "reply", "tracking", "caching"} {
+		if is(args[1], name) {
+			return byte(sub)
+		}
+	}
+	return clientOther
+}
+
+func (r *reader) applyClient(it *item) {
+	s := r.s
+	st := &s.st
+	args := it.args
+	switch it.sub {
+	case clientSetName:
+		st.name = args[2]
+	case clientSetInfo:
+		if len(args) == 4 {
+			if st.info == nil {
+				st.info = make(map[string][]byte)
+			}
+			st.info[strings.ToLower(string(args[2]))] = args[3]
+		}
+	case clientNoEvict:
+		st.noEvict = is(args[2], "on")
+	case clientNoTouch:
+		st.noTouch = is(args[2], "on")
+	case clientTracking:
+		st.tracking = nil
+		if is(args[2], "on") {
+			st.tracking = args
+		}
+	case clientCaching:
+		st.caching = wireOf(args...)
+		s.justCached = true
+	case clientReply:
+		switch it.role {
+		case muteOn:
+			s.mute = true
+		case muteOff:
+			s.mute = false
+		case muteSkip:
+			s.skipNext = !s.mute
+		}
+	default:
+		st.ver--
+	}
+}
+
+// confirmed follows one confirmation of a subscription.
+func (s *session) confirmed(l *link, el []byte) {
+	_, _, rest, _ := resp.Header(el)
+	kind, rest, _ := resp.Text(rest)
+	name, _, ok := resp.Text(rest)
+	if !ok {
+		return
+	}
+	client := name
+	if s.mapsChannels(l) {
+		if c, ok := unmapChannel(l.route, name); ok {
+			client = c
+		}
+	}
+	set := channels
+	k := string(kind)
+	switch {
+	case strings.HasPrefix(k, "ps"), strings.HasPrefix(k, "pun"):
+		set = patterns
+	case strings.HasPrefix(k, "ss"), strings.HasPrefix(k, "sun"):
+		set = shards
+	}
+	s.st.subscribe(set, string(client), !strings.Contains(k, "uns"))
+}
+
+// clientView maps the keyspace channels of a confirmation or message back to the
+// client's database numbers. A message of a database that the client cannot
+// know is dropped: nil.
+func (s *session) clientView(l *link, el []byte) []byte {
+	if !s.mapsChannels(l) {
+		return el
+	}
+	typ, n, rest, ok := resp.Header(el)
+	if !ok || n < 2 {
+		return el
+	}
+	kind, rest, ok := resp.Text(rest)
+	if !ok {
+		return el
+	}
+	names := 1
+	if string(kind) == "pmessage" {
+		names = 2
+	}
+	out := append([]byte{typ}, redcon.AppendArray(nil, n)[1:]...)
+	out = redcon.AppendBulk(out, kind)
+	for i := range names {
+		name, after, ok := resp.Text(rest)
+		if !ok {
+			return el // a null channel: nothing was subscribed
+		}
+		client, known := unmapChannel(l.route, name)
+		switch {
+		case !known && i == names-1 && isDelivery(kind):
+			return nil
+		case !known:
+			client = name
+		}
+		out = redcon.AppendBulk(out, client)
+		rest = after
+	}
+	return append(out, rest...)
+}
+
+// authenticated records who the client is now.
+func (s *session) authenticated(user, pass string, l *link) {
+	up := s.srv.cfg.Upstreams
+	s.st.authed = true
+	s.st.cred = credential{user: user, pass: pass, operator: up[l.side].same(user, pass) ||
+		l.side == router.Target && up[router.Source].same(user, pass)}
+}

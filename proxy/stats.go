@@ -1,0 +1,133 @@
+package proxy
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/crossfade/crossfade/router"
+)
+
+// Stats is a moment of the server's life. Counts are since its start.
+type Stats struct {
+	Clients   int   // connected now
+	Accepted  int64 // connections accepted
+	Commands  int64 // commands of clients
+	BytesIn   int64 // from clients
+	BytesOut  int64 // to clients
+	Upstreams int   // connections to both sides, warm ones included
+	Inside    int64 // commands inside the gate
+}
+
+// Stats returns the counts of this moment.
+func (s *Server) Stats() Stats {
+	st := Stats{Accepted: s.accepted.Load(), Commands: s.commands.Load(), BytesIn: s.received.Load(), BytesOut: s.sent.Load(), Inside: s.gate.Inside()}
+	for _, sess := range s.snapshotSessions() {
+		st.Clients++
+		st.BytesOut += sess.out.bytes()
+	}
+	s.mu.Lock()
+	st.Upstreams = len(s.links)
+	s.mu.Unlock()
+	return st
+}
+
+// Stalls says how long sessions with work had to wait in the last Hold, from
+// when they wanted to enter the gate, or were unblocked, until they had sent.
+type Stalls struct {
+	Sessions      int
+	P50, P99, Max time.Duration
+}
+
+// Stalls returns those of the last Hold … Release.
+func (s *Server) Stalls() Stalls {
+	s.mu.Lock()
+	d := slices.Clone(s.stalls)
+	s.mu.Unlock()
+	if len(d) == 0 {
+		return Stalls{}
+	}
+	slices.Sort(d)
+	at := func(p int) time.Duration { return d[(len(d)-1)*p/100] }
+	return Stalls{Sessions: len(d), P50: at(50), P99: at(99), Max: d[len(d)-1]}
+}
+
+func (s *Server) stalled(d time.Duration) {
+	s.mu.Lock()
+	s.stalls = append(s.stalls, d)
+	s.mu.Unlock()
+}
+
+// Scripts returns the script bodies seen, the least recently used first.
+func (s *Server) Scripts() []string { return s.scripts.Values() }
+
+// UpstreamAddrs returns the local addresses ("ip:port") of the connections to a
+// side, to tell them from those of clients that bypass the proxy.
+func (s *Server) UpstreamAddrs(side router.Side) map[string]struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]struct{}, len(s.links))
+	for l := range s.links {
+		if l.side == side {
+			out[l.local] = struct{}{}
+		}
+	}
+	return out
+}
+
+// The commands whose calls are counted: none of them tells keyspace
+// notifications what it did.
+var countedCommands = []string{"xreadgroup", "xack", "xackdel", "xdelex", "xclaim", "xautoclaim", "pfcount", "flushdb", "flushall", "swapdb", "function", "scripts"}
+
+func newCounters() map[string]*atomic.Int64 {
+	m := make(map[string]*atomic.Int64, len(countedCommands))
+	for _, name := range countedCommands {
+		m[name] = new(atomic.Int64)
+	}
+	return m
+}
+
+// Silent returns how many commands of each silent kind the server may have run
+// for us: forwarded, less those it has refused without running. It never falls
+// behind the server. "scripts" counts EVAL, EVALSHA and FCALL, which may do
+// anything; "function" those subcommands that change functions.
+func (s *Server) Silent() map[string]int64 {
+	out := make(map[string]int64, len(s.counters))
+	for name, n := range s.counters {
+		out[name] = n.Load()
+	}
+	return out
+}
+
+// count raises the counter of a command that is about to be forwarded.
+func (s *Server) count(it *item) {
+	name := ""
+	switch it.spec.verb {
+	case vSilent, vFlushAll, vFlushDB, vSwapDB:
+		name = it.spec.name
+	case vBlock:
+		if it.spec.keys != nil {
+			name = it.spec.name
+		}
+	case vEval, vEvalSHA, vFcall:
+		if !it.spec.reads {
+			s.counters["scripts"].Add(1)
+		}
+	case vFunction:
+		if changesFunctions(it.args) {
+			name = "function"
+		}
+	}
+	if name != "" {
+		s.counters[name].Add(1)
+		it.counted = name
+	}
+}
+
+// uncount lowers it again: the server has not run the command.
+func (s *Server) uncount(it *item) {
+	if it.counted != "" {
+		s.counters[it.counted].Add(-1)
+		it.counted = ""
+	}
+}

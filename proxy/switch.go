@@ -1,0 +1,279 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/crossfade/crossfade/router"
+)
+
+const (
+	parallel    = 64                     // connections set up at a time
+	nudgeEvery  = 2 * time.Millisecond   // between two tries to unblock
+	queuedLong  = 100 * time.Millisecond // after which a blocking command was not queued in a transaction after all
+	graceAfter  = time.Second            // in which an UNBLOCKED may still come from a Hold that was given up
+	maxReported = 10
+)
+
+// move counts the sessions that a Release waits for.
+type move struct{ wg sync.WaitGroup }
+
+func (m *move) done() { m.wg.Done() }
+
+// each calls f for every session, a bounded number at a time, and joins the
+// first errors.
+func (s *Server) each(f func(*session) error) error {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+		more int
+	)
+	slots := make(chan struct{}, parallel)
+	for _, sess := range s.snapshotSessions() {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			err := f(sess)
+			if err == nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if len(errs) < maxReported {
+				errs = append(errs, fmt.Errorf("client %s: %w", sess.conn.RemoteAddr(), err))
+			} else {
+				more++
+			}
+		})
+	}
+	wg.Wait()
+	if more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more clients", more))
+	}
+	return errors.Join(errs...)
+}
+
+// Prepare connects every session to a side ahead of a switch and says what it
+// would have to say there, but for subscriptions, tracking and transactions. The
+// error names the sessions that cannot; they would be closed at the switch.
+func (s *Server) Prepare(ctx context.Context, side router.Side) error {
+	s.switching.Lock()
+	defer s.switching.Unlock()
+	route := s.gate.Route()
+	route.Side = side
+	err := s.each(func(sess *session) error { return sess.prepare(ctx, route) })
+	if err != nil {
+		return fmt.Errorf("preparing the %s for the clients: %w", side, err)
+	}
+	return nil
+}
+
+func (s *session) prepare(ctx context.Context, route router.Route) error {
+	s.mu.Lock()
+	skip := s.ended || s.down || s.link == nil || s.link.side == route.Side || s.raw || s.unmovable(route) != ""
+	s.mu.Unlock()
+	if skip {
+		return nil
+	}
+	l, err := s.fresh(ctx, route, false)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	old := s.warm
+	if s.ended {
+		old = l
+	} else {
+		s.warm = l
+	}
+	s.mu.Unlock()
+	closeAll(old)
+	return nil
+}
+
+// Hold shuts the gate and wakes blocked clients until no command is inside. On an
+// error the gate is still shut: the caller calls Release with the old route.
+func (s *Server) Hold(ctx context.Context) error {
+	s.switching.Lock()
+	defer s.switching.Unlock()
+	s.mu.Lock()
+	s.stalls = nil
+	s.mu.Unlock()
+	shutting := s.gate.Shutting()
+	result := make(chan error, 1)
+	go func() { result <- s.gate.Shut(ctx) }()
+	<-shutting
+	tick := time.NewTicker(nudgeEvery)
+	defer tick.Stop()
+	var last error
+	for {
+		if err := s.nudge(ctx); err != nil {
+			last = err
+		}
+		select {
+		case err := <-result:
+			if err == nil {
+				return nil
+			}
+			s.grace.Store(time.Now().Add(graceAfter).UnixNano())
+			if last != nil {
+				return fmt.Errorf("holding the clients: %w (unblocking: %w)", err, last)
+			}
+			return fmt.Errorf("holding the clients: %w", err)
+		case <-tick.C:
+		}
+	}
+}
+
+// unblocking reports whether an UNBLOCKED may come from a Hold that was given up.
+func (s *Server) unblocking() bool {
+	until := s.grace.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
+
+// nudge wakes what keeps the gate from getting empty.
+func (s *Server) nudge(ctx context.Context) error {
+	if s.gate.Inside() == 0 {
+		return nil
+	}
+	ids := make(map[router.Side][]int64)
+	for _, sess := range s.snapshotSessions() {
+		sess.out.poke()
+		side, id, hopeless := sess.blockedOn(s.cfg.Unblock != nil)
+		if hopeless {
+			s.log.Warn("closing a client that blocks and cannot be woken", "client", sess.conn.RemoteAddr().String())
+			sess.close()
+		}
+		if id != 0 {
+			ids[side] = append(ids[side], id)
+		}
+	}
+	for side, list := range ids {
+		if err := s.cfg.Unblock(ctx, side, list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// blockedOn returns the server's id of a session whose oldest command blocks.
+// hopeless means that it cannot be woken.
+func (s *session) blockedOn(can bool) (side router.Side, id int64, hopeless bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it, _ := s.fifo.peek()
+	if it == nil || s.link == nil || it.local {
+		return 0, 0, false
+	}
+	if it.block == nil {
+		blocks := it.spec.verb == vBlock && it.gate && time.Since(it.sent) > queuedLong
+		return 0, 0, blocks
+	}
+	if !can || s.upID == 0 {
+		return 0, 0, true
+	}
+	it.unblocked = true
+	return s.link.side, s.upID, false
+}
+
+// Align makes subscribers hear the other side, while the gate is shut and the
+// side they are on is fenced: all that was published there before is delivered,
+// and they are subscribed on route's side. A Release with the old route undoes it.
+func (s *Server) Align(ctx context.Context, route router.Route) error {
+	s.switching.Lock()
+	defer s.switching.Unlock()
+	if !s.gate.IsShut() {
+		return errors.New("aligning subscribers: the gate is open")
+	}
+	err := s.each(func(sess *session) error { return sess.align(ctx, route) })
+	if err != nil {
+		return fmt.Errorf("aligning subscribers with the %s: %w", route.Side, err)
+	}
+	return nil
+}
+
+func (s *session) align(ctx context.Context, route router.Route) error {
+	s.mu.Lock()
+	if s.ended || s.down || s.link == nil || s.link.side == route.Side || s.st.subscribed() == 0 || s.unmovable(route) != "" {
+		s.mu.Unlock()
+		return nil
+	}
+	old, warm := s.link, s.warm
+	s.warm = nil
+	var barrier *item
+	if !s.st.multi { // inside a transaction PING would be queued
+		barrier = &item{spec: ownSpec, mode: modeWhole, role: ours, heard: make(chan struct{})}
+		s.fifo.push(barrier)
+	}
+	s.mu.Unlock()
+	if barrier != nil {
+		if _, err := old.conn.Write(words("PING")); err == nil {
+			select {
+			case <-barrier.heard:
+			case <-ctx.Done():
+				closeAll(warm)
+				return fmt.Errorf("waiting for the last messages of the %s: %w", old.side, context.Cause(ctx))
+			}
+		}
+	}
+	l, err := s.complete(ctx, route, warm)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		l.close()
+		return nil
+	}
+	s.ahead = l
+	s.mu.Unlock()
+	return nil
+}
+
+// Release opens the gate to route. Every session moves to its side, idle ones
+// too; Release returns when they have, or were closed because they could not.
+func (s *Server) Release(route router.Route) {
+	s.switching.Lock()
+	defer s.switching.Unlock()
+	m := new(move)
+	var moving []*session
+	for _, sess := range s.snapshotSessions() {
+		sess.mu.Lock()
+		stays := sess.link == nil || sess.link.side == route.Side
+		stale := []*link{sess.warm, sess.ahead}
+		if stays {
+			sess.warm, sess.ahead = nil, nil
+		}
+		if !stays && !sess.ended {
+			m.wg.Add(1)
+			if before := sess.move.Swap(m); before != nil {
+				before.done()
+			}
+			moving = append(moving, sess)
+		}
+		sess.mu.Unlock()
+		if stays {
+			closeAll(stale...)
+		}
+	}
+	s.gate.Open(route)
+	for _, sess := range moving {
+		sess.poke()
+		sess.out.poke()
+	}
+	late := time.AfterFunc(2*s.cfg.DialTimeout, func() {
+		for _, sess := range moving {
+			if sess.move.Load() == m {
+				s.log.Warn("closing a client that could not be moved in time", "client", sess.conn.RemoteAddr().String())
+				sess.close()
+			}
+		}
+	})
+	m.wg.Wait()
+	late.Stop()
+}
