@@ -119,7 +119,7 @@ func (s *Server) abort(ctx context.Context, _ *http.Request, body []byte) (any, 
 	if err := s.opt.Operator.Abort(ctx); err != nil {
 		return nil, err
 	}
-	return Done{[]string{"the switch was taken back"}}, nil
+	return Done{[]string{"the switch is being taken back; crossfade status tells when it is"}}, nil
 }
 
 func (s *Server) complete(ctx context.Context, _ *http.Request, body []byte) (any, error) {

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/router"
+)
+
+func jsonLine(value any) ([]byte, error) {
+	text, err := json.Marshal(value)
+	return append(text, '\n'), err
+}
+
+// renderStatus is the status for people, in at most width columns.
+func renderStatus(st migration.Status, width int) string {
+	var b strings.Builder
+	line := func(name, text string) {
+		for i, part := range wrap(text, width-10) {
+			if i > 0 {
+				name = ""
+			}
+			fmt.Fprintf(&b, "%-9s %s\n", name, part)
+		}
+	}
+	line("phase", string(st.Phase))
+	line("clients", "on the "+st.Side.String())
+	line("source", st.Source)
+	line("target", st.Target)
+	switch verb := nextSwitch(st.Side); {
+	case st.Ready:
+		line("ready", "yes, for a "+verb)
+	case st.Phase.Ended():
+		line("ready", "no")
+	default:
+		for i, reason := range st.Reasons {
+			name := ""
+			if i == 0 {
+				name = "not ready"
+			}
+			line(name, reason)
+		}
+	}
+	if st.Fence != "" {
+		line("fence", st.Fence+" is up: the server that is left takes no writes")
+	}
+	if !st.Phase.Ended() {
+		line("lag", fmt.Sprintf("%s, %s dirty", millis(st.LagMS), plural(st.Dirty, "key")))
+	}
+	if st.Gaps > 0 {
+		text := fmt.Sprintf("%d since the start", st.Gaps)
+		if st.Resync != "" {
+			text += "; scanning again: " + st.Resync
+		}
+		line("gaps", text)
+	}
+	if len(st.LeaveOut) > 0 {
+		line("left out", "databases "+strings.Trim(fmt.Sprint(st.LeaveOut), "[]"))
+	}
+	if len(st.Databases) > 0 {
+		b.WriteString("\n")
+		writeDatabases(&b, st.Databases)
+	}
+	if r := st.LastCutover; r != nil {
+		b.WriteString("\n")
+		line("last", lastSwitch(*r))
+		line("", stepLine(r.Steps))
+	}
+	if len(st.Errors) > 0 {
+		b.WriteString("\n")
+		for _, e := range st.Errors {
+			line("error", fmt.Sprintf("%s, %d times, last %s: %s", e.Kind, e.Count, e.Last.Local().Format(time.TimeOnly), e.Text))
+		}
+	}
+	return b.String()
+}
+
+func nextSwitch(side router.Side) string {
+	if side == router.Target {
+		return "rollback"
+	}
+	return "cutover"
+}
+
+const barWidth = 10
+
+func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
+	fmt.Fprintf(b, "%-9s %-*s %9s %9s %8s %8s %7s\n", "database", barWidth+7, "scanned", "of keys", "copied", "dirty", "keys/s", "left")
+	for _, d := range list {
+		percent := d.Percent
+		left, rate := clock(d.ETA), count(int64(d.Rate))
+		if d.Done {
+			percent, left, rate = 100, "-", "-"
+		}
+		if !d.Done && d.ETA == 0 {
+			left = "?"
+		}
+		fmt.Fprintf(b, "%-9s %s %5.1f%% %9s %9s %8s %8s %7s\n", fmt.Sprintf("%d → %d", d.Source, d.Target),
+			bar(percent), percent, count(d.Total), count(d.Copied), count(int64(d.Dirty)), rate, left)
+	}
+}
+
+// bar draws a share of a hundred.
+func bar(percent float64) string {
+	full := max(0, min(barWidth, int(percent/100*barWidth+0.0001)))
+	return strings.Repeat("█", full) + strings.Repeat("░", barWidth-full)
+}
+
+// count writes a number in at most seven columns.
+func count(n int64) string {
+	switch {
+	case n < 1_000_000:
+		return fmt.Sprint(n)
+	case n < 100_000_000:
+		return fmt.Sprintf("%.2fM", float64(n)/1e6)
+	default:
+		return fmt.Sprintf("%.1fG", float64(n)/1e9)
+	}
+}
+
+func clock(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second)).Round(time.Second)
+	switch {
+	case d >= 100*time.Hour:
+		return ">4d"
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	}
+	return fmt.Sprintf("%ds", int(d.Seconds()))
+}
+
+func millis(ms float64) string {
+	if ms >= 10_000 {
+		return fmt.Sprintf("%.1f s", ms/1000)
+	}
+	return fmt.Sprintf("%.1f ms", ms)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func switchName(r migration.Report) string {
+	name := "cutover"
+	if r.From == router.Target {
+		name = "rollback"
+	}
+	if r.DryRun {
+		name = "dry run of a " + name
+	}
+	return name
+}
+
+func lastSwitch(r migration.Report) string {
+	text := switchName(r) + " at " + r.Started.Local().Format(time.DateTime)
+	switch {
+	case r.Finished.IsZero():
+		return text + ": under way"
+	case r.DryRun && r.OK:
+		return text + ": could be made"
+	case !r.OK:
+		return text + ": failed: " + r.Error
+	}
+	return text + ": done, " + stallLine(r)
+}
+
+func stallLine(r migration.Report) string {
+	if r.Sessions == 0 {
+		return fmt.Sprintf("no client waited; held for %s", millis(r.Held))
+	}
+	return fmt.Sprintf("stall p50 %s, p99 %s, max %s (%s waited)", millis(r.Stall.P50), millis(r.Stall.P99), millis(r.Stall.Max), plural(r.Sessions, "client"))
+}
+
+func stepLine(steps []migration.StepTime) string {
+	var parts []string
+	for _, s := range steps {
+		parts = append(parts, fmt.Sprintf("%s %.1f", s.Name, s.MS))
+	}
+	if len(parts) == 0 {
+		return "no steps"
+	}
+	return "steps (ms): " + strings.Join(parts, ", ")
+}
+
+// renderSteps is how far an attempt came that failed.
+func renderSteps(r migration.Report) string {
+	var b strings.Builder
+	for _, finding := range r.Findings {
+		fmt.Fprintf(&b, "finding   %s\n", finding)
+	}
+	if len(r.Steps) > 0 {
+		b.WriteString("steps\n")
+	}
+	for _, s := range r.Steps {
+		fmt.Fprintf(&b, "  %-12s %9.1f ms\n", s.Name, s.MS)
+	}
+	return b.String()
+}
+
+// renderReport is the summary of an attempt that worked. again tells how to call
+// another verb.
+func renderReport(r migration.Report, name string, again func(verb string) string) string {
+	var b strings.Builder
+	if r.DryRun {
+		fmt.Fprintf(&b, "dry run: a %s can be made now; nothing was changed\n", name)
+		if r.Fence != "" {
+			fmt.Fprintf(&b, "fence     %s\n", r.Fence)
+		}
+		b.WriteString(renderSteps(r))
+		fmt.Fprintf(&b, "next      %s\n", again(name))
+		return b.String()
+	}
+	fmt.Fprintf(&b, "%s done: the clients are on the %s now\n\n", name, r.To)
+	fmt.Fprintf(&b, "stall     %s\n", stallLine(r))
+	fmt.Fprintf(&b, "held      %s\n", millis(r.Held))
+	fmt.Fprintf(&b, "fence     %s\n", r.Fence)
+	fmt.Fprintf(&b, "compared  %s while both servers stood still\n", plural(r.Checked, "key"))
+	b.WriteString(renderSteps(r))
+	b.WriteString("\nnext\n")
+	if r.To == router.Target {
+		fmt.Fprintf(&b, "  %s\n      takes the clients back; what they write until then goes with them\n", again("rollback"))
+		fmt.Fprintf(&b, "  %s\n      ends the migration: no way back afterwards\n", again("complete"))
+	} else {
+		fmt.Fprintf(&b, "  %s\n      tries again\n", again("cutover"))
+		fmt.Fprintf(&b, "  %s\n      gives the migration up: the clients stay on the source\n", again("complete")+" --stay-on-source")
+	}
+	return b.String()
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/crossfade/crossfade/admin"
+	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/proxy"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
+)
+
+func runVerb() *verb {
+	return &verb{name: "run", short: "serve clients and keep the target equal to the source", run: runSidecar, long: `
+The sidecar itself. Clients connect to --listen as they would to the source; the
+other verbs reach it by --admin. What it must know after a restart is in --state.
+It stops in order on SIGTERM and SIGINT, and at once on a second one.
+
+  crossfade run --listen 127.0.0.1:6380 --source redis://… --target redis://… \
+      --map 0=0,3=5 --admin unix:crossfade.sock --state crossfade.state`}
+}
+
+func runSidecar(ctx context.Context, s *session) error {
+	f := s.flagsOf()
+	c, err := f.parse()
+	if err != nil {
+		return err
+	}
+	if err := c.ValidateServers(); err != nil {
+		return usage(problems(err))
+	}
+	log := newLogger(s.stderr, c.Log)
+	conn.RouteLogs(log)
+	sc, err := newSidecar(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	return sc.run(ctx)
+}
+
+// sidecar is all that `crossfade run` consists of.
+type sidecar struct {
+	config    config.Config
+	log       *slog.Logger
+	file      *store.File
+	ups       [2]*upstream
+	proxy     *proxy.Server
+	migration *migration.Migration
+	door      *admin.Server
+	serving   atomic.Bool
+}
+
+// newSidecar makes everything and takes the addresses and the state file.
+func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *sidecar, err error) {
+	s := &sidecar{config: c, log: log}
+	var ends [2]config.Endpoint
+	for side, server := range map[router.Side]config.Server{router.Source: c.Source, router.Target: c.Target} {
+		if ends[side], err = server.Endpoint(); err != nil {
+			return nil, usage(problems(fmt.Errorf("%s.%w", side, err)))
+		}
+		s.ups[side] = newUpstream(ends[side], c.Proxy.DialTimeout)
+	}
+	if s.file, err = store.OpenFile(c.State); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = s.file.Close()
+		}
+	}()
+	gate := router.NewGate(router.Route{Side: router.Source})
+	if err := gate.Shut(ctx); err != nil {
+		return nil, err
+	}
+	see := &observer{}
+	if s.proxy, err = newProxy(c, s.ups, gate, see, log); err != nil {
+		return nil, err
+	}
+	s.migration = migration.New(migration.Options{
+		Config: c, Source: ends[router.Source], Target: ends[router.Target],
+		Gate: gate, Traffic: traffic{s.proxy}, File: s.file,
+	}, log)
+	see.Migration = s.migration
+	s.door = admin.New(admin.Options{
+		Config: c.Admin, Operator: s.migration, Version: buildVersion(), Serving: s.serving.Load,
+	}, log)
+	if err = s.door.Listen(ctx); err != nil {
+		return nil, err
+	}
+	if err = s.proxy.Listen(); err != nil {
+		s.door.Close()
+		return nil, fmt.Errorf("%w; give another address with --listen", err)
+	}
+	return s, nil
+}
+
+// run serves until ctx ends, and stops in the opposite order of the start: first
+// the verbs, so that a switch under way is taken back or finished; then the
+// clients; then the copy, which carries their last writes; then the state file.
+func (s *sidecar) run(ctx context.Context) error {
+	defer func() {
+		for _, u := range s.ups {
+			u.close()
+		}
+		if err := s.file.Close(); err != nil {
+			s.log.Error("closing the state file", "error", err)
+		}
+	}()
+	s.log.Info("crossfade", "version", buildVersion(), "listen", s.proxy.Addr().String(), "admin", s.door.Addr(),
+		"source", s.ups[router.Source].configured, "target", s.ups[router.Target].configured, "state", s.file.Path())
+
+	life := newLife(ctx)
+	life.begin("admin", s.door.Serve)
+	// Clients that connect meanwhile wait in the listener's queue.
+	if err := s.recover(life.ctx); err != nil {
+		return errors.Join(err, life.end(), s.dropClients())
+	}
+	life.begin("status lines", s.tellProgress)
+	life.begin("proxy", s.proxy.Serve)
+	life.begin("migration", s.runMigration)
+	s.serving.Store(true)
+	s.log.Info("serving clients", "listen", s.proxy.Addr().String(), "side", s.migration.Status().Side)
+
+	<-life.ctx.Done()
+	s.log.Info("stopping", "because", context.Cause(life.ctx))
+	s.serving.Store(false)
+	err := life.end("admin", "proxy", "migration", "status lines")
+	s.log.Info("stopped", "phase", s.migration.Status().Phase, "side", s.migration.Status().Side)
+	return err
+}
+
+// recover settles where the traffic goes and lets the proxy follow.
+func (s *sidecar) recover(ctx context.Context) error {
+	if err := s.migration.Recover(ctx); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	st := s.migration.Status()
+	return errors.Join(s.ups[router.Source].follow(st.Source), s.ups[router.Target].follow(st.Target))
+}
+
+// dropClients closes the listener of a proxy that has never served.
+func (s *sidecar) dropClients() error {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	return s.proxy.Serve(ended)
+}
+
+// runMigration does not end before ctx: a copy that has come to an end, whatever
+// its reason, is no reason to leave the clients without a proxy.
+func (s *sidecar) runMigration(ctx context.Context) error {
+	if err := s.migration.Run(ctx); err != nil && ctx.Err() == nil {
+		s.log.Error("the copy has ended; clients are served on", "error", err)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// life runs the parts of a process, and ends them one after the other.
+type life struct {
+	ctx   context.Context // ends when the process is to stop
+	fail  context.CancelCauseFunc
+	group errgroup.Group
+	parts map[string]*part
+}
+
+type part struct {
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+func newLife(ctx context.Context) *life {
+	l := &life{parts: make(map[string]*part)}
+	l.ctx, l.fail = context.WithCancelCause(ctx)
+	return l
+}
+
+// begin starts a part, which runs until end cancels its context. One that ends by
+// itself ends the process.
+func (l *life) begin(name string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(l.ctx))
+	p := &part{cancel: cancel, ended: make(chan struct{})}
+	l.parts[name] = p
+	l.group.Go(func() error {
+		defer close(p.ended)
+		err := run(ctx)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+		if ctx.Err() == nil {
+			l.fail(errors.Join(fmt.Errorf("%s has ended", name), err))
+		}
+		return err
+	})
+}
+
+// end ends the named parts in this order, then all others, and waits for each. It
+// returns their first error or, without one, the cause that ended the process.
+func (l *life) end(order ...string) error {
+	for _, name := range order {
+		if p := l.parts[name]; p != nil {
+			p.cancel()
+			<-p.ended
+		}
+	}
+	for _, p := range l.parts {
+		p.cancel()
+	}
+	err := l.group.Wait()
+	cause := context.Cause(l.ctx)
+	l.fail(nil)
+	if err != nil {
+		return err
+	}
+	return cause
+}

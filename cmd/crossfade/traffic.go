@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/endpoint"
+	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/proxy"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
+)
+
+// traffic is the proxy as a migration sees it.
+type traffic struct{ *proxy.Server }
+
+var _ migration.Traffic = traffic{}
+
+// Stalls gives the proxy's figures the migration's type.
+func (t traffic) Stalls() migration.Stalls {
+	s := t.Server.Stalls()
+	return migration.Stalls{Sessions: s.Sessions, P50: s.P50, P99: s.P99, Max: s.Max}
+}
+
+// Silent has one figure for both bounds: the proxy counts before it forwards.
+func (t traffic) Silent() (forwarded, finished map[string]int64) {
+	n := t.Server.Silent()
+	return n, n
+}
+
+// observer passes on what the proxy sees. Proxy and migration need each other, so
+// the migration is set after both are made and before the proxy serves.
+type observer struct{ *migration.Migration }
+
+var _ proxy.Observer = (*observer)(nil)
+
+// upstream is one server as the proxy reaches it.
+type upstream struct {
+	configured config.Endpoint
+	timeout    time.Duration
+	now        atomic.Pointer[config.Endpoint]
+	pool       atomic.Pointer[conn.Pool]
+}
+
+func newUpstream(e config.Endpoint, timeout time.Duration) *upstream {
+	u := &upstream{configured: e, timeout: timeout}
+	u.now.Store(&e)
+	return u
+}
+
+func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
+	return endpoint.Dial(ctx, *u.now.Load(), u.timeout)
+}
+
+// follow takes over the address that the migration goes by, as its status words
+// it: after the traffic was moved, that is not always the configured one. Nothing
+// may have been dialled yet.
+func (u *upstream) follow(text string) error {
+	if text == u.configured.String() {
+		return nil
+	}
+	used, err := config.Server{URL: config.Secret(text), Password: "-"}.Endpoint()
+	if err != nil {
+		return fmt.Errorf("reading the address of the state file: %w", err)
+	}
+	e := u.configured
+	e.Network, e.Address = used.Network, used.Address
+	u.now.Store(&e)
+	return nil
+}
+
+// unblock wakes clients that wait in a blocking command.
+func (u *upstream) unblock(ctx context.Context, ids []int64) error {
+	if u.pool.Load() == nil {
+		p := conn.New(*u.now.Load(), "unblock", u.timeout)
+		if !u.pool.CompareAndSwap(nil, p) {
+			_ = p.Close()
+		}
+	}
+	pool := u.pool.Load()
+	pipe := pool.DB(0).Pipeline()
+	for _, id := range ids {
+		pipe.ClientUnblockWithError(ctx, id)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return fmt.Errorf("waking blocked clients on %s: %w", pool, err)
+	}
+	return nil
+}
+
+func (u *upstream) close() {
+	if p := u.pool.Load(); p != nil {
+		_ = p.Close()
+	}
+}
+
+// newProxy makes the proxy in front of both servers.
+func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer, log *slog.Logger) (*proxy.Server, error) {
+	pc := proxy.Config{
+		Listen:          c.Listen,
+		MaxClients:      c.Proxy.MaxClients,
+		DialTimeout:     c.Proxy.DialTimeout,
+		ShutdownTimeout: max(c.Proxy.ShutdownTimeout, time.Millisecond), // 0 would mean its default
+		ScriptCache:     c.Proxy.ScriptCache,
+		Unblock: func(ctx context.Context, side router.Side, ids []int64) error {
+			return ups[side].unblock(ctx, ids)
+		},
+	}
+	if network, path, err := config.SplitAddress(c.Listen); err == nil && network == "unix" {
+		pc.Listen = "unix:" + path
+	}
+	for side, u := range ups {
+		pc.Upstreams[side] = proxy.Upstream{Dial: u.dial, Username: u.configured.Username, Password: u.configured.Password}
+	}
+	return proxy.New(pc, gate, o, log)
+}
