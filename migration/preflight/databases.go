@@ -3,10 +3,13 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/router"
 )
 
 // checkDatabases compares the map with the databases that are there and that hold keys.
@@ -48,12 +51,26 @@ func unmapped(ctx context.Context, in *inspection, keys map[int]int64) []Finding
 		if n == 0 {
 			continue
 		}
-		pairs := in.Map.String() + fmt.Sprintf(",%d=N", db)
-		out = append(out, fail(fmt.Sprintf("Say where it goes: --map %s (N: a free database of the %s), or that it stays: --leave-out %s.",
-			pairs, in.ToName, numbers(append(slices.Clone(in.LeaveOut), db))),
+		out = append(out, fail(fmt.Sprintf("Say where it goes: --map %s,%d=N (N: a free database of the %s), or that it stays: --leave-out %s.",
+			given(in, keys), db, in.ToName, numbers(append(slices.Clone(in.LeaveOut), db))),
 			"database %d of the %s holds %s%s and is neither mapped nor left out", db, in.FromName, plural(n, "key", "keys"), such(names)))
 	}
 	return out
+}
+
+// given is the map to go on from: the operator's, or what is in use of the one
+// that nobody gave.
+func given(in *inspection, keys map[int]int64) string {
+	if in.Explicit {
+		return in.Map.String()
+	}
+	pairs := in.Map.Pairs()
+	maps.DeleteFunc(pairs, func(db, _ int) bool { return keys[db] == 0 && db != 0 })
+	m, err := router.NewDBMap(pairs)
+	if err != nil {
+		return in.Map.String()
+	}
+	return m.String()
 }
 
 // places finds mapped database numbers that a server does not have.

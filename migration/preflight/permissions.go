@@ -46,30 +46,32 @@ func permissions(ctx context.Context, in *inspection, s *server) []Finding {
 		ask, how, trying = dryRun(user), "ACL DRYRUN", false
 	}
 	key := probeKey()
-	defer clean(ctx, s.pool.DB(in.probeDB(s)), key)
-	asked := 0
+	c := s.pool.DB(in.probeDB(s))
+	defer clean(ctx, c, key)
+	var list []need
 	for _, n := range needs(key) {
-		if ctx.Err() != nil {
-			return one(unknown(s, "looking what user "+user+" may do", context.Cause(ctx)))
+		if n.applies(s) && (!trying || !n.noTry) {
+			list = append(list, n)
 		}
-		if !n.applies(s) || trying && n.noTry {
-			continue
-		}
-		err := ask(ctx, s.pool.DB(in.probeDB(s)), n)
-		asked++
+	}
+	answers, err := ask(ctx, c, list)
+	if err != nil {
+		return one(unknown(s, "looking what user "+user+" may do", err))
+	}
+	for i, n := range list {
 		d := must
 		if n.at&forward == 0 {
 			d, n.why = want, "the way back"
 		} else if n.optional {
 			d = want
 		}
-		if verdict := classify(err); verdict != allowed {
+		if verdict := classify(answers[i]); verdict != allowed {
 			d.add(n, verdict)
 		}
 	}
 	switch {
 	case !must.any() && !want.any():
-		return one(pass("%s: user %s may do all that is needed (%d commands, %s)", s, user, asked, how))
+		return one(pass("%s: user %s may do all that is needed (%d commands, %s)", s, user, len(list), how))
 	case !must.any():
 		return one(want.finding(warn, s, user, "what is wanted"))
 	case !want.any():
@@ -127,21 +129,51 @@ func dryRunWorks(ctx context.Context, s *server, user string) bool {
 	return s.client().Do(ctx, "ACL", "DRYRUN", user, "PING").Err() == nil
 }
 
-type asker func(context.Context, *redis.Client, need) error
+// asker returns, for each command, the server's refusal or nil. The error is for
+// when nothing could be asked.
+type asker func(context.Context, *redis.Client, []need) ([]error, error)
 
 func dryRun(user string) asker {
-	return func(ctx context.Context, c *redis.Client, n need) error {
-		answer, err := c.Do(ctx, append([]any{"ACL", "DRYRUN", user}, n.args...)...).Text()
-		if err == nil && answer != "OK" {
-			err = errors.New(answer)
+	return func(ctx context.Context, c *redis.Client, list []need) ([]error, error) {
+		cmds := make([]*redis.Cmd, len(list))
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, n := range list {
+				cmds[i] = p.Do(ctx, append([]any{"ACL", "DRYRUN", user}, n.args...)...)
+			}
+			return nil
+		})
+		if reply := redis.Error(nil); err != nil && !errors.As(err, &reply) {
+			return nil, err
 		}
-		return err
+		answers := make([]error, len(list))
+		for i, cmd := range cmds {
+			answer, err := cmd.Text()
+			if err == nil && answer != "OK" {
+				err = errors.New(answer)
+			}
+			answers[i] = err
+		}
+		return answers, nil
 	}
 }
 
-// tryOut runs the command. The arguments of needs are such that it changes nothing
-// but the probe key.
-func tryOut(ctx context.Context, c *redis.Client, n need) error {
+// tryOut runs the commands. The arguments of needs are such that they change
+// nothing but the probe key.
+func tryOut(ctx context.Context, c *redis.Client, list []need) ([]error, error) {
+	answers := make([]error, len(list))
+	for i, n := range list {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		answers[i] = tryOne(ctx, c, n)
+		if reply := redis.Error(nil); answers[i] != nil && !errors.As(answers[i], &reply) {
+			return nil, fmt.Errorf("%s: %w", strings.ToUpper(n.name()), answers[i])
+		}
+	}
+	return answers, nil
+}
+
+func tryOne(ctx context.Context, c *redis.Client, n need) error {
 	ctx, cancel := shielded(ctx)
 	defer cancel()
 	if n.try != nil {

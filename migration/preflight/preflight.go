@@ -1,6 +1,6 @@
 // Package preflight finds out, before anything is moved, what would go wrong: one file a check.
 // It owns the checks, their order, their words and the probe keys that it writes and takes away again.
-// It never changes a setting, never leaves anything behind and never prints a secret or a value.
+// It never leaves a change behind, never moves a key and never shows a secret or a value.
 package preflight
 
 import (

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"strings"
 	"testing"
@@ -134,7 +135,7 @@ func TestAllPass(t *testing.T) {
 		"memory", "eviction", "foreign-keys", "clients", "fence", "big-keys", "commands", "modules", "functions", "clock"} {
 		only(t, findings, name)
 	}
-	expect(t, findings, "notifications", Pass, "source", "will be switched on", `now ""`, `"KEA"`)
+	expect(t, findings, "notifications", Pass, "source", "will be switched on", `now ""`, `"AE"`)
 	expect(t, findings, "databases", Pass, "2 keys")
 	expect(t, findings, "fence", Pass, "F3")
 	if got := from.Client(0).ConfigGet(t.Context(), notifySetting).Val()[notifySetting]; got != "" {
@@ -201,6 +202,25 @@ func TestLogin(t *testing.T) {
 		env.To = pool(t, test.server.Addr(), test.user, test.password)
 		expect(t, run(t, env, StageCheck), "reach", Fail, "target", test.want)
 	}
+}
+
+func TestTLSAgainstPlainPort(t *testing.T) {
+	from, to := redistest.Start(t), redistest.Start(t)
+	env := environment(t, from, to)
+	env.To = conn.New(config.Endpoint{Network: "tcp", Address: to.Addr(), Password: "hidden", TLS: &tls.Config{MinVersion: tls.VersionTLS12}}, "check", time.Second)
+	t.Cleanup(func() { _ = env.To.Close() })
+	expect(t, run(t, env, StageCheck, from), "reach", Fail, "target", "TLS", "redis://")
+}
+
+func TestUnixSocket(t *testing.T) {
+	from, to := redistest.Start(t, redistest.WithUnixSocket()), redistest.Start(t)
+	env := environment(t, from, to)
+	env.From = conn.New(config.Endpoint{Network: "unix", Address: from.SocketPath()}, "check", time.Second)
+	t.Cleanup(func() { _ = env.From.Close() })
+	env.SetNotifications = false
+	findings := run(t, env, StageCheck, from, to)
+	only(t, findings, "reach")
+	expect(t, findings, "notifications", Fail, "redis-cli -s "+from.SocketPath()+" CONFIG SET")
 }
 
 func TestSameServer(t *testing.T) {
