@@ -146,7 +146,7 @@ func (c *Comparer) weigh(ctx context.Context, on *redis.Client, keys []string, b
 		return big, nil
 	}
 	sizes, err := Weigh(ctx, on, keys)
-	if isReply(err) {
+	if unknownCommand(err) || redis.IsPermissionError(err) {
 		blind.Store(addr, true)
 		return big, nil
 	}

@@ -48,6 +48,7 @@ func TestEqualFindsDifferences(t *testing.T) {
 		{"hash value", Value, [][]any{{"HSET", "k", "a", 1}}, [][]any{{"HSET", "k", "a", 2}}},
 		{"hash field", Value, [][]any{{"HSET", "k", "a", 1, "b", 1}}, [][]any{{"HDEL", "k", "a"}, {"HSET", "k", "c", 1}}},
 		{"hll", Value, [][]any{{"PFADD", "k", 1}}, [][]any{{"PFADD", "k", 2, 3, 4, 5}}},
+		{"hll counted", Same, [][]any{{"PFADD", "k", 1}}, [][]any{{"PFCOUNT", "k"}}},
 		{"expiry 50 ms", Expiry, [][]any{{"SET", "k", 1, "PXAT", far}}, [][]any{{"PEXPIREAT", "k", far + 50}}},
 		{"expiry 5 ms", Same, [][]any{{"SET", "k", 1, "PXAT", far}}, [][]any{{"PEXPIREAT", "k", far - 5}}},
 		{"expiry 6 ms", Expiry, [][]any{{"SET", "k", 1, "PXAT", far}}, [][]any{{"PEXPIREAT", "k", far - 6}}},
