@@ -1,0 +1,65 @@
+# Needs Go, git and make; what else is missing is installed (scripts/deps.sh,
+# Debian and its kin) or built into bin/tools.
+
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO         ?= go
+PARALLEL   ?= 2
+TIMEOUT    ?= 15m
+LINT       := v2.15.0
+GOLANGCI   := bin/tools/golangci-lint
+
+.DEFAULT_GOAL := build
+.PHONY: build test race lint fmt fmt-check vet demo bench e2e-long clean help
+
+build: ## build the static binary bin/crossfade
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
+
+test: ## run all tests, against real servers
+	scripts/deps.sh
+	$(GO) test -p $(PARALLEL) -timeout $(TIMEOUT) ./...
+
+race: ## run the tests under the race detector, the long ones shortened
+	scripts/deps.sh race
+	CGO_ENABLED=1 $(GO) test -race -short -p $(PARALLEL) -timeout $(TIMEOUT) ./...
+
+e2e-long: ## run the long end-to-end tests (many switches, big data, crashes)
+	scripts/deps.sh
+	$(GO) test ./e2e -run Long -tags failpoints -count 1 -v -timeout 2h
+
+lint: ## run golangci-lint; it is built once when there is none of its major version
+	@tool=$$(command -v golangci-lint || true); \
+	if [ -z "$$tool" ] || ! "$$tool" version 2>/dev/null | grep -Eq 'version v?2\.'; then \
+		tool=$(GOLANGCI); \
+		if ! "$$tool" version 2>/dev/null | grep -Eq 'version v?$(LINT:v%=%)( |$$)'; then \
+			echo "building golangci-lint $(LINT) into bin/tools: this takes some minutes, once"; \
+			GOBIN="$(CURDIR)/bin/tools" $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT) || exit 1; \
+		fi; \
+	fi; \
+	echo "$$tool run"; "$$tool" run --timeout 15m && \
+	echo "$$tool run --build-tags failpoints" && "$$tool" run --timeout 15m --build-tags failpoints
+
+fmt: ## format the sources
+	gofmt -w $$(git ls-files '*.go')
+
+fmt-check: ## fail when a source is not formatted
+	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
+
+vet: ## run go vet, with and without the failpoints
+	$(GO) vet ./...
+	$(GO) vet -tags failpoints ./...
+
+demo: ## move two real servers there, back and there again under load, and check
+	scripts/deps.sh
+	@$(MAKE) --no-print-directory build
+	bin/crossfade demo
+
+bench: ## measure what the proxy costs, against the server alone
+	scripts/deps.sh
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./bench -crossfade bin/crossfade
+
+clean: ## remove what was built
+	rm -rf bin
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
