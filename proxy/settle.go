@@ -140,6 +140,9 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 	r.events = append(r.events, eventsOf(it, st.db, failed)...)
 	if !failed {
 		r.apply(it)
+		if it.role == muteOn || it.role == muteSkip {
+			return nil // Redis does not answer these two
+		}
 	}
 	return out
 }
