@@ -129,8 +129,7 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 		return out
 	}
 	if failed && it.block != nil && strings.HasPrefix(text, "UNBLOCKED") && (it.unblocked || s.srv.unblocking()) {
-		it.retry = true
-		s.srv.uncount(it) // counted again when it is sent again
+		it.retry = true // the server has counted this as a call, so it stays counted
 		return nil
 	}
 	if failed && refused(text) {

@@ -1,0 +1,279 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
+)
+
+// TestOrderUnderLoad switches while pipelines run: every command is answered
+// once and in order, and each ran on one side only.
+func TestOrderUnderLoad(t *testing.T) {
+	w := newWorld(t)
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	const clients = 16
+	acked := make([]int, clients)
+	for i := range clients {
+		c := w.client()
+		wg.Go(func() {
+			n := 0
+			for !stop.Load() {
+				var lines []string
+				for range 10 {
+					n++
+					lines = append(lines, fmt.Sprintf("RPUSH list%d %d", i, n), fmt.Sprintf("ECHO %d", n))
+				}
+				if i%4 == 0 {
+					lines = append(lines, "MULTI", "SELECT 3", fmt.Sprintf("RPUSH tx%d %d", i, n), "SELECT 0", "EXEC")
+				}
+				c.send(lines...)
+				for k := range 10 {
+					c.next()
+					if got, want := c.next(), bulk(fmt.Sprint(n-9+k)); got != want {
+						t.Errorf("client %d: got %q, want %q", i, got, want)
+						return
+					}
+				}
+				if i%4 == 0 {
+					for range 4 {
+						c.next()
+					}
+					if got := c.next(); !strings.HasPrefix(got, "*3\r\n+OK\r\n:") {
+						t.Errorf("client %d: EXEC: %q", i, got)
+						return
+					}
+				}
+			}
+			acked[i] = n
+		})
+	}
+	side := router.Source
+	for range 10 {
+		side = side.Other()
+		w.switchTo(side)
+	}
+	stop.Store(true)
+	wg.Wait()
+	for i := range clients {
+		var all []int
+		for _, s := range []router.Side{router.Source, router.Target} {
+			part := w.do(s, 0, "LRANGE", fmt.Sprintf("list%d", i), 0, -1).([]any)
+			before := 0
+			for _, v := range part {
+				var x int
+				_, _ = fmt.Sscan(fmt.Sprint(v), &x)
+				if x <= before {
+					t.Fatalf("client %d: %d after %d", i, x, before)
+				}
+				before = x
+				all = append(all, x)
+			}
+		}
+		slices.Sort(all)
+		if len(all) != acked[i] || len(slices.Compact(all)) != acked[i] {
+			t.Fatalf("client %d: %d written, %d acknowledged", i, len(all), acked[i])
+		}
+	}
+	if st := w.proxy.Stalls(); st.Max > 2*time.Second {
+		t.Errorf("a client waited %v", st.Max)
+	}
+}
+
+func TestSlowReaderDoesNotStopHold(t *testing.T) {
+	w := newWorld(t)
+	big := bytes.Repeat([]byte("x"), 1<<20)
+	w.do(router.Source, 0, "SET", "big", big)
+	c := w.client()
+	const n = 30
+	for range n {
+		c.send("GET big")
+	}
+	until(t, "the client's socket is full", func() bool { return w.gate.Inside() > 0 })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := w.proxy.Hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.epoch++
+	w.proxy.Release(router.Route{Side: router.Target, Epoch: w.epoch, Map: w.dbs})
+	for range n {
+		if got := c.next(); len(got) < 1<<20 || strings.Trim(got[10:len(got)-2], "x") != "" {
+			t.Fatalf("a reply of %d bytes: %.40q", len(got), got)
+		}
+	}
+	c.want("GET big", "$-1\r\n")
+}
+
+func TestUpstreamKilledInReply(t *testing.T) {
+	source := redistest.Start(t)
+	link := redistest.NewLink(t, source.Addr())
+	w := newWorldOn(t, source, redistest.Start(t), func(c *Config) {
+		c.Upstreams[0].Dial = func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", link.Addr())
+		}
+	})
+	w.do(router.Source, 0, "SET", "big", bytes.Repeat([]byte("x"), 1<<20))
+	c := w.client()
+	c.want("PING", "+PONG\r\n")
+	link.CutAfter(100_000)
+	c.send("SET a 1", "PFCOUNT hll", "GET big", "XACK st g 1-1")
+	c.expect(ok)
+	c.expect(":0\r\n")
+	if got := c.next(); !strings.HasPrefix(got, "EOF after $1048576\r\nxxx") {
+		t.Fatalf("got %.60q", got)
+	}
+	until(t, "all have left the gate", func() bool { return w.gate.Inside() == 0 })
+	if log := w.heard.all(); !slices.Contains(log, "silent 0 hll") || !slices.Contains(log, "silent 0 st") {
+		t.Fatalf("the observer heard %v", log)
+	}
+}
+
+func TestObserverAndCounters(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	for _, l := range []string{"SELECT 3", "XGROUP CREATE s g 0 MKSTREAM", "XADD s 1-1 f v", "XREADGROUP GROUP g streams BLOCK 5 STREAMS s >", "XACK s g 1-1", "XACK s g", "PFCOUNT h1 h2",
+		"EVAL \"return 1\" 2 k1 k2", "FUNCTION LOAD bad", "FUNCTION FLUSH", "SWAPDB 1 2", "FLUSHDB", "MULTI", "PFCOUNT t1", "SELECT 0", "PFCOUNT t2", "EXEC", "MULTI", "PFCOUNT never", "DISCARD",
+		"WATCH k", "SET k 1", "MULTI", "PFCOUNT never", "EXEC", "FLUSHALL", "SET str x", "PFCOUNT str", "EVAL_RO \"return 1\" 1 ro"} {
+		c.do(l)
+	}
+	want := []string{"silent 3 s", "silent 3 s", "silent 3 h1,h2", "silent 3 k1,k2", "functions", "swapped 1 2", "flushed 3", "silent 3 t1", "silent 0 t2", "flushed -1", "silent 0 str"}
+	if got := w.heard.all(); !slices.Equal(got, want) {
+		t.Fatalf("heard %q,\nwant %q", got, want)
+	}
+	counts := w.proxy.Silent()
+	info := fmt.Sprint(w.do(router.Source, 0, "INFO", "commandstats"))
+	for name, n := range counts {
+		if name == "scripts" {
+			if n != 1 {
+				t.Errorf("%d scripts", n)
+			}
+			continue
+		}
+		calls := int64(0)
+		for line := range strings.Lines(info) {
+			key, rest, _ := strings.Cut(line, ":calls=")
+			key = strings.TrimPrefix(key, "cmdstat_")
+			if key == name || strings.HasPrefix(key, name+"|") {
+				var k int64
+				_, _ = fmt.Sscanf(rest, "%d", &k)
+				calls += k
+			}
+		}
+		if calls != n {
+			t.Errorf("%s: the server counted %d calls, the proxy %d", name, calls, n)
+		}
+	}
+	if got := w.proxy.Scripts(); len(got) != 1 || got[0] != "return 1" {
+		t.Errorf("scripts: %q", got)
+	}
+	c.do("SCRIPT FLUSH")
+	if got := w.proxy.Scripts(); len(got) != 0 {
+		t.Errorf("scripts after a flush: %q", got)
+	}
+}
+
+// TestUnblockedCounts pins what a server counts for a blocking command that was
+// woken: the counters must not fall behind.
+func TestUnblockedCounts(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	c.do("XGROUP CREATE s g 0 MKSTREAM")
+	c.send("XREADGROUP GROUP g c BLOCK 0 STREAMS s >")
+	w.blockedOn(router.Source, "xreadgroup")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := w.proxy.Hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.proxy.Release(w.gate.Route())
+	w.blockedOn(router.Source, "xreadgroup")
+	w.do(router.Source, 0, "XADD", "s", "1-1", "f", "v")
+	c.next()
+	info := fmt.Sprint(w.do(router.Source, 0, "INFO", "commandstats"))
+	i := strings.Index(info, "cmdstat_xreadgroup:calls=")
+	if i < 0 {
+		t.Fatal("no calls")
+	}
+	var calls int64
+	_, _ = fmt.Sscanf(info[i:], "cmdstat_xreadgroup:calls=%d", &calls)
+	if got := w.proxy.Silent()["xreadgroup"]; got != calls {
+		t.Fatalf("the server counted %d calls, the proxy %d", calls, got)
+	}
+}
+
+func TestManyConnections(t *testing.T) {
+	if testing.Short() {
+		t.Skip("two thousand connections")
+	}
+	config := redistest.WithConfig("maxclients", "5000")
+	w := newWorldOn(t, redistest.Start(t, config), redistest.Start(t, config))
+	const n = 2000
+	clients := make([]*raw, n)
+	for i := range clients {
+		clients[i] = w.client()
+		clients[i].send("SELECT 3")
+	}
+	for _, c := range clients {
+		c.expect(ok)
+	}
+	if a := w.proxy.UpstreamAddrs(router.Source); len(a) != n {
+		t.Fatalf("%d upstream addresses", len(a))
+	}
+	begin := time.Now()
+	w.switchTo(router.Target)
+	t.Logf("switching %d clients took %v", n, time.Since(begin))
+	for i, c := range clients {
+		c.send(fmt.Sprintf("SET k%d 1", i))
+	}
+	for _, c := range clients {
+		c.expect(ok)
+	}
+	if got := fmt.Sprint(w.do(router.Target, 5, "DBSIZE")); got != fmt.Sprint(n) {
+		t.Fatalf("%s keys", got)
+	}
+	if st := w.proxy.Stats(); st.Clients != n || len(w.proxy.UpstreamAddrs(router.Source)) != 0 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+func TestUnixSocketAndStopWhileBlocked(t *testing.T) {
+	path := t.TempDir() + "/s"
+	w := newWorld(t, func(c *Config) { c.Listen = "unix:" + path })
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	c := &raw{t: t, conn: conn}
+	c.want("SET a 1", ok)
+	c.send("BLPOP q 0")
+	w.blockedOn(router.Source, "blpop")
+}
+
+func TestUpstreamRefuses(t *testing.T) {
+	w := newWorldOn(t, redistest.Start(t, redistest.WithConfig("maxclients", "3")), redistest.Start(t))
+	a := w.client()
+	a.want("PING", "+PONG\r\n")
+	b := w.client()
+	b.want("PING", "+PONG\r\n")
+	var c *raw
+	for range 5 {
+		c = w.client()
+		c.send("PING")
+		if got := c.next(); got == "-ERR max number of clients reached\r\n" {
+			return
+		}
+	}
+	t.Fatal("the server's greeting was not passed on")
+}
