@@ -77,9 +77,15 @@ func (s *Server) verb(run func(ctx context.Context, r *http.Request, body []byte
 			return nil, notServing()
 		}
 		started := time.Now()
-		s.log.Info("verb begins", "verb", r.URL.Path, "from", r.RemoteAddr)
+		log := s.log.With("verb", strings.TrimPrefix(r.URL.Path, "/v1/"))
+		log.Info("the operator asks", "body", string(bytes.TrimSpace(body)))
 		reply, err := run(s.verbCtx, r, body)
-		s.log.Info("verb ends", "verb", r.URL.Path, "took", time.Since(started).Round(time.Millisecond), "error", err)
+		took := time.Since(started).Milliseconds()
+		if err != nil {
+			log.Warn("the operator was answered", "took_ms", took, "error", err)
+		} else {
+			log.Info("the operator was answered", "took_ms", took)
+		}
 		return reply, err
 	}}
 }

@@ -45,7 +45,7 @@ func renderStatus(st migration.Status, width int) string {
 		}
 	}
 	if st.Fence != "" {
-		line("fence", st.Fence+" is up: the server that is left takes no writes")
+		line("fence", fenceWords(migration.FenceLevel(st.Fence))+" is up on the server that is not in use")
 	}
 	if !st.Phase.Ended() {
 		line("lag", fmt.Sprintf("%s, %s dirty", millis(st.LagMS), plural(st.Dirty, "key")))
@@ -172,6 +172,17 @@ func lastSwitch(r migration.Report) string {
 	return text + ": done, " + stallLine(r)
 }
 
+// fenceWords says what a level of the protocol is made of.
+func fenceWords(level migration.FenceLevel) string {
+	switch level {
+	case migration.FenceACL:
+		return string(level) + ": ACL refuses every user but ours"
+	case migration.FenceReplicas:
+		return string(level) + ": min-replicas-to-write refuses every write"
+	}
+	return string(level)
+}
+
 func stallLine(r migration.Report) string {
 	if r.Sessions == 0 {
 		return fmt.Sprintf("no client waited; held for %s", millis(r.Held))
@@ -212,7 +223,7 @@ func renderReport(r migration.Report, name string, again func(verb string) strin
 	if r.DryRun {
 		fmt.Fprintf(&b, "dry run: a %s can be made now; nothing was changed\n", name)
 		if r.Fence != "" {
-			fmt.Fprintf(&b, "fence     %s\n", r.Fence)
+			fmt.Fprintf(&b, "fence     %s\n", fenceWords(r.Fence))
 		}
 		b.WriteString(renderSteps(r))
 		fmt.Fprintf(&b, "next      %s\n", again(name))
@@ -220,8 +231,10 @@ func renderReport(r migration.Report, name string, again func(verb string) strin
 	}
 	fmt.Fprintf(&b, "%s done: the clients are on the %s now\n\n", name, r.To)
 	fmt.Fprintf(&b, "stall     %s\n", stallLine(r))
-	fmt.Fprintf(&b, "held      %s\n", millis(r.Held))
-	fmt.Fprintf(&b, "fence     %s\n", r.Fence)
+	if r.Sessions > 0 {
+		fmt.Fprintf(&b, "held      %s\n", millis(r.Held))
+	}
+	fmt.Fprintf(&b, "fence     %s\n", fenceWords(r.Fence))
 	fmt.Fprintf(&b, "compared  %s while both servers stood still\n", plural(r.Checked, "key"))
 	b.WriteString(renderSteps(r))
 	b.WriteString("\nnext\n")
