@@ -134,5 +134,5 @@ func classify(err error) error {
 	case redis.IsOOMError(err), says(err, "oom command not allowed"):
 		return fmt.Errorf("%w: %w", ErrOutOfMemory, err)
 	}
-	return err
+	return discreet(err)
 }

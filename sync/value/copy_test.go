@@ -162,6 +162,19 @@ func TestRefusalsAreTold(t *testing.T) {
 	}
 }
 
+func TestErrorsShowNoValue(t *testing.T) {
+	src := redistest.Start(t).Client(0)
+	dst := redistest.Start(t, redistest.WithRenamed("RESTORE", ""), redistest.WithRenamed("SET", "")).Client(0)
+	run(t, src, "SET", "k", "sesame")
+	out, err := (&Batch{}).Copy(t.Context(), src, dst, []string{"k"})
+	if err != nil || out[0].Err == nil || Unknown(out[0].Err) || strings.Contains(out[0].Err.Error(), "sesame") {
+		t.Error(out, err)
+	}
+	if _, err := Logical(t.Context(), src, dst, "k"); err == nil || Unknown(err) || strings.Contains(err.Error(), "sesame") {
+		t.Error(err)
+	}
+}
+
 func TestLostConnectionIsUnknown(t *testing.T) {
 	s, d := redistest.Start(t), redistest.Start(t)
 	link := redistest.NewLink(t, d.Addr())

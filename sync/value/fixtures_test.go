@@ -68,7 +68,7 @@ func fixtures() []fixture {
 		{"bitmap", "raw", func(t *testing.T, c *redis.Client, k string) { run(t, c, "SETBIT", k, 100001, 1) }},
 		{"hll sparse", "raw", fill(20, "PFADD", name)},
 		{"hll dense", "raw", fill(20000, "PFADD", name)},
-		{binary, "embstr", set("binary key")},
+		{binary, "", set("binary key")},
 		{"list small", "", fill(5, "RPUSH", name)},
 		{"list big", "quicklist", fill(5000, "RPUSH", name)},
 		{"list wide", "quicklist", fill(40, "RPUSH", func(i int) []any { return []any{strings.Repeat(string(rune('a'+i%26)), 200_000+i)} })},

@@ -2,6 +2,7 @@ package value
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -28,7 +29,7 @@ func two(t *testing.T, opts ...redistest.Option) (src, dst *redis.Client) {
 func run(t *testing.T, c *redis.Client, args ...any) any {
 	t.Helper()
 	v, err := c.Do(context.Background(), args...).Result()
-	if err != nil && err != redis.Nil {
+	if err != nil && !errors.Is(err, redis.Nil) {
 		t.Fatalf("%v: %v", args[:min(len(args), 4)], err)
 	}
 	return v

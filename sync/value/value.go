@@ -109,14 +109,30 @@ func must(ctx context.Context, p redis.Pipeliner) error {
 	}
 	cmds, err := p.Exec(ctx)
 	if err != nil {
-		return err
+		return discreet(err)
 	}
 	for _, c := range cmds {
 		if err := c.Err(); err != nil {
-			return err
+			return discreet(err)
 		}
 	}
 	return nil
+}
+
+// answer is a server's error in our words.
+type answer string
+
+func (a answer) Error() string { return string(a) }
+func (answer) RedisError()     {}
+
+// discreet cuts the arguments off "unknown command 'X', with args beginning
+// with: …": they may be a value.
+func discreet(err error) error {
+	if !says(err, ", with args") {
+		return err
+	}
+	text, _, _ := strings.Cut(err.Error(), ", with args")
+	return answer(text)
 }
 
 // remove deletes keys without stopping the server for the big ones.
