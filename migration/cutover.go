@@ -282,11 +282,11 @@ func (a *attempt) prepare(ctx context.Context) error {
 	if err := a.waitReady(ctx); err != nil {
 		return err
 	}
+	a.followPhase() // the phase may lag behind the mirror
 	st, err := a.fence(a.from).save(ctx, level)
 	if err != nil {
 		return err
 	}
-	// Two moves may lie between here and PREPARED when the last switch was undone.
 	a.onUndo(func(context.Context) error {
 		return a.save(false, func(r *Record) {
 			if f := r.Servers[a.from].Fence; f != nil && !f.Raised {

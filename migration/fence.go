@@ -245,7 +245,7 @@ func (f fence) raiseLateUsers(ctx context.Context, st *FenceState) error {
 		if err != nil {
 			return err
 		}
-		if !replicationOnly(u) {
+		if !replicationOnly(u) && !fenced(u) {
 			return fmt.Errorf("raising the fence on %s: ACL user %q appeared during the cutover", f.pool, name)
 		}
 	}
