@@ -101,13 +101,15 @@ func (s *Server) Serve(ctx context.Context) error {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(s.listener) }()
-	var broken error
+	ended := make(chan struct{})
+	var broken error // once ended
+	go func() {
+		defer close(ended)
+		broken = server.Serve(s.listener)
+	}()
 	select {
 	case <-ctx.Done():
-	case broken = <-ended:
-		ended <- broken
+	case <-ended:
 	}
 	s.mu.Lock()
 	s.closing = true
@@ -120,7 +122,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		_ = server.Close() // somebody does not read what was answered
 	}
 	<-ended
-	if broken != nil && !errors.Is(broken, http.ErrServerClosed) {
+	if !errors.Is(broken, http.ErrServerClosed) {
 		return fmt.Errorf("serving the operator on %s: %w", s.opt.Config.Address, broken)
 	}
 	return nil

@@ -7,13 +7,14 @@ import (
 
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/migration/preflight"
+	"github.com/crossfade/crossfade/sync/conn"
 )
 
 func checkVerb() *verb {
 	return &verb{name: "check", short: "look at both servers and say what would go wrong", run: check, long: `
 Needs no running crossfade: give --source and --target as for run. It changes no
-setting; small keys named crossfade:… are written and taken away again. One row a
-finding: pass, warn or fail, and what to do. Exit status 3 when one is a failure.`}
+setting; small keys named crossfade:… are written and taken away again. One row
+a finding: pass, warn or fail, and what to do. Exit status 3 with a failure.`}
 }
 
 func check(ctx context.Context, s *session) error {
@@ -26,6 +27,7 @@ func check(ctx context.Context, s *session) error {
 	if err := c.ValidateServers(); err != nil {
 		return usage(problems(err))
 	}
+	conn.RouteLogs(newLogger(s.stderr, c.Log))
 	findings, err := migration.Check(ctx, c)
 	if cause := context.Cause(ctx); cause != nil {
 		return cause

@@ -9,8 +9,8 @@ import (
 func configVerb() *verb {
 	return &verb{name: "config", short: "print the effective configuration, without secrets", run: printConfig, long: `
 Prints what the other verbs would use: the defaults, over them the file of
---config, then CROSSFADE_… from the environment, then the flags. A password shows
-as ***. What is printed is a configuration file again.`}
+--config, then CROSSFADE_… from the environment, then the flags. A password
+shows as ***. What is printed is a configuration file again.`}
 }
 
 func printConfig(_ context.Context, s *session) error {

@@ -15,10 +15,11 @@ import (
 
 func cutoverVerb() *verb {
 	return &verb{name: "cutover", short: "move the clients to the target", run: switchWith("cutover", (*admin.Client).Cutover), long: `
-Waits until the target is level, holds the clients for a moment, makes the source
-refuse writes, copies the rest and lets the clients go on at the target. What
-fails, or takes longer than --max-stall, is taken back and nothing has happened.
-It goes on when this command is interrupted: crossfade abort takes it back.`}
+Waits until the target is level, holds the clients for a moment, makes the
+source refuse writes, copies the rest and lets the clients go on at the target.
+What fails, or takes longer than --max-stall, is taken back and nothing has
+happened. It goes on when this command is interrupted: crossfade
+abort takes it back.`}
 }
 
 type switchCall func(*admin.Client, context.Context, admin.SwitchRequest) (migration.Report, error)

@@ -9,7 +9,7 @@ import (
 
 const exitCodes = `Exit statuses:
     0  done, or what was asked for is so
-    1  failed: a server or the sidecar cannot be reached, a switch was taken back, …
+    1  failed: a server or the sidecar cannot be reached, a switch is taken back
     2  wrong usage: unknown verb or flag, or an error in the configuration
     3  refused by a check: check found a failure, the migration is not ready,
        verify found differences. Nothing was changed.
@@ -49,7 +49,8 @@ func overview() string {
 	b.WriteString(`Crossfade moves a live Redis to another: clients connect to it instead of the
 source, it copies everything, and a cutover moves them without losing a write.
 
-  crossfade run --listen 127.0.0.1:6380 --source redis://OLD --target redis://NEW
+  crossfade check --source redis://OLD --target redis://NEW
+  crossfade run   --source redis://OLD --target redis://NEW
   crossfade cutover
 
 Verbs:
@@ -58,8 +59,8 @@ Verbs:
 		fmt.Fprintf(&b, "  %-10s %s\n", v.name, v.short)
 	}
 	b.WriteString(`
-All but run, check, config and version ask a running crossfade, which they find by
---admin or CROSSFADE_ADMIN (default unix:crossfade.sock in this directory).
+The verbs that ask a running crossfade find it by --admin or CROSSFADE_ADMIN
+(default unix:crossfade.sock in this directory).
 crossfade help VERB lists a verb's flags.
 
 `)

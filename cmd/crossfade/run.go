@@ -20,9 +20,10 @@ import (
 
 func runVerb() *verb {
 	return &verb{name: "run", short: "serve clients and keep the target equal to the source", run: runSidecar, long: `
-The sidecar itself. Clients connect to --listen as they would to the source; the
-other verbs reach it by --admin. What it must know after a restart is in --state.
-It stops in order on SIGTERM and SIGINT, and at once on a second one.
+The sidecar itself. Clients connect to --listen as they would to the source;
+the other verbs reach it by --admin. What it must know after a restart is in the
+file of --state. It stops in order on SIGTERM and SIGINT, and at once on a
+second one.
 
   crossfade run --listen 127.0.0.1:6380 --source redis://… --target redis://… \
       --map 0=0,3=5 --admin unix:crossfade.sock --state crossfade.state`}

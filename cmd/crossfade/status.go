@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -39,11 +38,11 @@ func status(ctx context.Context, s *session) error {
 	defer tick.Stop()
 	before := ""
 	for first := true; ; first = false {
-		err := showStatus(ctx, door, s.stdout, *asJSON, true, before)
-		before = "\n"
 		if screen {
 			before = "\x1b[H\x1b[J" // from the top, on an empty screen
 		}
+		err := showStatus(ctx, door, s.stdout, *asJSON, true, before)
+		before = "\n"
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -83,7 +82,7 @@ func showStatus(ctx context.Context, door *admin.Client, w io.Writer, asJSON, co
 		out.WriteString(renderStatus(st, widthOf(w)))
 	}
 	if _, err := w.Write(out.Bytes()); err != nil {
-		return errors.Join(fmt.Errorf("printing the status: %w", err))
+		return fmt.Errorf("printing the status: %w", err)
 	}
 	return nil
 }
