@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,8 +125,8 @@ func (s *session) unmovable(route router.Route) string {
 	case st.multi && len(st.queue) > 0 && !mapped:
 		return "its transaction is in a database that is not in the database map"
 	}
-	for _, a := range st.tracking {
-		if is(a, "redirect") {
+	for _, args := range st.tracking {
+		if slices.ContainsFunc(args, func(a []byte) bool { return is(a, "redirect") }) {
 			return "its CLIENT TRACKING redirects to another connection"
 		}
 	}

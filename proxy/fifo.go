@@ -28,11 +28,11 @@ type item struct {
 	sub       byte // of CLIENT: which subcommand
 	keys      []string
 	counted   string // the silent counter that was raised for it
-	calls     int64
 	epoch     uint64
 	sent      time.Time
 	block     *blocked
 	unblocked bool // by us
+	mayBlock  bool // thought to be queued in a transaction; blocks where it was not
 
 	settled bool // its effects are recorded
 	index   int  // its place in the transaction

@@ -3,10 +3,8 @@ package proxy
 import (
 	"crypto/sha1"
 	"encoding/hex"
-	"fmt"
 	"time"
 
-	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/tidwall/redcon"
 )
 
@@ -69,6 +67,7 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 		it.args = cloneArgs(cmd.Args)
 	}
 	s.describe(it)
+	it.mayBlock = it.spec.verb == vBlock && it.spec.block.index(it.args) > 0
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
 	}
@@ -296,180 +295,6 @@ func (s *session) ask(wires ...[]byte) ([][]byte, error) {
 		replies = append(replies, it.reply)
 	}
 	return replies, nil
-}
-
-// authenticate forwards AUTH or HELLO with the credentials of the side.
-func (s *session) authenticate(it *item, wire []byte) error {
-	if s.route.Rewrites() {
-		wire = s.translateAuth(it, wire)
-	}
-	if !s.link.unselected {
-		return s.push(it, wire)
-	}
-	it.wake = true
-	if err := s.push(it, wire); err != nil {
-		return err
-	}
-	if err := s.await(it); err != nil {
-		return err
-	}
-	return s.selectLate()
-}
-
-// selectLate says the SELECT that a connection could not take before AUTH.
-func (s *session) selectLate() error {
-	s.mu.Lock()
-	db, mapped := s.route.DB(s.st.db)
-	authed := s.st.authed
-	s.mu.Unlock()
-	if !authed {
-		return nil
-	}
-	if mapped && db != 0 {
-		n := fmt.Sprint(db)
-		replies, err := s.ask(words("SELECT", n))
-		if err != nil {
-			return err
-		}
-		if text := resp.ErrorText(replies[0]); text != "" {
-			err := &setupError{side: s.route.Side, what: "SELECT " + n, answer: text}
-			s.refuseClient(err)
-			return err
-		}
-	}
-	s.link.unselected = false
-	return nil
-}
-
-// translateAuth exchanges the source's URL credentials for the target's.
-func (s *session) translateAuth(it *item, wire []byte) []byte {
-	source, here := s.srv.cfg.Upstreams[0], s.srv.cfg.Upstreams[s.route.Side]
-	args := it.args
-	if it.spec.verb == vAuth {
-		var user, pass string
-		switch len(args) {
-		case 2:
-			pass = string(args[1])
-		case 3:
-			user, pass = string(args[1]), string(args[2])
-		default:
-			return wire
-		}
-		switch {
-		case !source.same(user, pass):
-			return wire
-		case !here.has():
-			it.role, it.text = okReplaced, []byte("+OK\r\n")
-			return words("PING")
-		case here.Username == "":
-			return words("AUTH", here.Password)
-		}
-		return words("AUTH", here.Username, here.Password)
-	}
-	for i := 2; i+2 < len(args); i++ {
-		if is(args[i], "setname") {
-			i++
-			continue
-		}
-		if !is(args[i], "auth") || !source.same(string(args[i+1]), string(args[i+2])) {
-			continue
-		}
-		out := append([][]byte(nil), args[:i]...)
-		if here.has() {
-			out = append(out, args[i], []byte(orDefault(here.Username)), []byte(here.Password))
-		}
-		return wireOf(append(out, args[i+3:]...)...)
-	}
-	return wire
-}
-
-// reset forwards RESET and makes of the fresh connection what a new client's is.
-func (s *session) reset(it *item, wire []byte) error {
-	it.wake = true
-	if err := s.push(it, wire); err != nil {
-		return err
-	}
-	if err := s.await(it); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	fresh := !s.st.multi && !s.st.authed && s.st.db == 0
-	_, mapped := s.route.DB(s.st.db)
-	lines := s.srv.setup(&s.st, 0, s.route, false)
-	s.mu.Unlock()
-	if it.lost || !fresh {
-		return nil
-	}
-	s.multi, s.broken, s.noDB = false, false, !mapped
-	s.link.unselected = false
-	for _, ln := range lines {
-		replies, err := s.ask(ln.wire)
-		if err != nil {
-			return err
-		}
-		if text := resp.ErrorText(replies[0]); text != "" {
-			if err := s.link.refused(ln, text); err != nil {
-				s.refuseClient(err)
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// flushAll empties the mapped databases, and no others, in one transaction.
-func (s *session) flushAll(cmd redcon.Command) error {
-	mode := []string{}
-	switch {
-	case len(cmd.Args) == 1:
-	case len(cmd.Args) == 2 && (is(cmd.Args[1], "async") || is(cmd.Args[1], "sync")):
-		mode = append(mode, string(cmd.Args[1]))
-	default:
-		s.local([]byte("-ERR syntax error\r\n"))
-		return nil
-	}
-	if err := s.awaitEmpty(); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	back, mapped := s.route.DB(s.st.db)
-	watching := s.st.watch
-	s.mu.Unlock()
-	var wires [][]byte
-	if watching { // a changed key must not keep our own EXEC from running
-		wires = append(wires, words("UNWATCH"))
-		s.broken = true
-	}
-	wires = append(wires, words("MULTI"))
-	for _, db := range s.route.Map.Targets() {
-		wires = append(wires, words("SELECT", fmt.Sprint(db)), words(append([]string{"FLUSHDB"}, mode...)...))
-	}
-	if !mapped {
-		back = 0
-	}
-	wires = append(wires, words("SELECT", fmt.Sprint(back)), words("EXEC"))
-	n := int64(s.route.Map.Len())
-	s.srv.counters["flushdb"].Add(n)
-	replies, err := s.ask(wires...)
-	if err != nil {
-		s.srv.tell([]event{{kind: flushed, db: -1}})
-		return err
-	}
-	reply := []byte("+OK\r\n")
-	ran := resp.Elements(replies[len(replies)-1])
-	for _, r := range append(replies, ran...) {
-		if resp.IsError(r) {
-			reply = r
-			break
-		}
-	}
-	if ran == nil {
-		s.srv.counters["flushdb"].Add(-n)
-	} else {
-		s.srv.tell([]event{{kind: flushed, db: -1}})
-	}
-	s.local(reply)
-	return nil
 }
 
 // remember keeps a script's body, for the other side and for EVALSHA.

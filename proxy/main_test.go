@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -230,7 +231,7 @@ func (r *raw) next() string {
 		_ = r.conn.SetReadDeadline(time.Now().Add(patience))
 		k, err := r.conn.Read(buf)
 		r.rest = append(r.rest, buf[:k]...)
-		if err == io.EOF || err != nil && strings.Contains(err.Error(), "reset") {
+		if errors.Is(err, io.EOF) || err != nil && strings.Contains(err.Error(), "reset") {
 			if k == 0 {
 				if len(r.rest) > 0 {
 					return "EOF after " + string(r.rest)

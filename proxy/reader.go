@@ -71,11 +71,12 @@ func (r *reader) chunk(b []byte) bool {
 	r.events, r.leaves, r.wake = nil, 0, false
 	s.mu.Unlock()
 
+	// The outcome is known, so the gate need not wait for the client to read it.
 	s.srv.tell(events)
-	s.out.flush()
 	for range leaves {
 		s.srv.gate.Leave()
 	}
+	s.out.flush()
 	if wake {
 		s.poke()
 	}
@@ -133,9 +134,9 @@ func (r *reader) begin(c byte) {
 // assign gives the element, which starts with c, to the oldest command in flight.
 func (r *reader) assign(c byte) {
 	s := r.s
-	it, any := s.fifo.peek()
+	it, busy := s.fifo.peek()
 	switch {
-	case !any:
+	case !busy:
 		r.owner, r.mode = nobody, modePass
 		return
 	case it == nil:
@@ -391,8 +392,8 @@ func isConfirming(it *item) bool {
 func (r *reader) locals() {
 	s := r.s
 	for {
-		it, any := s.fifo.peek()
-		if !any {
+		it, busy := s.fifo.peek()
+		if !busy {
 			if s.waitsEmpty {
 				r.wake = true
 			}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
 	"github.com/tidwall/redcon"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -102,6 +100,7 @@ func (s *session) run() {
 		if err == nil {
 			err = s.flushUp()
 		}
+		s.waitFrom = time.Time{} // it may have been answered without the upstream
 		s.out.flush()
 		switch {
 		case err != nil:
@@ -192,88 +191,6 @@ func (s *session) read() error {
 			return err
 		}
 	}
-}
-
-// readOnce reads once; a poke gives false. The end of the client's stream is
-// noted in eof.
-func (s *session) readOnce() (bool, error) {
-	n, err := s.conn.Read(s.in.Space())
-	s.in.Advance(n)
-	s.srv.received.Add(int64(n))
-	switch {
-	case n > 0:
-		return true, nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		_ = s.conn.SetReadDeadline(time.Time{})
-		return false, nil
-	case err != nil:
-		s.eof = true
-	}
-	return true, nil
-}
-
-// await waits until the reader has finished it, and keeps reading the client, so
-// that a client that hangs up is noticed at once.
-func (s *session) await(it *item) error {
-	return s.awaitFor(func() bool { return it.done }, it.block != nil)
-}
-
-// awaitEmpty waits until nothing is in flight.
-func (s *session) awaitEmpty() error {
-	s.mu.Lock()
-	s.waitsEmpty = true
-	s.mu.Unlock()
-	err := s.awaitFor(func() bool { return s.fifo.empty() }, false)
-	s.mu.Lock()
-	s.waitsEmpty = false
-	s.mu.Unlock()
-	return err
-}
-
-func (s *session) awaitFor(done func() bool, blocks bool) error {
-	if err := s.flushUp(); err != nil {
-		return err
-	}
-	for {
-		s.mu.Lock()
-		ok, down := done(), s.down
-		s.mu.Unlock()
-		switch {
-		case ok:
-			return nil
-		case down:
-			return errUpstreamGone
-		case s.eof && blocks:
-			return errClientGone
-		case blocks && s.srv.stopping.Err() != nil:
-			return errStopping
-		}
-		if s.eof || s.in.Buffered() > readAhead {
-			select {
-			case <-s.wakeup:
-			case <-s.srv.killed.Done():
-				return errStopping
-			}
-			continue
-		}
-		if _, err := s.readOnce(); err != nil {
-			return err
-		}
-	}
-}
-
-// settleDown lets the replies of a client that has hung up, or of a QUIT, arrive.
-func (s *session) settleDown() error {
-	timer := time.AfterFunc(lingerFor, func() {
-		s.mu.Lock()
-		l := s.link
-		s.mu.Unlock()
-		l.close()
-	})
-	defer timer.Stop()
-	s.eof = true
-	_ = s.awaitEmpty()
-	return errClientGone
 }
 
 // commands forwards all whole commands that came.
@@ -423,90 +340,6 @@ func (s *session) mapsChannels(l *link) bool {
 	return l.route.Rewrites() && !l.route.Map.IsIdentity()
 }
 
-// hungUp looks whether a client has closed its end, even behind unread bytes.
-func hungUp(conn net.Conn) bool {
-	var gone bool
-	var control func(func(fd uintptr)) error
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		raw, err := c.SyscallConn()
-		if err != nil {
-			return true
-		}
-		control = raw.Control
-	case *net.UnixConn:
-		raw, err := c.SyscallConn()
-		if err != nil {
-			return true
-		}
-		control = raw.Control
-	default:
-		return false
-	}
-	err := control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(fds, 0)
-		gone = err == nil && n > 0 && fds[0].Revents != 0
-	})
-	return gone || err != nil
-}
-
-// upstreamEnded is called by the reader of l when it ends. Whatever was in flight
-// may or may not have run.
-func (s *session) upstreamEnded(l *link) {
-	s.mu.Lock()
-	if s.link != l {
-		s.mu.Unlock()
-		return
-	}
-	s.down = true
-	events, leaves := s.loseAll()
-	s.mu.Unlock()
-	s.srv.tell(events)
-	s.out.flush()
-	for range leaves {
-		s.srv.gate.Leave()
-	}
-	s.poke()
-}
-
-// loseAll empties the fifo. It runs under the session's lock.
-func (s *session) loseAll() (events []event, leaves int) {
-	dbs := []int{s.st.db}
-	queue := s.st.effects
-	for !s.fifo.empty() {
-		it, _ := s.fifo.peek()
-		s.fifo.pop()
-		if it == nil {
-			leaves++
-			continue
-		}
-		if it.spec.verb == vSelect && len(it.args) == 2 {
-			if n, ok := resp.Integer(it.args[1]); ok {
-				dbs = append(dbs, int(n))
-			}
-		}
-		if it.spec.verb == vExec && !it.settled {
-			for _, q := range queue {
-				for _, db := range dbs {
-					events = append(events, eventsOf(q, db, false)...)
-				}
-			}
-		}
-		if !it.local && !it.settled {
-			for _, db := range dbs {
-				events = append(events, eventsOf(it, db, false)...)
-			}
-		}
-		if it.gate {
-			leaves++
-		}
-		it.lost = true
-		it.finish()
-	}
-	return events, leaves
-}
-
 // end closes everything. The gate is left by all that was inside.
 func (s *session) end() {
 	s.leave()
@@ -536,41 +369,4 @@ func (s *session) end() {
 	}
 	s.srv.remove(s)
 	s.moved()
-}
-
-// pipe carries a stream both ways: MONITOR, SYNC, PSYNC. It is outside of the
-// gate, but sends nothing while that is shut.
-func (s *session) pipe() error {
-	for {
-		if s.isDown() {
-			return errUpstreamGone
-		}
-		if s.srv.stopping.Err() != nil {
-			return errStopping
-		}
-		if b := s.in.Rest(); len(b) > 0 {
-			route, err := s.srv.gate.Enter(s.srv.stopping)
-			if err != nil {
-				return err
-			}
-			if route.Side != s.route.Side {
-				err = errUnmovable
-			} else {
-				err = s.write(b)
-			}
-			s.srv.gate.Leave()
-			if err != nil {
-				return err
-			}
-		}
-		if s.move.Load() != nil {
-			return errUnmovable
-		}
-		if s.eof {
-			return errClientGone
-		}
-		if _, err := s.readOnce(); err != nil {
-			return err
-		}
-	}
 }

@@ -112,7 +112,7 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 			out = it.text
 		}
 	case execNil:
-		return r.settleExecNil(failed, out)
+		return r.settleExecNil(failed)
 	}
 	if st.multi && it.queues() {
 		switch {
@@ -156,7 +156,7 @@ func (it *item) queues() bool {
 	return true
 }
 
-func (r *reader) settleExecNil(failed bool, out []byte) []byte {
+func (r *reader) settleExecNil(failed bool) []byte {
 	s := r.s
 	if failed {
 		return []byte("-ERR EXEC without MULTI\r\n")
@@ -337,9 +337,10 @@ func (r *reader) applyClient(it *item) {
 	case clientNoTouch:
 		st.noTouch = is(args[2], "on")
 	case clientTracking:
-		st.tracking = nil
 		if is(args[2], "on") {
-			st.tracking = args
+			st.tracking = append(st.tracking, args)
+		} else {
+			st.tracking = nil
 		}
 	case clientCaching:
 		st.caching = wireOf(args...)

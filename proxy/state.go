@@ -27,8 +27,8 @@ type state struct {
 
 	noEvict, noTouch, readonly bool
 
-	tracking [][]byte // the CLIENT TRACKING ON command, nil when off
-	caching  []byte   // CLIENT CACHING for the next command, nil when none
+	tracking [][][]byte // the CLIENT TRACKING ON commands (prefixes add up), nil when off
+	caching  []byte     // CLIENT CACHING for the next command, nil when none
 	subs     [3][]string
 
 	multi      bool
@@ -177,8 +177,8 @@ func (s *Server) setup(st *state, from router.Side, route router.Route, full boo
 
 func (s *Server) setupFull(st *state, route router.Route) []line {
 	var out []line
-	if st.tracking != nil {
-		out = append(out, line{wire: wireOf(st.tracking...), what: "CLIENT TRACKING"})
+	for _, args := range st.tracking {
+		out = append(out, line{wire: wireOf(args...), what: "CLIENT TRACKING"})
 	}
 	for set, verb := range []string{"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"} {
 		if names := st.subs[set]; len(names) > 0 {

@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	parallel    = 64                     // connections set up at a time
-	nudgeEvery  = 2 * time.Millisecond   // between two tries to unblock
-	queuedLong  = 100 * time.Millisecond // after which a blocking command was not queued in a transaction after all
-	graceAfter  = time.Second            // in which an UNBLOCKED may still come from a Hold that was given up
+	parallel    = 64                   // connections set up at a time
+	nudgeEvery  = 2 * time.Millisecond // between two tries to unblock
+	queuedLong  = time.Second          // after which a blocking command was not queued in a transaction after all
+	graceAfter  = time.Second          // in which an UNBLOCKED may still come from a Hold that was given up
 	maxReported = 10
 )
 
@@ -170,8 +170,7 @@ func (s *session) blockedOn(can bool) (side router.Side, id int64, hopeless bool
 		return 0, 0, false
 	}
 	if it.block == nil {
-		blocks := it.spec.verb == vBlock && it.gate && time.Since(it.sent) > queuedLong
-		return 0, 0, blocks
+		return 0, 0, it.mayBlock && time.Since(it.sent) > queuedLong
 	}
 	if !can || s.upID == 0 {
 		return 0, 0, true
@@ -244,7 +243,7 @@ func (s *Server) Release(route router.Route) {
 	var moving []*session
 	for _, sess := range s.snapshotSessions() {
 		sess.mu.Lock()
-		stays := sess.link == nil || sess.link.side == route.Side
+		stays := sess.link != nil && sess.link.side == route.Side
 		stale := []*link{sess.warm, sess.ahead}
 		if stays {
 			sess.warm, sess.ahead = nil, nil

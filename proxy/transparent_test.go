@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -204,4 +205,29 @@ func TestBlockedThenPipelined(t *testing.T) {
 	c.expect("*2\r\n$1\r\nq\r\n$1\r\ne\r\n")
 	c.expect("+OK\r\n")
 	c.expect("$1\r\n2\r\n")
+}
+
+// TestShuffledCommands compares with a server in orders that nobody thought of.
+func TestShuffledCommands(t *testing.T) {
+	var lines []string
+	for _, l := range corpus {
+		switch l {
+		case "BLPOP nolist 0", "SUBSCRIBE c1 c2", "COMMAND COUNT", "LATENCY RESET", "XINFO STREAM x", "CLIENT NO-EVICT ON":
+		default:
+			lines = append(lines, l)
+		}
+	}
+	lines = append(lines, "SUBSCRIBE c1", "MULTI", "MULTI", "EXEC", "EXEC", "EXEC", "DISCARD", "RESET", "CLIENT REPLY SKIP", "HELLO 2", "WATCH a", "WATCH m")
+	for seed := range 12 {
+		rnd := rand.New(rand.NewPCG(uint64(seed), 1))
+		order := append([]string{}, lines...)
+		rnd.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+		direct, w := redistest.Start(t), newWorld(t)
+		want := transcriptOf(t, direct.Addr(), order, true)
+		got := transcriptOf(t, w.proxy.Addr().String(), order, true)
+		if got != want {
+			t.Logf("seed %d: %q", seed, order)
+			compare(t, mask(got), mask(want))
+		}
+	}
 }

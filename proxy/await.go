@@ -1,0 +1,120 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// readOnce reads once; a poke gives false. The end of the client's stream is
+// noted in eof.
+func (s *session) readOnce() (bool, error) {
+	n, err := s.conn.Read(s.in.Space())
+	s.in.Advance(n)
+	s.srv.received.Add(int64(n))
+	switch {
+	case n > 0:
+		return true, nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		_ = s.conn.SetReadDeadline(time.Time{})
+		return false, nil
+	case err != nil:
+		s.eof = true
+	}
+	return true, nil
+}
+
+// await waits until the reader has finished it, and keeps reading the client, so
+// that a client that hangs up is noticed at once.
+func (s *session) await(it *item) error {
+	return s.awaitFor(func() bool { return it.done }, it.block != nil)
+}
+
+// awaitEmpty waits until nothing is in flight.
+func (s *session) awaitEmpty() error {
+	s.mu.Lock()
+	s.waitsEmpty = true
+	s.mu.Unlock()
+	err := s.awaitFor(func() bool { return s.fifo.empty() }, false)
+	s.mu.Lock()
+	s.waitsEmpty = false
+	s.mu.Unlock()
+	return err
+}
+
+func (s *session) awaitFor(done func() bool, blocks bool) error {
+	if err := s.flushUp(); err != nil {
+		return err
+	}
+	for {
+		s.mu.Lock()
+		ok, down := done(), s.down
+		s.mu.Unlock()
+		switch {
+		case ok:
+			return nil
+		case down:
+			return errUpstreamGone
+		case s.eof && blocks:
+			return errClientGone
+		case blocks && s.srv.stopping.Err() != nil:
+			return errStopping
+		}
+		if s.eof || s.in.Buffered() > readAhead {
+			select {
+			case <-s.wakeup:
+			case <-s.srv.killed.Done():
+				return errStopping
+			}
+			continue
+		}
+		if _, err := s.readOnce(); err != nil {
+			return err
+		}
+	}
+}
+
+// settleDown lets the replies of a client that has hung up, or of a QUIT, arrive.
+func (s *session) settleDown() error {
+	timer := time.AfterFunc(lingerFor, func() {
+		s.mu.Lock()
+		l := s.link
+		s.mu.Unlock()
+		l.close()
+	})
+	defer timer.Stop()
+	s.eof = true
+	_ = s.awaitEmpty()
+	return errClientGone
+}
+
+// hungUp looks whether a client has closed its end, even behind unread bytes.
+func hungUp(conn net.Conn) bool {
+	var gone bool
+	var control func(func(fd uintptr)) error
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return true
+		}
+		control = raw.Control
+	case *net.UnixConn:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return true
+		}
+		control = raw.Control
+	default:
+		return false
+	}
+	err := control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(fds, 0)
+		gone = err == nil && n > 0 && fds[0].Revents != 0
+	})
+	return gone || err != nil
+}

@@ -1,0 +1,98 @@
+package proxy
+
+import (
+	"github.com/crossfade/crossfade/internal/resp"
+)
+
+// upstreamEnded is called by the reader of l when it ends. Whatever was in flight
+// may or may not have run.
+func (s *session) upstreamEnded(l *link) {
+	s.mu.Lock()
+	if s.link != l {
+		s.mu.Unlock()
+		return
+	}
+	s.down = true
+	events, leaves := s.loseAll()
+	s.mu.Unlock()
+	s.srv.tell(events)
+	s.out.flush()
+	for range leaves {
+		s.srv.gate.Leave()
+	}
+	s.poke()
+}
+
+// loseAll empties the fifo. It runs under the session's lock.
+func (s *session) loseAll() (events []event, leaves int) {
+	dbs := []int{s.st.db}
+	queue := s.st.effects
+	for !s.fifo.empty() {
+		it, _ := s.fifo.peek()
+		s.fifo.pop()
+		if it == nil {
+			leaves++
+			continue
+		}
+		if it.spec.verb == vSelect && len(it.args) == 2 {
+			if n, ok := resp.Integer(it.args[1]); ok {
+				dbs = append(dbs, int(n))
+			}
+		}
+		if it.spec.verb == vExec && !it.settled {
+			for _, q := range queue {
+				for _, db := range dbs {
+					events = append(events, eventsOf(q, db, false)...)
+				}
+			}
+		}
+		if !it.local && !it.settled {
+			for _, db := range dbs {
+				events = append(events, eventsOf(it, db, false)...)
+			}
+		}
+		if it.gate {
+			leaves++
+		}
+		it.lost = true
+		it.finish()
+	}
+	return events, leaves
+}
+
+// pipe carries a stream both ways: MONITOR, SYNC, PSYNC. It is outside of the
+// gate, but sends nothing while that is shut.
+func (s *session) pipe() error {
+	for {
+		if s.isDown() {
+			return errUpstreamGone
+		}
+		if s.srv.stopping.Err() != nil {
+			return errStopping
+		}
+		if b := s.in.Rest(); len(b) > 0 {
+			route, err := s.srv.gate.Enter(s.srv.stopping)
+			if err != nil {
+				return err
+			}
+			if route.Side != s.route.Side {
+				err = errUnmovable
+			} else {
+				err = s.write(b)
+			}
+			s.srv.gate.Leave()
+			if err != nil {
+				return err
+			}
+		}
+		if s.move.Load() != nil {
+			return errUnmovable
+		}
+		if s.eof {
+			return errClientGone
+		}
+		if _, err := s.readOnce(); err != nil {
+			return err
+		}
+	}
+}

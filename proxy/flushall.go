@@ -1,0 +1,63 @@
+package proxy
+
+import (
+	"fmt"
+
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/tidwall/redcon"
+)
+
+// flushAll empties the mapped databases, and no others, in one transaction.
+func (s *session) flushAll(cmd redcon.Command) error {
+	mode := []string{}
+	switch {
+	case len(cmd.Args) == 1:
+	case len(cmd.Args) == 2 && (is(cmd.Args[1], "async") || is(cmd.Args[1], "sync")):
+		mode = append(mode, string(cmd.Args[1]))
+	default:
+		s.local([]byte("-ERR syntax error\r\n"))
+		return nil
+	}
+	if err := s.awaitEmpty(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	back, mapped := s.route.DB(s.st.db)
+	watching := s.st.watch
+	s.mu.Unlock()
+	var wires [][]byte
+	if watching { // a changed key must not keep our own EXEC from running
+		wires = append(wires, words("UNWATCH"))
+		s.broken = true
+	}
+	wires = append(wires, words("MULTI"))
+	for _, db := range s.route.Map.Targets() {
+		wires = append(wires, words("SELECT", fmt.Sprint(db)), words(append([]string{"FLUSHDB"}, mode...)...))
+	}
+	if !mapped {
+		back = 0
+	}
+	wires = append(wires, words("SELECT", fmt.Sprint(back)), words("EXEC"))
+	n := int64(s.route.Map.Len())
+	s.srv.counters["flushdb"].Add(n)
+	replies, err := s.ask(wires...)
+	if err != nil {
+		s.srv.tell([]event{{kind: flushed, db: -1}})
+		return err
+	}
+	reply := []byte("+OK\r\n")
+	ran := resp.Elements(replies[len(replies)-1])
+	for _, r := range append(replies, ran...) {
+		if resp.IsError(r) {
+			reply = r
+			break
+		}
+	}
+	if ran == nil {
+		s.srv.counters["flushdb"].Add(-n)
+	} else {
+		s.srv.tell([]event{{kind: flushed, db: -1}})
+	}
+	s.local(reply)
+	return nil
+}

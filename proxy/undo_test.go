@@ -1,0 +1,126 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
+)
+
+// giveUp begins a switch and undoes it.
+func (w *world) giveUp(side router.Side) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	old := w.gate.Route()
+	if err := w.proxy.Prepare(ctx, side); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.proxy.Hold(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	route := old
+	route.Side, route.Epoch = side, old.Epoch+1
+	if err := w.proxy.Align(ctx, route); err != nil {
+		w.t.Fatal(err)
+	}
+	w.proxy.Release(old)
+}
+
+func TestSwitchUndone(t *testing.T) {
+	w := newWorld(t)
+	multi, watch, sub, tracking, blocked, sub3 := w.client(), w.client(), w.client(), w.client(), w.client(), w.client()
+	multi.want("MULTI", ok)
+	multi.want("INCR n", "+QUEUED\r\n")
+	watch.want("WATCH k", ok)
+	sub.want("SUBSCRIBE c", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+	sub3.do("HELLO 3")
+	sub3.want("SUBSCRIBE c", ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+	sub3.want("MULTI", ok)
+	sub3.want("INCR n3", "+QUEUED\r\n")
+	tracking.do("HELLO 3")
+	tracking.want("CLIENT TRACKING ON", ok)
+	tracking.want("GET tr", "_\r\n")
+	blocked.send("BLPOP q 0")
+	w.blockedOn(router.Source, "blpop")
+	for range 3 {
+		w.giveUp(router.Target)
+	}
+	multi.want("EXEC", "*1\r\n:1\r\n")
+	watch.send("MULTI", "SET k 1", "EXEC")
+	for _, want := range []string{ok, "+QUEUED\r\n", "*1\r\n+OK\r\n"} {
+		watch.expect(want)
+	}
+	w.do(router.Source, 0, "PUBLISH", "c", "one")
+	sub.expect("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\none\r\n")
+	sub.quiet("*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+	sub3.expect(">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\none\r\n")
+	sub3.want("EXEC", "*1\r\n:1\r\n")
+	tracking.quiet("+PONG\r\n")
+	w.do(router.Source, 0, "SET", "tr", "1")
+	tracking.expect(">2\r\n$10\r\ninvalidate\r\n*1\r\n$2\r\ntr\r\n")
+	w.do(router.Source, 0, "RPUSH", "q", "e")
+	blocked.expect("*2\r\n$1\r\nq\r\n$1\r\ne\r\n")
+	until(t, "the target is left", func() bool { return len(w.proxy.UpstreamAddrs(router.Target)) == 0 })
+	if n := strings.Count(fmt.Sprint(w.do(router.Target, 0, "CLIENT", "LIST")), "\n"); n > 1 {
+		t.Fatalf("%d connections are left on the target", n)
+	}
+}
+
+// TestNoCredentialsBecomeTheOperators: a source without a password, a target with one.
+func TestNoCredentialsBecomeTheOperators(t *testing.T) {
+	target := redistest.Start(t, redistest.WithPassword("tp"))
+	w := newWorldOn(t, redistest.Start(t), target, func(c *Config) { c.Upstreams[1].Password = "tp" })
+	w.dbs, _ = router.NewDBMap(map[int]int{0: 5})
+	w.gate.Open(router.Route{Map: w.dbs})
+	c := w.client()
+	c.want("SET a 1", ok)
+	ctx := context.Background()
+	if err := w.proxy.Prepare(ctx, router.Target); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.proxy.Hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.proxy.Release(router.Route{Side: router.Target, Epoch: 1, Map: w.dbs})
+	fresh := w.client()
+	for _, cl := range []*raw{c, fresh} {
+		cl.want("SET a 2", ok)
+		cl.want("RESET", "+RESET\r\n")
+		cl.want("GET a", bulk("2"))
+	}
+	five := target.ClientAs("default", "tp", 5)
+	defer func() { _ = five.Close() }()
+	if five.Get(ctx, "a").Val() != "2" {
+		t.Fatal("written into the wrong database")
+	}
+}
+
+// TestHoldOfManyBlocked is the race that a command has not begun to block yet.
+func TestHoldOfManyBlocked(t *testing.T) {
+	w := newWorld(t)
+	clients := make([]*raw, 100)
+	for i := range clients {
+		clients[i] = w.client()
+		clients[i].want("PING", "+PONG\r\n")
+	}
+	side := router.Source
+	for i, c := range clients {
+		c.send(fmt.Sprintf("BLPOP q%d 0", i))
+	}
+	for range 6 { // the first one at once
+		side = side.Other()
+		w.switchTo(side)
+	}
+	for i := range clients {
+		w.do(side, 0, "RPUSH", fmt.Sprintf("q%d", i), "e")
+	}
+	for i, c := range clients {
+		key := fmt.Sprintf("q%d", i)
+		c.expect("*2\r\n" + bulk(key) + "$1\r\ne\r\n")
+		c.want("PING", "+PONG\r\n")
+	}
+}
