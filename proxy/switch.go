@@ -81,7 +81,7 @@ func (s *session) prepare(ctx context.Context, route router.Route) error {
 	}
 	l, err := s.fresh(ctx, route, false)
 	if err != nil {
-		return err
+		return s.unlessEnded(err)
 	}
 	s.mu.Lock()
 	old := s.warm
@@ -93,6 +93,16 @@ func (s *session) prepare(ctx context.Context, route router.Route) error {
 	s.mu.Unlock()
 	closeAll(old)
 	return nil
+}
+
+// unlessEnded forgives an error of a session whose client is gone.
+func (s *session) unlessEnded(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.down {
+		return nil
+	}
+	return err
 }
 
 // Hold shuts the gate and wakes blocked clients until no command is inside. On an
@@ -221,7 +231,7 @@ func (s *session) align(ctx context.Context, route router.Route) error {
 	}
 	l, err := s.complete(ctx, route, warm)
 	if err != nil {
-		return err
+		return s.unlessEnded(err)
 	}
 	s.mu.Lock()
 	if s.ended {
