@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -161,7 +162,7 @@ func (s *show) startServers(ctx context.Context) (err error) {
 	if info, err := s.source.Client(0).InfoMap(ctx, "server").Result(); err == nil {
 		version = info["Server"]["redis_version"]
 	}
-	s.say("two redis-servers %s: source %s, target %s", version, s.source.Addr(), s.target.Addr())
+	s.say("redis-server %s, twice: source at port %d, target at %d", version, s.source.Port(), s.target.Port())
 	return nil
 }
 
@@ -284,12 +285,8 @@ func (s *show) switchOver(ctx context.Context, name string, to router.Side, do v
 		return err
 	}
 	s.clients.TakeStall()
-	r, err := do(ctx, admin.SwitchRequest{})
+	r, err := s.insist(ctx, name, do)
 	if err != nil {
-		var answered *admin.Error
-		if errors.As(err, &answered) && len(answered.Reasons) > 0 {
-			err = fmt.Errorf("%w: %q", err, answered.Reasons)
-		}
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	acked := s.clients.Stats().Acked
@@ -306,6 +303,31 @@ func (s *show) switchOver(ctx context.Context, name string, to router.Side, do v
 	s.switches = append(s.switches, done)
 	s.say("%s: clients are on the %s; longest stall of a client %s", name, to, inMS(done.stall))
 	return nil
+}
+
+// insist asks again when an attempt was taken back, which a busy machine's pauses
+// may cause and which changes nothing; but not for ever.
+func (s *show) insist(ctx context.Context, name string, do verb) (migration.Report, error) {
+	for attempt := 1; ; attempt++ {
+		r, err := do(ctx, admin.SwitchRequest{})
+		var answered *admin.Error
+		if err == nil || !errors.As(err, &answered) {
+			return r, err
+		}
+		if len(answered.Reasons) > 1 {
+			err = fmt.Errorf("%w: %q", err, answered.Reasons)
+		}
+		if attempt == 3 || answered.Report == nil || ctx.Err() != nil {
+			return r, err
+		}
+		s.say("%s taken back, nothing has happened, trying again:", name)
+		s.say("  %s", strings.ReplaceAll(answered.Message, "\n", "; "))
+		if _, err := s.await(ctx, 60*time.Second, "being ready again for the "+name, func(st migration.Status) bool {
+			return st.Ready
+		}); err != nil {
+			return r, err
+		}
+	}
 }
 
 // directIsRefused shows that the writer past the proxy cannot lose anything.
