@@ -91,7 +91,7 @@ func (s *session) settleDown() error {
 	return errClientGone
 }
 
-// hungUp looks whether a client has closed its end, even behind unread bytes.
+// hungUp looks whether the peer has closed its end, even behind unread bytes.
 func hungUp(conn net.Conn) bool {
 	var gone bool
 	var control func(func(fd uintptr)) error
@@ -108,6 +108,8 @@ func hungUp(conn net.Conn) bool {
 			return true
 		}
 		control = raw.Control
+	case interface{ NetConn() net.Conn }: // TLS
+		return hungUp(c.NetConn())
 	default:
 		return false
 	}

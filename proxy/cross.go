@@ -47,7 +47,7 @@ func (s *session) fresh(ctx context.Context, route router.Route, full bool) (*li
 func (s *session) complete(ctx context.Context, route router.Route, warm *link) (*link, error) {
 	if warm != nil {
 		s.mu.Lock()
-		good := warm.fits(route) && warm.ver == s.st.ver
+		good := warm.fits(route) && warm.ver == s.st.ver && !hungUp(warm.conn)
 		lines := []line(nil)
 		if good {
 			lines = s.srv.setupFull(&s.st, route)
@@ -95,7 +95,7 @@ func (s *session) cross(route router.Route) error {
 		return fmt.Errorf("%w: %s", errUnmovable, why)
 	}
 	l := ahead
-	if l != nil && (!l.fits(route) || l.ver != ver) {
+	if l != nil && (!l.fits(route) || l.ver != ver || hungUp(l.conn)) {
 		l.close()
 		l = nil
 	}

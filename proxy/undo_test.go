@@ -124,3 +124,31 @@ func TestHoldOfManyBlocked(t *testing.T) {
 		c.want("PING", "+PONG\r\n")
 	}
 }
+
+// TestWarmConnectionsDied: the target closed them while they waited.
+func TestWarmConnectionsDied(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.client(), w.client()
+	a.want("SELECT 3", ok)
+	b.want("SUBSCRIBE c", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+	ctx := context.Background()
+	if err := w.proxy.Prepare(ctx, router.Target); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.proxy.Hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	route := router.Route{Side: router.Target, Epoch: 1, Map: w.dbs}
+	if err := w.proxy.Align(ctx, route); err != nil {
+		t.Fatal(err)
+	}
+	w.do(router.Target, 0, "CLIENT", "KILL", "TYPE", "normal")
+	w.do(router.Target, 0, "CLIENT", "KILL", "TYPE", "pubsub")
+	w.proxy.Release(route)
+	a.want("SET in3 1", ok)
+	w.do(router.Target, 0, "PUBLISH", "c", "m")
+	b.expect("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n")
+	if w.do(router.Target, 5, "GET", "in3") != "1" {
+		t.Fatal("written into the wrong database")
+	}
+}
