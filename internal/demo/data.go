@@ -15,12 +15,12 @@ import (
 // seed is the data that lies there when the demo begins, and what it was read
 // back as from the source, key by key: the independent measure.
 type seed struct {
-	perDB  int
-	prints map[int]map[string]print // by source database
+	perDB int
+	marks map[int]map[string]mark // by source database
 }
 
-// print is what a key holds, in short.
-type print struct {
+// mark is what a key holds, in short.
+type mark struct {
 	sum     uint64
 	expires int64 // Unix ms; 0: never
 }
@@ -109,9 +109,9 @@ func fillBig(ctx context.Context, c *redis.Client) ([]string, error) {
 	return keys, nil
 }
 
-// takePrints reads keys back. A key that is not there has no print.
-func takePrints(ctx context.Context, c *redis.Client, keys []string) (map[string]print, error) {
-	out := make(map[string]print, len(keys))
+// takeMarks reads keys back. A key that is not there has no mark.
+func takeMarks(ctx context.Context, c *redis.Client, keys []string) (map[string]mark, error) {
+	out := make(map[string]mark, len(keys))
 	for part := range slices.Chunk(keys, batch) {
 		p := c.Pipeline()
 		expiries := make([]*redis.Cmd, len(part))
@@ -133,7 +133,7 @@ func takePrints(ctx context.Context, c *redis.Client, keys []string) (map[string
 			if err != nil {
 				return nil, fmt.Errorf("read key %s of database %d at %s: %w", key, c.Options().DB, c.Options().Addr, err)
 			}
-			out[key] = print{sum: sum, expires: max(at, 0)}
+			out[key] = mark{sum: sum, expires: max(at, 0)}
 		}
 	}
 	return out, nil
@@ -190,18 +190,18 @@ type compared struct {
 func (s *seed) compare(ctx context.Context, client func(db int) *redis.Client, mapDB func(int) int) (compared, error) {
 	const slack = 5
 	var out compared
-	for db, prints := range s.prints {
-		keys := make([]string, 0, len(prints))
-		for key := range prints {
+	for db, marks := range s.marks {
+		keys := make([]string, 0, len(marks))
+		for key := range marks {
 			keys = append(keys, key)
 		}
 		before := time.Now().UnixMilli()
-		got, err := takePrints(ctx, client(mapDB(db)), keys)
+		got, err := takeMarks(ctx, client(mapDB(db)), keys)
 		if err != nil {
 			return compared{}, err
 		}
 		after := time.Now().UnixMilli()
-		for key, want := range prints {
+		for key, want := range marks {
 			is, there := got[key]
 			due := want.expires != 0 && want.expires <= before-slack
 			mayBeDue := want.expires != 0 && want.expires <= after+slack

@@ -67,7 +67,7 @@ type switched struct {
 	stall  time.Duration // the longest that any client waited, by its own clock
 }
 
-// Run shows it and prints what happens. Its error says which step failed or what
+// Run shows it and marks what happens. Its error says which step failed or what
 // was lost; it ends early, with nothing left running, when ctx ends.
 func Run(ctx context.Context, o Options) (err error) {
 	orElse(&o.Stdout, io.Discard)
@@ -167,7 +167,7 @@ func (s *show) startServers(ctx context.Context) (err error) {
 }
 
 func (s *show) fill(ctx context.Context) error {
-	s.seed = seed{perDB: s.Keys, prints: make(map[int]map[string]print)}
+	s.seed = seed{perDB: s.Keys, marks: make(map[int]map[string]mark)}
 	total := 0
 	for _, db := range sourceDatabases {
 		c := s.source.Client(db)
@@ -175,7 +175,7 @@ func (s *show) fill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.seed.prints[db], err = takePrints(ctx, c, keys); err != nil {
+		if s.seed.marks[db], err = takeMarks(ctx, c, keys); err != nil {
 			return err
 		}
 		total += len(keys)
