@@ -19,11 +19,12 @@ import (
 func TestMigrate(t *testing.T) {
 	source, target := redistest.Start(t, redistest.WithPassword("sesame")), redistest.Start(t)
 	ctx := t.Context()
+	zero, three := source.Client(0), source.Client(3)
 	for i := range 500 {
-		if err := source.Client(0).Set(ctx, fmt.Sprint("k", i), i, 0).Err(); err != nil {
+		if err := zero.Set(ctx, fmt.Sprint("k", i), i, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
-		if err := source.Client(3).Set(ctx, fmt.Sprint("k", i), -i, time.Hour).Err(); err != nil {
+		if err := three.Set(ctx, fmt.Sprint("k", i), -i, time.Hour).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -256,18 +257,18 @@ func TestBlockedClient(t *testing.T) {
 
 // TestSecondSignal ends what the first one only asks to end.
 func TestSecondSignal(t *testing.T) {
-	source, target := redistest.Start(t), redistest.Start(t)
+	source, target := redistest.Start(t, redistest.WithConfig("busy-reply-threshold", "20")), redistest.Start(t)
 	cf := startSidecar(t, source, target, "--proxy.shutdown_timeout", "1m")
 	cf.awaitReady(t)
-	client := clientOf(t, cf.dir)
-	client.do("PING")
-	if err := source.Stop(); err != nil {
+	// A command that stays in flight for ever.
+	if _, err := clientOf(t, cf.dir).conn.Write([]byte("EVAL 'while true do end' 0\r\n")); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = source.Cont() }()
-	if _, err := client.conn.Write([]byte("INCR n\r\n")); err != nil {
-		t.Fatal(err)
-	}
+	direct := source.Client(0)
+	redistest.Eventually(t, 5*time.Second, func() bool {
+		err := direct.Ping(t.Context()).Err()
+		return err != nil && strings.HasPrefix(err.Error(), "BUSY")
+	}, "running the script")
 	if err := cf.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
