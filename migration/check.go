@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -265,46 +266,49 @@ func keyCounts(ctx context.Context, p *conn.Pool) (map[int]keyCount, error) {
 	return counts, nil
 }
 
-// checkSample compares random keys, and is content with fewer when time runs.
+// checkSample compares random keys for at most sampleTime, a chunk of each
+// database in turn: clients wait meanwhile.
 func (a *attempt) checkSample(ctx context.Context, dm router.DBMap, counts map[int]keyCount) error {
-	deadline, cancel := context.WithTimeout(ctx, min(a.opt.MaxStall/4, sampleTime))
-	defer cancel()
-	for _, db := range dm.Sources() {
-		if counts[db].keys == 0 {
-			continue
+	until := time.Now().Add(min(a.opt.MaxStall/4, sampleTime))
+	var comparer value.Comparer
+	for a.report.Checked < a.cfg.Cutover.CheckSample {
+		before := a.report.Checked
+		for _, db := range dm.Sources() {
+			if counts[db].keys == 0 {
+				continue
+			}
+			if time.Now().After(until) {
+				return nil
+			}
+			other, _ := dm.Target(db)
+			if err := a.compareSome(ctx, &comparer, db, other); err != nil {
+				return err
+			}
 		}
-		other, _ := dm.Target(db)
-		from, to := a.ids[a.from].Pool().DB(db), a.ids[a.to].Pool().DB(other)
-		keys, err := randomKeys(deadline, from, max(1, a.cfg.Cutover.CheckSample/dm.Len()))
-		if err == nil {
-			err = a.compare(deadline, from, to, db, keys)
-		}
-		if deadline.Err() != nil && ctx.Err() == nil {
-			return nil // time is up, and no difference was found
-		}
-		if err != nil {
-			return err
+		if a.report.Checked == before {
+			return nil
 		}
 	}
 	return nil
 }
 
-func (a *attempt) compare(ctx context.Context, from, to *redis.Client, db int, keys []string) error {
-	var comparer value.Comparer
-	for len(keys) > 0 {
-		n := min(len(keys), 100)
-		diffs, err := comparer.Compare(ctx, from, to, keys[:n])
-		if err != nil {
-			return fmt.Errorf("comparing while frozen: %w", err)
-		}
-		for i, d := range diffs {
-			if !d.Equal() {
-				return fmt.Errorf("comparing while frozen: key %q of database %d differs: %s", keys[i], db, d.Words)
-			}
-		}
-		a.report.Checked += n
-		keys = keys[n:]
+// compareSome compares a chunk of random keys of one database.
+func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, db, other int) error {
+	from, to := a.ids[a.from].Pool().DB(db), a.ids[a.to].Pool().DB(other)
+	keys, err := randomKeys(ctx, from, min(sampleChunk, a.cfg.Cutover.CheckSample-a.report.Checked))
+	if err != nil || len(keys) == 0 {
+		return err
 	}
+	diffs, err := comparer.Compare(ctx, from, to, keys)
+	if err != nil {
+		return fmt.Errorf("comparing while frozen: %w", err)
+	}
+	for i, d := range diffs {
+		if !d.Equal() {
+			return fmt.Errorf("comparing while frozen: key %q of database %d differs: %s", keys[i], db, d.Words)
+		}
+	}
+	a.report.Checked += len(keys)
 	return nil
 }
 

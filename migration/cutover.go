@@ -28,8 +28,12 @@ func (e *Refused) Error() string {
 	return fmt.Sprintf("refused: %s (and %d more reasons)", e.Reasons[0], len(e.Reasons)-1)
 }
 
-// sampleTime bounds the comparison of a sample while clients wait.
-const sampleTime = 10 * time.Millisecond
+// sampleTime bounds the comparison of a sample while clients wait; sampleChunk
+// is how many keys are compared between two looks at the clock.
+const (
+	sampleTime  = 5 * time.Millisecond
+	sampleChunk = 50
+)
 
 var (
 	errStall   = errors.New("the stall budget is used up")
@@ -104,9 +108,11 @@ func StepNames() []string {
 }
 
 func (m *Migration) switchOver(ctx context.Context, from router.Side, o SwitchOptions) (Report, error) {
-	if !m.verb.TryLock() {
+	if !m.operator.TryLock() {
 		return Report{}, &Refused{[]string{"another operation is under way; see crossfade status"}}
 	}
+	defer m.operator.Unlock()
+	m.verb.Lock() // the background work's turns are short
 	defer m.verb.Unlock()
 	r := m.record()
 	if r.Side != from {

@@ -49,12 +49,13 @@ type ACLUser struct {
 	Selectors [][]string `json:"selectors,omitempty"` // each: rules as ACL SETUSER takes them
 }
 
-// fencedRules deny everything but what a client needs to wait politely. The
-// selector lets the operator's own credentials read our control keys, so that
-// a sidecar that lost its state file finds its way; it reads nothing else.
-var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select"}
+// fencedRules deny everything but what a client needs to connect and wait
+// politely.
+var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+client|setname"}
 
-// fencedSelectors comes after fencedRules where the server has selectors (7.0).
+// fencedSelectors comes after fencedRules where the server has selectors (7.0):
+// it lets the operator's own credentials read our control keys, so that a
+// sidecar that lost its state file finds its way. It reads nothing else.
 var fencedSelectors = []string{"clearselectors", "(+get %R~crossfade:*)"}
 
 // maxInt32 is the largest value of min-replicas-to-write (config.c: INT_MAX).
@@ -287,9 +288,8 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 
 // fenced reports whether a user has no more than fencedRules.
 func fenced(u ACLUser) bool {
-	allowed := map[string]bool{"-@all": true, "+ping": true, "+hello": true, "+auth": true, "+select": true}
 	for _, r := range strings.Fields(u.Commands) {
-		if !allowed[r] {
+		if !slices.Contains(fencedRules, r) {
 			return false
 		}
 	}

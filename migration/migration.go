@@ -69,9 +69,10 @@ type Migration struct {
 	report   *Report // of the newest attempt, also while it runs
 	password string  // of our own user
 
-	verb    sync.Mutex // one verb that changes something at a time
-	wake    chan struct{}
-	stopped chan struct{}
+	operator sync.Mutex // held for the length of an operator's verb that changes something
+	verb     sync.Mutex // taken after operator: whoever changes the state, the background work too
+	wake     chan struct{}
+	stopped  chan struct{}
 }
 
 // New returns a migration that does nothing yet. The gate must lead to the

@@ -229,9 +229,28 @@ func (m *Migration) settle(ctx context.Context) error {
 	case r.Phase.Switching():
 		return m.undoSwitch(ctx)
 	case r.Phase == Committed:
-		return m.openEntered(ctx)
+		return m.finish(ctx)
 	}
 	return nil
+}
+
+// finish takes the steps that follow a commit when a crash came in between: the
+// mirror that begins later scans everything, so nothing else is missing.
+func (m *Migration) finish(ctx context.Context) error {
+	if err := m.openEntered(ctx); err != nil {
+		return err
+	}
+	side := m.record().Side
+	if err := m.fence(side.Other()).killOthers(ctx); err != nil {
+		m.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
+	}
+	return m.save(true, func(r *Record) {
+		r.Switch = nil
+		r.Phase = ReverseLost
+		if side == router.Source {
+			r.Phase = RolledBack
+		}
+	})
 }
 
 // quiet reports whether no switch is under way.
@@ -370,5 +389,8 @@ func (m *Migration) rollForward(ctx context.Context) error {
 	if err := m.publish(ctx, r.Switch.From, store.JournalKey); err != nil {
 		return err
 	}
-	return m.commit(ctx)
+	if err := m.commit(ctx); err != nil {
+		return err
+	}
+	return m.finish(ctx)
 }

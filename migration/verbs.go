@@ -43,9 +43,11 @@ type CompleteOptions struct {
 // every key and user of ours removed. It says what it did, also when something
 // could not be done (err); it may be repeated.
 func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []string, err error) {
-	if !m.verb.TryLock() {
+	if !m.operator.TryLock() {
 		return nil, &Refused{[]string{"another operation is under way; see crossfade status"}}
 	}
+	defer m.operator.Unlock()
+	m.verb.Lock() // the background work's turns are short
 	defer m.verb.Unlock()
 	r := m.record()
 	end := Completed

@@ -13,3 +13,6 @@ func Hit(string) {}
 
 // On reports whether a behaviour was switched for a test.
 func On(string) bool { return false }
+
+// Value returns what a test has set a name to, or "".
+func Value(string) string { return "" }

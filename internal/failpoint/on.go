@@ -11,15 +11,16 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Enabled reports whether this binary was built with failpoints.
 const Enabled = true
 
 // CROSSFADE_FAILPOINT holds name=action pairs, separated by commas:
-// kill (SIGKILL to this process), stop (SIGSTOP to it), on (for On), touch:FILE
-// (creates FILE and waits until it is removed). A name may end in #N: the
-// action happens at the N-th hit, counted from 1.
+// kill (SIGKILL to this process), stop (SIGSTOP to it), wait:FILE (creates FILE
+// and waits until it is removed), anything else for On and Value. A name may end
+// in #N: the action happens at the N-th hit, counted from 1.
 var actions = sync.OnceValue(func() map[string]string {
 	m := make(map[string]string)
 	for pair := range strings.SplitSeq(os.Getenv("CROSSFADE_FAILPOINT"), ",") {
@@ -53,8 +54,22 @@ func Hit(name string) {
 		select {}
 	case action == "stop":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	case strings.HasPrefix(action, "wait:"):
+		file := strings.TrimPrefix(action, "wait:")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			panic(err)
+		}
+		for {
+			if _, err := os.Stat(file); err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
+
+// Value returns what a test has set a name to, or "".
+func Value(name string) string { return actions()[name] }
 
 // On reports whether a behaviour was switched for a test.
 func On(name string) bool { return actions()[name] == "on" }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
@@ -281,7 +282,18 @@ func (m *Mirror) subscribe(ctx context.Context) (*feed, error) {
 	if err := m.cfg.EnsureNotifications(ctx); err != nil {
 		return nil, err
 	}
-	return openFeed(ctx, m.cfg.From, m.cfg.Timeout, []string{keyeventPattern, keyspacePattern}, m.sink)
+	return openFeed(ctx, m.feedPool(), m.cfg.Timeout, []string{keyeventPattern, keyspacePattern}, m.sink)
+}
+
+// feedPool is From, but for tests that lead the feed alone through a slow link.
+func (m *Mirror) feedPool() *conn.Pool {
+	addr := failpoint.Value("mirror.feed." + m.cfg.Name)
+	if addr == "" {
+		return m.cfg.From
+	}
+	e := m.cfg.From.Endpoint()
+	e.Address = addr
+	return conn.New(e, strings.TrimPrefix(m.cfg.From.Name(), conn.NamePrefix), m.cfg.Timeout)
 }
 
 func (m *Mirror) setFeed(f *feed) {
