@@ -45,7 +45,7 @@ func renderStatus(st migration.Status, width int) string {
 		}
 	}
 	if st.Fence != "" {
-		line("fence", fenceWords(migration.FenceLevel(st.Fence))+" is up on the server that is not in use")
+		line("fence", "up on the server that is not in use: "+fenceWords(migration.FenceLevel(st.Fence)))
 	}
 	if !st.Phase.Ended() {
 		line("lag", fmt.Sprintf("%s, %s dirty", millis(st.LagMS), plural(st.Dirty, "key")))
@@ -89,7 +89,12 @@ const barWidth = 10
 
 func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
 	fmt.Fprintf(b, "%-9s %-*s %9s %9s %8s %8s %7s\n", "database", barWidth+7, "scanned", "of keys", "copied", "dirty", "keys/s", "left")
+	empty := 0
 	for _, d := range list {
+		if d.Done && d.Total == 0 && d.Copied == 0 && d.Removed == 0 && d.Dirty == 0 {
+			empty++
+			continue
+		}
 		percent := d.Percent
 		left, rate := clock(d.ETA), count(int64(d.Rate))
 		if d.Done {
@@ -100,6 +105,9 @@ func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
 		}
 		fmt.Fprintf(b, "%-9s %s %5.1f%% %9s %9s %8s %8s %7s\n", fmt.Sprintf("%d → %d", d.Source, d.Target),
 			bar(percent), percent, count(d.Total), count(d.Copied), count(int64(d.Dirty)), rate, left)
+	}
+	if empty > 0 {
+		fmt.Fprintf(b, "and %s without keys\n", plural(empty, "database"))
 	}
 }
 
@@ -176,9 +184,9 @@ func lastSwitch(r migration.Report) string {
 func fenceWords(level migration.FenceLevel) string {
 	switch level {
 	case migration.FenceACL:
-		return string(level) + ": ACL refuses every user but ours"
+		return string(level) + " (ACL refuses every user but ours)"
 	case migration.FenceReplicas:
-		return string(level) + ": min-replicas-to-write refuses every write"
+		return string(level) + " (min-replicas-to-write refuses every write)"
 	}
 	return string(level)
 }

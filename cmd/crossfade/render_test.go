@@ -1,0 +1,72 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+// TestStatusFits: whatever the figures are, a terminal of 80 columns holds them.
+func TestStatusFits(t *testing.T) {
+	long := strings.Repeat("why it is so, ", 20)
+	st := migration.Status{
+		Phase: migration.ReverseLost, Side: router.Target, Source: "redis://a:1", Target: "redis://b:2", Fence: "F3",
+		Reasons: []string{long, "short"}, Dirty: 12345678, LagMS: 123456, Gaps: 3, Resync: long, LeaveOut: []int{4, 5},
+		Databases: []migration.DatabaseStatus{
+			{Source: 0, Target: 0, Total: 123_456_789_012, Copied: 99_999_999, Dirty: 9_999_999, Percent: 99.9, Rate: 999_999, ETA: 359_999},
+			{Source: 1000, Target: 9999, Total: 999_999, Done: true},
+			{Source: 7, Target: 7, Done: true}, {Source: 8, Target: 8, Done: true},
+		},
+		LastCutover: &migration.Report{From: router.Target, Started: time.Now(), Finished: time.Now(), Error: long,
+			Steps: []migration.StepTime{{Name: "preflight", MS: 12345.6}, {Name: "hold", MS: 1}}},
+		Errors: []mirror.Error{{Kind: "copy", Count: 3, Last: time.Now(), Text: long}},
+	}
+	text := renderStatus(st, 80)
+	for line := range strings.Lines(text) {
+		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	for _, want := range []string{"REVERSE_LOST", "not ready", "short", "F3", "123.5 s", "12345678 keys dirty", "0 → 0", "99.9%", "123.5G",
+		"99h59m", "1000 → 9999", "and 2 databases without keys", "rollback at", "failed", "preflight 12345.6", "copy, 3 times"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("it does not say %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log("\n" + text)
+	}
+}
+
+// TestStatusLines: while work goes on at each interval, else when something has
+// changed, and now and then.
+func TestStatusLines(t *testing.T) {
+	var told progressTold
+	busy := migration.Status{Phase: migration.Copying, Databases: []migration.DatabaseStatus{{}}}
+	for range 3 {
+		if !told.due(busy) {
+			t.Error("no line during the copy")
+		}
+	}
+	live := migration.Status{Phase: migration.Tailing, Ready: true, Databases: []migration.DatabaseStatus{{Done: true}}}
+	if !told.due(live) {
+		t.Error("no line when the copy was done")
+	}
+	lines := 0
+	for range 3 * quietTimes {
+		if told.due(live) {
+			lines++
+		}
+	}
+	if lines != 3 {
+		t.Errorf("%d lines in %d quiet intervals", lines, 3*quietTimes)
+	}
+	live.Ready, live.Reasons = false, []string{"lag"}
+	if !told.due(live) {
+		t.Error("no line when it ceased to be ready")
+	}
+}
