@@ -34,7 +34,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.crossfade, "crossfade", "bin/crossfade", "the crossfade `BINARY`")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; each measures every way once, in turn")
-	flag.IntVar(&o.requests, "requests", 100_000, "requests a measurement; with a pipeline four times as many")
+	flag.IntVar(&o.requests, "requests", 40_000, "requests a measurement; with a pipeline four times as many")
 	flag.IntVar(&o.clients, "clients", 50, "client connections")
 	flag.StringVar(&o.pipelines, "pipelines", "1,16", "commands a client sends before it waits, several with commas")
 	flag.StringVar(&o.tests, "tests", "get,set,incr,lpush", "the tests of redis-benchmark")
