@@ -1,0 +1,224 @@
+package router_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/crossfade/crossfade/router"
+)
+
+func TestParseDBMap(t *testing.T) {
+	tests := []struct {
+		text string
+		want map[int]int
+	}{
+		{"", map[int]int{}},
+		{" , ", map[int]int{}},
+		{"0=0", map[int]int{0: 0}},
+		{"0=0,3=5", map[int]int{0: 0, 3: 5}},
+		{" 3 = 5 ,\t0=1,", map[int]int{3: 5, 0: 1}},
+		{"3=5,3=5", map[int]int{3: 5}}, // said twice, but the same
+		{"3=5,4=5", map[int]int{3: 5, 4: 5}},
+	}
+	for _, tt := range tests {
+		got, err := router.ParseDBMap(tt.text)
+		if err != nil || !maps.Equal(got, tt.want) {
+			t.Errorf("ParseDBMap(%q) = %v, %v; want %v", tt.text, got, err, tt.want)
+		}
+	}
+}
+
+func TestParseDBMapRefuses(t *testing.T) {
+	tests := []struct{ text, says string }{
+		{"0", `"0" is not of the form SOURCE=TARGET`},
+		{"=1", `"=1" is not of the form`},
+		{"1=", `"1=" is not of the form`},
+		{"1=2=3", `"1=2=3" is not of the form`},
+		{"a=1", `"a=1" is not of the form`},
+		{"-1=1", `"-1=1" is not of the form`},
+		{"1=-1", `"1=-1" is not of the form`},
+		{"0x1=1", `"0x1=1" is not of the form`},
+		{"99999999999999999999=1", "is not of the form"},
+		{"3:5", `"3:5" is not of the form`},
+		{"3=5,3=6", "source database 3 is mapped twice, to 5 and to 6"},
+	}
+	for _, tt := range tests {
+		got, err := router.ParseDBMap(tt.text)
+		if err == nil || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("ParseDBMap(%q) = %v, %v; want an error that says %q", tt.text, got, err, tt.says)
+		}
+	}
+	_, err := router.ParseDBMap("x=1,0=0,2=y")
+	if err == nil || !strings.Contains(err.Error(), `"x=1"`) || !strings.Contains(err.Error(), `"2=y"`) {
+		t.Errorf("not every problem is reported at once: %v", err)
+	}
+}
+
+// A map that merges two databases would let one overwrite the other.
+func TestNewDBMapRefusesWhatIsNotInjective(t *testing.T) {
+	_, err := router.NewDBMap(map[int]int{0: 0, 3: 0, 7: 0, -1: 2, 4: -4})
+	if err == nil {
+		t.Fatal("a map that merges databases is taken")
+	}
+	for _, says := range []string{
+		"source databases 0 and 3 would both go into target database 0",
+		"source databases 0 and 7 would both go into target database 0",
+		"-1=2: database numbers start at 0",
+		"4=-4: database numbers start at 0",
+		"give each a target database of its own",
+	} {
+		if !strings.Contains(err.Error(), says) {
+			t.Errorf("the error does not say %q:\n%v", says, err)
+		}
+	}
+}
+
+func TestDBMapZeroValue(t *testing.T) {
+	var m router.DBMap
+	if _, ok := m.Target(0); ok || m.Len() != 0 || m.String() != "" || len(m.Sources()) != 0 || !m.IsIdentity() {
+		t.Errorf("the zero value maps something: %q", m)
+	}
+	if inv := m.Inverse(); !inv.Equal(m) {
+		t.Errorf("its inverse is %q", inv)
+	}
+}
+
+func TestDBMapIdentity(t *testing.T) {
+	m := router.Identity(3)
+	if m.String() != "0=0,1=1,2=2" || !m.IsIdentity() || m.Len() != 3 {
+		t.Errorf("Identity(3) = %q", m)
+	}
+	if other, _ := router.NewDBMap(map[int]int{0: 1, 1: 0}); other.IsIdentity() || other.Equal(m) {
+		t.Errorf("%q is taken for the identity", other)
+	}
+}
+
+func TestDBMapPairsAreACopy(t *testing.T) {
+	m, err := router.NewDBMap(map[int]int{0: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Pairs()[5] = 5
+	if _, ok := m.Target(5); ok {
+		t.Error("a map can be changed through Pairs")
+	}
+}
+
+// genPairs draws maps of which about half merge databases or are negative.
+func genPairs(t *rapid.T) map[int]int {
+	return rapid.MapOf(rapid.IntRange(-1, 20), rapid.IntRange(-1, 30)).Draw(t, "pairs")
+}
+
+func TestDBMapProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pairs := genPairs(t)
+		targets := slices.Collect(maps.Values(pairs))
+		slices.Sort(targets)
+		legal := len(slices.Compact(targets)) == len(pairs)
+		for s, to := range pairs {
+			legal = legal && s >= 0 && to >= 0
+		}
+		m, err := router.NewDBMap(pairs)
+		if (err == nil) != legal {
+			t.Fatalf("NewDBMap(%v): %v, but legal is %v", pairs, err, legal)
+		}
+		if err != nil {
+			if m.Len() != 0 {
+				t.Fatalf("a refused map maps %q", m)
+			}
+			return
+		}
+		checkDBMap(t, m, pairs)
+	})
+}
+
+// checkDBMap checks a map against the pairs that it was made of.
+func checkDBMap(t *rapid.T, m router.DBMap, pairs map[int]int) {
+	inv := m.Inverse()
+	for db := range 35 {
+		to, ok := m.Target(db)
+		want, mapped := pairs[db]
+		if ok != mapped || ok && to != want {
+			t.Fatalf("Target(%d) = %d, %v; want %d, %v", db, to, ok, want, mapped)
+		}
+		if ok {
+			if back, ok := m.Source(to); !ok || back != db {
+				t.Fatalf("%d goes to %d and comes back as %d, %v", db, to, back, ok)
+			}
+			if back, ok := inv.Target(to); !ok || back != db {
+				t.Fatalf("the inverse takes %d to %d, %v; want %d", to, back, ok, db)
+			}
+		}
+	}
+	if !inv.Inverse().Equal(m) {
+		t.Fatalf("twice inverted %q is %q", m, inv.Inverse())
+	}
+	if !maps.Equal(m.Pairs(), pairs) || m.Len() != len(pairs) {
+		t.Fatalf("Pairs() = %v, want %v", m.Pairs(), pairs)
+	}
+	sources := m.Sources()
+	if !slices.IsSorted(sources) || len(sources) != len(pairs) {
+		t.Fatalf("Sources() = %v of %v", sources, pairs)
+	}
+	for i, to := range m.Targets() {
+		if pairs[sources[i]] != to {
+			t.Fatalf("Targets() = %v for sources %v of %v", m.Targets(), sources, pairs)
+		}
+	}
+	again, err := router.ParseDBMap(m.String())
+	if err != nil || !maps.Equal(again, pairs) {
+		t.Fatalf("%q reads as %v, %v", m, again, err)
+	}
+}
+
+func TestRouteDB(t *testing.T) {
+	m, err := router.NewDBMap(map[int]int{0: 0, 3: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after := router.Route{Map: m}, router.Route{Side: router.Target, Epoch: 1, Map: m}
+	for _, tt := range []struct {
+		r    router.Route
+		db   int
+		want int
+		ok   bool
+	}{
+		{before, 3, 3, true},
+		{before, 9, 9, true}, // the source decides itself what it has
+		{after, 3, 5, true},
+		{after, 0, 0, true},
+		{after, 5, 0, false}, // 5 is a number of the target, not of the client
+		{after, 9, 0, false},
+	} {
+		if got, ok := tt.r.DB(tt.db); got != tt.want || ok != tt.ok {
+			t.Errorf("on the %s DB(%d) = %d, %v; want %d, %v", tt.r.Side, tt.db, got, ok, tt.want, tt.ok)
+		}
+	}
+	if before.Rewrites() || !after.Rewrites() {
+		t.Error("Rewrites is wrong")
+	}
+}
+
+func TestSideText(t *testing.T) {
+	for _, s := range []router.Side{router.Source, router.Target} {
+		text, err := s.MarshalText()
+		if err != nil || string(text) != s.String() {
+			t.Errorf("%v marshals as %q, %v", s, text, err)
+		}
+		back := s.Other()
+		if err := back.UnmarshalText(text); err != nil || back != s {
+			t.Errorf("%q reads as %v, %v", text, back, err)
+		}
+		if s.Other() == s || s.Other().Other() != s {
+			t.Errorf("the other side of %s is %s", s, s.Other())
+		}
+	}
+	s := router.Target
+	if err := s.UnmarshalText([]byte("Source")); err == nil || s != router.Target {
+		t.Errorf("%q is taken for a side: %v, %v", "Source", s, err)
+	}
+}
