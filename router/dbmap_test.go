@@ -1,4 +1,4 @@
-package router_test
+package router
 
 import (
 	"maps"
@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/crossfade/crossfade/router"
 )
 
 func TestParseDBMap(t *testing.T) {
@@ -25,7 +23,7 @@ func TestParseDBMap(t *testing.T) {
 		{"3=5,4=5", map[int]int{3: 5, 4: 5}},
 	}
 	for _, tt := range tests {
-		got, err := router.ParseDBMap(tt.text)
+		got, err := ParseDBMap(tt.text)
 		if err != nil || !maps.Equal(got, tt.want) {
 			t.Errorf("ParseDBMap(%q) = %v, %v; want %v", tt.text, got, err, tt.want)
 		}
@@ -47,12 +45,12 @@ func TestParseDBMapRefuses(t *testing.T) {
 		{"3=5,3=6", "source database 3 is mapped twice, to 5 and to 6"},
 	}
 	for _, tt := range tests {
-		got, err := router.ParseDBMap(tt.text)
+		got, err := ParseDBMap(tt.text)
 		if err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("ParseDBMap(%q) = %v, %v; want an error that says %q", tt.text, got, err, tt.says)
 		}
 	}
-	_, err := router.ParseDBMap("x=1,0=0,2=y")
+	_, err := ParseDBMap("x=1,0=0,2=y")
 	if err == nil || !strings.Contains(err.Error(), `"x=1"`) || !strings.Contains(err.Error(), `"2=y"`) {
 		t.Errorf("not every problem is reported at once: %v", err)
 	}
@@ -60,7 +58,7 @@ func TestParseDBMapRefuses(t *testing.T) {
 
 // A map that merges two databases would let one overwrite the other.
 func TestNewDBMapRefusesWhatIsNotInjective(t *testing.T) {
-	_, err := router.NewDBMap(map[int]int{0: 0, 3: 0, 7: 0, -1: 2, 4: -4})
+	_, err := NewDBMap(map[int]int{0: 0, 3: 0, 7: 0, -1: 2, 4: -4})
 	if err == nil {
 		t.Fatal("a map that merges databases is taken")
 	}
@@ -78,7 +76,7 @@ func TestNewDBMapRefusesWhatIsNotInjective(t *testing.T) {
 }
 
 func TestDBMapZeroValue(t *testing.T) {
-	var m router.DBMap
+	var m DBMap
 	if _, ok := m.Target(0); ok || m.Len() != 0 || m.String() != "" || len(m.Sources()) != 0 || !m.IsIdentity() {
 		t.Errorf("the zero value maps something: %q", m)
 	}
@@ -88,17 +86,17 @@ func TestDBMapZeroValue(t *testing.T) {
 }
 
 func TestDBMapIdentity(t *testing.T) {
-	m := router.Identity(3)
+	m := Identity(3)
 	if m.String() != "0=0,1=1,2=2" || !m.IsIdentity() || m.Len() != 3 {
 		t.Errorf("Identity(3) = %q", m)
 	}
-	if other, _ := router.NewDBMap(map[int]int{0: 1, 1: 0}); other.IsIdentity() || other.Equal(m) {
+	if other, _ := NewDBMap(map[int]int{0: 1, 1: 0}); other.IsIdentity() || other.Equal(m) {
 		t.Errorf("%q is taken for the identity", other)
 	}
 }
 
 func TestDBMapPairsAreACopy(t *testing.T) {
-	m, err := router.NewDBMap(map[int]int{0: 1})
+	m, err := NewDBMap(map[int]int{0: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +120,7 @@ func TestDBMapProperties(t *testing.T) {
 		for s, to := range pairs {
 			legal = legal && s >= 0 && to >= 0
 		}
-		m, err := router.NewDBMap(pairs)
+		m, err := NewDBMap(pairs)
 		if (err == nil) != legal {
 			t.Fatalf("NewDBMap(%v): %v, but legal is %v", pairs, err, legal)
 		}
@@ -137,7 +135,7 @@ func TestDBMapProperties(t *testing.T) {
 }
 
 // checkDBMap checks a map against the pairs that it was made of.
-func checkDBMap(t *rapid.T, m router.DBMap, pairs map[int]int) {
+func checkDBMap(t *rapid.T, m DBMap, pairs map[int]int) {
 	inv := m.Inverse()
 	for db := range 35 {
 		to, ok := m.Target(db)
@@ -169,20 +167,20 @@ func checkDBMap(t *rapid.T, m router.DBMap, pairs map[int]int) {
 			t.Fatalf("Targets() = %v for sources %v of %v", m.Targets(), sources, pairs)
 		}
 	}
-	again, err := router.ParseDBMap(m.String())
+	again, err := ParseDBMap(m.String())
 	if err != nil || !maps.Equal(again, pairs) {
 		t.Fatalf("%q reads as %v, %v", m, again, err)
 	}
 }
 
 func TestRouteDB(t *testing.T) {
-	m, err := router.NewDBMap(map[int]int{0: 0, 3: 5})
+	m, err := NewDBMap(map[int]int{0: 0, 3: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, after := router.Route{Map: m}, router.Route{Side: router.Target, Epoch: 1, Map: m}
+	before, after := Route{Map: m}, Route{Side: Target, Epoch: 1, Map: m}
 	for _, tt := range []struct {
-		r    router.Route
+		r    Route
 		db   int
 		want int
 		ok   bool
@@ -204,7 +202,7 @@ func TestRouteDB(t *testing.T) {
 }
 
 func TestSideText(t *testing.T) {
-	for _, s := range []router.Side{router.Source, router.Target} {
+	for _, s := range []Side{Source, Target} {
 		text, err := s.MarshalText()
 		if err != nil || string(text) != s.String() {
 			t.Errorf("%v marshals as %q, %v", s, text, err)
@@ -217,8 +215,8 @@ func TestSideText(t *testing.T) {
 			t.Errorf("the other side of %s is %s", s, s.Other())
 		}
 	}
-	s := router.Target
-	if err := s.UnmarshalText([]byte("Source")); err == nil || s != router.Target {
+	s := Target
+	if err := s.UnmarshalText([]byte("Source")); err == nil || s != Target {
 		t.Errorf("%q is taken for a side: %v, %v", "Source", s, err)
 	}
 }

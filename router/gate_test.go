@@ -1,4 +1,4 @@
-package router_test
+package router
 
 import (
 	"context"
@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-
-	"github.com/crossfade/crossfade/router"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -28,15 +26,15 @@ func closed(ch <-chan struct{}) bool {
 	}
 }
 
-func at(epoch uint64) router.Route {
-	return router.Route{Side: router.Side(epoch % 2), Epoch: epoch}
+func at(epoch uint64) Route {
+	return Route{Side: Side(epoch % 2), Epoch: epoch}
 }
 
 func TestGateLetsThroughWhileOpen(t *testing.T) {
-	g := router.NewGate(at(7))
+	g := NewGate(at(7))
 	for range 3 {
 		r, err := g.Enter(t.Context())
-		if err != nil || r.Epoch != 7 || r.Side != router.Target {
+		if err != nil || r.Epoch != 7 || r.Side != Target {
 			t.Fatalf("Enter: %+v, %v", r, err)
 		}
 	}
@@ -58,13 +56,13 @@ func TestGateLetsThroughWhileOpen(t *testing.T) {
 // come meanwhile wait, and get the route that Open sets.
 func TestGateShutWaitsForThoseInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := router.NewGate(at(1))
-		old := make([]router.Route, 3)
+		g := NewGate(at(1))
+		old := make([]Route, 3)
 		for i := range old {
 			old[i], _ = g.Enter(t.Context())
 		}
 		var isShut, entered atomic.Bool
-		var got router.Route
+		var got Route
 		go func() {
 			if err := g.Shut(t.Context()); err != nil {
 				t.Error(err)
@@ -109,7 +107,7 @@ func TestGateShutWaitsForThoseInside(t *testing.T) {
 
 func TestGateOpenLetsAllIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := router.NewGate(at(1))
+		g := NewGate(at(1))
 		if err := g.Shut(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +133,7 @@ func TestGateOpenLetsAllIn(t *testing.T) {
 
 func TestGateEnterGivesUpWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := router.NewGate(at(1))
+		g := NewGate(at(1))
 		if err := g.Shut(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +162,7 @@ func TestGateEnterGivesUpWithItsContext(t *testing.T) {
 // what happens next.
 func TestGateShutGivesUpAndStaysShut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := router.NewGate(at(1))
+		g := NewGate(at(1))
 		_, _ = g.Enter(t.Context())
 		_, _ = g.Enter(t.Context())
 		budget := errors.New("the stall budget is used up")
@@ -206,7 +204,7 @@ func TestGateShutGivesUpAndStaysShut(t *testing.T) {
 // the next Shut waits for them.
 func TestGateOpenWithSomebodyInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := router.NewGate(at(1))
+		g := NewGate(at(1))
 		_, _ = g.Enter(t.Context())
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -232,7 +230,7 @@ func TestGateOpenWithSomebodyInside(t *testing.T) {
 }
 
 func TestGateShutWithAnEndedContext(t *testing.T) {
-	g := router.NewGate(at(1))
+	g := NewGate(at(1))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := g.Shut(ctx); err != nil {
@@ -248,7 +246,7 @@ func TestGateShutWithAnEndedContext(t *testing.T) {
 }
 
 func TestGateTryEnterNeverWaits(t *testing.T) {
-	g := router.NewGate(at(1))
+	g := NewGate(at(1))
 	if err := g.Shut(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +266,7 @@ func TestGateTryEnterNeverWaits(t *testing.T) {
 }
 
 func TestGateShutting(t *testing.T) {
-	g := router.NewGate(at(1))
+	g := NewGate(at(1))
 	first := g.Shutting()
 	if closed(first) {
 		t.Fatal("closed before Shut")
@@ -303,7 +301,7 @@ func TestGateShutting(t *testing.T) {
 // and nobody may see changing: plain variables, so that the race detector has
 // its say too.
 type world struct {
-	gate   *router.Gate
+	gate   *Gate
 	epoch  uint64 // written only while shut, read only inside
 	shut   atomic.Bool
 	inside atomic.Int64
@@ -311,7 +309,7 @@ type world struct {
 }
 
 // command enters, checks that the world stands still, and leaves.
-func (w *world) command(t *testing.T, r router.Route) {
+func (w *world) command(t *testing.T, r Route) {
 	w.inside.Add(1)
 	for range 3 {
 		if w.shut.Load() {
@@ -321,6 +319,10 @@ func (w *world) command(t *testing.T, r router.Route) {
 			t.Errorf("a command of epoch %d ran in epoch %d", r.Epoch, w.epoch)
 		}
 	}
+	runtime.Gosched()
+	if w.shut.Load() || r.Epoch != w.epoch {
+		t.Errorf("the world of a command of epoch %d changed under it", r.Epoch)
+	}
 	w.ran.Add(1)
 	w.inside.Add(-1)
 	w.gate.Leave()
@@ -329,8 +331,8 @@ func (w *world) command(t *testing.T, r router.Route) {
 // Many commands against a coordinator that shuts and opens all the time: no
 // command runs while the gate is shut, and each runs with the route of its epoch.
 func TestGateUnderRace(t *testing.T) {
-	const workers, switches, between = 32, 300, 100
-	w := &world{gate: router.NewGate(at(1)), epoch: 1}
+	const workers, switches, between = 12, 300, 50
+	w := &world{gate: NewGate(at(1)), epoch: 1}
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for i := range workers {
@@ -339,6 +341,8 @@ func TestGateUnderRace(t *testing.T) {
 				if i%4 == 0 { // some never wait
 					if r, ok := w.gate.TryEnter(); ok {
 						w.command(t, r)
+					} else {
+						runtime.Gosched()
 					}
 					if ctx.Err() != nil {
 						return
@@ -389,7 +393,7 @@ func TestGateUnderRace(t *testing.T) {
 
 func BenchmarkGate(b *testing.B) {
 	b.Run("alone", func(b *testing.B) {
-		g := router.NewGate(at(1))
+		g := NewGate(at(1))
 		ctx := b.Context()
 		for b.Loop() {
 			if _, err := g.Enter(ctx); err != nil {
@@ -399,7 +403,7 @@ func BenchmarkGate(b *testing.B) {
 		}
 	})
 	b.Run("parallel", func(b *testing.B) {
-		g := router.NewGate(at(1))
+		g := NewGate(at(1))
 		ctx := b.Context()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
