@@ -198,7 +198,7 @@ func (s *stage) faultAt(from router.Side, file string, fault func()) error {
 func TestTargetKilledAtEveryStep(t *testing.T) {
 	eachPoint(t, func(t *testing.T, from router.Side, step, point string) {
 		file := filepath.Join(t.TempDir(), "here")
-		s := newStage(t, verbOf(from)+"."+step+":"+point+"=wait:"+file)
+		s := newStage(t, verbOf(from)+"."+step+":"+point+"#1=wait:"+file)
 		s.reach(from)
 		err := s.faultAt(from, file, func() {
 			s.dst.Kill()
@@ -215,7 +215,7 @@ func TestTargetKilledAtEveryStep(t *testing.T) {
 func TestFeedCutAtEveryStep(t *testing.T) {
 	eachPoint(t, func(t *testing.T, from router.Side, step, point string) {
 		file := filepath.Join(t.TempDir(), "here")
-		s := newStage(t, verbOf(from)+"."+step+":"+point+"=wait:"+file)
+		s := newStage(t, verbOf(from)+"."+step+":"+point+"#1=wait:"+file)
 		s.reach(from)
 		err := s.faultAt(from, file, func() {
 			for _, feed := range s.feeds {

@@ -100,12 +100,15 @@ func newSidecar(tb testing.TB, s setup) *sidecar {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
+		if tb.Failed() {
+			c.dump()
+		}
 		c.kill()
 		c.admin.Close()
 		_ = os.RemoveAll(sockets)
 		if tb.Failed() {
 			if text, err := os.ReadFile(c.logs); err == nil {
-				tb.Logf("the sidecar's log ends:\n%s", tail(string(text), 60))
+				tb.Logf("the sidecar's log ends:\n%s", tail(string(text), 400))
 			}
 		}
 	})
@@ -180,6 +183,22 @@ func (c *sidecar) kill() {
 	_ = c.cmd.Process.Kill()
 	err := <-c.exited
 	c.exited <- err
+}
+
+// dump makes a running process write its stacks to its log and end: a test that
+// failed may have found it hanging.
+func (c *sidecar) dump() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cmd == nil || !c.running() {
+		return
+	}
+	_ = c.cmd.Process.Signal(syscall.SIGQUIT)
+	select {
+	case err := <-c.exited:
+		c.exited <- err
+	case <-time.After(5 * time.Second):
+	}
 }
 
 func (c *sidecar) status() (migration.Status, error) {

@@ -263,6 +263,7 @@ func (m *Migration) tell(ctx context.Context, side router.Side, key string) {
 }
 
 func (a *attempt) preflightStep(ctx context.Context) error {
+	a.loginWhereForgotten(ctx)
 	if problems := a.preflight(ctx, a.from, true); len(problems) > 0 {
 		return &Refused{problems}
 	}

@@ -48,11 +48,16 @@ func notifyCommand(p *conn.Pool, flags string) string {
 }
 
 // checkNotifications returns *mirror.NotificationsOff when the server says that
-// it does not report every change, and nil when it does or does not tell.
+// it does not report every change, nil when it does or may not tell us, and
+// other errors when it could not be asked.
 func checkNotifications(ctx context.Context, p *conn.Pool) error {
 	got, err := p.DB(0).ConfigGet(ctx, "notify-keyspace-events").Result()
-	if err != nil {
-		return nil //nolint:nilerr // CONFIG may be forbidden; the heartbeat proves what it can
+	switch {
+	case err == nil:
+	case refusedForGood(err) && !loginRefused(err):
+		return nil // CONFIG is forbidden; the heartbeat proves what it can
+	default:
+		return fmt.Errorf("asking %s for notify-keyspace-events: %w", p, err)
 	}
 	have, known := got["notify-keyspace-events"]
 	if !known {

@@ -80,16 +80,21 @@ func (m *Migration) guard(ctx context.Context) {
 	if r.Phase.Ended() {
 		return
 	}
-	for _, id := range m.ids {
-		if id.isOwn() {
-			m.relogin(ctx, id.Pool().DB(0).Ping(ctx).Err())
-		}
-	}
+	m.loginWhereForgotten(ctx)
 	left := r.Side.Other()
 	if st := r.Servers[left].Fence; st != nil && st.Raised {
 		m.guardFence(ctx, left, st)
 	}
 	m.guardRecord(ctx, r)
+}
+
+// loginWhereForgotten makes our user again on a server that restarted.
+func (m *Migration) loginWhereForgotten(ctx context.Context) {
+	for _, id := range m.ids {
+		if id.isOwn() {
+			m.relogin(ctx, id.Pool().DB(0).Ping(ctx).Err())
+		}
+	}
 }
 
 func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceState) {

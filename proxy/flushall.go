@@ -39,7 +39,9 @@ func (s *session) flushAll(cmd redcon.Command) error {
 	}
 	wires = append(wires, words("SELECT", fmt.Sprint(back)), words("EXEC"))
 	n := int64(s.route.Map.Len())
-	s.srv.counters["flushdb"].Add(n)
+	counter := s.srv.counters["flushdb"]
+	counter.pending.Add(n)
+	counter.forwarded.Add(n)
 	replies, err := s.ask(wires...)
 	if err != nil {
 		s.srv.tell([]event{{kind: flushed, db: -1}})
@@ -53,8 +55,9 @@ func (s *session) flushAll(cmd redcon.Command) error {
 			break
 		}
 	}
+	counter.pending.Add(-n)
 	if ran == nil {
-		s.srv.counters["flushdb"].Add(-n)
+		counter.forwarded.Add(-n)
 	} else {
 		s.srv.tell([]event{{kind: flushed, db: -1}})
 	}

@@ -64,7 +64,7 @@ type Server struct {
 	log  *slog.Logger
 
 	scripts  *lru.Cache[string, string]
-	counters map[string]*atomic.Int64
+	counters map[string]*counter
 
 	commands, received, sent, accepted atomic.Int64
 

@@ -129,13 +129,15 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 		return out
 	}
 	if failed && it.block != nil && strings.HasPrefix(text, "UNBLOCKED") && (it.unblocked || s.srv.unblocking()) {
-		it.retry = true // the server has counted this as a call, so it stays counted
+		it.retry = true
+		s.srv.ran(it) // the server has counted this as a call, so it stays counted
 		return nil
 	}
 	if failed && refused(text) {
 		s.srv.uncount(it)
 		return out
 	}
+	s.srv.ran(it)
 	r.events = append(r.events, eventsOf(it, st.db, failed)...)
 	if !failed {
 		r.apply(it)
@@ -199,6 +201,7 @@ func (r *reader) settleExec(reply []byte, failed bool, text string) {
 		}
 		shift += confirmations(st, q) - 1
 		bad := resp.IsError(el)
+		s.srv.ran(q)
 		r.events = append(r.events, eventsOf(q, st.db, bad)...)
 		if bad {
 			continue

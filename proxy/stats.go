@@ -79,24 +79,33 @@ func (s *Server) UpstreamAddrs(side router.Side) map[string]struct{} {
 // notifications what it did.
 var countedCommands = []string{"xreadgroup", "xack", "xackdel", "xdelex", "xclaim", "xautoclaim", "pfcount", "flushdb", "flushall", "swapdb", "function", "scripts"}
 
-func newCounters() map[string]*atomic.Int64 {
-	m := make(map[string]*atomic.Int64, len(countedCommands))
+// counter counts one kind of silent command. pending are those of forwarded
+// whose outcome is not known yet, or will never be.
+type counter struct{ forwarded, pending atomic.Int64 }
+
+func newCounters() map[string]*counter {
+	m := make(map[string]*counter, len(countedCommands))
 	for _, name := range countedCommands {
-		m[name] = new(atomic.Int64)
+		m[name] = new(counter)
 	}
 	return m
 }
 
-// Silent returns how many commands of each silent kind the server may have run
-// for us: forwarded, less those it has refused without running. It never falls
-// behind the server. "scripts" counts EVAL, EVALSHA and FCALL, which may do
-// anything; "function" those subcommands that change functions.
-func (s *Server) Silent() map[string]int64 {
-	out := make(map[string]int64, len(s.counters))
-	for name, n := range s.counters {
-		out[name] = n.Load()
+// Silent returns, for each silent kind, between which bounds lies how many the
+// server has run for us: those that have certainly run, and all that were
+// forwarded less those it has refused without running. When nothing is in flight
+// and no connection was lost the two are equal. "scripts" counts EVAL, EVALSHA
+// and FCALL, which may do anything; "function" those subcommands that change
+// functions.
+func (s *Server) Silent() (forwarded, finished map[string]int64) {
+	forwarded = make(map[string]int64, len(s.counters))
+	finished = make(map[string]int64, len(s.counters))
+	for name, c := range s.counters {
+		// In this order: what is forwarded and finishes in between changes neither bound.
+		n := c.forwarded.Load()
+		forwarded[name], finished[name] = n, n-c.pending.Load()
 	}
-	return out
+	return forwarded, finished
 }
 
 // count raises the counter of a command that is about to be forwarded.
@@ -111,7 +120,7 @@ func (s *Server) count(it *item) {
 		}
 	case vEval, vEvalSHA, vFcall:
 		if !it.spec.reads {
-			s.counters["scripts"].Add(1)
+			s.counters["scripts"].forwarded.Add(1)
 		}
 	case vFunction:
 		if changesFunctions(it.args) {
@@ -119,7 +128,8 @@ func (s *Server) count(it *item) {
 		}
 	}
 	if name != "" {
-		s.counters[name].Add(1)
+		s.counters[name].pending.Add(1)
+		s.counters[name].forwarded.Add(1)
 		it.counted = name
 	}
 }
@@ -127,7 +137,16 @@ func (s *Server) count(it *item) {
 // uncount lowers it again: the server has not run the command.
 func (s *Server) uncount(it *item) {
 	if it.counted != "" {
-		s.counters[it.counted].Add(-1)
+		s.counters[it.counted].forwarded.Add(-1)
+		s.counters[it.counted].pending.Add(-1)
+		it.counted = ""
+	}
+}
+
+// ran notes that the server has run a counted command.
+func (s *Server) ran(it *item) {
+	if it.counted != "" {
+		s.counters[it.counted].pending.Add(-1)
 		it.counted = ""
 	}
 }

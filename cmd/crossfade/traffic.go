@@ -27,12 +27,6 @@ func (t traffic) Stalls() migration.Stalls {
 	return migration.Stalls{Sessions: s.Sessions, P50: s.P50, P99: s.P99, Max: s.Max}
 }
 
-// Silent has one figure for both bounds: the proxy counts before it forwards.
-func (t traffic) Silent() (forwarded, finished map[string]int64) {
-	n := t.Server.Silent()
-	return n, n
-}
-
 // observer passes on what the proxy sees. Proxy and migration need each other, so
 // the migration is set after both are made and before the proxy serves.
 type observer struct{ *migration.Migration }

@@ -29,7 +29,7 @@ type verb struct {
 func verbs() []*verb {
 	return []*verb{
 		runVerb(), checkVerb(), statusVerb(), verifyVerb(), cutoverVerb(), abortVerb(),
-		rollbackVerb(), completeVerb(), configVerb(), versionVerb(), helpVerb(),
+		rollbackVerb(), completeVerb(), demoVerb(), configVerb(), versionVerb(), helpVerb(),
 	}
 }
 

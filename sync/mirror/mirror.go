@@ -198,10 +198,28 @@ func (m *Mirror) Drain(ctx context.Context) error {
 				return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
 			}
 		}
-		if changed, err := m.checkRun(ctx); err != nil || !changed {
+		changed, err := m.checkRun(ctx)
+		if err != nil {
 			return err
 		}
+		if changed {
+			continue
+		}
+		return m.stillTold(ctx)
 	}
+}
+
+// stillTold returns an error when From has stopped reporting its changes: what
+// was drained is then not known to be all.
+func (m *Mirror) stillTold(ctx context.Context) error {
+	err := m.cfg.CheckNotifications(ctx)
+	if errors.As(err, new(*NotificationsOff)) {
+		m.mu.Lock()
+		m.silent = true
+		m.mu.Unlock()
+		m.noteGap(err.Error())
+	}
+	return err
 }
 
 // Freeze stops copying and returns once no write of ours to To is outstanding.
