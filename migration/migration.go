@@ -63,7 +63,6 @@ type Migration struct {
 	mu       sync.Mutex // guards what follows; never held over I/O
 	rec      Record
 	mirror   *mirror.Mirror // the one that runs; nil before
-	armed    *mirror.Mirror // the other way, listening before a switch
 	problems []string       // why the migration does not go on by itself
 	abort    context.CancelCauseFunc
 	report   *Report // of the newest attempt, also while it runs

@@ -86,8 +86,8 @@ func TestWaitCleanWaitsForHandsToo(t *testing.T) {
 		go func() { clean <- s.WaitClean(t.Context()) }()
 		synctest.Wait()
 		select {
-		case <-clean:
-			t.Fatal("clean although a key is in hand")
+		case err := <-clean:
+			t.Fatalf("clean although a key is in hand (%v)", err)
 		default:
 		}
 		s.Retry(keys)
