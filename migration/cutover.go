@@ -592,7 +592,7 @@ func (a *attempt) after(ctx context.Context) error {
 		a.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
 	}
 	if err := a.reverse.Follow(ctx, false); err != nil {
-		a.log.Error("the way back is not being kept", "error", err)
+		a.log.Warn("the server that was left is not being kept up to date yet; it is tried again", "error", err)
 	}
 	a.waitStall()
 	err := a.save(true, func(r *Record) {

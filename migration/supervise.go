@@ -55,7 +55,7 @@ func (m *Migration) followPhase() {
 		} else if r.Phase != RolledBack {
 			next = Tailing
 		}
-	case mirror.Resync:
+	case mirror.Resync, mirror.Idle:
 		next = Resync
 		if r.Side == router.Target {
 			next = ReverseLost
@@ -81,6 +81,12 @@ func (m *Migration) guard(ctx context.Context) {
 		return
 	}
 	m.loginWhereForgotten(ctx)
+	if mi := m.activeMirror(); mi != nil && mi.Progress().State == mirror.Idle {
+		// A switch could not start it: the server that was left did not answer.
+		if err := mi.Follow(ctx, false); err != nil {
+			m.log.Warn("the server that was left is not being kept up to date yet", "error", err)
+		}
+	}
 	left := r.Side.Other()
 	if st := r.Servers[left].Fence; st != nil && st.Raised {
 		m.guardFence(ctx, left, st)

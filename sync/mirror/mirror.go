@@ -118,6 +118,9 @@ func (m *Mirror) Listen(ctx context.Context) error {
 		return nil
 	}
 	m.mu.Unlock()
+	if _, err := m.checkRun(ctx); err != nil { // from here on a restart of To is noticed
+		return err
+	}
 	f, err := m.subscribe(ctx)
 	if err != nil {
 		return err
