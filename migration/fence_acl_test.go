@@ -154,9 +154,12 @@ func TestFenceStateSurvivesTheRecord(t *testing.T) {
 func TestFenceACLPutsQuotesBack(t *testing.T) {
 	s := redistest.Start(t, redistest.WithACL(ownACL))
 	admin := s.Client(0)
-	do(t, admin, "ACL", "SETUSER", "quoted", "on", ">pw", `~a"b`, "+@all", `(~"c\"d" ~e\f ~g'h +get)`)
+	do(t, admin, "ACL", "SETUSER", "quoted", "on", ">pw", `~a"b`, "+@all", `(~"c\"d" ~e\f ~"g'h" "~i\\x01" +get)`)
 	f, st := armed(t, s, FenceACL)
 	before := aclList(t, f.db())
+	if list := strings.Join(before, "\n"); !strings.Contains(list, `(~c"d ~e\f ~g'h ~i`) {
+		t.Fatalf("the server has not understood what is to be tried:\n%s", list)
+	}
 	if err := f.raise(t.Context(), st, testToken); err != nil {
 		t.Fatal(err)
 	}

@@ -173,7 +173,7 @@ func TestFenceKillsOthersConnections(t *testing.T) {
 }
 
 func TestFenceKillSparesReplicas(t *testing.T) {
-	s := redistest.Start(t)
+	s := redistest.Start(t, redistest.WithConfig("repl-diskless-sync-delay", "0"))
 	replica := redistest.Start(t, redistest.WithConfig("replicaof", "127.0.0.1", itoa(int64(s.Port()))))
 	f := plainFence(t, s)
 	redistest.Eventually(t, 20*time.Second, func() bool {

@@ -1,0 +1,105 @@
+package migration
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+var update = flag.Bool("update", false, "write the golden files of this package anew")
+
+// golden compares got with a file: names and units of the status are a promise
+// to scripts, and a change of them must be seen in a review.
+func golden(t *testing.T, name string, got any) {
+	t.Helper()
+	text, err := json.MarshalIndent(got, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, '\n')
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (go test ./migration -update makes it)", err)
+	}
+	if diff := cmp.Diff(string(want), string(text)); diff != "" {
+		t.Errorf("the status has changed (-%s +now):\n%s", path, diff)
+	}
+}
+
+func TestStatusJSON(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	golden(t, "status_full.json", Status{
+		ID: "0011", Phase: ReverseTailing, Side: router.Target, Epoch: 1, Ready: true, Reasons: []string{"why"},
+		Source: "redis://a:1", Target: "redis://b:2", LeaveOut: []int{7}, Dirty: 3, LagMS: 1.5, Gaps: 2, Resync: "a gap",
+		Databases: []DatabaseStatus{{
+			Source: 3, Target: 5, Total: 10, Scanned: 9, Copied: 8, Removed: 7, Bytes: 6, Dirty: 5,
+			Percent: 90, Rate: 1000, ETA: 0.5, Done: true,
+		}},
+		Fence: string(FenceACL),
+		LastCutover: &Report{
+			From: router.Source, To: router.Target, DryRun: true, Started: at, Finished: at.Add(time.Second), OK: true, Error: "none",
+			Stall: StallMS{P50: 1, P99: 2, Max: 3}, Sessions: 4, Held: 5, Fence: FenceACL,
+			Steps: []StepTime{{"hold", 1.25}}, Checked: 6, Findings: []string{"f"},
+		},
+		Errors: []mirror.Error{{Kind: "k", Count: 1, Last: at, Text: "t"}},
+	})
+}
+
+// Before anything has happened the lists are empty, never null: scripts walk
+// through them.
+func TestStatusOfANewMigration(t *testing.T) {
+	source := config.Endpoint{Network: "tcp", Address: "a:1", Username: "op", Password: "secret"}
+	m := quietMigration(t, source, config.Endpoint{Network: "tcp", Address: "b:2", Password: "secret"}, nil)
+	if err := m.useMap(map[int]int{0: 0, 3: 5}, nil); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "status_new.json", m.Status())
+	m.setProblems("no way")
+	if s := m.Status(); s.Ready || len(s.Reasons) != 2 || s.Reasons[0] != "no way" {
+		t.Errorf("a problem does not show: ready %v, %q", s.Ready, s.Reasons)
+	}
+}
+
+// Whoever reads the status during a switch, or after the end, is told so.
+func TestStatusReasonsByPhase(t *testing.T) {
+	e := config.Endpoint{Network: "tcp", Address: "a:1"}
+	m := quietMigration(t, e, e, nil)
+	for _, p := range allPhases {
+		m.rec.Phase = p
+		s := m.Status()
+		if s.Ready || len(s.Reasons) == 0 || s.Phase != p {
+			t.Errorf("without a copy, %s is ready: %+v", p, s)
+		}
+	}
+}
+
+func TestStatusShowsTheFenceThatIsUp(t *testing.T) {
+	e := config.Endpoint{Network: "tcp", Address: "a:1"}
+	m := quietMigration(t, e, e, nil)
+	m.rec.Servers[router.Source].Fence = &FenceState{Level: FenceACL}
+	if got := m.Status().Fence; got != "" {
+		t.Errorf("a fence that is prepared shows as %q", got)
+	}
+	m.rec.Servers[router.Source].Fence.Raised = true
+	if got := m.Status().Fence; got != "F3" {
+		t.Errorf("a fence that is up shows as %q", got)
+	}
+}
