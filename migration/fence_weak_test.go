@@ -1,7 +1,9 @@
 package migration
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -201,6 +203,45 @@ func TestFenceErrorsNameTheServer(t *testing.T) {
 	} {
 		if err == nil || !strings.Contains(err.Error(), s.Addr()) || errors.Is(err, errFenceLost) || errors.Is(err, store.ErrSuperseded) {
 			t.Errorf("%s without a server: %v", what, err)
+		}
+	}
+}
+
+// oldServer makes CLIENT UNPAUSE answer inside EXEC what servers before 6.2 do.
+type oldServer struct{}
+
+func (oldServer) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (oldServer) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (oldServer) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, c := range cmds {
+			if args := c.Args(); len(args) == 2 && args[1] == "UNPAUSE" {
+				err := next(ctx, slices.DeleteFunc(slices.Clone(cmds), func(o redis.Cmder) bool { return o == c }))
+				c.SetErr(errors.New("ERR Unknown subcommand or wrong number of arguments for 'UNPAUSE'. Try CLIENT HELP"))
+				return errors.Join(err, c.Err())
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// Before 6.2 there is neither CLIENT UNPAUSE nor a pause of writers only: the
+// fence is raised and lowered all the same, and does not call itself broken.
+func TestFenceWithoutUnpause(t *testing.T) {
+	for _, level := range []FenceLevel{FenceACL, FenceReplicas} {
+		s := redistest.Start(t, redistest.WithACL(ownACL))
+		f, st := armed(t, s, level)
+		f.db().AddHook(oldServer{})
+		if err := f.raise(t.Context(), st, testToken); err != nil {
+			t.Errorf("raising %s: %v", level, err)
+		}
+		if err := f.check(t.Context(), st); err != nil {
+			t.Errorf("%s is not up: %v", level, err)
+		}
+		if err := f.lower(t.Context(), st); err != nil {
+			t.Errorf("lowering %s: %v", level, err)
 		}
 	}
 }
