@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -54,16 +56,17 @@ func (m *Migration) Rollback(ctx context.Context, o SwitchOptions) (Report, erro
 // attempt is one walk through the steps of PROTOCOL §3.
 type attempt struct {
 	*Migration
-	from, to router.Side
-	opt      SwitchOptions
-	report   *Report
-	level    FenceLevel
-	forward  *mirror.Mirror // from → to, runs already
-	reverse  *mirror.Mirror // to → from, armed during the attempt
-	held     time.Time
-	scripts  map[string]bool // bodies that the entered server has
-	undos    []func(context.Context) error
-	budget   context.CancelCauseFunc
+	from, to  router.Side
+	opt       SwitchOptions
+	report    *Report
+	level     FenceLevel
+	forward   *mirror.Mirror // from → to, runs already
+	reverse   *mirror.Mirror // to → from, armed during the attempt
+	held      time.Time
+	refilling bool            // the entered server restarted and is not known to be whole yet
+	scripts   map[string]bool // bodies that the entered server has
+	undos     []func(context.Context) error
+	budget    context.CancelCauseFunc
 }
 
 // step is one step: its failpoints are NAME:before and NAME:after.
@@ -121,6 +124,9 @@ func (m *Migration) switchOver(ctx context.Context, from router.Side, o SwitchOp
 	if r.Phase.Ended() {
 		return Report{}, &Refused{[]string{"the migration has ended (" + string(r.Phase) + ")"}}
 	}
+	if r.oneWay() {
+		return Report{}, &Refused{[]string{r.noWayBack()}}
+	}
 	if o.MaxStall == 0 {
 		o.MaxStall = m.cfg.Cutover.MaxStall
 	}
@@ -177,7 +183,14 @@ func (a *attempt) walk(ctx context.Context) error {
 			return a.undo(ctx, err)
 		}
 	}
-	// From here on neither the operator nor the budget may stop it.
+	// From here on neither the operator nor the budget may stop it; whoever came
+	// before is obeyed.
+	a.mu.Lock()
+	a.abort = nil
+	a.mu.Unlock()
+	if cause := context.Cause(held); cause != nil {
+		return a.undo(ctx, cause)
+	}
 	ctx = context.WithoutCancel(ctx)
 	if err := a.take(ctx, stepsAfter[0]); err != nil { // the journal: refused for certain
 		return a.undo(ctx, err)
@@ -223,12 +236,15 @@ func (a *attempt) undo(ctx context.Context, cause error) error {
 		a.log.Warn("the switch is taken back", "because", cause)
 	}
 	errs := []error{cause}
-	if p := a.record().Phase; p.Switching() || p == Committing {
+	switch p := a.record().Phase; {
+	case p == Committing:
 		// On disk before the fence is lowered: a record that still said
 		// COMMITTING would be rolled forward after a crash.
-		if err := a.save(p == Committing, func(r *Record) { r.Phase = Aborting }); err != nil {
-			return errors.Join(append(errs, err)...)
-		}
+		a.untilDone(ctx, "the state file still says COMMITTING", func(context.Context) error {
+			return a.save(true, func(r *Record) { r.Phase = Aborting })
+		})
+	case p.Switching():
+		errs = append(errs, a.assume(func(r *Record) { r.Phase = Aborting }))
 	}
 	for i := len(a.undos) - 1; i >= 0; i-- {
 		cctx, cancel := context.WithTimeout(ctx, 2*a.cfg.Proxy.DialTimeout)
@@ -242,14 +258,44 @@ func (a *attempt) undo(ctx context.Context, cause error) error {
 		back = ReverseTailing
 	}
 	if a.record().Phase == Aborting {
-		if err := a.save(false, func(r *Record) { r.Phase, r.Switch = back, nil }); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, a.assume(func(r *Record) { r.Phase, r.Switch = back, nil }))
 		// What the servers say must not be an attempt that is over.
 		a.tell(ctx, a.to, store.RecordKey)
 		a.tell(ctx, a.from, store.JournalKey)
 	}
 	return errors.Join(errs...)
+}
+
+// assume is save for changes that a crash would make by itself: a state file that
+// cannot be written (a full disk) must not keep the clients waiting.
+func (m *Migration) assume(change func(*Record)) error {
+	err := m.save(false, change)
+	if err == nil {
+		return nil
+	}
+	m.mu.Lock()
+	next := m.rec.clone()
+	change(&next)
+	next.Seq++
+	m.rec = next
+	m.mu.Unlock()
+	return err
+}
+
+// untilDone repeats what must be done before clients may go on.
+func (m *Migration) untilDone(ctx context.Context, why string, f func(context.Context) error) {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
+		err := f(cctx)
+		cancel()
+		if err == nil {
+			m.setProblems()
+			return
+		}
+		m.setProblems("clients wait: " + why + ": " + err.Error())
+		m.log.Error("clients wait: "+why, "error", err, "again_in", wait)
+		time.Sleep(wait)
+	}
 }
 
 // tell brings a control key up to date where no step rests on it: a sidecar that
@@ -290,6 +336,12 @@ func (a *attempt) prepare(ctx context.Context) error {
 		return err
 	}
 	a.followPhase() // the phase may lag behind the mirror
+	if old := a.record().Servers[a.from].Fence; old != nil && old.Raised {
+		// Never read what is to be put back from users that are fenced already.
+		if err := a.lowerFence(ctx, a.from); err != nil {
+			return err
+		}
+	}
 	st, err := a.fence(a.from).save(ctx, level)
 	if err != nil {
 		return err
@@ -328,7 +380,14 @@ func (a *attempt) prepare(ctx context.Context) error {
 		return err
 	}
 	a.onUndo(func(context.Context) error { a.traffic.Release(a.route()); return nil })
-	return a.traffic.Prepare(ctx, a.to)
+	err = a.traffic.Prepare(ctx, a.to)
+	if err != nil && a.record().Servers[a.to].Fence != nil {
+		// That side is fenced from the last switch and refuses part of what
+		// sessions say; they connect again when the fence is down.
+		a.log.Info("some sessions cannot be prepared while the fence is up", "error", err)
+		return nil
+	}
+	return err
 }
 
 // waitReady waits until the copy is live, by the operator's patience.
@@ -413,7 +472,13 @@ func (a *attempt) drainOnce(ctx context.Context) error { return a.forward.Drain(
 // hardFence is the instant after which nobody's write is acknowledged by the
 // server that is left. What lowering it needs is persisted before, there and here.
 func (a *attempt) hardFence(ctx context.Context) error {
-	a.onUndo(func(ctx context.Context) error { return a.lowerFence(ctx, a.from) })
+	a.onUndo(func(ctx context.Context) error {
+		// Released to a server that is still fenced, clients would be refused.
+		a.untilDone(context.WithoutCancel(ctx), "the fence is not lowered yet", func(ctx context.Context) error {
+			return a.lowerFence(ctx, a.from)
+		})
+		return nil
+	})
 	err := a.save(false, func(r *Record) {
 		r.Phase = HardFenced
 		r.Servers[a.from].Fence.Raised = true
@@ -451,8 +516,12 @@ func (a *attempt) drainTwice(ctx context.Context) error {
 	if err := a.reverse.Rebase(ctx); err != nil {
 		return err
 	}
-	route := a.nextRoute()
-	return a.traffic.Align(ctx, route)
+	entered := a.record().Servers[a.to].Fence
+	a.onUndo(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
+	if err := a.fence(a.to).letListen(ctx, entered, true); err != nil {
+		return err
+	}
+	return a.traffic.Align(ctx, a.nextRoute())
 }
 
 func (a *attempt) nextRoute() router.Route {
@@ -464,6 +533,11 @@ func (a *attempt) nextRoute() router.Route {
 // journal is the point of no return. An error that it returns means that the
 // server refused it for certain; an unknown outcome is settled before it returns.
 func (a *attempt) journal(ctx context.Context) error {
+	// A server that restarted since has forgotten the fence, and may have taken
+	// writes that nobody drained.
+	if err := a.fence(a.from).check(ctx, a.record().Servers[a.from].Fence); err != nil {
+		return err
+	}
 	if err := a.save(true, func(r *Record) { r.Phase = Committing }); err != nil {
 		return err
 	}
@@ -512,10 +586,14 @@ func (a *attempt) restarted(ctx context.Context, side router.Side) error {
 }
 
 // certain reports whether the server answered: an answer that is an error means
-// that nothing happened.
+// that nothing happened. Those that a server gives while it starts, or because it
+// forgot our user, say nothing about the write before.
 func certain(err error) bool {
-	return errors.Is(err, store.ErrSuperseded) || errors.Is(err, store.ErrOther) ||
-		errorPrefix(err, "OOM", "READONLY", "NOREPLICAS", "MISCONF", "NOPERM", "EXECABORT")
+	if errors.Is(err, store.ErrSuperseded) || errors.Is(err, store.ErrOther) {
+		return true
+	}
+	var reply redis.Error
+	return errors.As(err, &reply) && !loginRefused(err) && !errorPrefix(err, "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN")
 }
 
 // commitStep makes the switch true on the entered server. After the journal
@@ -523,7 +601,10 @@ func certain(err error) bool {
 func (a *attempt) commitStep(ctx context.Context) error {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
-		err := a.commit(cctx)
+		err := a.refill(cctx)
+		if err == nil {
+			err = a.commit(cctx)
+		}
 		cancel()
 		if err == nil {
 			a.setProblems()
@@ -534,6 +615,40 @@ func (a *attempt) commitStep(ctx context.Context) error {
 		a.log.Error("the switch is decided but cannot be committed yet", "error", err, "again_in", wait)
 		time.Sleep(wait)
 	}
+}
+
+// refill copies everything again when the entered server restarted between the
+// last drain and the commit, and may have lost it. That is no second drain in the
+// sense of PROTOCOL §4: this process still holds everybody, nothing but ours was
+// ever written there, and the server that is left stands still.
+func (a *attempt) refill(ctx context.Context) error {
+	if a.record().Phase != Committing {
+		return nil
+	}
+	restarted, err := a.forward.Restarted(ctx)
+	if err != nil {
+		return err
+	}
+	if restarted {
+		a.refilling = true
+		a.log.Error("the entered server restarted before the commit, copying again what it may have lost", "server", a.ids[a.to].Pool().String())
+	}
+	if !a.refilling {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	a.forward.Thaw()
+	if err := a.forward.Drain(ctx); err != nil {
+		return err
+	}
+	if err := a.forward.Freeze(ctx); err != nil {
+		return err
+	}
+	if err := a.reverse.Rebase(ctx); err != nil {
+		return err
+	}
+	a.refilling = false
+	return nil
 }
 
 // commit persists COMMITTED, here and on the entered server, and opens that
@@ -591,15 +706,24 @@ func (a *attempt) after(ctx context.Context) error {
 	if err := a.fence(a.from).killOthers(ctx); err != nil {
 		a.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
 	}
-	if err := a.reverse.Follow(ctx, false); err != nil {
+	r := a.record()
+	if r.oneWay() {
+		a.setMirror(nil)
+		a.reverse.Stop()
+		a.log.Warn(r.noWayBack())
+	} else if err := a.reverse.Follow(ctx, false); err != nil {
 		a.log.Warn("the server that was left is not being kept up to date yet; it is tried again", "error", err)
 	}
 	a.waitStall()
 	err := a.save(true, func(r *Record) {
 		r.Switch = nil
-		r.Phase = ReverseTailing
-		if a.to == router.Source {
+		switch {
+		case a.to == router.Source:
 			r.Phase = RolledBack
+		case r.oneWay():
+			r.Phase = ReverseLost
+		default:
+			r.Phase = ReverseTailing
 		}
 	})
 	a.tell(ctx, a.to, store.RecordKey)

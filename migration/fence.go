@@ -53,10 +53,15 @@ type ACLUser struct {
 // politely.
 var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+client|setname"}
 
+// listenRules come on top on the way back: the sessions' subscriptions move to
+// the fenced server before the commit, so that no message which is published
+// right after it is missed. Nobody can publish there before.
+var listenRules = []string{"+subscribe", "+psubscribe", "+ssubscribe"}
+
 // fencedSelectors comes after fencedRules where the server has selectors (7.0):
 // it lets the operator's own credentials read our control keys, so that a
 // sidecar that lost its state file finds its way. It reads nothing else.
-var fencedSelectors = []string{"clearselectors", "(+get %R~crossfade:*)"}
+var fencedSelectors = []string{"clearselectors", "(resetchannels +get %R~crossfade:*)"}
 
 // maxInt32 is the largest value of min-replicas-to-write (config.c: INT_MAX).
 const maxInt32 = "2147483647"
@@ -69,6 +74,9 @@ var errFenceLost = errors.New("the fence is gone")
 type fence struct {
 	pool *conn.Pool
 	own  string
+	// proxied are the local addresses of the proxy's connections, which hold still
+	// while a fence is raised; asked for anew each time.
+	proxied func() map[string]struct{}
 }
 
 func (f fence) db() *redis.Client { return f.pool.DB(0) }
@@ -138,7 +146,8 @@ func aclUser(ctx context.Context, c redis.Cmdable, name string) (ACLUser, error)
 	for _, s := range selectors {
 		list, _ := s.([]any)
 		sel := pairs(list)
-		var rules []string
+		// What a new selector starts with is for acl-pubsub-default to say.
+		rules := []string{"resetchannels"}
 		for _, key := range []string{"commands", "keys", "channels"} {
 			text, _ := sel[key].(string)
 			rules = append(rules, strings.Fields(text)...)
@@ -193,12 +202,13 @@ func (f fence) raise(ctx context.Context, st *FenceState, token uint64) error {
 		if there != strconv.FormatUint(token, 10) {
 			return fmt.Errorf("%s does not hold our token (it was overwritten or flushed): %w", store.FenceKey, store.ErrSuperseded)
 		}
+		var unpause *redis.Cmd
 		cmds, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 			f.queueRaise(ctx, p, st)
-			p.Do(ctx, "CLIENT", "UNPAUSE")
+			unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
 			return nil
 		})
-		return firstError(cmds, err)
+		return firstBut(unpause, cmds, err)
 	}, store.FenceKey)
 	if errors.Is(err, redis.TxFailedErr) {
 		err = store.ErrSuperseded
@@ -210,7 +220,11 @@ func (f fence) raise(ctx context.Context, st *FenceState, token uint64) error {
 	case FenceACL:
 		return f.raiseLateUsers(ctx, st)
 	case FenceKey, FenceNone:
-		return f.killOthers(ctx)
+		var spared map[string]struct{}
+		if f.proxied != nil {
+			spared = f.proxied()
+		}
+		return f.kill(ctx, spared)
 	}
 	return nil
 }
@@ -286,10 +300,32 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 	return nil
 }
 
-// fenced reports whether a user has no more than fencedRules.
+// letListen lets the users that the fence denies everything subscribe, or takes
+// that back.
+func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error {
+	if st == nil || !st.Raised || st.Level != FenceACL || !st.HasSelectors { // SSUBSCRIBE is as old as they are
+		return nil
+	}
+	rules := fencedRules // begins with -@all
+	if allow {
+		rules = slices.Concat(fencedRules, listenRules)
+	}
+	cmds, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
+		for _, u := range st.Users {
+			p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...)
+		}
+		return nil
+	})
+	if err := firstError(cmds, err); err != nil {
+		return fmt.Errorf("letting subscribers in on %s: %w", f.pool, err)
+	}
+	return nil
+}
+
+// fenced reports whether a user has no more than the fence lets it have.
 func fenced(u ACLUser) bool {
 	for _, r := range strings.Fields(u.Commands) {
-		if !slices.Contains(fencedRules, r) {
+		if !slices.Contains(fencedRules, r) && !slices.Contains(listenRules, r) {
 			return false
 		}
 	}
@@ -305,6 +341,7 @@ func fenced(u ACLUser) bool {
 
 // lower puts everything back as save found it. It may be repeated.
 func (f fence) lower(ctx context.Context, st *FenceState) error {
+	var unpause *redis.Cmd
 	cmds, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
 		switch st.Level {
 		case FenceACL:
@@ -314,7 +351,7 @@ func (f fence) lower(ctx context.Context, st *FenceState) error {
 					rules = append(rules, "clearselectors")
 				}
 				for _, sel := range u.Selectors {
-					rules = append(rules, "("+strings.Join(sel, " ")+")")
+					rules = append(rules, selector(sel))
 				}
 				p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...)
 			}
@@ -322,13 +359,27 @@ func (f fence) lower(ctx context.Context, st *FenceState) error {
 			p.ConfigSet(ctx, "min-replicas-to-write", st.MinReplicas)
 			p.ConfigSet(ctx, "min-replicas-max-lag", st.MaxLag)
 		}
-		p.Do(ctx, "CLIENT", "UNPAUSE")
+		unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
 		return nil
 	})
-	if err := firstError(cmds, err); err != nil {
+	if err := firstBut(unpause, cmds, err); err != nil {
 		return fmt.Errorf("lowering the %s fence on %s: %w", st.Level, f.pool, err)
 	}
 	return nil
+}
+
+// selector writes rules as ACL SETUSER reads them: split like words of redis-cli
+// (sds.c: sdssplitargs), so that a key pattern with a quote must be quoted. A
+// selector that it cannot split becomes an empty one without an error.
+func selector(rules []string) string {
+	quoted := make([]string, len(rules))
+	for i, r := range rules {
+		if strings.ContainsAny(r, `"'`) {
+			r = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r) + `"`
+		}
+		quoted[i] = r
+	}
+	return "(" + strings.Join(quoted, " ") + ")"
 }
 
 // pause stalls writers that bypass the proxy, without an error, for at most d.
@@ -349,8 +400,12 @@ func (f fence) unpause(ctx context.Context) error {
 }
 
 // killOthers closes every application connection on the server.
-func (f fence) killOthers(ctx context.Context) error {
-	clients, err := applicationClients(ctx, f.db(), f.own)
+func (f fence) killOthers(ctx context.Context) error { return f.kill(ctx, nil) }
+
+// kill closes every application connection on the server but those that come
+// from an address in spared.
+func (f fence) kill(ctx context.Context, spared map[string]struct{}) error {
+	clients, err := applicationClients(ctx, f.db(), f.own, spared)
 	if err != nil {
 		return fmt.Errorf("closing the applications' connections to %s: %w", f.pool, err)
 	}
@@ -368,8 +423,8 @@ func (f fence) killOthers(ctx context.Context) error {
 }
 
 // applicationClients returns the ids of connections that are neither ours nor
-// replication's.
-func applicationClients(ctx context.Context, c *redis.Client, own string) ([]string, error) {
+// replication's, and do not come from an address in spared.
+func applicationClients(ctx context.Context, c *redis.Client, own string, spared map[string]struct{}) ([]string, error) {
 	list, err := c.ClientList(ctx).Result()
 	if err != nil {
 		return nil, err
@@ -383,7 +438,8 @@ func applicationClients(ctx context.Context, c *redis.Client, own string) ([]str
 			}
 		}
 		ours := strings.HasPrefix(f["name"], mirror.KeyPrefix) || own != "" && f["user"] == own
-		if f["id"] == "" || ours || strings.ContainsAny(f["flags"], "SM") {
+		_, spare := spared[f["addr"]]
+		if f["id"] == "" || ours || spare || strings.ContainsAny(f["flags"], "SM") {
 			continue
 		}
 		ids = append(ids, f["id"])
@@ -413,6 +469,18 @@ func firstError(cmds []redis.Cmder, err error) error {
 		}
 	}
 	return err
+}
+
+// firstBut is firstError, but a server that does not know CLIENT UNPAUSE (before
+// 6.2) is forgiven: it does not know a pause of writers only either.
+func firstBut(unpause *redis.Cmd, cmds []redis.Cmder, err error) error {
+	if e := unpause.Err(); errorPrefix(e, "ERR Unknown subcommand", "ERR unknown subcommand") {
+		cmds = slices.DeleteFunc(slices.Clone(cmds), func(c redis.Cmder) bool { return c == unpause })
+		if errors.Is(err, e) {
+			err = nil
+		}
+	}
+	return firstError(cmds, err)
 }
 
 func anys(texts []string) []any {

@@ -2,6 +2,8 @@ package migration
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -62,6 +64,9 @@ func (id *identity) user() string {
 // become logs in as our own user, and creates it with that password when it is
 // not there. Where the server does not let us, the operator's credentials stay and reason says why.
 func (id *identity) become(ctx context.Context, password string) error {
+	if id.url.Username == OwnUser {
+		return fmt.Errorf("logging in to %s: user %q is the one that is made and removed here; give another user in the URL, or set cutover.create_user to false", id.url, OwnUser)
+	}
 	own := id.Pool()
 	if !id.isOwn() {
 		as := id.url
@@ -82,7 +87,7 @@ func (id *identity) become(ctx context.Context, password string) error {
 		return fmt.Errorf("logging in to %s: %w", own, err)
 	}
 	plain := conn.New(id.url, id.instance+":"+id.side.String(), id.timeout)
-	err = plain.DB(0).Do(ctx, "ACL", "SETUSER", OwnUser, "reset", "on", ">"+password, "~*", "&*", "+@all").Err()
+	err = plain.DB(0).Do(ctx, "ACL", "SETUSER", OwnUser, "reset", "on", "#"+hash(password), "~*", "&*", "+@all").Err()
 	_ = plain.Close()
 	if err == nil {
 		err = own.DB(0).Ping(ctx).Err()
@@ -100,6 +105,13 @@ func (id *identity) become(ctx context.Context, password string) error {
 	return nil
 }
 
+// hash returns what ACL SETUSER takes after "#": some servers repeat in their
+// refusal what they were sent, and that ends in the log.
+func hash(password string) string {
+	sum := sha256.Sum256([]byte(password))
+	return hex.EncodeToString(sum[:])
+}
+
 func (id *identity) use(p *conn.Pool, own bool) {
 	id.mu.Lock()
 	old := id.pool
@@ -112,13 +124,9 @@ func (id *identity) use(p *conn.Pool, own bool) {
 
 // leave goes back to the operator's credentials and removes our user. The fence
 // must be down.
-func (id *identity) leave(ctx context.Context, created bool) error {
-	if !id.isOwn() {
-		return nil
-	}
-	id.use(conn.New(id.url, id.instance+":"+id.side.String(), id.timeout), false)
-	if !created {
-		return nil
+func (id *identity) leave(ctx context.Context) error {
+	if id.isOwn() {
+		id.use(conn.New(id.url, id.instance+":"+id.side.String(), id.timeout), false)
 	}
 	if err := id.Pool().DB(0).Do(ctx, "ACL", "DELUSER", OwnUser).Err(); err != nil {
 		return fmt.Errorf("removing user %s from %s: %w", OwnUser, id.url, err)

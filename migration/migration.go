@@ -68,6 +68,7 @@ type Migration struct {
 	report   *Report // of the newest attempt, also while it runs
 	password string  // of our own user
 
+	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
 	verb     sync.Mutex // taken after operator: whoever changes the state, the background work too
 	wake     chan struct{}
@@ -98,6 +99,8 @@ func (m *Migration) record() Record {
 // save persists a changed record to the state file before it takes effect. The
 // change is refused when it is no legal move.
 func (m *Migration) save(durable bool, change func(*Record)) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
 	m.mu.Lock()
 	next := m.rec.clone()
 	was := next.Phase
@@ -150,7 +153,10 @@ func (m *Migration) databases() router.DBMap {
 }
 
 func (m *Migration) fence(side router.Side) fence {
-	return fence{pool: m.ids[side].Pool(), own: m.ids[side].user()}
+	return fence{
+		pool: m.ids[side].Pool(), own: m.ids[side].user(),
+		proxied: func() map[string]struct{} { return m.traffic.UpstreamAddrs(side) },
+	}
 }
 
 // mapFrom returns the database map as seen from one side.
@@ -177,6 +183,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
 		Silent:              m.traffic.Silent,
+		Scripts:             m.traffic.Scripts,
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
 }
 
@@ -292,9 +299,17 @@ func (m *Migration) begin(ctx context.Context) error {
 	if r.Phase.Ended() {
 		return nil
 	}
-	if err := m.login(ctx); err != nil {
+	if err := m.login(ctx, router.Source, router.Target); err != nil {
 		m.setProblems(err.Error())
 		return err
+	}
+	if r.oneWay() {
+		m.setProblems()
+		return m.save(false, func(r *Record) {
+			if r.Side == router.Target {
+				r.Phase = ReverseLost
+			}
+		})
 	}
 	if r.Side == router.Source {
 		if err := m.save(false, func(r *Record) { r.Phase = Preflight }); err != nil {

@@ -207,7 +207,7 @@ func (m *Migration) settle(ctx context.Context) error {
 	if r.Phase.Ended() {
 		return m.save(true, func(*Record) {})
 	}
-	if err := m.login(ctx); err != nil {
+	if err := m.login(ctx, needed(r)...); err != nil {
 		if quiet(r) && r.Side == router.Target || quiet(r) && r.Map != nil && r.Copied {
 			// Nothing is in doubt: serve, the copy will be begun when it can.
 			m.log.Warn("serving without being able to copy", "error", err)
@@ -215,7 +215,7 @@ func (m *Migration) settle(ctx context.Context) error {
 		}
 		return err
 	}
-	if len(m.databases().Sources()) == 0 {
+	if len(m.databases().Sources()) == 0 && !r.Phase.Switching() {
 		if err := m.chooseMap(ctx); err != nil {
 			return err
 		}
@@ -230,8 +230,19 @@ func (m *Migration) settle(ctx context.Context) error {
 		return m.undoSwitch(ctx)
 	case r.Phase == Committed:
 		return m.finish(ctx)
+	case r.Servers[r.Side].Fence != nil:
+		return m.lowerFence(ctx, r.Side) // an attempt that could not be taken back whole
 	}
 	return nil
+}
+
+// needed returns the sides without which the record cannot be settled: to take a
+// switch back the one that was to be left, to finish it the one that was entered.
+func needed(r Record) []router.Side {
+	if r.Phase == Committed || r.Phase.Switching() {
+		return []router.Side{r.Side}
+	}
+	return []router.Side{router.Source, router.Target}
 }
 
 // finish takes the steps that follow a commit when a crash came in between: the
@@ -258,10 +269,11 @@ func quiet(r Record) bool {
 	return !r.Phase.Switching() && r.Phase != Committing && r.Phase != Committed
 }
 
-// login gets our own user on both servers where that is allowed.
-func (m *Migration) login(ctx context.Context) error {
+// login gets our own user on these servers where that is allowed.
+func (m *Migration) login(ctx context.Context, sides ...router.Side) error {
 	if !m.cfg.Cutover.CreateUser {
-		for _, id := range m.ids {
+		for _, side := range sides {
+			id := m.ids[side]
 			if err := id.Pool().DB(0).Ping(ctx).Err(); err != nil {
 				return fmt.Errorf("logging in to the %s: %w", id.side, explainLogin(err))
 			}
@@ -272,7 +284,8 @@ func (m *Migration) login(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range m.ids {
+	for _, side := range sides {
+		id := m.ids[side]
 		if err := id.become(ctx, password); err != nil {
 			return fmt.Errorf("%s: %w", id.side, explainLogin(err))
 		}
@@ -302,6 +315,11 @@ func (m *Migration) ownPassword() (string, error) {
 			m.password = p
 			m.mu.Unlock()
 			return p, nil
+		}
+		for _, k := range m.record().Servers {
+			if k.User || k.Fence != nil {
+				return "", err // a new one would lock us out of a server that is fenced
+			}
 		}
 		m.log.Warn("a new password is made for our user", "because", err)
 	}
@@ -370,7 +388,7 @@ func (m *Migration) relogin(ctx context.Context, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
 	defer cancel()
-	if err := m.login(ctx); err != nil {
+	if err := m.login(ctx, router.Source, router.Target); err != nil {
 		m.log.Warn("logging in again", "error", err)
 	}
 }
@@ -386,8 +404,10 @@ func (m *Migration) rollForward(ctx context.Context) error {
 	if err := m.prepareServers(ctx); err != nil {
 		return err
 	}
-	if err := m.publish(ctx, r.Switch.From, store.JournalKey); err != nil {
-		return err
+	if f := r.Servers[r.Switch.From].Fence; f == nil || f.Level != FenceReplicas { // see journal
+		if err := m.publish(ctx, r.Switch.From, store.JournalKey); err != nil {
+			return err
+		}
 	}
 	if err := m.commit(ctx); err != nil {
 		return err

@@ -147,6 +147,8 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 		return []string{"the migration has ended (" + string(r.Phase) + ")"}
 	case r.Phase.Switching(), r.Phase == Committing, r.Phase == Committed:
 		return []string{"a switch is under way (" + string(r.Phase) + ")"}
+	case r.oneWay():
+		return []string{r.noWayBack()}
 	}
 	if mi == nil {
 		return []string{"the copy has not begun (" + string(r.Phase) + ")"}

@@ -87,6 +87,11 @@ func (m *Migration) guard(ctx context.Context) {
 			m.log.Warn("the server that was left is not being kept up to date yet", "error", err)
 		}
 	}
+	if r.Servers[r.Side].Fence != nil && !r.Phase.Switching() {
+		if err := m.lowerFence(ctx, r.Side); err != nil {
+			m.log.Error("the fence on the applications' own server is still up", "error", err)
+		}
+	}
 	left := r.Side.Other()
 	if st := r.Servers[left].Fence; st != nil && st.Raised {
 		m.guardFence(ctx, left, st)

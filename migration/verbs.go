@@ -20,8 +20,8 @@ import (
 // it is refused: then only a rollback leads back.
 func (m *Migration) Abort(context.Context) error {
 	m.mu.Lock()
+	defer m.mu.Unlock() // so that an attempt either sees it or is past it
 	cancel, phase := m.abort, m.rec.Phase
-	m.mu.Unlock()
 	switch {
 	case phase == Committing || phase == Committed:
 		return &Refused{[]string{"the switch is past its point of no return (" + string(phase) + "); when it is through, crossfade rollback leads back"}}
@@ -83,6 +83,16 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 // cleanUp puts one server back as we found it, but for the data.
 func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []string, err error) {
 	id := m.ids[side]
+	if kept := m.record().Servers[side]; kept.User || kept.Fence != nil {
+		// A restarted process, or a server that did, knows our user no more.
+		password, err := m.ownPassword()
+		if err == nil {
+			err = id.become(ctx, password)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	name := id.Pool().String()
 	if changed, err := m.restoreNotifications(ctx, side); err != nil {
 		return done, err
@@ -105,8 +115,8 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 	if n > 0 {
 		done = append(done, fmt.Sprintf("removed %d keys of ours from %s", n, name))
 	}
-	if created := m.record().Servers[side].User; created {
-		if err := id.leave(ctx, true); err != nil {
+	if m.record().Servers[side].User {
+		if err := id.leave(ctx); err != nil {
 			return done, err
 		}
 		done = append(done, "removed user "+OwnUser+" from "+name)

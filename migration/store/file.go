@@ -45,7 +45,11 @@ func (f *File) Load() (e Entry, ok bool, err error) {
 	if err != nil {
 		return Entry{}, false, fmt.Errorf("reading the state file: %w", err)
 	}
-	if err := json.Unmarshal(text, &e); err != nil || e.ID == "" {
+	err = json.Unmarshal(text, &e)
+	if err == nil && e.ID == "" {
+		err = errors.New("it names no migration")
+	}
+	if err != nil {
 		return Entry{}, false, fmt.Errorf("reading the state file %s: it is not one of ours, or damaged (%w); when it is certain that no cutover was begun, move it away and start again", f.path, err)
 	}
 	return e, true, nil

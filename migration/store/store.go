@@ -73,7 +73,7 @@ func Save(ctx context.Context, c *redis.Client, key string, e Entry) error {
 		if err == nil {
 			var there Entry
 			if err := json.Unmarshal(old, &there); err != nil {
-				return fmt.Errorf("it does not hold a record of ours: %w", err)
+				return fmt.Errorf("%w: it does not hold a record of ours: %w", ErrOther, err)
 			}
 			if there.ID != e.ID {
 				return ErrOther

@@ -119,7 +119,6 @@ func (m *Mirror) heartbeats() {
 		}
 		m.checkFeed()
 		m.checkForeign()
-		m.checkFunctions()
 		m.checkTo()
 		seq, _ := m.beat.begin()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
@@ -132,14 +131,16 @@ func (m *Mirror) heartbeats() {
 	}
 }
 
-// checkTo looks whether To restarted. One that is away is the copies' trouble.
+// checkTo looks after what is no key: functions, and whether To restarted. One
+// that is away is the copies' trouble.
 func (m *Mirror) checkTo() {
 	m.mu.Lock()
 	following := m.following
 	m.mu.Unlock()
 	if !following {
-		return
+		return // armed only: nothing of ours may be written to To yet
 	}
+	m.checkFunctions()
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
 	_, _ = m.checkRun(ctx)
@@ -189,6 +190,9 @@ func (m *Mirror) checkFeed() {
 	switch {
 	case errors.As(err, new(*NotificationsOff)):
 	case missed >= 2:
+		if missed%10 == 2 {
+			m.dropFeed() // a connection that swallows everything is replaced
+		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen:
 		m.mu.Lock()
@@ -216,6 +220,16 @@ func (m *Mirror) checkFeed() {
 	if err := m.cfg.EnsureNotifications(ctx); err != nil && m.ctx.Err() == nil {
 		m.errs.add("notifications", err)
 		m.setReason(err.Error())
+	}
+}
+
+// dropFeed closes the notification connection; supervise makes a new one.
+func (m *Mirror) dropFeed() {
+	m.mu.Lock()
+	f := m.feed
+	m.mu.Unlock()
+	if f != nil {
+		f.Close()
 	}
 }
 

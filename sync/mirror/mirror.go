@@ -54,6 +54,9 @@ type Config struct {
 	// Silent counts the commands without notifications that went through the
 	// proxy, per command: nil when nobody counts. See foreign.go.
 	Silent func() (forwarded, finished map[string]int64)
+	// Scripts returns the script bodies that the proxy saw: what they run inside
+	// counts on the server too. nil: none.
+	Scripts func() []string
 }
 
 // Mirror copies From to To and keeps it equal. The order of its life:

@@ -6,6 +6,10 @@ import (
 	"strings"
 )
 
+// Restarted reports whether To is another process than the one that was copied
+// to. Everything is scanned again then, once the mirror is not frozen.
+func (m *Mirror) Restarted(ctx context.Context) (bool, error) { return m.checkRun(ctx) }
+
 // checkRun finds out whether To is still the process that was copied to. One
 // that restarted may have lost what it had acknowledged, so everything is
 // scanned again; changed reports that. (From needs no such check: its restart
