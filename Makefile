@@ -22,9 +22,9 @@ race: ## run the tests under the race detector, the long ones shortened
 	scripts/deps.sh race
 	CGO_ENABLED=1 $(GO) test -race -short -p $(PARALLEL) -timeout $(TIMEOUT) ./...
 
-e2e-long: ## run the long end-to-end tests (many switches, big data, crashes)
+e2e-long: ## run the long end-to-end tests: a million keys, 200 switches
 	scripts/deps.sh
-	$(GO) test ./e2e -run Long -tags failpoints -count 1 -v -timeout 2h
+	E2E_LONG=1 E2E_SWITCHES=200 $(GO) test ./e2e -run 'TestMillion|TestSwitches' -count 1 -v -timeout 2h
 
 lint: ## run golangci-lint; it is built once when there is none of its major version
 	@tool=$$(command -v golangci-lint || true); \
