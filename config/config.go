@@ -90,6 +90,9 @@ type Sync struct {
 	Heartbeat time.Duration `koanf:"heartbeat"`
 	// SetNotifications allows CONFIG SET notify-keyspace-events, put back at complete.
 	SetNotifications bool `koanf:"set_notifications"`
+	// AcceptLoss carries it over when the server that the clients are on comes
+	// back with less than half of the keys that the other one has.
+	AcceptLoss bool `koanf:"accept_loss"`
 }
 
 // Cutover is how the switch is made, there and back.

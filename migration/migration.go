@@ -180,6 +180,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		DirtyLimit:          m.cfg.Sync.DirtyLimit,
 		Heartbeat:           m.cfg.Sync.Heartbeat,
 		Timeout:             m.cfg.Proxy.DialTimeout,
+		AcceptLoss:          m.cfg.Sync.AcceptLoss,
 		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
 		Silent:              m.traffic.Silent,

@@ -42,6 +42,7 @@ type Config struct {
 	DirtyLimit int           // dirty keys held per database; past it the database is scanned again
 	Heartbeat  time.Duration // how often the feed is proved
 	Timeout    time.Duration // connecting, and each round trip
+	AcceptLoss bool          // a From that lost most of its keys is copied all the same
 
 	// EnsureNotifications makes sure that From reports its changes, and returns
 	// an error that says what to do when it does not and we may not switch it on.
@@ -81,6 +82,7 @@ type Mirror struct {
 	reason    string        // why the mirror cannot vouch for being complete, or ""
 	gaps      int
 	toRun     string // run id of To
+	fromRun   string // run id of From
 	listening bool
 	following bool
 	beat      heartbeat
@@ -122,6 +124,9 @@ func (m *Mirror) Listen(ctx context.Context) error {
 	}
 	m.mu.Unlock()
 	if _, err := m.checkRun(ctx); err != nil { // from here on a restart of To is noticed
+		return err
+	}
+	if _, err := m.fromRestarted(ctx); err != nil {
 		return err
 	}
 	f, err := m.subscribe(ctx)
@@ -167,6 +172,9 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 		return err
 	}
 	if scan {
+		if err := m.checkLoss(ctx); err != nil {
+			return err
+		}
 		if err := m.foreignBaseline(ctx); err != nil {
 			return err
 		}
@@ -341,6 +349,9 @@ func (m *Mirror) supervise(f *feed) {
 		m.mu.Unlock()
 		m.noteGap(fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err))
 		if f = m.resubscribe(); f == nil {
+			return
+		}
+		if !m.awaitWhole(f) {
 			return
 		}
 		// Subscribed first, scan second: nothing can fall between.

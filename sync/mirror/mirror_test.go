@@ -257,6 +257,37 @@ func TestTargetAwayAndBackWithoutItsData(t *testing.T) {
 	w.mustBeEqual(t)
 }
 
+// A source that comes back empty must not take the only copy with it.
+func TestSourceThatCameBackEmptyIsNotMirrored(t *testing.T) {
+	w := newWorld(t, nil)
+	fill(t, w.src.Client(0), 500)
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	before := len(content(t, w.dst.Client(0)))
+	w.src.Kill()
+	ok(t, w.src.Restart(t.Context())) // empty: it keeps nothing on disk
+	redistest.Eventually(t, 20*time.Second, func() error {
+		if p := w.m.Progress(); p.State != mirror.Resync || !strings.Contains(p.Reason, "lost its data") {
+			return fmt.Errorf("state %s, reason %q", p.State, p.Reason)
+		}
+		return nil
+	}, "the loss is noticed")
+	if n := len(content(t, w.dst.Client(0))); n != before {
+		t.Fatalf("%d of %d keys are left of the only copy", n, before)
+	}
+	fill(t, w.src.Client(0), 500) // its data is brought back
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	w.mustBeEqual(t)
+
+	other := &world{src: redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA")), dst: w.dst}
+	other.connect(t, other.src.Addr(), w.dst.Addr(), nil)
+	if err := other.m.Follow(t.Context(), true); err == nil || !strings.Contains(err.Error(), "lost its data") {
+		t.Fatalf("a fresh start over an empty source: %v", err)
+	}
+}
+
 func TestStalledTargetDoesNotGetOldWritesLate(t *testing.T) {
 	w := newWorld(t, func(c *mirror.Config) { c.Timeout = 200 * time.Millisecond })
 	ok(t, w.m.Follow(t.Context(), true))

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
+
+	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // Restarted reports whether To is another process than the one that was copied
@@ -15,15 +18,9 @@ func (m *Mirror) Restarted(ctx context.Context) (bool, error) { return m.checkRu
 // scanned again; changed reports that. (From needs no such check: its restart
 // ends the feed, which is a gap.)
 func (m *Mirror) checkRun(ctx context.Context) (changed bool, err error) {
-	text, err := m.cfg.To.DB(0).Info(ctx, "server").Result()
+	id, err := runID(ctx, m.cfg.To)
 	if err != nil {
-		return false, fmt.Errorf("asking %s for its run id: %w", m.cfg.To, err)
-	}
-	var id string
-	for line := range strings.Lines(text) {
-		if v, ok := strings.CutPrefix(line, "run_id:"); ok {
-			id = strings.TrimSpace(v)
-		}
+		return false, err
 	}
 	m.mu.Lock()
 	was := m.toRun
@@ -37,4 +34,82 @@ func (m *Mirror) checkRun(ctx context.Context) (changed bool, err error) {
 		l.requestScan()
 	}
 	return true, nil
+}
+
+func runID(ctx context.Context, p *conn.Pool) (string, error) {
+	text, err := p.DB(0).Info(ctx, "server").Result()
+	if err != nil {
+		return "", fmt.Errorf("asking %s for its run id: %w", p, err)
+	}
+	for line := range strings.Lines(text) {
+		if v, ok := strings.CutPrefix(line, "run_id:"); ok {
+			return strings.TrimSpace(v), nil
+		}
+	}
+	return "", nil
+}
+
+// fromRestarted reports whether From is another process than at the last call.
+func (m *Mirror) fromRestarted(ctx context.Context) (bool, error) {
+	id, err := runID(ctx, m.cfg.From)
+	if err != nil {
+		return false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.fromRun
+	m.fromRun = id
+	return was != "" && was != id, nil
+}
+
+// fewKeys is up to how many keys a server may lose without a question.
+const fewKeys = 100
+
+// checkLoss returns an error when From has less than half of the keys that To
+// has: a scan would remove from To what may be the only copy left.
+func (m *Mirror) checkLoss(ctx context.Context) error {
+	if m.cfg.AcceptLoss {
+		return nil
+	}
+	var from, to int64
+	for _, l := range m.lanes {
+		a, err := l.src().DBSize(ctx).Result()
+		if err != nil {
+			return fmt.Errorf("counting the keys of database %d on %s: %w", l.from, m.cfg.From, err)
+		}
+		b, err := l.dst().DBSize(ctx).Result()
+		if err != nil {
+			return fmt.Errorf("counting the keys of database %d on %s: %w", l.to, m.cfg.To, err)
+		}
+		from, to = from+a, to+b
+	}
+	if to > fewKeys && 2*from < to {
+		return fmt.Errorf("%s has %d keys and %s still has %d: it seems to have lost its data, so the other server is left as it is; bring the data back, or restart crossfade with --sync.accept_loss to carry the loss over", m.cfg.From, from, m.cfg.To, to)
+	}
+	return nil
+}
+
+// awaitWhole waits, after From restarted, until it is plain that it has not lost
+// its data. It returns false when the mirror stops or the feed is lost meanwhile.
+func (m *Mirror) awaitWhole(f *feed) bool {
+	restarted, err := m.fromRestarted(m.ctx)
+	for err != nil || restarted {
+		if err == nil {
+			if err = m.checkLoss(m.ctx); err == nil {
+				return true
+			}
+		}
+		m.errs.add("loss", err)
+		m.setReason(err.Error())
+		if !sleep(m.ctx, time.Second) {
+			f.Close()
+			return false
+		}
+		if !restarted {
+			restarted, err = m.fromRestarted(m.ctx)
+			continue
+		}
+		err = nil
+	}
+	return true
 }
