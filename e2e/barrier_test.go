@@ -227,6 +227,9 @@ func switchesUnderHammer(t *testing.T, failpoints string, late func(i int) time.
 // TestBarrier switches 20 times under two writers for each of 20 000 keys while
 // every notification comes 50 ms late.
 func TestBarrier(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes its time; in the full run")
+	}
 	if n, wrong, lost := switchesUnderHammer(t, "", func(int) time.Duration { return feedDelay }); wrong != nil {
 		t.Fatalf("switch %d was not exact: %d writes lost: %q", n, lost, wrong)
 	}
@@ -238,6 +241,9 @@ func TestBarrier(t *testing.T) {
 // or two switches are enough; only where a machine is so slow that the steps of a
 // switch take longer than the notifications are late, later ones are later.
 func TestBarrierBites(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes its time; in the full run")
+	}
 	n, wrong, lost := switchesUnderHammer(t, "mirror.no-barrier=on", func(i int) time.Duration {
 		return min(feedDelay*time.Duration(max(1, i-8)), 300*time.Millisecond)
 	})

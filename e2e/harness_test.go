@@ -41,7 +41,11 @@ func run(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "crossfade")
-	build := exec.Command("go", "build", "-tags", "failpoints", "-o", binary, "../cmd/crossfade")
+	args := []string{"build", "-tags", "failpoints", "-o", binary}
+	if raceDetector {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "../cmd/crossfade")...)
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the program: %v\n%s", err, out)
 		return 1
@@ -106,8 +110,12 @@ func newSidecar(tb testing.TB, s setup) *sidecar {
 		c.kill()
 		c.admin.Close()
 		_ = os.RemoveAll(sockets)
+		text, err := os.ReadFile(c.logs)
+		if strings.Contains(string(text), "DATA RACE") {
+			tb.Errorf("the race detector found something in the sidecar")
+		}
 		if tb.Failed() {
-			if text, err := os.ReadFile(c.logs); err == nil {
+			if err == nil {
 				tb.Logf("the sidecar's log ends:\n%s", tail(string(text), 400))
 			}
 		}

@@ -15,13 +15,16 @@ import (
 
 const dbmap = "0=0,3=5,7=1"
 
-// switches is how many cutovers and rollbacks in a row; CROSSFADE_E2E_SWITCHES
-// asks for more (config leaves variables alone that a test sets for itself).
+// switches is how many switches are made in a row, cutovers and rollbacks in
+// turn; E2E_SWITCHES asks for another number.
 func switches() int {
 	if n, err := strconv.Atoi(os.Getenv("E2E_SWITCHES")); err == nil {
 		return n
 	}
-	return 50
+	if testing.Short() {
+		return 20
+	}
+	return 100
 }
 
 // TestSwitchesUnderLoad makes cutovers and rollbacks in a row while writers go
@@ -77,7 +80,7 @@ func TestSwitchesUnderLoad(t *testing.T) {
 	t.Logf("through the proxy: %s", r)
 	t.Logf("past the proxy: %s", d)
 	t.Logf("%d switches: longest client stall of each: median %v, max %v", len(stalls), median.Round(100*time.Microsecond), stalls[len(stalls)-1].Round(100*time.Microsecond))
-	if median > 50*time.Millisecond {
+	if median > 50*time.Millisecond && !raceDetector {
 		t.Errorf("median of the longest client stalls is %v, more than 50 ms", median)
 	}
 	c.end(switches()%2 == 0)

@@ -1,0 +1,6 @@
+//go:build !race
+
+package e2e
+
+// raceDetector says that the program under test is built with it too.
+const raceDetector = false
