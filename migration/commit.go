@@ -1,0 +1,220 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
+)
+
+// journal is the point of no return. An error that it returns means that the
+// server refused it for certain; an unknown outcome is settled before it returns.
+func (a *attempt) journal(ctx context.Context) error {
+	// A server that restarted since has forgotten the fence, and may have taken
+	// writes that nobody drained.
+	if err := a.fence(a.from).check(ctx, a.record().Servers[a.from].Fence); err != nil {
+		return err
+	}
+	if err := a.save(true, func(r *Record) { r.Phase = Committing }); err != nil {
+		return err
+	}
+	if a.level == FenceReplicas {
+		// min-replicas-to-write refuses our own writes as well (server.c:
+		// processCommand checks it before any user), so nothing can be written on
+		// a server that is fenced so; the record on the entered server and the
+		// state file carry the decision instead.
+		return a.publishUntilKnown(ctx, a.to, store.RecordKey)
+	}
+	return a.publishUntilKnown(ctx, a.from, store.JournalKey)
+}
+
+// publishUntilKnown repeats a write whose answer was lost until the server
+// has either taken or refused it.
+func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key string) error {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
+		err := a.publish(cctx, side, key)
+		cancel()
+		if err == nil || certain(err) {
+			return err
+		}
+		if errors.Is(a.restarted(ctx, side), errFenceLost) {
+			return fmt.Errorf("the server restarted between the fence and the journal, and may have taken writes since: %w", err)
+		}
+		a.setProblems(fmt.Sprintf("clients wait: the journal on %s cannot be written yet: %v", a.ids[side].Pool(), err))
+		a.log.Error("the journal's outcome is unknown, asking again", "error", err)
+		time.Sleep(wait)
+	}
+}
+
+// restarted returns errFenceLost when the fence on side does not stand any more.
+func (a *attempt) restarted(ctx context.Context, side router.Side) error {
+	st := a.record().Servers[side].Fence
+	if st == nil {
+		return nil
+	}
+	cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
+	defer cancel()
+	err := a.fence(side).check(cctx, st)
+	if err != nil && loginRefused(err) { // our user is gone: it restarted without its ACL
+		return errFenceLost
+	}
+	return err
+}
+
+// certain reports whether the server answered: an answer that is an error means
+// that nothing happened. Those that a server gives while it starts, or because it
+// forgot our user, say nothing about the write before.
+func certain(err error) bool {
+	if errors.Is(err, store.ErrSuperseded) || errors.Is(err, store.ErrOther) {
+		return true
+	}
+	var reply redis.Error
+	return errors.As(err, &reply) && !loginRefused(err) && !errorPrefix(err, "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN")
+}
+
+// commitStep makes the switch true on the entered server. After the journal
+// there is only forward, so it repeats until it is done.
+func (a *attempt) commitStep(ctx context.Context) error {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
+		err := a.refill(cctx)
+		if err == nil {
+			err = a.commit(cctx)
+		}
+		cancel()
+		if err == nil {
+			a.setProblems()
+			return nil
+		}
+		a.setProblems("clients wait: the switch cannot be committed yet: " + err.Error())
+		a.relogin(ctx, err)
+		a.log.Error("the switch is decided but cannot be committed yet", "error", err, "again_in", wait)
+		time.Sleep(wait)
+	}
+}
+
+// refill copies everything again when the entered server restarted between the
+// last drain and the commit, and may have lost it. That is no second drain in the
+// sense of PROTOCOL §4: this process still holds everybody, nothing but ours was
+// ever written there, and the server that is left stands still.
+func (a *attempt) refill(ctx context.Context) error {
+	if a.record().Phase != Committing {
+		return nil
+	}
+	restarted, err := a.forward.Restarted(ctx)
+	if err != nil {
+		return err
+	}
+	if restarted {
+		a.refilling = true
+		a.log.Error("the entered server restarted before the commit, copying again what it may have lost", "server", a.ids[a.to].Pool().String())
+	}
+	if !a.refilling {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	a.forward.Thaw()
+	if err := a.forward.Drain(ctx); err != nil {
+		return err
+	}
+	if err := a.forward.Freeze(ctx); err != nil {
+		return err
+	}
+	if err := a.reverse.Rebase(ctx); err != nil {
+		return err
+	}
+	a.refilling = false
+	return nil
+}
+
+// commit persists COMMITTED, here and on the entered server, and opens that
+// server if an earlier switch had fenced it. It may be repeated.
+func (m *Migration) commit(ctx context.Context) error {
+	r := m.record()
+	if r.Phase == Committing {
+		to := r.Switch.To
+		// On the server first: the state file says COMMITTING and leads here again.
+		next := r.clone()
+		next.Phase, next.Side, next.Epoch, next.Seq = Committed, to, r.Epoch+1, r.Seq+1
+		e, err := next.entry()
+		if err != nil {
+			return err
+		}
+		if err := store.Save(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e); err != nil {
+			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
+		}
+		err = m.save(true, func(r *Record) { r.Phase, r.Side, r.Epoch = Committed, to, r.Epoch+1 })
+		if err != nil {
+			return err
+		}
+	}
+	return m.openEntered(ctx)
+}
+
+// openEntered lowers the fence on the server that the applications enter.
+func (m *Migration) openEntered(ctx context.Context) error {
+	side := m.record().Side
+	if m.record().Servers[side].Fence == nil {
+		return nil
+	}
+	return m.lowerFence(ctx, side)
+}
+
+// release lets the clients go on, on the other side.
+func (a *attempt) release(context.Context) error {
+	a.mu.Lock()
+	a.mirror = a.reverse // what clients do from now on is the reverse mirror's to know
+	a.mu.Unlock()
+	a.traffic.Release(a.route())
+	a.report.Held = ms(time.Since(a.held))
+	s := a.traffic.Stalls()
+	a.report.Sessions = s.Sessions
+	a.report.Stall = StallMS{P50: ms(s.P50), P99: ms(s.P99), Max: ms(s.Max)}
+	a.log.Info("the applications are on the "+a.to.String(), "held_ms", a.report.Held, "stall_max_ms", a.report.Stall.Max)
+	return nil
+}
+
+// after cleans the server that was left of the applications' connections, then
+// lets the reverse mirror write to it: a client that still waited there in a
+// blocking command would be served by our own copy.
+func (a *attempt) after(ctx context.Context) error {
+	a.forward.Stop()
+	if err := a.fence(a.from).killOthers(ctx); err != nil {
+		a.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
+	}
+	r := a.record()
+	if r.oneWay() {
+		a.setMirror(nil)
+		a.reverse.Stop()
+		a.log.Warn(r.noWayBack())
+	} else if err := a.reverse.Follow(ctx, false); err != nil {
+		a.log.Warn("the server that was left is not being kept up to date yet; it is tried again", "error", err)
+	}
+	a.waitStall()
+	err := a.save(true, func(r *Record) {
+		r.Switch = nil
+		switch {
+		case a.to == router.Source:
+			r.Phase = RolledBack
+		case r.oneWay():
+			r.Phase = ReverseLost
+		default:
+			r.Phase = ReverseTailing
+		}
+	})
+	a.tell(ctx, a.to, store.RecordKey)
+	return err
+}
+
+// waitStall takes the stalls again: sessions report theirs as they go on.
+func (a *attempt) waitStall() {
+	s := a.traffic.Stalls()
+	a.report.Sessions = s.Sessions
+	a.report.Stall = StallMS{P50: ms(s.P50), P99: ms(s.P99), Max: ms(s.Max)}
+}

@@ -1,0 +1,234 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+func (a *attempt) preflightStep(ctx context.Context) error {
+	a.loginWhereForgotten(ctx)
+	if problems := a.preflight(ctx, a.from, true); len(problems) > 0 {
+		return &Refused{problems}
+	}
+	if a.forward == nil {
+		return &Refused{[]string{"the copy has not begun"}}
+	}
+	return nil
+}
+
+// prepare arms everything that can be made ready before clients wait: a new
+// token, the sessions' connections, scripts and functions, and the feed of the
+// way back: a write that the entered server takes right after the commit must
+// not be missed by a feed that starts later.
+func (a *attempt) prepare(ctx context.Context) error {
+	level, err := a.fenceLevel(ctx, a.from)
+	if err != nil {
+		return err
+	}
+	a.level, a.report.Fence = level, level
+	if level == FenceNone && !a.cfg.Cutover.Unsafe {
+		return &Refused{[]string{"no fence is possible on " + a.ids[a.from].Pool().String()}}
+	}
+	if err := a.waitReady(ctx); err != nil {
+		return err
+	}
+	a.followPhase() // the phase may lag behind the mirror
+	if old := a.record().Servers[a.from].Fence; old != nil && old.Raised {
+		// Never read what is to be put back from users that are fenced already.
+		if err := a.lowerFence(ctx, a.from); err != nil {
+			return err
+		}
+	}
+	st, err := a.fence(a.from).save(ctx, level)
+	if err != nil {
+		return err
+	}
+	a.onUndo(func(context.Context) error {
+		return a.save(false, func(r *Record) {
+			if f := r.Servers[a.from].Fence; f != nil && !f.Raised {
+				r.Servers[a.from].Fence = nil
+			}
+		})
+	})
+	err = a.save(false, func(r *Record) {
+		r.Phase = Prepared
+		r.Token++
+		r.Switch = &Switch{From: a.from, To: a.to}
+		r.Servers[a.from].Fence = st
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.publish(ctx, a.to, store.RecordKey); err != nil {
+		return err
+	}
+	if err := a.fence(a.from).arm(ctx, a.record().Token); err != nil {
+		return err
+	}
+	a.reverse = a.newMirror(a.to)
+	a.onUndo(func(context.Context) error { a.reverse.Stop(); return nil })
+	if err := a.reverse.Listen(ctx); err != nil {
+		return fmt.Errorf("arming the way back: %w", err)
+	}
+	if err := a.carryScripts(ctx); err != nil {
+		return err
+	}
+	if err := a.forward.CarryFunctions(ctx); err != nil {
+		return err
+	}
+	a.onUndo(func(context.Context) error { a.traffic.Release(a.route()); return nil })
+	err = a.traffic.Prepare(ctx, a.to)
+	if err != nil && a.record().Servers[a.to].Fence != nil {
+		// That side is fenced from the last switch and refuses part of what
+		// sessions say; they connect again when the fence is down.
+		a.log.Info("some sessions cannot be prepared while the fence is up", "error", err)
+		return nil
+	}
+	return err
+}
+
+// waitReady waits until the copy is live, by the operator's patience.
+func (a *attempt) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.Cutover.WaitReady)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		p := a.forward.Progress()
+		if p.State == mirror.Live {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), errAborted) {
+				return errAborted
+			}
+			return &Refused{append(a.reasons(a.record(), a.forward), fmt.Sprintf("not ready within %v (cutover.wait_ready)", a.cfg.Cutover.WaitReady))}
+		}
+	}
+}
+
+// lagGate waits for three samples in a row in which the copy is live and close.
+func (a *attempt) lagGate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.Cutover.WaitReady)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for good := 0; ; {
+		p := a.forward.Progress()
+		if p.State == mirror.Live && p.Lag <= a.cfg.Cutover.MaxLag && p.Dirty <= 20*a.cfg.Sync.Batch {
+			if good++; good >= 3 {
+				return nil
+			}
+		} else {
+			good = 0
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), errAborted) {
+				return errAborted
+			}
+			return &Refused{[]string{fmt.Sprintf("the copy did not come close enough within %v: %d keys dirty, lag %v (cutover.max_lag %v)",
+				a.cfg.Cutover.WaitReady, p.Dirty, p.Lag.Round(time.Millisecond), a.cfg.Cutover.MaxLag)}}
+		}
+	}
+}
+
+// hold makes clients wait. The stall budget runs from here.
+func (a *attempt) hold(ctx context.Context) error {
+	if err := a.save(false, func(r *Record) { r.Phase = Holding }); err != nil {
+		return err
+	}
+	a.held = time.Now()
+	timer := time.AfterFunc(a.opt.MaxStall, func() {
+		a.budget(fmt.Errorf("%w: clients would have waited longer than %v (cutover.max_stall)", errStall, a.opt.MaxStall))
+	})
+	context.AfterFunc(ctx, func() { timer.Stop() })
+	// Undone by the Release that prepare registered.
+	return a.traffic.Hold(ctx)
+}
+
+// softFence stalls writers that bypass the proxy, without an error. It expires
+// by itself, so nothing rests on it.
+func (a *attempt) softFence(ctx context.Context) error {
+	f := a.fence(a.from)
+	a.onUndo(func(ctx context.Context) error { _ = f.unpause(ctx); return nil }) // unknown before 6.2
+	if err := a.save(false, func(r *Record) { r.Phase = SoftFenced }); err != nil {
+		return err
+	}
+	if err := f.pause(ctx, 2*a.opt.MaxStall+time.Second); err != nil && !refusedForGood(err) && !errorPrefix(errors.Unwrap(err), "ERR syntax") {
+		return err
+	}
+	return nil
+}
+
+func (a *attempt) drainOnce(ctx context.Context) error { return a.forward.Drain(ctx) }
+
+// hardFence is the instant after which nobody's write is acknowledged by the
+// server that is left. What lowering it needs is persisted before, there and here.
+func (a *attempt) hardFence(ctx context.Context) error {
+	a.onUndo(func(ctx context.Context) error {
+		// Released to a server that is still fenced, clients would be refused.
+		a.untilDone(context.WithoutCancel(ctx), "the fence is not lowered yet", func(ctx context.Context) error {
+			return a.lowerFence(ctx, a.from)
+		})
+		return nil
+	})
+	err := a.save(false, func(r *Record) {
+		r.Phase = HardFenced
+		r.Servers[a.from].Fence.Raised = true
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.publish(ctx, a.to, store.RecordKey); err != nil {
+		return err
+	}
+	r := a.record()
+	return a.fence(a.from).raise(ctx, r.Servers[a.from].Fence, r.Token)
+}
+
+// drainTwice is the step that safety rests on: the barrier is asked for after
+// the fence was confirmed, so every acknowledged write stands before it.
+func (a *attempt) drainTwice(ctx context.Context) error {
+	if err := a.forward.Drain(ctx); err != nil {
+		return err
+	}
+	if err := a.forward.CheckForeign(ctx); err != nil {
+		return err
+	}
+	if err := a.forward.CarryFunctions(ctx); err != nil {
+		return err
+	}
+	if err := a.carryScripts(ctx); err != nil {
+		return err
+	}
+	a.onUndo(func(context.Context) error { a.forward.Thaw(); return nil })
+	if err := a.forward.Freeze(ctx); err != nil {
+		return err
+	}
+	// What came before this on the entered server was ours.
+	if err := a.reverse.Rebase(ctx); err != nil {
+		return err
+	}
+	entered := a.record().Servers[a.to].Fence
+	a.onUndo(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
+	if err := a.fence(a.to).letListen(ctx, entered, true); err != nil {
+		return err
+	}
+	return a.traffic.Align(ctx, a.nextRoute())
+}
+
+func (a *attempt) nextRoute() router.Route {
+	r := a.route()
+	r.Side, r.Epoch = a.to, r.Epoch+1
+	return r
+}
