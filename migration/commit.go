@@ -149,9 +149,9 @@ func (m *Migration) commit(ctx context.Context) error {
 		if err := store.Save(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e); err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
 		}
-		err = m.save(true, func(r *Record) { r.Phase, r.Side, r.Epoch = Committed, to, r.Epoch+1 })
-		if err != nil {
-			return err
+		// The state file leads here again even if it cannot be written now.
+		if err := m.assume(func(r *Record) { r.Phase, r.Side, r.Epoch = Committed, to, r.Epoch+1 }); err != nil {
+			m.log.Error("the switch is committed, which the state file does not know", "error", err)
 		}
 	}
 	return m.openEntered(ctx)
@@ -197,7 +197,7 @@ func (a *attempt) after(ctx context.Context) error {
 		a.log.Warn("the server that was left is not being kept up to date yet; it is tried again", "error", err)
 	}
 	a.waitStall()
-	err := a.save(true, func(r *Record) {
+	err := a.assume(func(r *Record) {
 		r.Switch = nil
 		switch {
 		case a.to == router.Source:

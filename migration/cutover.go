@@ -271,12 +271,14 @@ func (m *Migration) assume(change func(*Record)) error {
 	if err == nil {
 		return nil
 	}
+	m.saving.Lock()
+	defer m.saving.Unlock()
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	next := m.rec.clone()
 	change(&next)
 	next.Seq++
 	m.rec = next
-	m.mu.Unlock()
 	return err
 }
 

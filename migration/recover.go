@@ -377,7 +377,10 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 			return err
 		}
 	}
-	return m.save(false, func(r *Record) { r.Servers[side].Fence = nil })
+	if err := m.assume(func(r *Record) { r.Servers[side].Fence = nil }); err != nil {
+		m.log.Error("the fence is lowered, which the state file does not know", "error", err)
+	}
+	return nil
 }
 
 // relogin makes our user again when err says that a server does not know it:
