@@ -94,7 +94,7 @@ func (a *attempt) commitStep(ctx context.Context) error {
 		}
 		a.setProblems("clients wait: the switch cannot be committed yet: " + err.Error())
 		a.relogin(ctx, err)
-		a.log.Error("the switch is decided but cannot be committed yet", "error", err, "again_in", wait)
+		a.log.Error("the switch is decided but cannot be committed yet", "error", err, "again_in", wait.String())
 		time.Sleep(wait)
 	}
 }

@@ -293,7 +293,7 @@ func (m *Migration) untilDone(ctx context.Context, why string, f func(context.Co
 			return
 		}
 		m.setProblems("clients wait: " + why + ": " + err.Error())
-		m.log.Error("clients wait: "+why, "error", err, "again_in", wait)
+		m.log.Error("clients wait: "+why, "error", err, "again_in", wait.String())
 		time.Sleep(wait)
 	}
 }

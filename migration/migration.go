@@ -280,7 +280,7 @@ func (m *Migration) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		m.log.Error("the copy cannot begin; clients are served all the same", "error", err, "again_in", wait)
+		m.log.Error("the copy cannot begin; clients are served all the same", "error", err, "again_in", wait.String())
 		select {
 		case <-time.After(wait):
 		case <-m.wake:

@@ -36,7 +36,7 @@ func (m *Migration) Recover(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		m.setProblems(err.Error())
-		m.log.Error("clients wait: an interrupted switch cannot be settled yet", "phase", m.record().Phase, "error", err, "again_in", wait)
+		m.log.Error("clients wait: an interrupted switch cannot be settled yet", "phase", m.record().Phase, "error", err, "again_in", wait.String())
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -317,7 +317,7 @@ func (m *Migration) ownPassword() (string, error) {
 			return p, nil
 		}
 		for _, k := range m.record().Servers {
-			if k.User || k.Fence != nil {
+			if k.Fence != nil {
 				return "", err // a new one would lock us out of a server that is fenced
 			}
 		}

@@ -197,7 +197,7 @@ func (s *Server) accept() error {
 			if s.stopping.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("accepting clients: %w", err)
 			}
-			s.log.Warn("a client cannot be accepted", "err", err, "again_in", backoff)
+			s.log.Warn("a client cannot be accepted", "err", err, "again_in", backoff.String())
 			select {
 			case <-time.After(backoff):
 			case <-s.stopping.Done():
