@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/redistest/history"
 	"github.com/crossfade/crossfade/migration"
@@ -179,4 +180,45 @@ func mustHaveOld(t *testing.T, s *redistest.Server, keys int) {
 			t.Fatalf("%s at %s is %d (%v)", key, s.Addr(), v, err)
 		}
 	}
+}
+
+// TestRegressCompleteRepeated completes a migration while the source is away: it
+// says so, and a sidecar started later does the rest.
+func TestRegressCompleteRepeated(t *testing.T) {
+	t.Parallel()
+	s, links := regressStage(t, "")
+	servers := []*redistest.Server{s.src, s.dst}
+	before := [][]string{users(t, s.src), users(t, s.dst)}
+	if err := s.switchOnce(router.Source); err != nil {
+		t.Fatal(err)
+	}
+	s.c.awaitReady()
+	away(links[router.Source], true)
+	if _, err := s.c.admin.Complete(t.Context(), admin.CompleteRequest{}); err == nil {
+		t.Fatal("the migration was completed although the source was away")
+	}
+	s.c.kill()
+	away(links[router.Source], false)
+	s.c.start("")
+	redistest.Eventually(t, 10*time.Second, func() error {
+		_, err := s.c.admin.Complete(t.Context(), admin.CompleteRequest{})
+		return err
+	}, "complete again")
+	s.goOn(50)
+	if err := s.through.end(); err != nil {
+		t.Fatal(err)
+	}
+	for i, server := range servers {
+		if err := server.Client(0).Set(t.Context(), "afterwards", 1, 0).Err(); err != nil {
+			t.Errorf("a write at %s: %v", server.Addr(), err)
+		}
+		list := must[[]string](t)(server.Client(0).Do(t.Context(), "ACL", "LIST").StringSlice())
+		if !slices.Equal(list, before[i]) {
+			t.Errorf("the users at %s:\n%q\nwant\n%q", server.Addr(), list, before[i])
+		}
+		if left := must[[]string](t)(server.Client(0).Keys(t.Context(), "crossfade:*").Result()); len(left) > 0 {
+			t.Errorf("left at %s: %q", server.Addr(), left)
+		}
+	}
+	s.through.mustHold(t, s.dst.Addr(), mapping("0=0"))
 }

@@ -39,6 +39,9 @@ type CompleteOptions struct {
 	StayOnSource bool
 }
 
+// cleanUpTime bounds putting one server back; what is left can be done again.
+const cleanUpTime = time.Minute
+
 // Complete ends the migration: no way back any more, every setting put back,
 // every key and user of ours removed. It says what it did, also when something
 // could not be done (err); it may be repeated.
@@ -73,7 +76,9 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 	m.setProblems()
 	var errs []error
 	for _, side := range []router.Side{router.Source, router.Target} {
-		did, err := m.cleanUp(ctx, side)
+		cctx, cancel := context.WithTimeout(ctx, cleanUpTime)
+		did, err := m.cleanUp(cctx, side)
+		cancel()
 		done = append(done, did...)
 		errs = append(errs, err)
 	}

@@ -102,6 +102,9 @@ func (s *Set) Claim(keys []string) []string {
 // cause.
 func (s *Set) Take(ctx context.Context, limit int) ([]string, error) {
 	for {
+		if ctx.Err() != nil { // also when keys are there: whoever stops would take and retry for ever
+			return nil, context.Cause(ctx)
+		}
 		s.mu.Lock()
 		if keys := s.take(limit); len(keys) > 0 {
 			s.mu.Unlock()

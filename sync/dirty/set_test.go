@@ -105,6 +105,11 @@ func TestTakeGivesUpWithItsContext(t *testing.T) {
 	if _, err := New(0).Take(ctx, 1); err == nil {
 		t.Fatal("no error")
 	}
+	s := New(0)
+	s.Mark("a")
+	if keys, err := s.Take(ctx, 1); err == nil {
+		t.Fatalf("took %v although its context has ended", keys)
+	}
 }
 
 func TestForgetKeepsHands(t *testing.T) {

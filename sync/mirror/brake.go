@@ -23,6 +23,9 @@ func (b *brake) wake() { // with mu held
 // enter waits while the brake is pulled.
 func (b *brake) enter(ctx context.Context) error {
 	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		b.mu.Lock()
 		if !b.pulled {
 			b.inside++

@@ -333,6 +333,9 @@ func (m *Mirror) setFeed(f *feed) {
 	defer m.mu.Unlock()
 	m.feed = f
 	close(m.feedUp)
+	if m.ctx.Err() != nil { // Stop looked before there was a feed to close
+		f.Close()
+	}
 }
 
 // supervise reads the feed, and makes a new one after each loss. A loss is a
