@@ -46,6 +46,7 @@ type Requests struct {
 	r, w int // buf[r:w] is not consumed yet; the current command starts at r
 	pos  int // where parsing goes on
 	scan int // up to where no line end was found
+	last int // where the request returned last starts
 
 	left int // arguments still to come, when in an array
 	bulk int // length of the argument that is being read, -1 before its header
@@ -97,6 +98,13 @@ func (p *Requests) Rest() []byte {
 	return b
 }
 
+// Unread puts the request that Next returned last back, so that the next call
+// returns it again. Neither Space nor Next may have been called since.
+func (p *Requests) Unread() {
+	p.r, p.pos = p.last, p.last
+	p.reset()
+}
+
 func (p *Requests) reset() {
 	p.pos, p.scan, p.left = p.r, p.r, 0
 	p.offs = p.offs[:0]
@@ -140,7 +148,7 @@ func (p *Requests) Next() (req Request, ok bool, err error) {
 			return Request{}, false, nil
 		}
 		req = Request{Raw: p.buf[p.r:p.pos:p.pos], Args: p.collect()}
-		p.r = p.pos
+		p.last, p.r = p.r, p.pos
 		p.reset()
 		return req, true, nil
 	}
@@ -249,7 +257,7 @@ func (p *Requests) inline() (Request, bool, error) {
 		return Request{}, false, ProtocolError("unbalanced quotes in request")
 	}
 	raw := p.buf[p.r : end+1 : end+1]
-	p.r = end + 1
+	p.last, p.r = p.r, end+1
 	p.pos = p.r
 	p.reset()
 	return Request{Raw: raw, Args: args, Inline: true}, true, nil
