@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -92,31 +93,30 @@ func (s *session) settleDown() error {
 }
 
 // hungUp looks whether the peer has closed its end, even behind unread bytes.
-func hungUp(conn net.Conn) bool {
-	var gone bool
-	var control func(func(fd uintptr)) error
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		raw, err := c.SyscallConn()
-		if err != nil {
-			return true
-		}
-		control = raw.Control
-	case *net.UnixConn:
-		raw, err := c.SyscallConn()
-		if err != nil {
-			return true
-		}
-		control = raw.Control
-	case interface{ NetConn() net.Conn }: // TLS
-		return hungUp(c.NetConn())
-	default:
+func hungUp(conn net.Conn) bool { return polled(conn, unix.POLLRDHUP) }
+
+// silentSocket reports whether a connection is open and nothing waits to be read.
+func silentSocket(conn net.Conn) bool { return !polled(conn, unix.POLLRDHUP|unix.POLLIN) }
+
+// polled reports whether any of the events, an error or the end is there now. A
+// connection that cannot be asked has none.
+func polled(conn net.Conn, events int16) bool {
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return polled(tls.NetConn(), events)
+	}
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
 		return false
 	}
-	err := control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var there bool
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
 		n, err := unix.Poll(fds, 0)
-		gone = err == nil && n > 0 && fds[0].Revents != 0
+		there = err == nil && n > 0 && fds[0].Revents != 0
 	})
-	return gone || err != nil
+	return there || err != nil
 }

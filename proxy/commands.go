@@ -53,6 +53,7 @@ type spec struct {
 	cursor int  // index of the cursor argument of the SCAN family
 	reads  bool // a read-only script
 	set    byte // which set of subscriptions: channels, patterns, shard channels
+	share  bool // may travel on a connection that others use too
 }
 
 // The sets of subscriptions.
@@ -115,8 +116,34 @@ var table = func() map[string]*spec {
 	add(spec{verb: vReadwrite}, "readwrite")
 	add(spec{verb: vNoData}, "ping", "echo", "command", "info", "config", "time", "acl", "publish", "spublish", "pubsub",
 		"lastsave", "role", "latency", "slowlog", "module", "lolwut")
+	for _, name := range strings.Fields(shareable) {
+		if m[name] == nil {
+			add(spec{verb: plain}, name)
+		}
+		m[name].share = true
+	}
 	return m
 }()
+
+// shareable are the commands that neither depend on what a server knows about a
+// connection besides its user, database and protocol, nor change that, nor block.
+// What is not named here, modules' commands too, has a connection of its own.
+const shareable = `
+	append bitcount bitfield bitfield_ro bitop bitpos dbsize decr decrby del dump echo exists
+	expire expireat expiretime geoadd geodist geohash geopos georadius georadius_ro georadiusbymember
+	georadiusbymember_ro geosearch geosearchstore get getbit getdel getex getrange getset hdel hexists
+	hget hgetall hincrby hincrbyfloat hkeys hlen hmget hmset hrandfield hset hsetnx hstrlen hvals
+	hexpire hexpireat hexpiretime hgetdel hgetex hpersist hpexpire hpexpireat hpexpiretime hpttl hsetex httl
+	incr incrby incrbyfloat keys lcs lindex linsert llen lmove lmpop lpop lpos lpush lpushx lrange lrem
+	lset ltrim mget mset msetnx msetex object persist pexpire pexpireat pexpiretime pfadd pfmerge ping psetex pttl
+	publish randomkey rename renamenx restore rpop rpoplpush rpush rpushx sadd scard sdiff sdiffstore
+	set setbit setex setnx setrange sinter sintercard sinterstore sismember smembers smismember smove sort
+	sort_ro spop srandmember srem strlen sunion sunionstore substr time touch ttl type unlink
+	delifeq delex digest
+	xadd xdel xlen xpending xrange xrevrange xtrim zadd zcard zcount zdiff zdiffstore zincrby zinter zintercard
+	zinterstore zlexcount zmpop zmscore zpopmax zpopmin zrandmember zrange zrangebylex zrangebyscore zrangestore
+	zrank zrem zremrangebylex zremrangebyrank zremrangebyscore zrevrange zrevrangebylex zrevrangebyscore
+	zrevrank zscore zunion zunionstore`
 
 var plainSpec = &spec{}
 

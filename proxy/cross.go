@@ -17,24 +17,23 @@ func (e *setupError) greeting() bool {
 }
 
 // snapshot returns what a setup says for the state of this moment.
-func (s *session) snapshot(route router.Route, full bool) (lines []line, ver uint64) {
+func (s *session) snapshot(route router.Route, full bool) (lines []line, ver uint64, from router.Side) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	from := router.Source
 	if s.link != nil {
 		from = s.link.route.Side
 	}
-	return s.srv.setup(&s.st, from, route, full), s.st.ver
+	return s.srv.setup(&s.st, from, route, full), s.st.ver, from
 }
 
 // fresh dials a side and brings the connection into the session's state.
 func (s *session) fresh(ctx context.Context, route router.Route, full bool) (*link, error) {
-	lines, ver := s.snapshot(route, full)
+	lines, ver, from := s.snapshot(route, full)
 	l, err := s.srv.dial(ctx, route)
 	if err != nil {
 		return nil, err
 	}
-	l.ver, l.full = ver, full
+	l.ver, l.full, l.from = ver, full, from
 	if err := l.run(ctx, lines); err != nil {
 		l.close()
 		return nil, err

@@ -37,6 +37,9 @@ func (s *session) barred(sp *spec) string {
 // dispatch forwards one command. The session holds a ticket of the gate.
 func (s *session) dispatch(cmd redcon.Command) error {
 	sp := lookup(cmd.Args[0])
+	if s.home != nil && (!sp.share || len(cmd.Raw) > shareRequest) {
+		s.pinnedAt = time.Now()
+	}
 	if text := s.barred(sp); text != "" {
 		return s.refuse(text)
 	}

@@ -24,12 +24,20 @@ type link struct {
 	route router.Route
 	local string // our address on it
 
-	rest       []byte // read, not consumed by the setup
-	unselected bool   // the server wants AUTH before it takes the SELECT
-	ver        uint64 // state version that the setup was made of
-	full       bool   // … with subscriptions and transaction
+	rest       []byte      // read, not consumed by the setup
+	unselected bool        // the server wants AUTH before it takes the SELECT
+	ver        uint64      // state version that the setup was made of
+	full       bool        // … with subscriptions and transaction
+	from       router.Side // where the client was when it was set up
 
 	done chan struct{} // closed when the reader has ended; nil before start
+
+	// How the reader ended, to be looked at after done.
+	idle    bool // by a deadline, so that another may go on
+	between bool // between two elements
+
+	key   string // of the pool, "" where it cannot be pooled
+	since time.Time
 }
 
 // dial connects to a side. The error names the side and never a secret.
@@ -132,10 +140,10 @@ func (l *link) answers(lines []line) error {
 
 func (l *link) refused(ln line, text string) error {
 	switch {
-	case ln.lenient, ln.queued:
-		return nil
 	case ln.noAuth && ln.db && strings.HasPrefix(text, "NOAUTH"):
 		l.unselected = true
+		return nil
+	case ln.lenient, ln.queued:
 		return nil
 	}
 	return &setupError{side: l.route.Side, what: ln.what, answer: text}

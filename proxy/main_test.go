@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,6 +26,10 @@ func TestMain(m *testing.M) {
 	redistest.SilenceClients()
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).reaper"))
 }
+
+// The tests run with shared upstream connections; -upstream pinned gives each
+// client its own.
+var upstreams = flag.String("upstream", "shared", "shared or pinned")
 
 // patience bounds every wait of the tests.
 const patience = 10 * time.Second
@@ -79,7 +84,7 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	dialer := func(addr string) func(context.Context) (net.Conn, error) {
 		return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
 	}
-	cfg := Config{Listen: "127.0.0.1:0", Upstreams: [2]Upstream{{Dial: dialer(source.Addr())}, {Dial: dialer(target.Addr())}}}
+	cfg := Config{Listen: "127.0.0.1:0", Shared: *upstreams == "shared", Upstreams: [2]Upstream{{Dial: dialer(source.Addr())}, {Dial: dialer(target.Addr())}}}
 	cfg.Unblock = func(ctx context.Context, side router.Side, ids []int64) error {
 		c := w.server(side).Client(0)
 		defer func() { _ = c.Close() }()

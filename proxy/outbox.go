@@ -100,6 +100,18 @@ func (o *outbox) flush() {
 	o.mu.Unlock()
 }
 
+// kick has what was appended written by a goroutine, so that the caller never
+// waits for the client.
+func (o *outbox) kick() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.writing || o.dead || len(o.pend) == 0 {
+		return
+	}
+	o.writing = true
+	o.startDrain()
+}
+
 // take hands out what waits and puts the spare buffer in its place.
 func (o *outbox) take() []byte {
 	b := o.pend
@@ -202,4 +214,11 @@ func (o *outbox) bytes() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.sent
+}
+
+// idle reports whether nothing waits and nobody writes.
+func (o *outbox) idle() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.dead && !o.writing && len(o.pend) == 0
 }

@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/epoll"
 	"github.com/crossfade/crossfade/router"
 	lru "github.com/hashicorp/golang-lru/v2"
 )
@@ -49,6 +51,16 @@ type Config struct {
 	ShutdownTimeout time.Duration
 	ScriptCache     int // script bodies kept; 0 means 1000
 
+	// Shared has the plain commands of many clients travel on shared upstream
+	// connections, on Loops threads (0: by the number of cores). Without it, or
+	// where the system has no epoll, each client has a connection of its own.
+	Shared bool
+	Loops  int
+
+	// OutputLimit is how many bytes may wait for a client that does not read its
+	// replies before it is closed; 0 means 256 MiB.
+	OutputLimit int
+
 	Upstreams [2]Upstream // indexed by router.Side
 
 	// Unblock runs CLIENT UNBLOCK id ERROR for each id, under an identity of our
@@ -75,10 +87,14 @@ type Server struct {
 	kill     context.CancelFunc
 	serving  sync.WaitGroup
 
+	loops []*loop // none when nothing is shared
+	pool  pool    // of pinned connections between two uses
+
 	switching sync.Mutex // one of Prepare, Hold, Align, Release at a time
 	grace     atomic.Int64
 
 	mu       sync.Mutex
+	clients  int // all, those of the loops included
 	sessions map[*session]struct{}
 	links    map[*link]struct{}
 	nextID   uint64
@@ -104,6 +120,9 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	}
 	if cfg.ShutdownTimeout <= 0 {
 		cfg.ShutdownTimeout = 10 * time.Second
+	}
+	if cfg.OutputLimit <= 0 {
+		cfg.OutputLimit = outboxMax
 	}
 	if cfg.ScriptCache <= 0 {
 		cfg.ScriptCache = 1000
@@ -165,6 +184,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.listener == nil {
 		return errors.New("serving: Listen was not called")
 	}
+	if err := s.startLoops(); err != nil {
+		return err
+	}
 	unhook := context.AfterFunc(ctx, func() {
 		s.stop()
 		_ = s.listener.Close()
@@ -179,6 +201,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	timer := time.AfterFunc(s.cfg.ShutdownTimeout, s.kill)
 	stopKill := context.AfterFunc(s.killed, s.closeClients)
+	for _, l := range s.eventLoops() {
+		l.stop()
+	}
 	for _, sess := range s.snapshotSessions() {
 		sess.poke()
 	}
@@ -186,7 +211,37 @@ func (s *Server) Serve(ctx context.Context) error {
 	timer.Stop()
 	stopKill()
 	s.kill()
+	s.pool.close(nil)
 	return err
+}
+
+// startLoops begins the loops, where connections are shared.
+func (s *Server) startLoops() error {
+	if !s.cfg.Shared || !epoll.Supported {
+		return nil
+	}
+	n := s.cfg.Loops
+	if n <= 0 {
+		n = max(1, min(4, runtime.NumCPU()/4))
+	}
+	loops := make([]*loop, n)
+	for i := range loops {
+		l, err := newLoop(s)
+		if err != nil {
+			for _, made := range loops[:i] {
+				made.poll.Close()
+			}
+			return fmt.Errorf("starting to serve: %w", err)
+		}
+		loops[i] = l
+	}
+	s.mu.Lock()
+	s.loops = loops
+	s.mu.Unlock()
+	for _, l := range loops {
+		s.serving.Go(l.run)
+	}
+	return nil
 }
 
 func (s *Server) accept() error {
@@ -215,26 +270,54 @@ func (s *Server) admit(conn net.Conn) {
 		_ = tcp.SetNoDelay(true)
 	}
 	s.mu.Lock()
-	if s.cfg.MaxClients > 0 && len(s.sessions) >= s.cfg.MaxClients {
+	if s.cfg.MaxClients > 0 && s.clients >= s.cfg.MaxClients {
 		s.mu.Unlock()
 		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = conn.Write([]byte("-ERR max number of clients reached\r\n"))
 		_ = conn.Close()
 		return
 	}
+	s.clients++
 	s.nextID++
-	sess := newSession(s, s.nextID, conn)
-	s.sessions[sess] = struct{}{}
+	id := s.nextID
+	loops := s.loops
 	s.mu.Unlock()
 	s.accepted.Add(1)
+	if n := uint64(len(loops)); n > 0 && loops[id%n].invite(id, conn) == nil {
+		return
+	}
+	s.enlist(newSession(s, id, conn))
+}
+
+func (s *Server) eventLoops() []*loop {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.loops
+}
+
+// enlist begins a session.
+func (s *Server) enlist(sess *session) {
+	s.mu.Lock()
+	s.sessions[sess] = struct{}{}
+	s.mu.Unlock()
 	s.serving.Go(sess.run)
 	if s.stopping.Err() != nil {
 		sess.poke()
 	}
 }
 
+// clientGone counts a client out.
+func (s *Server) clientGone() {
+	s.mu.Lock()
+	s.clients--
+	s.mu.Unlock()
+}
+
 // closeClients ends whatever a stop has not.
 func (s *Server) closeClients() {
+	for _, l := range s.eventLoops() {
+		l.kill()
+	}
 	for _, sess := range s.snapshotSessions() {
 		sess.close()
 	}

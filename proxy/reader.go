@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
+	"os"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -19,6 +21,7 @@ type reader struct {
 	owner owner
 	drop  bool   // the client does not get it
 	coll  []byte // collected bytes
+	size  int    // bytes of the current element
 
 	// gathered under the session's lock, acted on after it
 	events []event
@@ -42,6 +45,7 @@ const (
 func (r *reader) loop() {
 	defer close(r.l.done)
 	defer r.s.upstreamEnded(r.l)
+	defer func() { r.l.between = r.fr.AtStart() && !r.raw }()
 	if rest := r.l.rest; len(rest) > 0 {
 		r.l.rest = nil
 		if !r.chunk(rest) {
@@ -55,6 +59,7 @@ func (r *reader) loop() {
 			return
 		}
 		if err != nil {
+			r.l.idle = n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 			return
 		}
 	}
@@ -94,6 +99,7 @@ func (r *reader) feed(b []byte) error {
 			return nil
 		}
 		if r.fr.AtStart() {
+			r.size = 0
 			r.begin(b[0])
 			if r.raw {
 				continue
@@ -108,6 +114,9 @@ func (r *reader) feed(b []byte) error {
 		n, done, err := r.fr.Feed(piece)
 		if err != nil {
 			return err
+		}
+		if r.size += n; done && r.size > shareReply {
+			r.s.heavy = true
 		}
 		r.take(b[:n], done)
 		b = b[n:]

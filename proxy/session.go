@@ -26,6 +26,7 @@ var (
 	errUpstreamGone = errors.New("the upstream has closed the connection")
 	errStopping     = errors.New("the proxy is stopping")
 	errUnmovable    = errors.New("the connection cannot be moved")
+	errHome         = errors.New("the connection is shared again")
 	errClosing      = errors.New("the connection is to be closed")
 )
 
@@ -48,6 +49,9 @@ type session struct {
 	eof      bool
 	waitFrom time.Time
 
+	home     *loop     // where it goes when it needs no connection of its own; nil: nowhere
+	pinnedAt time.Time // when it last needed one
+
 	wakeup   chan struct{}
 	crossing atomic.Bool
 	move     atomic.Pointer[move]
@@ -67,6 +71,7 @@ type session struct {
 	raw        bool
 	down       bool // the upstream is lost
 	ended      bool
+	heavy      bool // a large reply came since this was last looked at
 	waitsEmpty bool
 }
 
@@ -93,7 +98,18 @@ func (s *session) poke() {
 
 // run serves the client until either side is gone.
 func (s *session) run() {
-	defer s.end()
+	err := s.serve()
+	if errors.Is(err, errHome) {
+		return
+	}
+	if errors.Is(err, errUpstreamGone) || errors.Is(err, errUnmovable) {
+		s.log().Debug("closing a client", "err", err)
+	}
+	s.end()
+	s.srv.clientGone()
+}
+
+func (s *session) serve() error {
 	err := s.connect()
 	for err == nil {
 		err = s.commands()
@@ -101,7 +117,7 @@ func (s *session) run() {
 			err = s.flushUp()
 		}
 		s.waitFrom = time.Time{} // it may have been answered without the upstream
-		s.out.flush()
+		s.out.kick()
 		switch {
 		case err != nil:
 		case s.isRaw():
@@ -112,9 +128,7 @@ func (s *session) run() {
 			err = s.read()
 		}
 	}
-	if errors.Is(err, errUpstreamGone) || errors.Is(err, errUnmovable) {
-		s.log().Debug("closing a client", "err", err)
-	}
+	return err
 }
 
 // connect makes the first upstream connection, once the gate is open.
@@ -125,7 +139,10 @@ func (s *session) connect() error {
 			return err
 		}
 		s.srv.gate.Leave()
-		l, err := s.fresh(s.srv.killed, route, true)
+		l, err := s.pooled(route)
+		if l == nil {
+			l, err = s.fresh(s.srv.killed, route, true)
+		}
 		if err != nil {
 			s.log().Warn("closing a client: its upstream connection cannot be made", "err", err)
 			s.refuseClient(err)
@@ -174,6 +191,10 @@ func (s *session) adopt(l *link) {
 // read waits for bytes of the client, and moves the session when asked to.
 func (s *session) read() error {
 	for {
+		if s.home != nil {
+			// A poke that comes after this ends the wait, one before it is seen below.
+			_ = s.conn.SetReadDeadline(time.Now().Add(quietFor))
+		}
 		if s.isDown() {
 			return errUpstreamGone
 		}
@@ -185,6 +206,9 @@ func (s *session) read() error {
 			if err := s.moveIdle(); err != nil {
 				return err
 			}
+		}
+		if s.goHome() {
+			return errHome
 		}
 		got, err := s.readOnce()
 		if got || err != nil {
@@ -239,7 +263,7 @@ func (s *session) enter() error {
 		if err := s.flushUp(); err != nil {
 			return err
 		}
-		s.out.flush()
+		s.out.kick()
 		from := time.Now()
 		var err error
 		if route, err = s.srv.gate.Enter(s.srv.stopping); err != nil {

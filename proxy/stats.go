@@ -23,11 +23,10 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	st := Stats{Accepted: s.accepted.Load(), Commands: s.commands.Load(), BytesIn: s.received.Load(), BytesOut: s.sent.Load(), Inside: s.gate.Inside()}
 	for _, sess := range s.snapshotSessions() {
-		st.Clients++
 		st.BytesOut += sess.out.bytes()
 	}
 	s.mu.Lock()
-	st.Upstreams = len(s.links)
+	st.Upstreams, st.Clients = len(s.links), s.clients
 	s.mu.Unlock()
 	return st
 }

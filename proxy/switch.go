@@ -66,6 +66,9 @@ func (s *Server) Prepare(ctx context.Context, side router.Side) error {
 	route := s.gate.Route()
 	route.Side = side
 	err := s.each(func(sess *session) error { return sess.prepare(ctx, route) })
+	for _, l := range s.eventLoops() {
+		err = errors.Join(err, l.prepare(ctx, route))
+	}
 	if err != nil {
 		return fmt.Errorf("preparing the %s for the clients: %w", side, err)
 	}
@@ -270,6 +273,10 @@ func (s *Server) Release(route router.Route) {
 			closeAll(stale...)
 		}
 	}
+	for _, l := range s.eventLoops() {
+		l.call(func() { l.reroute(route) })
+	}
+	s.pool.close(&route.Side)
 	s.gate.Open(route)
 	for _, sess := range moving {
 		sess.poke()

@@ -1,0 +1,392 @@
+package proxy
+
+import (
+	"errors"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/epoll"
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/tidwall/redcon"
+)
+
+const (
+	shareRequest = 64 << 10  // bytes of the largest request on a shared connection
+	shareReply   = 256 << 10 // bytes of a reply after which a client is better off alone
+	heavyFor     = int64(time.Second)
+	deepest      = 1024 // commands of one client in flight
+	quietFor     = 100 * time.Millisecond
+)
+
+// Why a guest is not read from.
+const (
+	atGate    uint16 = 1 << iota
+	forTrunk         // its upstream is being connected, or has too much to do
+	forPin           // what is in flight must be answered before it is pinned
+	tooDeep          // it has too much in flight
+	hungUpEnd        // it has closed its end, or is to be closed
+)
+
+// unwatched is the interest in a guest that has hung up while it is not read from.
+const unwatched = uint32(1) << 31
+
+// guest is a client whose commands travel on shared upstream connections: it
+// holds nothing that a server would know about it but what a trunk has in common.
+// It belongs to its loop.
+type guest struct {
+	id uint64
+	fd int
+	st *state // nil is that of a new connection
+
+	in  *resp.Requests // nil while nothing waits to be parsed
+	out []byte         // replies that the socket did not take yet
+
+	trunk    *trunk
+	gen      uint64
+	inflight int
+
+	stop     uint16
+	interest uint32
+	gone     bool
+	heavy    int64 // until when it is better off alone
+	waitFrom int64
+}
+
+func (g *guest) state() state {
+	if g.st == nil {
+		return newState()
+	}
+	return *g.st
+}
+
+// welcome makes g one of the loop's.
+func (l *loop) welcome(g *guest) {
+	l.guests[g] = struct{}{}
+	g.interest = epoll.Read
+	if err := l.watch(g.fd, g.interest, watched{g: g}); err != nil {
+		l.srv.log.Warn("closing a client", "err", err)
+		l.drop(g)
+		return
+	}
+	if l.stopping {
+		l.finish(g)
+		return
+	}
+	if g.in != nil || len(g.out) > 0 {
+		l.push(g)
+		l.serve(g)
+	}
+}
+
+// guestEvent handles what has happened to a client's socket.
+func (l *loop) guestEvent(g *guest, what uint32) {
+	if what&epoll.Write != 0 {
+		l.push(g)
+	}
+	if g.gone {
+		return
+	}
+	if what&(epoll.Read|epoll.Gone) == 0 {
+		return
+	}
+	switch {
+	case g.stop == 0:
+		l.receive(g)
+	case what&epoll.Gone == 0: // it was stopped in this round
+	case g.stop&hungUpEnd != 0: // it takes no replies any more
+		l.drop(g)
+	default: // the kernel would say so again and again
+		l.poll.Remove(g.fd)
+		g.interest = unwatched
+	}
+}
+
+// receive reads once and forwards what is whole.
+func (l *loop) receive(g *guest) {
+	in := g.in
+	if in == nil {
+		in = l.takeRequests()
+	}
+	n, again, err := epoll.Receive(g.fd, in.Space())
+	if again {
+		if g.in == nil {
+			l.giveRequests(in)
+		}
+		return
+	}
+	if n == 0 {
+		if g.in == nil {
+			l.giveRequests(in)
+		}
+		if err != nil { // reset: it takes no replies
+			l.drop(g)
+			return
+		}
+		l.finish(g)
+		return
+	}
+	in.Advance(n)
+	l.in += int64(n)
+	g.in = in
+	l.serve(g)
+}
+
+// serve forwards the whole commands that have come, until something stops it.
+func (l *loop) serve(g *guest) {
+	var open *trunk // whose last entry is this call's
+	for g.stop == 0 && !g.gone {
+		req, ok, err := g.in.Next()
+		var bad resp.ProtocolError
+		if errors.As(err, &bad) {
+			l.pin(g) // a session answers it, in its turn
+			break
+		}
+		if !ok {
+			if g.in.Buffered() > shareRequest {
+				l.pin(g)
+			}
+			break
+		}
+		sp := lookup(req.Args[0])
+		if !sp.share || len(req.Raw) > shareRequest || l.now < g.heavy {
+			g.in.Unread()
+			l.pin(g)
+			break
+		}
+		t := g.trunk
+		if t == nil || g.gen != l.gen || t.dead {
+			g.in.Unread()
+			if l.bind(g) == nil {
+				break
+			}
+			open = nil
+			continue
+		}
+		if g.inflight >= deepest {
+			g.in.Unread()
+			g.stop |= tooDeep
+			break
+		}
+		if t.full() {
+			g.in.Unread()
+			t.wait(g)
+			break
+		}
+		if open != t {
+			route, ok := l.srv.gate.TryEnter()
+			if !ok {
+				g.in.Unread()
+				l.waitAtGate(g)
+				break
+			}
+			if route.Epoch != l.route.Epoch || route.Side != l.route.Side {
+				l.srv.gate.Leave()
+				g.in.Unread()
+				l.reroute(route)
+				continue
+			}
+			t.begin(g, l.now)
+			open = t
+		}
+		raw := req.Raw
+		if req.Inline {
+			raw = wireOf(req.Args...)
+		}
+		g.inflight++
+		l.commands++
+		l.submit(t, raw)
+	}
+	if g.waitFrom != 0 && g.stop == 0 {
+		l.srv.stalled(time.Duration(l.now - g.waitFrom))
+		g.waitFrom = 0
+	}
+	if g.in != nil && g.in.Buffered() == 0 {
+		l.giveRequests(g.in)
+		g.in = nil
+	}
+	l.mind(g)
+}
+
+func (l *loop) waitAtGate(g *guest) {
+	g.stop |= atGate
+	if g.waitFrom == 0 {
+		g.waitFrom = l.now
+	}
+	l.gated = append(l.gated, g)
+	l.awaitGate()
+}
+
+// goOn ends one reason for a guest to wait. It is served at the end of the round.
+func (l *loop) goOn(g *guest, why uint16) {
+	if g.gone || g.stop&why == 0 {
+		return
+	}
+	g.stop &^= why
+	l.resumed = append(l.resumed, g)
+}
+
+func (l *loop) resume(g *guest) {
+	if g.gone {
+		return
+	}
+	switch {
+	case g.stop&hungUpEnd == 0 && g.stop&forPin != 0 && g.inflight == 0:
+		l.pin(g)
+	case g.stop == 0 && g.in != nil:
+		l.serve(g)
+	default:
+		l.mind(g)
+	}
+}
+
+// mind asks the kernel for what g needs.
+func (l *loop) mind(g *guest) {
+	if g.gone {
+		return
+	}
+	var want uint32
+	if g.stop == 0 {
+		want = epoll.Read
+	}
+	if len(g.out) > 0 {
+		want |= epoll.Write
+	}
+	if want == g.interest || g.interest == unwatched && want&epoll.Read == 0 {
+		return
+	}
+	control := l.poll.Change
+	if g.interest == unwatched {
+		control = l.poll.Add
+	}
+	g.interest = want
+	if err := control(g.fd, want); err != nil {
+		l.srv.log.Warn("closing a client", "err", err)
+		l.drop(g)
+	}
+}
+
+// deliver writes bytes of replies to the client; what its socket does not take waits.
+func (l *loop) deliver(g *guest, b []byte) {
+	if g.gone {
+		return
+	}
+	if len(g.out) == 0 {
+		n, err := epoll.Send(g.fd, b)
+		l.out += int64(n)
+		if err != nil {
+			l.drop(g)
+			return
+		}
+		if b = b[n:]; len(b) == 0 {
+			return
+		}
+	}
+	g.out = append(g.out, b...)
+	switch {
+	case len(g.out) > l.srv.cfg.OutputLimit:
+		l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "bytes", len(g.out))
+		l.drop(g)
+		return
+	case len(g.out) > outboxHigh && g.stop&hungUpEnd == 0:
+		// With a connection of its own, the server's buffers and limits are its own too.
+		g.heavy = l.now + heavyFor
+		g.stop |= forPin
+		if g.inflight == 0 {
+			l.resumed = append(l.resumed, g)
+		}
+	}
+	l.mind(g)
+}
+
+// push writes what waits for the client.
+func (l *loop) push(g *guest) {
+	n, err := epoll.Send(g.fd, g.out)
+	l.out += int64(n)
+	if err != nil {
+		l.drop(g)
+		return
+	}
+	if n == len(g.out) {
+		g.out = nil
+		if g.stop&hungUpEnd != 0 && g.inflight == 0 {
+			l.drop(g)
+			return
+		}
+	} else if n > 0 {
+		g.out = append(g.out[:0], g.out[n:]...)
+	}
+	l.mind(g)
+}
+
+// answered notes that n commands of g were answered.
+func (l *loop) answered(g *guest, n int) {
+	g.inflight -= n
+	if g.gone {
+		return
+	}
+	if g.stop == 0 {
+		return
+	}
+	if g.stop&tooDeep != 0 && g.inflight <= deepest/2 {
+		l.goOn(g, tooDeep)
+	}
+	if g.inflight > 0 {
+		return
+	}
+	switch {
+	case g.stop&hungUpEnd != 0:
+		if len(g.out) == 0 {
+			l.drop(g)
+		}
+	case g.stop&forPin != 0:
+		l.resumed = append(l.resumed, g)
+	}
+}
+
+// finish closes a client after its last replies.
+func (l *loop) finish(g *guest) {
+	if g.inflight == 0 && len(g.out) == 0 {
+		l.drop(g)
+		return
+	}
+	g.stop |= hungUpEnd
+	if _, known := l.closing[g]; !known {
+		patience := int64(lingerFor)
+		if l.stopping || g.inflight == 0 {
+			patience = int64(closingFor)
+		}
+		l.closing[g] = l.now + patience
+	}
+	l.mind(g)
+}
+
+// drop closes a client at once. What it has in flight is answered to nobody.
+func (l *loop) drop(g *guest) {
+	if g.gone {
+		return
+	}
+	g.gone = true
+	l.unwatch(g.fd)
+	epoll.Close(g.fd)
+	l.forget(g)
+	l.srv.clientGone()
+}
+
+func (l *loop) forget(g *guest) {
+	delete(l.guests, g)
+	delete(l.closing, g)
+	g.out = nil
+}
+
+// refuse tells a client why it cannot be served, and closes it.
+func (l *loop) refuse(g *guest, err error) {
+	l.srv.log.Warn("closing a client: its upstream connection cannot be made", "err", err)
+	var refused *setupError
+	if errors.As(err, &refused) && refused.greeting() {
+		l.deliver(g, redcon.AppendError(nil, refused.answer))
+	} else if text := clientError(err); text != nil {
+		l.deliver(g, text)
+	}
+	if !g.gone {
+		l.finish(g)
+	}
+}

@@ -1,0 +1,253 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/epoll"
+	"github.com/crossfade/crossfade/router"
+	"golang.org/x/sys/unix"
+)
+
+// pin gives a guest a session with an upstream connection of its own, from the
+// command on that it came to. What is in flight is answered before.
+func (l *loop) pin(g *guest) {
+	if g.inflight > 0 {
+		g.stop |= forPin
+		return
+	}
+	g.gone = true
+	l.unwatch(g.fd)
+	in, out := g.in, g.out
+	g.in = nil
+	l.forget(g)
+	conn, err := epoll.Give(g.fd)
+	if err != nil {
+		l.srv.log.Warn("closing a client", "err", err)
+		l.srv.clientGone()
+		return
+	}
+	s := newSession(l.srv, g.id, conn)
+	s.home, s.pinnedAt = l, time.Now()
+	s.st = g.state()
+	if in != nil {
+		s.in = *in
+	}
+	s.out.append(out)
+	l.srv.enlist(s)
+}
+
+// clean reports whether the server knows nothing about this connection but what
+// a shared one has in common. It runs under the session's lock.
+func (s *session) clean() bool {
+	st := &s.st
+	return st.subscribed() == 0 && st.tracking == nil && st.caching == nil && !st.noEvict && !st.noTouch && !st.readonly &&
+		!st.multi && !st.watch && st.stuck == "" && len(st.effects) == 0 &&
+		!s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
+}
+
+// goHome gives the client back to the loop that it came from, once it has needed
+// no connection of its own for quietFor. False means that it stays.
+func (s *session) goHome() bool {
+	if s.home == nil || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
+		s.in.Buffered() > 0 || s.link.unselected || !s.waitFrom.IsZero() {
+		return false
+	}
+	now := time.Now()
+	s.mu.Lock()
+	if s.heavy {
+		s.heavy = false
+		s.pinnedAt = now.Add(time.Duration(heavyFor) - quietFor)
+	}
+	if now.Sub(s.pinnedAt) < quietFor || !s.clean() || !s.out.idle() {
+		s.mu.Unlock()
+		return false
+	}
+	k := s.link
+	s.link, s.ended = nil, true
+	others := []*link{s.warm, s.ahead}
+	s.warm, s.ahead = nil, nil
+	st := s.st
+	k.key = bearingKey(k.side, s.srv.setup(&st, k.from, k.route, true))
+	s.mu.Unlock()
+
+	// Nothing is in flight, so what the reader still gets nobody has asked for.
+	_ = k.conn.SetReadDeadline(time.Unix(1, 0))
+	<-k.done
+	closeAll(others...)
+	s.srv.pool.put(k)
+	s.srv.sent.Add(s.out.bytes())
+	s.srv.remove(s)
+	s.moved()
+	g := &guest{id: s.id}
+	if st.ver != 0 || st.db != 0 || st.proto != 2 || st.authed {
+		g.st = &st
+	}
+	fd, err := epoll.Take(s.conn)
+	if err != nil {
+		_ = s.conn.Close()
+		s.srv.clientGone()
+		return true
+	}
+	g.fd = fd
+	if !s.home.post(func() { s.home.welcome(g) }) {
+		epoll.Close(fd)
+		s.srv.clientGone()
+	}
+	return true
+}
+
+const (
+	poolIdle = 5 * time.Second // after which an unused connection is closed
+	poolSize = 64              // connections kept that are alike
+)
+
+// pool keeps pinned connections between two uses. The key is all that was said on
+// a connection, so whoever takes it finds it as if it were fresh. The zero value
+// is ready.
+type pool struct {
+	mu    sync.Mutex
+	links map[string][]*link
+	sweep *time.Timer
+	shut  bool
+}
+
+// pooled returns a connection from the pool that is in the session's state, nil
+// when there is none.
+func (s *session) pooled(route router.Route) (*link, error) {
+	if s.home == nil {
+		return nil, nil
+	}
+	lines, ver, from := s.snapshot(route, true)
+	key := bearingKey(route.Side, lines)
+	k := s.srv.pool.take(key)
+	if k == nil {
+		return nil, nil
+	}
+	k.ver, k.full, k.from, k.route = ver, true, from, route
+	return k, nil
+}
+
+func (p *pool) take(key string) *link {
+	for {
+		p.mu.Lock()
+		list := p.links[key]
+		if len(list) == 0 {
+			p.mu.Unlock()
+			return nil
+		}
+		k := list[len(list)-1]
+		p.links[key] = list[:len(list)-1]
+		p.mu.Unlock()
+		if silentSocket(k.conn) {
+			k.idle, k.between = false, false
+			return k
+		}
+		k.close()
+	}
+}
+
+// put takes a connection whose reader has ended; it is closed when it cannot be
+// used again.
+func (p *pool) put(k *link) {
+	_ = k.conn.SetReadDeadline(time.Time{})
+	p.mu.Lock()
+	if !k.idle || !k.between || k.key == "" || p.shut || len(p.links[k.key]) >= poolSize {
+		p.mu.Unlock()
+		k.close()
+		return
+	}
+	if p.links == nil {
+		p.links = make(map[string][]*link)
+	}
+	k.since = time.Now()
+	p.links[k.key] = append(p.links[k.key], k)
+	if p.sweep == nil {
+		p.sweep = time.AfterFunc(poolIdle, p.expire)
+	}
+	p.mu.Unlock()
+}
+
+// expire closes what was not used for poolIdle.
+func (p *pool) expire() {
+	now := time.Now()
+	p.mu.Lock()
+	p.sweep = nil
+	var old []*link
+	for key, list := range p.links {
+		n := 0
+		for n < len(list) && now.Sub(list[n].since) >= poolIdle {
+			n++
+		}
+		old = append(old, list[:n]...)
+		if n == len(list) {
+			delete(p.links, key)
+		} else {
+			p.links[key] = append([]*link(nil), list[n:]...)
+		}
+	}
+	if len(p.links) > 0 && !p.shut {
+		p.sweep = time.AfterFunc(poolIdle/2, p.expire)
+	}
+	p.mu.Unlock()
+	closeAll(old...)
+}
+
+// close closes the connections to all sides but keep; nil is for good.
+func (p *pool) close(keep *router.Side) {
+	p.mu.Lock()
+	var out []*link
+	for key, list := range p.links {
+		if keep == nil || list[0].side != *keep {
+			out = append(out, list...)
+			delete(p.links, key)
+		}
+	}
+	if keep == nil {
+		p.shut = true
+		if p.sweep != nil {
+			p.sweep.Stop()
+		}
+	}
+	p.mu.Unlock()
+	closeAll(out...)
+}
+
+// descriptor makes a descriptor of an upstream connection for a loop, which then
+// owns it. A connection that is no plain socket is served by two goroutines
+// behind a pair of them.
+func (s *Server) descriptor(conn net.Conn) (int, error) {
+	if isSocket(conn) {
+		return epoll.Take(conn)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socketpair", err)
+	}
+	inner, err := epoll.Give(pair[1])
+	if err != nil {
+		epoll.Close(pair[0])
+		return -1, err
+	}
+	s.serving.Go(func() { carry(inner, conn) })
+	s.serving.Go(func() { carry(conn, inner) })
+	return pair[0], nil
+}
+
+// carry copies one way until either end is closed, and closes both.
+func carry(to, from net.Conn) {
+	_, _ = io.Copy(to, from)
+	_ = to.Close()
+	_ = from.Close()
+}
+
+func isSocket(conn net.Conn) bool {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
