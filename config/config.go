@@ -67,6 +67,13 @@ type Admin struct {
 // Proxy is what clients meet.
 type Proxy struct {
 	MaxClients int `koanf:"max_clients"`
+	// Upstream is "shared" or "pinned": whether plain commands of many clients
+	// travel on shared connections, or each client has a connection of its own.
+	Upstream string `koanf:"upstream"`
+	// Loops is how many threads serve shared connections; 0 goes by the cores.
+	Loops int `koanf:"loops"`
+	// OutputLimit is how many bytes of replies may wait for one client, in bytes.
+	OutputLimit int `koanf:"output_limit"`
 	// DialTimeout bounds connecting to a server.
 	DialTimeout time.Duration `koanf:"dial_timeout"`
 	// ScriptCache is how many script bodies are remembered, to load them on the target.
@@ -130,6 +137,9 @@ func Default() Config {
 		Admin:  Admin{Address: "unix:crossfade.sock"},
 		Proxy: Proxy{
 			MaxClients:      10000,
+			Upstream:        "shared",
+			Loops:           0,
+			OutputLimit:     256 << 20,
 			DialTimeout:     5 * time.Second,
 			ScriptCache:     10000,
 			ShutdownTimeout: 10 * time.Second,

@@ -140,6 +140,11 @@ func (c Config) checkRanges() []error {
 		}
 	}
 	number("proxy.max_clients", c.Proxy.MaxClients, 1, 1_000_000)
+	if c.Proxy.Upstream != "shared" && c.Proxy.Upstream != "pinned" {
+		problems = append(problems, fmt.Errorf("proxy.upstream: %q is not known: give shared or pinned", c.Proxy.Upstream))
+	}
+	number("proxy.loops", c.Proxy.Loops, 0, 64)
+	number("proxy.output_limit", c.Proxy.OutputLimit, 1<<20, 4<<30)
 	duration("proxy.dial_timeout", c.Proxy.DialTimeout, 10*time.Millisecond, 5*time.Minute)
 	number("proxy.script_cache", c.Proxy.ScriptCache, 1, 10_000_000)
 	duration("proxy.shutdown_timeout", c.Proxy.ShutdownTimeout, 0, time.Hour)

@@ -98,6 +98,9 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 	pc := proxy.Config{
 		Listen:          c.Listen,
 		MaxClients:      c.Proxy.MaxClients,
+		Shared:          c.Proxy.Upstream == "shared",
+		Loops:           c.Proxy.Loops,
+		OutputLimit:     c.Proxy.OutputLimit,
 		DialTimeout:     c.Proxy.DialTimeout,
 		ShutdownTimeout: max(c.Proxy.ShutdownTimeout, time.Millisecond), // 0 would mean its default
 		ScriptCache:     c.Proxy.ScriptCache,
