@@ -135,8 +135,7 @@ func (l *loop) serve(g *guest) {
 	var open *trunk // whose last entry is this call's
 	for g.stop == 0 && !g.gone {
 		req, ok, err := g.in.Next()
-		var bad resp.ProtocolError
-		if errors.As(err, &bad) {
+		if err != nil {
 			l.pin(g) // a session answers it, in its turn
 			break
 		}

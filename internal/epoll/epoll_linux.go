@@ -29,7 +29,7 @@ const Supported = true
 type Poller struct {
 	fd     int
 	wake   int
-	events [256]unix.EpollEvent
+	events [1024]unix.EpollEvent
 }
 
 // Event is a descriptor and what has happened to it.
