@@ -366,6 +366,7 @@ func TestCrossReplyOffNameAndProtocol(t *testing.T) {
 	named.do("HELLO 3 SETNAME me")
 	named.want("CLIENT NO-EVICT ON", ok)
 	monitor.want("MONITOR", ok)
+	until(t, "the silent commands have run", func() bool { return w.do(router.Source, 3, "GET", "a") == "1" })
 	w.switchTo(router.Target)
 	off.send("SET b 2", "CLIENT REPLY ON", "GET b")
 	off.expect(ok)

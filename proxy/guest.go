@@ -41,6 +41,7 @@ type guest struct {
 	out []byte         // replies that the socket did not take yet
 
 	trunk    *trunk
+	warm     *trunk // ready on the other side, where it does not share
 	gen      uint64
 	inflight int
 
@@ -69,6 +70,9 @@ func (l *loop) welcome(g *guest) {
 	}
 	if l.stopping {
 		l.finish(g)
+		return
+	}
+	if g.trunk == nil && !l.srv.cfg.Shared && l.bindOwn(g) == nil && g.gone {
 		return
 	}
 	if g.in != nil || len(g.out) > 0 {
@@ -370,10 +374,16 @@ func (l *loop) drop(g *guest) {
 	l.srv.clientGone()
 }
 
+// forget ends what the loop has of a client; its connection is the caller's.
 func (l *loop) forget(g *guest) {
 	delete(l.guests, g)
 	delete(l.closing, g)
 	g.out = nil
+	if g.trunk != nil && g.trunk.owner == g {
+		l.release(g.trunk)
+	}
+	l.release(g.warm)
+	g.trunk, g.warm = nil, nil
 }
 
 // refuse tells a client why it cannot be served, and closes it.

@@ -105,11 +105,11 @@ func (l *loop) run() {
 	for _, f := range late {
 		f()
 	}
-	for _, t := range l.trunks {
-		l.lose(t, errStopping)
-	}
 	for g := range l.guests {
 		l.drop(g)
+	}
+	for _, t := range l.trunks {
+		l.lose(t, errStopping)
 	}
 	l.poll.Close()
 }
@@ -244,6 +244,40 @@ func (l *loop) reroute(route router.Route) {
 		if t.side != route.Side {
 			l.lose(t, errUpstreamGone)
 		}
+	}
+	if l.srv.cfg.Shared {
+		return
+	}
+	for g := range l.guests {
+		l.rerouteOwn(g, route)
+	}
+}
+
+// rerouteOwn gives a guest that does not share its connection to where commands go now.
+func (l *loop) rerouteOwn(g *guest, route router.Route) {
+	t, warm := g.trunk, g.warm
+	g.warm = nil
+	if warm != nil && (warm.side != route.Side || warm.dead) || t != nil && t.side == route.Side {
+		l.release(warm)
+		warm = nil
+	}
+	if t == nil || t.side == route.Side {
+		return
+	}
+	l.release(t)
+	if g.trunk = warm; warm == nil && g.stop&hungUpEnd == 0 {
+		l.bindOwn(g)
+	}
+}
+
+// release closes a connection that nobody needs any more, and no client with it.
+func (l *loop) release(t *trunk) {
+	if t != nil {
+		if g := t.owner; g != nil && g.trunk == t {
+			g.trunk = nil
+		}
+		t.owner = nil
+		l.lose(t, errUpstreamGone)
 	}
 }
 

@@ -21,18 +21,22 @@ func (l *loop) pin(g *guest) {
 	}
 	g.gone = true
 	l.unwatch(g.fd)
-	in, out := g.in, g.out
+	in, out, own := g.in, g.out, l.detach(g)
 	g.in = nil
 	l.forget(g)
 	conn, err := epoll.Give(g.fd)
 	if err != nil {
 		l.srv.log.Warn("closing a client", "err", err)
+		closeAll(own)
 		l.srv.clientGone()
 		return
 	}
 	s := newSession(l.srv, g.id, conn)
 	s.home, s.pinnedAt = l, time.Now()
-	s.st = g.state()
+	s.st, s.own = g.state(), own
+	if own != nil {
+		own.ver = s.st.ver
+	}
 	if in != nil {
 		s.in = *in
 	}
@@ -78,7 +82,12 @@ func (s *session) goHome() bool {
 	_ = k.conn.SetReadDeadline(time.Unix(1, 0))
 	<-k.done
 	closeAll(others...)
-	s.srv.pool.put(k)
+	own := -1
+	if s.srv.cfg.Shared {
+		s.srv.pool.put(k)
+	} else if own = s.disown(k); own < 0 {
+		_ = s.conn.Close() // as the loss of an upstream closes any client
+	}
 	s.srv.sent.Add(s.out.bytes())
 	s.srv.remove(s)
 	s.moved()
@@ -87,17 +96,38 @@ func (s *session) goHome() bool {
 		g.st = &st
 	}
 	fd, err := epoll.Take(s.conn)
-	if err != nil {
-		_ = s.conn.Close()
-		s.srv.clientGone()
-		return true
-	}
-	g.fd = fd
-	if !s.home.post(func() { s.home.welcome(g) }) {
+	if err == nil {
+		g.fd = fd
+		if s.home.post(func() {
+			if own >= 0 {
+				s.home.attach(g, k, own)
+			}
+			s.home.welcome(g)
+		}) {
+			return true
+		}
 		epoll.Close(fd)
-		s.srv.clientGone()
 	}
+	if own >= 0 {
+		epoll.Close(own)
+		s.srv.dropLink(k)
+	}
+	_ = s.conn.Close()
+	s.srv.clientGone()
 	return true
+}
+
+// disown takes the descriptor out of a connection whose reader has ended. It is
+// below 0 when the connection is of no further use; then it is closed.
+func (s *session) disown(k *link) int {
+	if k.idle && k.between {
+		_ = k.conn.SetReadDeadline(time.Time{})
+		if fd, err := s.srv.descriptor(k.conn); err == nil {
+			return fd
+		}
+	}
+	k.close()
+	return -1
 }
 
 const (
@@ -115,10 +145,17 @@ type pool struct {
 	shut  bool
 }
 
-// pooled returns a connection from the pool that is in the session's state, nil
-// when there is none.
+// pooled returns a connection in the session's state that was there before it,
+// its own or one from the pool; nil when there is none.
 func (s *session) pooled(route router.Route) (*link, error) {
-	if s.home == nil {
+	if own := s.own; own != nil {
+		s.own = nil
+		if own.side == route.Side && own.route.Epoch == route.Epoch {
+			return own, nil
+		}
+		own.close()
+	}
+	if s.home == nil || !s.srv.cfg.Shared {
 		return nil, nil
 	}
 	lines, ver, from := s.snapshot(route, true)

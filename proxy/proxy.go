@@ -52,8 +52,9 @@ type Config struct {
 	ScriptCache     int // script bodies kept; 0 means 1000
 
 	// Shared has the plain commands of many clients travel on shared upstream
-	// connections, on Loops threads (0: by the number of cores). Without it, or
-	// where the system has no epoll, each client has a connection of its own.
+	// connections. Without it, or where the system has no epoll, each client has a
+	// connection of its own. Loops is how many threads serve plain commands (0: by
+	// the number of cores).
 	Shared bool
 	Loops  int
 
@@ -217,7 +218,7 @@ func (s *Server) Serve(ctx context.Context) error {
 
 // startLoops begins the loops, where connections are shared.
 func (s *Server) startLoops() error {
-	if !s.cfg.Shared || !epoll.Supported {
+	if !epoll.Supported {
 		return nil
 	}
 	n := s.cfg.Loops

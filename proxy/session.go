@@ -49,6 +49,7 @@ type session struct {
 	eof      bool
 	waitFrom time.Time
 
+	own      *link     // brought along, until it is connected
 	home     *loop     // where it goes when it needs no connection of its own; nil: nowhere
 	pinnedAt time.Time // when it last needed one
 
@@ -370,7 +371,7 @@ func (s *session) end() {
 	s.out.limit(closeFor)
 	s.mu.Lock()
 	s.ended = true
-	links := []*link{s.link, s.warm, s.ahead}
+	links := []*link{s.link, s.warm, s.ahead, s.own}
 	s.warm, s.ahead = nil, nil
 	s.mu.Unlock()
 	for _, l := range links {

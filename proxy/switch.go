@@ -23,9 +23,18 @@ type move struct{ wg sync.WaitGroup }
 
 func (m *move) done() { m.wg.Done() }
 
-// each calls f for every session, a bounded number at a time, and joins the
-// first errors.
+// each calls f for every session; the errors name the clients.
 func (s *Server) each(f func(*session) error) error {
+	return bounded(s.snapshotSessions(), func(sess *session) error {
+		if err := f(sess); err != nil {
+			return fmt.Errorf("client %s: %w", sess.conn.RemoteAddr(), err)
+		}
+		return nil
+	})
+}
+
+// bounded calls f for all, a bounded number at a time, and joins the first errors.
+func bounded[T any](all []T, f func(T) error) error {
 	var (
 		wg   sync.WaitGroup
 		mu   sync.Mutex
@@ -33,18 +42,18 @@ func (s *Server) each(f func(*session) error) error {
 		more int
 	)
 	slots := make(chan struct{}, parallel)
-	for _, sess := range s.snapshotSessions() {
+	for _, one := range all {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := f(sess)
+			err := f(one)
 			if err == nil {
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			if len(errs) < maxReported {
-				errs = append(errs, fmt.Errorf("client %s: %w", sess.conn.RemoteAddr(), err))
+				errs = append(errs, err)
 			} else {
 				more++
 			}

@@ -19,8 +19,9 @@ const (
 )
 
 // trunk is one upstream connection that all guests share who have the side, the
-// user, the database and the protocol in common. It belongs to its loop. Only
-// whole requests are ever written to it, and it is always read.
+// user, the database and the protocol in common, or that one guest has for
+// itself. It belongs to its loop. Only whole requests are ever written to it, and
+// it is always read.
 type trunk struct {
 	l     *loop
 	key   string
@@ -33,6 +34,8 @@ type trunk struct {
 	failed int64 // when it could not be connected; 0 when it was not tried or works
 	err    error
 	alone  bool // the server wants AUTH first: nothing can be shared
+
+	owner *guest // whose own it is; nil when it is shared
 
 	out      []byte
 	dirty    bool
@@ -231,6 +234,12 @@ func (l *loop) lose(t *trunk, err error) {
 	if l.trunks[t.key] == t {
 		delete(l.trunks, t.key)
 	}
+	if g := t.owner; g != nil && g.trunk == t {
+		g.trunk = nil
+		if t.ready && !g.gone {
+			l.finish(g)
+		}
+	}
 	if t.ready {
 		l.unwatch(t.fd)
 		epoll.Close(t.fd)
@@ -278,6 +287,9 @@ func bearingKey(side router.Side, lines []line) string {
 
 // bind finds the trunk for a guest, nil when it has to wait, is pinned or was closed.
 func (l *loop) bind(g *guest) *trunk {
+	if !l.srv.cfg.Shared {
+		return l.bindOwn(g)
+	}
 	st := g.state()
 	lines, key, ok := l.srv.bearing(&st, l.route)
 	if !ok {
@@ -310,6 +322,63 @@ func (l *loop) bind(g *guest) *trunk {
 	return t
 }
 
+// bindOwn connects a guest that does not share.
+func (l *loop) bindOwn(g *guest) *trunk {
+	if t := g.trunk; t != nil && !t.dead {
+		switch {
+		case t.failed == 0 && t.ready:
+			g.gen = l.gen
+			return t
+		case t.failed == 0:
+			t.wait(g)
+			return nil
+		}
+	}
+	st := g.state()
+	if _, mapped := l.route.DB(st.db); !mapped {
+		l.pin(g)
+		return nil
+	}
+	g.trunk = &trunk{l: l, side: l.route.Side, owner: g}
+	l.dial(g.trunk, l.route, l.srv.setup(&st, router.Source, l.route, true))
+	g.trunk.wait(g)
+	return nil
+}
+
+// attach makes a connection that a session has used a guest's own again.
+func (l *loop) attach(g *guest, k *link, fd int) {
+	t := &trunk{l: l, side: k.side, owner: g}
+	g.trunk = t
+	if k.side != l.route.Side || k.route.Epoch != l.route.Epoch {
+		t.owner, g.trunk = nil, nil // the traffic was moved meanwhile
+		t.dead = true
+	}
+	l.connected(t, k, fd, nil)
+	if g.trunk != nil && !t.ready {
+		l.finish(g)
+	}
+	g.gen = l.gen
+}
+
+// detach takes a guest's own connection out of the loop, for a session. Nothing
+// is in flight. It returns nil when there is none that could be used.
+func (l *loop) detach(g *guest) *link {
+	t := g.trunk
+	if t == nil || t.owner != g || !t.ready || t.dead || t.side != l.route.Side || !t.fr.AtStart() {
+		return nil
+	}
+	g.trunk, t.owner, t.dead = nil, nil, true
+	l.unwatch(t.fd)
+	conn, err := epoll.Give(t.fd)
+	if err != nil {
+		l.srv.dropLink(t.link)
+		return nil
+	}
+	k := t.link
+	k.conn, k.route, k.full = conn, l.route, true
+	return k
+}
+
 // dial connects a trunk; its waiters go on when that has ended.
 func (l *loop) dial(t *trunk, route router.Route, lines []line) {
 	l.srv.serving.Go(func() {
@@ -330,7 +399,9 @@ func (s *Server) dialTrunk(ctx context.Context, route router.Route, lines []line
 	if k, err = s.dial(ctx, route); err != nil {
 		return nil, -1, err
 	}
-	lines = append(slices.Clone(lines), line{wire: words("PING"), what: "PING", db: true, noAuth: true, lenient: true})
+	if s.cfg.Shared {
+		lines = append(slices.Clone(lines), line{wire: words("PING"), what: "PING", db: true, noAuth: true, lenient: true})
+	}
 	if err = k.run(ctx, lines); err == nil && k.unselected {
 		err = errAlone
 	}
@@ -371,12 +442,22 @@ func (l *loop) connected(t *trunk, k *link, fd int, err error) {
 	waiters := t.waiters
 	t.waiters = nil
 	for _, g := range waiters {
-		l.goOn(g, forTrunk)
+		switch {
+		case t.owner == nil || t.ready:
+			l.goOn(g, forTrunk)
+		case t.alone:
+			l.pin(g)
+		case !g.gone:
+			l.refuse(g, t.err)
+		}
 	}
 }
 
 // prepare connects to a side what the guests of this moment will need there.
 func (l *loop) prepare(ctx context.Context, route router.Route) error {
+	if !l.srv.cfg.Shared {
+		return l.prepareOwn(ctx, route)
+	}
 	wanted := make(map[string][]line)
 	l.call(func() {
 		for g := range l.guests {
@@ -413,4 +494,47 @@ func (l *loop) prepare(ctx context.Context, route router.Route) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// prepareOwn connects every guest that does not share to a side.
+func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
+	type want struct {
+		g     *guest
+		lines []line
+	}
+	var wanted []want
+	l.call(func() {
+		for g := range l.guests {
+			st := g.state()
+			if _, mapped := route.DB(st.db); mapped && g.trunk != nil && g.trunk.side != route.Side {
+				wanted = append(wanted, want{g, l.srv.setup(&st, g.trunk.side, route, true)})
+			}
+		}
+	})
+	return bounded(wanted, func(w want) error {
+		k, fd, err := l.srv.dialTrunk(ctx, route, w.lines)
+		if err != nil && !errors.Is(err, errAlone) {
+			return fmt.Errorf("client %d: %w", w.g.id, err)
+		}
+		if err != nil {
+			return nil
+		}
+		put := func() {
+			if w.g.gone {
+				epoll.Close(fd)
+				l.srv.dropLink(k)
+				return
+			}
+			if w.g.warm != nil {
+				l.lose(w.g.warm, errUpstreamGone)
+			}
+			w.g.warm = &trunk{l: l, side: route.Side, owner: w.g}
+			l.connected(w.g.warm, k, fd, nil)
+		}
+		if !l.post(put) {
+			epoll.Close(fd)
+			l.srv.dropLink(k)
+		}
+		return nil
+	})
 }
