@@ -144,7 +144,7 @@ func (l *loop) serve(g *guest) {
 			break
 		}
 		if !ok {
-			if g.in.Buffered() > shareRequest {
+			if _, big := g.in.Big(shareRequest); big || g.in.Buffered() > shareRequest {
 				l.pin(g)
 			}
 			break

@@ -91,7 +91,9 @@ type Server struct {
 	loops []*loop // none when nothing is shared
 	pool  pool    // of pinned connections between two uses
 
-	switching sync.Mutex // one of Prepare, Hold, Align, Release at a time
+	switching sync.Mutex   // one of Prepare, Hold, Align, Release at a time
+	whole     atomic.Bool  // a switch is near: no command is begun before it has come whole
+	streaming atomic.Int64 // commands that are being passed on piecewise
 	grace     atomic.Int64
 
 	mu       sync.Mutex

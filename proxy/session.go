@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -82,7 +83,16 @@ func newSession(srv *Server, id uint64, conn net.Conn) *session {
 	return s
 }
 
-func (s *session) log() *slog.Logger { return s.srv.log.With("client", s.conn.RemoteAddr().String()) }
+func (s *session) log() *slog.Logger { return s.srv.log.With("client", s.peer()) }
+
+// peer names the client for logs and errors. A socket whose peer has reset it has
+// no remote address any more.
+func (s *session) peer() string {
+	if addr := s.conn.RemoteAddr(); addr != nil {
+		return addr.String()
+	}
+	return fmt.Sprintf("number %d", s.id)
+}
 
 func (s *session) hurry() bool {
 	return s.crossing.Load() || s.move.Load() != nil || s.srv.gate.IsShut()
@@ -233,6 +243,13 @@ func (s *session) commands() error {
 			s.mu.Unlock()
 			return errClosing
 		case !ok:
+			streamed, err := s.stream()
+			if err != nil {
+				return err
+			}
+			if streamed {
+				continue
+			}
 			return nil
 		}
 		cmd := redcon.Command{Raw: req.Raw, Args: req.Args}

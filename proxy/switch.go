@@ -27,7 +27,7 @@ func (m *move) done() { m.wg.Done() }
 func (s *Server) each(f func(*session) error) error {
 	return bounded(s.snapshotSessions(), func(sess *session) error {
 		if err := f(sess); err != nil {
-			return fmt.Errorf("client %s: %w", sess.conn.RemoteAddr(), err)
+			return fmt.Errorf("client %s: %w", sess.peer(), err)
 		}
 		return nil
 	})
@@ -68,16 +68,20 @@ func bounded[T any](all []T, f func(T) error) error {
 
 // Prepare connects every session to a side ahead of a switch and says what it
 // would have to say there, but for subscriptions, tracking and transactions. The
-// error names the sessions that cannot; they would be closed at the switch.
+// error names the sessions that cannot; they would be closed at the switch. From
+// now on until Release, large commands are kept until they have come whole, so
+// that no slow client keeps the gate from getting empty.
 func (s *Server) Prepare(ctx context.Context, side router.Side) error {
 	s.switching.Lock()
 	defer s.switching.Unlock()
 	route := s.gate.Route()
 	route.Side = side
+	s.whole.Store(true)
 	err := s.each(func(sess *session) error { return sess.prepare(ctx, route) })
 	for _, l := range s.eventLoops() {
 		err = errors.Join(err, l.prepare(ctx, route))
 	}
+	err = errors.Join(err, s.awaitStreams(ctx))
 	if err != nil {
 		return fmt.Errorf("preparing the %s for the clients: %w", side, err)
 	}
@@ -167,7 +171,7 @@ func (s *Server) nudge(ctx context.Context) error {
 		sess.out.poke()
 		side, id, hopeless := sess.blockedOn(s.cfg.Unblock != nil)
 		if hopeless {
-			s.log.Warn("closing a client that blocks and cannot be woken", "client", sess.conn.RemoteAddr().String())
+			s.log.Warn("closing a client that blocks and cannot be woken", "client", sess.peer())
 			sess.close()
 		}
 		if id != 0 {
@@ -286,6 +290,7 @@ func (s *Server) Release(route router.Route) {
 		l.call(func() { l.reroute(route) })
 	}
 	s.pool.close(&route.Side)
+	s.whole.Store(false)
 	s.gate.Open(route)
 	for _, sess := range moving {
 		sess.poke()
@@ -294,7 +299,7 @@ func (s *Server) Release(route router.Route) {
 	late := time.AfterFunc(2*s.cfg.DialTimeout, func() {
 		for _, sess := range moving {
 			if sess.move.Load() == m {
-				s.log.Warn("closing a client that could not be moved in time", "client", sess.conn.RemoteAddr().String())
+				s.log.Warn("closing a client that could not be moved in time", "client", sess.peer())
 				sess.close()
 			}
 		}

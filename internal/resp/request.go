@@ -50,6 +50,7 @@ type Requests struct {
 
 	left int // arguments still to come, when in an array
 	bulk int // length of the argument that is being read, -1 before its header
+	gone int // how much of it was handed out by Stream
 	offs []int
 	args [][]byte
 	err  error
@@ -105,8 +106,56 @@ func (p *Requests) Unread() {
 	p.reset()
 }
 
+// Big returns the arguments that have come of a command in whose middle an
+// argument of at least min bytes is on its way; ok is false when there is none.
+// They are good until the next call of Space. The command can then be taken
+// piecewise, by Stream, or whole, by Next.
+func (p *Requests) Big(min int) (head [][]byte, ok bool) {
+	if p.err != nil || p.left == 0 || p.bulk < min || len(p.offs) == 0 {
+		return nil, false
+	}
+	return p.collect(), true
+}
+
+// Stream returns what has come of the current command and was not handed out
+// yet; the piece is good until the next call of Space. done says that the command
+// is whole with it. From the first call until then it takes the place of Next,
+// and is called again after more bytes have come. Malformed input is an error, as
+// with Next, and the piece is then all that came.
+func (p *Requests) Stream() (piece []byte, done bool, err error) {
+	from := p.r
+	p.offs = p.offs[:0]
+	for p.left > 0 && p.pos < p.w {
+		if p.bulk < 0 {
+			found, err := p.length()
+			if err != nil {
+				p.err = err
+				p.r = p.w
+				return p.buf[from:p.w], false, err
+			}
+			if !found {
+				break
+			}
+			continue
+		}
+		n := min(p.w-p.pos, p.bulk+2-p.gone)
+		p.pos += n
+		p.gone += n
+		if p.gone == p.bulk+2 {
+			p.left--
+			p.bulk, p.gone = -1, 0
+		}
+	}
+	p.r = p.pos
+	if p.left == 0 {
+		p.reset()
+		done = true
+	}
+	return p.buf[from:p.r], done, nil
+}
+
 func (p *Requests) reset() {
-	p.pos, p.scan, p.left = p.r, p.r, 0
+	p.pos, p.scan, p.left, p.gone = p.r, p.r, 0, 0
 	p.offs = p.offs[:0]
 }
 
@@ -202,22 +251,9 @@ func (p *Requests) header() (bool, error) {
 func (p *Requests) array() (bool, error) {
 	for p.left > 0 {
 		if p.bulk < 0 {
-			if p.pos >= p.w {
-				return false, nil
-			}
-			line, ok, err := p.line("too big bulk count string")
-			if !ok {
+			if found, err := p.length(); !found {
 				return false, err
 			}
-			if p.buf[p.pos] != '$' {
-				return false, ProtocolError(fmt.Sprintf("expected '$', got '%s'", printable(p.buf[p.pos])))
-			}
-			n, good := Integer(line[1:])
-			if !good || n < 0 || n > MaxBulk {
-				return false, ProtocolError("invalid bulk length")
-			}
-			p.pos += len(line) + 2
-			p.bulk = int(n)
 		}
 		if p.w-p.pos < p.bulk+2 {
 			return false, nil
@@ -227,6 +263,27 @@ func (p *Requests) array() (bool, error) {
 		p.bulk = -1
 		p.left--
 	}
+	return true, nil
+}
+
+// length reads the header of an argument.
+func (p *Requests) length() (bool, error) {
+	if p.pos >= p.w {
+		return false, nil
+	}
+	line, ok, err := p.line("too big bulk count string")
+	if !ok {
+		return false, err
+	}
+	if p.buf[p.pos] != '$' {
+		return false, ProtocolError(fmt.Sprintf("expected '$', got '%s'", printable(p.buf[p.pos])))
+	}
+	n, good := Integer(line[1:])
+	if !good || n < 0 || n > MaxBulk {
+		return false, ProtocolError("invalid bulk length")
+	}
+	p.pos += len(line) + 2
+	p.bulk = int(n)
 	return true, nil
 }
 

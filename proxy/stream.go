@@ -1,0 +1,98 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+const (
+	streamFrom = 128 << 10 // bytes of an argument from which on a command is passed on piecewise
+	streamTick = 5 * time.Millisecond
+
+	streamPatience = 10 * time.Second // how long a switch waits for those that have begun
+)
+
+// stream passes a large command on while it comes, so that it is never held in
+// memory as a whole. It does so for plain commands only, whose arguments nobody
+// needs to look at, and never while a switch is near: a command that has begun is
+// inside the gate. It reports whether a command was passed on.
+func (s *session) stream() (bool, error) {
+	head, ok := s.in.Big(streamFrom)
+	if !ok || s.multi || s.srv.whole.Load() {
+		return false, nil
+	}
+	sp := lookup(head[0])
+	if sp.verb != plain && sp.verb != vNoData {
+		return false, nil
+	}
+	s.srv.streaming.Add(1)
+	defer s.srv.streaming.Add(-1)
+	if s.srv.whole.Load() {
+		return false, nil
+	}
+	s.pinnedAt = time.Now()
+	s.srv.commands.Add(1)
+	if err := s.enter(); err != nil {
+		return false, err
+	}
+	defer s.leave()
+	text := s.barred(sp)
+	if text == "" {
+		if err := s.pushPlain(nil); err != nil {
+			return false, err
+		}
+	}
+	if err := s.flushUp(); err != nil {
+		return false, err
+	}
+	for {
+		piece, done, bad := s.in.Stream()
+		if text == "" && len(piece) > 0 {
+			if err := s.write(piece); err != nil {
+				return false, err
+			}
+		}
+		switch {
+		case bad != nil && text != "":
+			return false, errClosing
+		case bad != nil: // the server has the same bytes, and says the same of them
+			_ = s.awaitEmpty()
+			return false, errClosing
+		case done && text != "":
+			s.pinnedAt = time.Now()
+			return true, s.refuse(text)
+		case done:
+			s.pinnedAt = time.Now()
+			return true, nil
+		case s.eof: // what is not whole never runs
+			return false, errClientGone
+		case s.srv.killed.Err() != nil:
+			return false, errStopping
+		case s.isDown():
+			return false, errUpstreamGone
+		}
+		if _, err := s.readOnce(); err != nil {
+			return false, err
+		}
+	}
+}
+
+// awaitStreams waits until no command is passed on piecewise any more.
+func (s *Server) awaitStreams(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, streamPatience, fmt.Errorf("not whole within %v", streamPatience))
+	defer cancel()
+	tick := time.NewTicker(streamTick)
+	defer tick.Stop()
+	for {
+		n := s.streaming.Load()
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %d clients that are sending large values: %w", n, context.Cause(ctx))
+		}
+	}
+}
