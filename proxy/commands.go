@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
@@ -149,21 +150,71 @@ var plainSpec = &spec{}
 
 // lookup finds a command's row by its first word, in any case.
 func lookup(word []byte) *spec {
-	if len(word) > 16 {
+	if len(word) > longest {
 		return plainSpec
 	}
-	var low [16]byte
-	for i, c := range word {
-		if c >= 'A' && c <= 'Z' {
-			c += 'a' - 'A'
+	name := fold(word)
+	for i := name.slot(); ; i = (i + 1) % uint64(len(index)) {
+		switch row := &index[i]; {
+		case row.spec == nil:
+			return plainSpec
+		case row.name == name:
+			return row.spec
 		}
-		low[i] = c
 	}
-	if s, ok := table[string(low[:len(word)])]; ok {
-		return s
-	}
-	return plainSpec
 }
+
+// longest is the length of the longest name that lookup finds.
+const longest = 24
+
+// folded is a word in which case makes no difference.
+type folded struct{ a, b, c uint64 }
+
+// fold sets the bit that tells small letters from capitals, in all bytes. Nothing
+// but the other case becomes a letter by that, and an underscore only what no
+// server has in a command's name.
+func fold(word []byte) folded {
+	const small = 0x2020202020202020
+	if len(word) >= 8 {
+		f := folded{a: binary.LittleEndian.Uint64(word) | small}
+		if len(word) >= 16 {
+			f.b, f.c = binary.LittleEndian.Uint64(word[8:])|small, short(word[16:])
+		} else {
+			f.b = short(word[8:])
+		}
+		return f
+	}
+	return folded{a: short(word)}
+}
+
+// short folds up to 8 bytes.
+func short(word []byte) (v uint64) {
+	for i := len(word) - 1; i >= 0; i-- {
+		v = v<<8 | uint64(word[i]|0x20)
+	}
+	return v
+}
+
+func (f *folded) slot() uint64 {
+	return (f.a*0x9e3779b97f4a7c15 ^ f.b*0xc2b2ae3d27d4eb4f ^ f.c*0x165667b19e3779f9) >> 54
+}
+
+// index is the table in the form in which lookup needs it: a hash table of a
+// quarter's load, because every command of every client comes here.
+var index = func() (rows [1024]struct {
+	name folded
+	spec *spec
+}) {
+	for name, s := range table {
+		f := fold([]byte(name))
+		i := f.slot()
+		for rows[i].spec != nil {
+			i = (i + 1) % uint64(len(rows))
+		}
+		rows[i].name, rows[i].spec = f, s
+	}
+	return rows
+}()
 
 // touchesData reports whether a command depends on the current database.
 func (s *spec) touchesData() bool {

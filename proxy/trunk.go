@@ -174,9 +174,15 @@ func (l *loop) answer(t *trunk, b []byte) error {
 				return fmt.Errorf("%w: nobody has asked for it", resp.ErrReply)
 			}
 		}
-		n, done, err := t.fr.Feed(b[pos:])
-		if err != nil {
-			return err
+		n, done := 0, true
+		if t.fr.AtStart() {
+			n = resp.Whole(b[pos:])
+		}
+		if n == 0 {
+			var err error
+			if n, done, err = t.fr.Feed(b[pos:]); err != nil {
+				return err
+			}
 		}
 		t.size += n
 		pos += n

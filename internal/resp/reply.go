@@ -42,6 +42,25 @@ type level struct {
 // AtStart reports whether the next byte begins a top-level element.
 func (f *Framer) AtStart() bool { return !f.begun }
 
+// Whole returns the length of the element at the start of b where it is a status,
+// an error, a number or a string, and all there; 0 where it is anything else, and
+// Feed has to look.
+func Whole(b []byte) int {
+	switch {
+	case len(b) == 0:
+	case b[0] == '$':
+		n, at := quickLength(b, 1)
+		if end := at + n + 2; at > 0 && b[at-1] == '\n' && end <= len(b) {
+			return end
+		}
+	case b[0] == '+', b[0] == ':', b[0] == '-':
+		if i := bytes.IndexByte(b, '\n'); i > 1 && b[i-1] == '\r' {
+			return i + 1
+		}
+	}
+	return 0
+}
+
 // Feed consumes b up to the end of the current top-level element, or all of it.
 // n is the number of bytes consumed; done says that the element is whole.
 func (f *Framer) Feed(b []byte) (n int, done bool, err error) {

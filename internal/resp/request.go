@@ -114,7 +114,8 @@ func (p *Requests) Big(min int) (head [][]byte, ok bool) {
 	if p.err != nil || p.left == 0 || p.bulk < min || len(p.offs) == 0 {
 		return nil, false
 	}
-	return p.collect(), true
+	p.collect()
+	return p.args, true
 }
 
 // Stream returns what has come of the current command and was not handed out
@@ -168,6 +169,8 @@ func (p *Requests) Next() (req Request, ok bool, err error) {
 	for p.pos < p.w {
 		var found bool
 		switch {
+		case p.left == 0 && p.pos == p.r && p.quick():
+			found = true
 		case p.left > 0:
 			found, err = p.array()
 		case p.buf[p.r] == '*':
@@ -196,7 +199,10 @@ func (p *Requests) Next() (req Request, ok bool, err error) {
 		if !found {
 			return Request{}, false, nil
 		}
-		req = Request{Raw: p.buf[p.r:p.pos:p.pos], Args: p.collect()}
+		if len(p.offs) > 0 {
+			p.collect()
+		}
+		req = Request{Raw: p.buf[p.r:p.pos:p.pos], Args: p.args}
 		p.last, p.r = p.r, p.pos
 		p.reset()
 		return req, true, nil
@@ -204,12 +210,52 @@ func (p *Requests) Next() (req Request, ok bool, err error) {
 	return Request{}, false, nil
 }
 
-func (p *Requests) collect() [][]byte {
+// quick reads a command that has come whole and is written as every client writes
+// it, and leaves pos behind it and its arguments in args. Otherwise nothing has
+// changed, and the long way is to be gone. It is tried once a command.
+func (p *Requests) quick() bool {
+	b := p.buf[p.r:p.w]
+	if b[0] != '*' {
+		return false
+	}
+	left, at := quickLength(b, 1)
+	if left == 0 || at == 0 {
+		return false
+	}
+	args := p.args[:0]
+	for ; left > 0; left-- {
+		if at >= len(b) || b[at] != '$' {
+			return false
+		}
+		n, from := quickLength(b, at+1)
+		if at = from + n + 2; from == 0 || at > len(b) {
+			return false
+		}
+		args = append(args, b[from:from+n:from+n])
+	}
+	p.args, p.pos = args, p.r+at
+	return true
+}
+
+// quickLength reads a length of at most six digits and its line end. next is 0
+// where it is anything else.
+func quickLength(b []byte, from int) (n, next int) {
+	i := from
+	for i < len(b) && i < from+6 && b[i]-'0' <= 9 {
+		n = 10*n + int(b[i]-'0')
+		i++
+	}
+	if i == from || i+1 >= len(b) || b[i] != '\r' || b[from] == '0' && i > from+1 {
+		return 0, 0
+	}
+	return n, i + 2
+}
+
+func (p *Requests) collect() {
 	p.args = p.args[:0]
 	for i := 0; i < len(p.offs); i += 2 {
 		p.args = append(p.args, p.buf[p.offs[i]:p.offs[i+1]:p.offs[i+1]])
 	}
-	return p.args
 }
 
 // line finds the line that starts at pos and ends with '\r' and one more byte,

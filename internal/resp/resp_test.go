@@ -172,3 +172,20 @@ func TestElements(t *testing.T) {
 		t.Fatal("errors are not told apart")
 	}
 }
+
+// TestWholeAgreesWithTheFramer cuts replies everywhere.
+func TestWholeAgreesWithTheFramer(t *testing.T) {
+	for _, text := range []string{"+OK\r\n", "-ERR no\r\n", ":1\r\n", "$3\r\nabc\r\n", "$0\r\n\r\n", "$-1\r\n", "$5\r\na\r\n:1\r\n", "+a\nb\r\n", "+a\rb\r\n",
+		"+\r\n", "+\n\r\n", "*1\r\n:1\r\n", "_\r\n", "$03\r\nabc\r\n", "$1234567\r\n", "$3\rxabc\r\n", "\n", "x"} {
+		for end := 0; end <= len(text); end++ {
+			b := []byte(text[:end])
+			var f Framer
+			n, done, err := f.Feed(b)
+			switch whole := Whole(b); {
+			case whole == 0:
+			case err != nil || !done || whole != n:
+				t.Errorf("%q: Whole says %d, the framer %d %v %v", b, whole, n, done, err)
+			}
+		}
+	}
+}
