@@ -13,7 +13,9 @@ const (
 	shareRequest = 64 << 10  // bytes of the largest request on a shared connection
 	shareReply   = 256 << 10 // bytes of a reply after which a client is better off alone
 	heavyFor     = int64(time.Second)
-	deepest      = 1024 // commands of one client in flight
+	deepest      = 1024    // commands of one client in flight
+	unknown      = 32      // … while nobody knows how large the replies are
+	inFlight     = 2 << 20 // bytes of replies that one client may have coming, as far as that can be guessed
 	quietFor     = 100 * time.Millisecond
 )
 
@@ -38,18 +40,37 @@ type guest struct {
 	st *state // nil is that of a new connection
 
 	in  *resp.Requests // nil while nothing waits to be parsed
-	out []byte         // replies that the socket did not take yet
+	out backlog        // replies that the socket did not take yet
 
 	trunk    *trunk
 	warm     *trunk // ready on the other side, where it does not share
 	gen      uint64
 	inflight int
+	reply    int // bytes that a reply has of late; 0 while there was none
 
 	stop     uint16
 	interest uint32
 	gone     bool
 	heavy    int64 // until when it is better off alone
 	waitFrom int64
+}
+
+// window is how many commands g may have in flight: fewer the larger its replies
+// are, because other clients' wait behind them.
+func (g *guest) window() int {
+	if g.reply == 0 {
+		return unknown
+	}
+	return max(1, min(deepest, inFlight/g.reply))
+}
+
+// weigh notes the size of a reply.
+func (g *guest) weigh(size int) {
+	if g.reply == 0 {
+		g.reply = size
+		return
+	}
+	g.reply = max(1, g.reply+(size-g.reply)/8)
 }
 
 func (g *guest) state() state {
@@ -75,7 +96,7 @@ func (l *loop) welcome(g *guest) {
 	if g.trunk == nil && !l.srv.cfg.Shared && l.bindOwn(g) == nil && g.gone {
 		return
 	}
-	if g.in != nil || len(g.out) > 0 {
+	if g.in != nil || g.out.size > 0 {
 		l.push(g)
 		l.serve(g)
 	}
@@ -156,7 +177,12 @@ func (l *loop) serve(g *guest) {
 			break
 		}
 		t := g.trunk
-		if t == nil || g.gen != l.gen || t.dead {
+		if t != nil && t.retired && g.inflight > 0 {
+			g.in.Unread()
+			l.pin(g) // what it has in flight must be answered first
+			break
+		}
+		if t == nil || g.gen != l.gen || t.dead || t.retired {
 			g.in.Unread()
 			if l.bind(g) == nil {
 				break
@@ -164,7 +190,7 @@ func (l *loop) serve(g *guest) {
 			open = nil
 			continue
 		}
-		if g.inflight >= deepest {
+		if g.inflight >= g.window() {
 			g.in.Unread()
 			g.stop |= tooDeep
 			break
@@ -250,7 +276,7 @@ func (l *loop) mind(g *guest) {
 	if g.stop == 0 {
 		want = epoll.Read
 	}
-	if len(g.out) > 0 {
+	if g.out.size > 0 {
 		want |= epoll.Write
 	}
 	if want == g.interest || g.interest == unwatched && want&epoll.Read == 0 {
@@ -272,7 +298,7 @@ func (l *loop) deliver(g *guest, b []byte) {
 	if g.gone {
 		return
 	}
-	if len(g.out) == 0 {
+	if g.out.size == 0 {
 		n, err := epoll.Send(g.fd, b)
 		l.out += int64(n)
 		if err != nil {
@@ -283,13 +309,14 @@ func (l *loop) deliver(g *guest, b []byte) {
 			return
 		}
 	}
-	g.out = append(g.out, b...)
+	g.out.add(b)
+	l.spill += len(b)
 	switch {
-	case len(g.out) > l.srv.cfg.OutputLimit:
-		l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "bytes", len(g.out))
+	case g.out.size > l.srv.cfg.OutputLimit:
+		l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "bytes", g.out.size)
 		l.drop(g)
 		return
-	case len(g.out) > outboxHigh && g.stop&hungUpEnd == 0:
+	case g.out.size > outboxHigh && g.stop&hungUpEnd == 0:
 		// With a connection of its own, the server's buffers and limits are its own too.
 		g.heavy = l.now + heavyFor
 		g.stop |= forPin
@@ -302,20 +329,16 @@ func (l *loop) deliver(g *guest, b []byte) {
 
 // push writes what waits for the client.
 func (l *loop) push(g *guest) {
-	n, err := epoll.Send(g.fd, g.out)
+	n, err := g.out.drain(func(b []byte) (int, error) { return epoll.Send(g.fd, b) })
 	l.out += int64(n)
+	l.spill -= n
 	if err != nil {
 		l.drop(g)
 		return
 	}
-	if n == len(g.out) {
-		g.out = nil
-		if g.stop&hungUpEnd != 0 && g.inflight == 0 {
-			l.drop(g)
-			return
-		}
-	} else if n > 0 {
-		g.out = append(g.out[:0], g.out[n:]...)
+	if g.out.size == 0 && g.stop&hungUpEnd != 0 && g.inflight == 0 {
+		l.drop(g)
+		return
 	}
 	l.mind(g)
 }
@@ -323,13 +346,10 @@ func (l *loop) push(g *guest) {
 // answered notes that n commands of g were answered.
 func (l *loop) answered(g *guest, n int) {
 	g.inflight -= n
-	if g.gone {
+	if g.gone || g.stop == 0 {
 		return
 	}
-	if g.stop == 0 {
-		return
-	}
-	if g.stop&tooDeep != 0 && g.inflight <= deepest/2 {
+	if g.stop&tooDeep != 0 && g.inflight <= g.window()/2 {
 		l.goOn(g, tooDeep)
 	}
 	if g.inflight > 0 {
@@ -337,7 +357,7 @@ func (l *loop) answered(g *guest, n int) {
 	}
 	switch {
 	case g.stop&hungUpEnd != 0:
-		if len(g.out) == 0 {
+		if g.out.size == 0 {
 			l.drop(g)
 		}
 	case g.stop&forPin != 0:
@@ -347,7 +367,7 @@ func (l *loop) answered(g *guest, n int) {
 
 // finish closes a client after its last replies.
 func (l *loop) finish(g *guest) {
-	if g.inflight == 0 && len(g.out) == 0 {
+	if g.inflight == 0 && g.out.size == 0 {
 		l.drop(g)
 		return
 	}
@@ -378,7 +398,8 @@ func (l *loop) drop(g *guest) {
 func (l *loop) forget(g *guest) {
 	delete(l.guests, g)
 	delete(l.closing, g)
-	g.out = nil
+	l.spill -= g.out.size
+	g.out = backlog{}
 	if g.trunk != nil && g.trunk.owner == g {
 		l.release(g.trunk)
 	}

@@ -22,14 +22,15 @@ const (
 // which has a thread of its own, so that nothing but the kernel's scheduler stands
 // between a busy copy and a client. Others talk to it by post.
 type loop struct {
-	srv    *Server
-	poll   *epoll.Poller
-	events []epoll.Event
-	at     []watched // by descriptor
-	guests map[*guest]struct{}
-	trunks map[string]*trunk
-	route  router.Route
-	gen    uint64 // rises whenever guests must find their trunk anew
+	srv     *Server
+	poll    *epoll.Poller
+	events  []epoll.Event
+	at      []watched // by descriptor
+	guests  map[*guest]struct{}
+	trunks  map[string]*trunk
+	retired map[*trunk]struct{} // have been in trunks
+	route   router.Route
+	gen     uint64 // rises whenever guests must find their trunk anew
 
 	dirty   []*trunk         // have something to write
 	resumed []*guest         // may go on
@@ -37,6 +38,10 @@ type loop struct {
 	closing map[*guest]int64 // until when they may take their last replies
 	spare   []*resp.Requests
 	replies []byte
+
+	spill  int      // bytes that wait for guests
+	paused []*trunk // are not read, because of a slow guest
+	hurry  bool     // the gate shuts: nobody waits for a slow guest
 
 	base     time.Time
 	now      int64 // nanoseconds since base, at the begin of the round
@@ -62,7 +67,7 @@ func newLoop(srv *Server) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &loop{srv: srv, poll: poll, guests: make(map[*guest]struct{}), trunks: make(map[string]*trunk),
+	return &loop{srv: srv, poll: poll, guests: make(map[*guest]struct{}), trunks: make(map[string]*trunk), retired: make(map[*trunk]struct{}),
 		closing: make(map[*guest]int64), replies: make([]byte, replySpace), base: time.Now(), route: srv.gate.Route()}, nil
 }
 
@@ -111,12 +116,15 @@ func (l *loop) run() {
 	for _, t := range l.trunks {
 		l.lose(t, errStopping)
 	}
+	for t := range l.retired {
+		l.lose(t, errStopping)
+	}
 	l.poll.Close()
 }
 
 func (l *loop) round() {
 	timeout := time.Duration(-1)
-	if len(l.closing) > 0 {
+	if len(l.closing) > 0 || len(l.paused) > 0 {
 		timeout = 100 * time.Millisecond
 	}
 	var err error
@@ -140,6 +148,7 @@ func (l *loop) round() {
 	for _, f := range posted {
 		f()
 	}
+	l.recheck()
 	for i := 0; i < len(l.resumed); i++ {
 		l.resume(l.resumed[i])
 	}
@@ -240,10 +249,14 @@ func (l *loop) awaitGate() {
 func (l *loop) reroute(route router.Route) {
 	l.route = route
 	l.gen++
+	l.hurry = false
 	for _, t := range l.trunks {
 		if t.side != route.Side {
 			l.lose(t, errUpstreamGone)
 		}
+	}
+	for t := range l.retired {
+		l.lose(t, errRetired)
 	}
 	if l.srv.cfg.Shared {
 		return

@@ -40,7 +40,9 @@ func (l *loop) pin(g *guest) {
 	if in != nil {
 		s.in = *in
 	}
-	s.out.append(out)
+	for _, chunk := range out.chunks {
+		s.out.append(chunk)
+	}
 	l.srv.enlist(s)
 }
 

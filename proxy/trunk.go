@@ -20,8 +20,8 @@ const (
 
 // trunk is one upstream connection that all guests share who have the side, the
 // user, the database and the protocol in common, or that one guest has for
-// itself. It belongs to its loop. Only whole requests are ever written to it, and
-// it is always read.
+// itself. It belongs to its loop. Only whole requests are ever written to it. It is
+// always read, but for the case that pause.go is about.
 type trunk struct {
 	l     *loop
 	key   string
@@ -30,6 +30,11 @@ type trunk struct {
 	fd    int
 	ready bool
 	dead  bool
+
+	retired bool  // takes no more commands; closed once all are answered
+	paused  bool  // is not read, and not watched
+	slow    int   // what waited for the guest in front when it was looked at last
+	slowAt  int64 // when it has become less
 
 	failed int64 // when it could not be connected; 0 when it was not tried or works
 	err    error
@@ -89,7 +94,7 @@ func (l *loop) submit(t *trunk, raw []byte) {
 
 // flush writes what waits.
 func (l *loop) flush(t *trunk) {
-	if t.dead || len(t.out) == 0 {
+	if t.dead || t.paused || len(t.out) == 0 {
 		return
 	}
 	n, err := epoll.Send(t.fd, t.out)
@@ -136,7 +141,7 @@ func (l *loop) trunkEvent(t *trunk, what uint32) {
 	if what&epoll.Write != 0 {
 		l.flush(t)
 	}
-	for !t.dead {
+	for !t.dead && !t.paused {
 		n, again, err := epoll.Receive(t.fd, l.replies)
 		if again {
 			return
@@ -198,6 +203,7 @@ func (l *loop) answer(t *trunk, b []byte) error {
 			e.g.heavy = l.now + heavyFor
 		}
 		g := e.g
+		g.weigh(t.size)
 		e.n--
 		if e.n > 0 {
 			l.answeredOne(g)
@@ -219,13 +225,16 @@ func (l *loop) answer(t *trunk, b []byte) error {
 	if from < pos && !t.stray {
 		l.deliver(t.fifo[t.head].g, b[from:pos])
 	}
+	if l.spill > 0 || t.retired {
+		l.ease(t)
+	}
 	return nil
 }
 
 // answeredOne is answered for one that certainly is not the last.
 func (l *loop) answeredOne(g *guest) {
 	g.inflight--
-	if g.stop&tooDeep != 0 && g.inflight <= deepest/2 {
+	if g.stop&tooDeep != 0 && g.inflight <= g.window()/2 {
 		l.goOn(g, tooDeep)
 	}
 }
@@ -237,9 +246,13 @@ func (l *loop) lose(t *trunk, err error) {
 		return
 	}
 	t.dead = true
+	if t.paused {
+		l.paused = slices.DeleteFunc(l.paused, func(p *trunk) bool { return p == t })
+	}
 	if l.trunks[t.key] == t {
 		delete(l.trunks, t.key)
 	}
+	delete(l.retired, t)
 	if g := t.owner; g != nil && g.trunk == t {
 		g.trunk = nil
 		if t.ready && !g.gone {

@@ -1,0 +1,93 @@
+package proxy
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/epoll"
+)
+
+// A large reply to a slow client is on its way on a shared connection, and nothing
+// behind it can be read before it. A little of it is kept in memory. When that is
+// used up, the connection is retired, so that nobody else gets behind it, and is
+// read no faster than the client reads. Who was behind it already waits, but not
+// for ever: a client that reads nothing at all meanwhile is closed.
+const (
+	spillMax  = 32 << 20 // bytes of one loop that may wait for its guests before that
+	slowLimit = 5 * time.Second
+)
+
+var errRetired = errors.New("a shared connection is retired")
+
+// ease is called when t was read: it pauses t if need be, and closes it when it
+// was retired and has nothing left to say.
+func (l *loop) ease(t *trunk) {
+	switch {
+	case t.dead:
+	case t.head == len(t.fifo):
+		if t.retired {
+			l.lose(t, errRetired)
+		}
+	case !l.hurry && l.blocks(t, t.fifo[t.head].g):
+		l.pause(t)
+	}
+}
+
+// blocks reports whether t has to wait for the guest in front.
+func (l *loop) blocks(t *trunk, g *guest) bool {
+	switch {
+	case g.gone:
+		return false
+	case t.owner != nil:
+		return g.out.size > outboxHigh
+	}
+	return g.out.size > shareReply && l.spill > spillMax
+}
+
+func (l *loop) pause(t *trunk) {
+	t.paused, t.slow, t.slowAt = true, t.fifo[t.head].g.out.size, l.now
+	l.poll.Remove(t.fd)
+	l.paused = append(l.paused, t)
+	if t.owner != nil {
+		return
+	}
+	t.retired = true
+	l.retired[t] = struct{}{}
+	if l.trunks[t.key] == t {
+		delete(l.trunks, t.key)
+	}
+	waiters := t.waiters
+	t.waiters = nil
+	for _, g := range waiters {
+		l.goOn(g, forTrunk)
+	}
+}
+
+// recheck lets those connections go on that need to wait no longer.
+func (l *loop) recheck() {
+	for i := len(l.paused) - 1; i >= 0; i-- {
+		t := l.paused[i]
+		g := t.fifo[t.head].g
+		if !l.hurry && !g.gone && g.out.size > shareReply/2 {
+			switch {
+			case g.out.size < t.slow || len(t.fifo)-t.head == 1:
+				t.slow, t.slowAt = g.out.size, l.now
+			case time.Duration(l.now-t.slowAt) > slowLimit:
+				l.srv.log.Warn("closing a client that does not read its reply while others wait behind it", "client", g.id, "bytes", g.out.size)
+				l.drop(g)
+			}
+			continue
+		}
+		l.paused = slices.Delete(l.paused, i, i+1)
+		t.paused = false
+		if err := l.poll.Add(t.fd, t.interest); err != nil {
+			l.lose(t, err)
+			continue
+		}
+		l.trunkEvent(t, epoll.Write|epoll.Read)
+	}
+}
+
+// hasten has nobody wait for slow guests any more, until the next reroute.
+func (l *loop) hasten() { l.hurry = true }

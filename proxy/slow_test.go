@@ -1,0 +1,138 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/router"
+)
+
+const largeValue = 80 << 20
+
+// behind returns clients that share one connection: the first has asked for a
+// large value that it does not read yet, and the second stands behind it.
+func behind(t *testing.T) (w *world, large, small *raw) {
+	t.Helper()
+	w = newWorld(t, func(c *Config) { c.Shared, c.Loops = true, 1 })
+	w.do(router.Source, 0, "SET", "large", strings.Repeat("v", largeValue))
+	w.do(router.Source, 0, "SET", "small", "s")
+	large, small = w.client(), w.client()
+	small.want("GET small", bulk("s"))
+	large.want("GET small", bulk("s"))
+	w.do(router.Source, 0, "CLIENT", "PAUSE", 300, "ALL") // so that both are on their way before either is answered
+	before := w.proxy.Stats().Commands
+	large.send("GET large")
+	until(t, "the first is on its way", func() bool { return w.proxy.Stats().Commands == before+1 })
+	small.send("GET small")
+	until(t, "the second is on its way", func() bool { return w.proxy.Stats().Commands == before+2 })
+	return w, large, small
+}
+
+// spilled is how much waits in the loop for its guests.
+func (w *world) spilled() (n int, paused bool) {
+	l := w.proxy.eventLoops()[0]
+	l.call(func() { n, paused = l.spill, len(l.paused) > 0 })
+	return n, paused
+}
+
+func TestSlowReaderKeepsLittleMemory(t *testing.T) {
+	w, large, small := behind(t)
+	until(t, "the connection is read no further", func() bool { _, paused := w.spilled(); return paused })
+	if n, _ := w.spilled(); n > spillMax+2*replySpace {
+		t.Errorf("%d bytes are kept", n)
+	}
+	// Others go on, on another connection.
+	other := w.client()
+	other.want("GET small", bulk("s"))
+	other.want("INCR n", ":1\r\n")
+
+	head := fmt.Sprintf("$%d\r\n", largeValue)
+	got := make([]byte, len(head)+largeValue+2)
+	_ = large.conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(large.conn, got); err != nil {
+		t.Fatal(err)
+	}
+	if string(got[:len(head)]) != head || strings.Count(string(got), "v") != largeValue {
+		t.Error("the value is not what was stored")
+	}
+	small.expect(bulk("s"))
+	small.want("GET small", bulk("s"))
+	large.want("GET small", bulk("s"))
+	until(t, "nothing is kept", func() bool { n, paused := w.spilled(); return n == 0 && !paused })
+	until(t, "the connection is closed", func() bool {
+		l, n := w.proxy.eventLoops()[0], 0
+		l.call(func() { n = len(l.retired) })
+		return n == 0
+	})
+}
+
+func TestReaderOfNothingHoldsNobodyUp(t *testing.T) {
+	_, large, small := behind(t)
+	small.expect(bulk("s"))
+	small.want("GET small", bulk("s"))
+	if n, err := io.Copy(io.Discard, large.conn); err == nil && n >= largeValue {
+		t.Errorf("the client that did not read got %d bytes", n)
+	}
+}
+
+func TestSlowReaderDoesNotHoldASwitchUp(t *testing.T) {
+	w, large, small := behind(t)
+	until(t, "the connection is read no further", func() bool { _, paused := w.spilled(); return paused })
+	w.switchTo(router.Target)
+	small.expect(bulk("s"))
+	small.want("GET small", "$-1\r\n")
+	head := fmt.Sprintf("$%d\r\n", largeValue)
+	_ = large.conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(large.conn, make([]byte, len(head)+largeValue+2)); err != nil {
+		t.Fatal(err)
+	}
+	large.want("GET small", "$-1\r\n")
+}
+
+func TestSlowReaderWithAConnectionOfItsOwn(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shared, c.Loops = false, 1 })
+	w.do(router.Source, 0, "SET", "large", strings.Repeat("v", largeValue))
+	c := w.client()
+	c.want("PING", "+PONG\r\n")
+	c.send("GET large", "PING")
+	until(t, "the connection is read no further", func() bool { _, paused := w.spilled(); return paused })
+	if n, _ := w.spilled(); n > outboxHigh+2*replySpace {
+		t.Errorf("%d bytes are kept", n)
+	}
+	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(c.conn, make([]byte, len(fmt.Sprintf("$%d\r\n", largeValue))+largeValue+2)); err != nil {
+		t.Fatal(err)
+	}
+	c.expect("+PONG\r\n")
+	c.want("PING", "+PONG\r\n")
+}
+
+func TestWindowGoesByTheSizeOfReplies(t *testing.T) {
+	var g guest
+	if g.window() != unknown {
+		t.Error("the window of a new client is", g.window())
+	}
+	g.weigh(5)
+	if g.window() != deepest {
+		t.Error("the window of a client with small replies is", g.window())
+	}
+	for range 50 {
+		g.weigh(1 << 20)
+	}
+	if n := g.window(); n > 3 || n < 1 {
+		t.Error("the window of a client with large replies is", n)
+	}
+	g.weigh(1 << 40)
+	if g.window() != 1 {
+		t.Error("nothing goes any more:", g.window())
+	}
+	for range 200 {
+		g.weigh(5)
+	}
+	if g.window() != deepest {
+		t.Error("the window does not open again:", g.window())
+	}
+}
