@@ -190,7 +190,7 @@ func (l *loop) serve(g *guest) {
 			open = nil
 			continue
 		}
-		if g.inflight >= g.window() {
+		if t.owner == nil && g.inflight >= g.window() {
 			g.in.Unread()
 			g.stop |= tooDeep
 			break
@@ -316,7 +316,7 @@ func (l *loop) deliver(g *guest, b []byte) {
 		l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "bytes", g.out.size)
 		l.drop(g)
 		return
-	case g.out.size > outboxHigh && g.stop&hungUpEnd == 0:
+	case g.out.size > outboxHigh && g.stop&hungUpEnd == 0 && (g.trunk == nil || g.trunk.owner == nil):
 		// With a connection of its own, the server's buffers and limits are its own too.
 		g.heavy = l.now + heavyFor
 		g.stop |= forPin

@@ -12,7 +12,9 @@ import (
 // behind it can be read before it. A little of it is kept in memory. When that is
 // used up, the connection is retired, so that nobody else gets behind it, and is
 // read no faster than the client reads. Who was behind it already waits, but not
-// for ever: a client that reads nothing at all meanwhile is closed.
+// for ever: a client that reads nothing at all meanwhile is closed. On a connection
+// of one client alone, what is not read waits at the server, whose limits it is up
+// to, and commands go on being sent: a client may send all before it reads.
 const (
 	spillMax  = 32 << 20 // bytes of one loop that may wait for its guests before that
 	slowLimit = 5 * time.Second
@@ -47,9 +49,8 @@ func (l *loop) blocks(t *trunk, g *guest) bool {
 
 func (l *loop) pause(t *trunk) {
 	t.paused, t.slow, t.slowAt = true, t.fifo[t.head].g.out.size, l.now
-	l.poll.Remove(t.fd)
 	l.paused = append(l.paused, t)
-	if t.owner != nil {
+	if !l.attend(t) || t.owner != nil {
 		return
 	}
 	t.retired = true
@@ -71,7 +72,7 @@ func (l *loop) recheck() {
 		g := t.fifo[t.head].g
 		if !l.hurry && !g.gone && g.out.size > shareReply/2 {
 			switch {
-			case g.out.size < t.slow || len(t.fifo)-t.head == 1:
+			case g.out.size < t.slow || t.owner != nil || len(t.fifo)-t.head == 1:
 				t.slow, t.slowAt = g.out.size, l.now
 			case time.Duration(l.now-t.slowAt) > slowLimit:
 				l.srv.log.Warn("closing a client that does not read its reply while others wait behind it", "client", g.id, "bytes", g.out.size)
@@ -81,11 +82,9 @@ func (l *loop) recheck() {
 		}
 		l.paused = slices.Delete(l.paused, i, i+1)
 		t.paused = false
-		if err := l.poll.Add(t.fd, t.interest); err != nil {
-			l.lose(t, err)
-			continue
+		if l.attend(t) {
+			l.trunkEvent(t, epoll.Read)
 		}
-		l.trunkEvent(t, epoll.Write|epoll.Read)
 	}
 }
 

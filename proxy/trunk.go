@@ -32,7 +32,8 @@ type trunk struct {
 	dead  bool
 
 	retired bool  // takes no more commands; closed once all are answered
-	paused  bool  // is not read, and not watched
+	paused  bool  // is not read
+	deaf    bool  // is not watched, because it would say again and again that it is gone
 	slow    int   // what waited for the guest in front when it was looked at last
 	slowAt  int64 // when it has become less
 
@@ -94,7 +95,7 @@ func (l *loop) submit(t *trunk, raw []byte) {
 
 // flush writes what waits.
 func (l *loop) flush(t *trunk) {
-	if t.dead || t.paused || len(t.out) == 0 {
+	if t.dead || len(t.out) == 0 {
 		return
 	}
 	n, err := epoll.Send(t.fd, t.out)
@@ -110,18 +111,36 @@ func (l *loop) flush(t *trunk) {
 	} else {
 		t.out = append(t.out[:0], t.out[n:]...)
 	}
-	want := epoll.Read
+	if l.attend(t) {
+		l.relieve(t)
+	}
+}
+
+// attend asks the kernel for what t needs. False means that t is lost.
+func (l *loop) attend(t *trunk) bool {
+	var want uint32
+	if !t.paused {
+		want = epoll.Read
+	}
 	if len(t.out) > 0 {
 		want |= epoll.Write
 	}
-	if want != t.interest {
-		t.interest = want
-		if err := l.poll.Change(t.fd, want); err != nil {
-			l.lose(t, err)
-			return
-		}
+	if want == t.interest && !t.deaf {
+		return true
 	}
-	l.relieve(t)
+	control := l.poll.Change
+	switch {
+	case t.deaf && t.paused:
+		return true
+	case t.deaf:
+		control = l.poll.Add
+	}
+	t.deaf, t.interest = false, want
+	if err := control(t.fd, want); err != nil {
+		l.lose(t, err)
+		return false
+	}
+	return true
 }
 
 // relieve lets those go on that waited for the trunk to have less to do.
@@ -140,6 +159,10 @@ func (l *loop) relieve(t *trunk) {
 func (l *loop) trunkEvent(t *trunk, what uint32) {
 	if what&epoll.Write != 0 {
 		l.flush(t)
+	}
+	if t.paused && what&epoll.Gone != 0 && !t.dead {
+		t.deaf = true
+		l.poll.Remove(t.fd)
 	}
 	for !t.dead && !t.paused {
 		n, again, err := epoll.Receive(t.fd, l.replies)
