@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"sync"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -41,6 +42,12 @@ const (
 	maybePush // RESP2: known after its first word
 )
 
+// bulkRead is how much is read at a time while more than readSize is there.
+const bulkRead = 128 << 10
+
+// bulkBuffers are shared by all readers: few of them meet large replies at a time.
+var bulkBuffers = sync.Pool{New: func() any { return new([bulkRead]byte) }}
+
 // loop reads until the connection ends. The session is told by upstreamEnded.
 func (r *reader) loop() {
 	defer close(r.l.done)
@@ -52,11 +59,19 @@ func (r *reader) loop() {
 			return
 		}
 	}
-	buf := make([]byte, readSize)
+	small := make([]byte, readSize)
+	buf := small
 	for {
 		n, err := r.l.conn.Read(buf)
 		if n > 0 && !r.chunk(buf[:n]) {
 			return
+		}
+		switch {
+		case n == len(buf) && n == readSize:
+			buf = bulkBuffers.Get().(*[bulkRead]byte)[:]
+		case n < readSize && len(buf) == bulkRead:
+			bulkBuffers.Put((*[bulkRead]byte)(buf))
+			buf = small
 		}
 		if err != nil {
 			r.l.idle = n == 0 && errors.Is(err, os.ErrDeadlineExceeded)

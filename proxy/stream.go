@@ -8,6 +8,7 @@ import (
 
 const (
 	streamFrom = 128 << 10 // bytes of an argument from which on a command is passed on piecewise
+	streamRead = 128 << 10 // bytes read at a time of such a command
 	streamTick = 5 * time.Millisecond
 
 	streamPatience = 10 * time.Second // how long a switch waits for those that have begun
@@ -59,11 +60,12 @@ func (s *session) stream() (bool, error) {
 		case bad != nil: // the server has the same bytes, and says the same of them
 			_ = s.awaitEmpty()
 			return false, errClosing
-		case done && text != "":
-			s.pinnedAt = time.Now()
-			return true, s.refuse(text)
 		case done:
 			s.pinnedAt = time.Now()
+			s.in.Trim()
+			if text != "" {
+				return true, s.refuse(text)
+			}
 			return true, nil
 		case s.eof: // what is not whole never runs
 			return false, errClientGone
@@ -72,6 +74,7 @@ func (s *session) stream() (bool, error) {
 		case s.isDown():
 			return false, errUpstreamGone
 		}
+		s.in.Reserve(streamRead)
 		if _, err := s.readOnce(); err != nil {
 			return false, err
 		}

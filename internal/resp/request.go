@@ -84,6 +84,22 @@ func (p *Requests) Space() []byte {
 	return p.buf[p.w:]
 }
 
+// Reserve makes the next Space at least n bytes.
+func (p *Requests) Reserve(n int) {
+	if p.r == p.w && len(p.buf) < n {
+		p.buf = make([]byte, n)
+		p.r, p.w, p.pos, p.scan = 0, 0, 0, 0
+	}
+}
+
+// Trim gives the buffer back, if nothing is in it.
+func (p *Requests) Trim() {
+	if p.r == p.w {
+		p.buf = nil
+		p.r, p.w, p.pos, p.scan = 0, 0, 0, 0
+	}
+}
+
 // Advance says that n bytes were read into Space.
 func (p *Requests) Advance(n int) { p.w += n }
 
