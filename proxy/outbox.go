@@ -100,6 +100,40 @@ func (o *outbox) flush() {
 	o.mu.Unlock()
 }
 
+// pass is append and flush of bytes that need no copy where nothing waits before
+// them.
+func (o *outbox) pass(b []byte) {
+	o.mu.Lock()
+	if o.writing || o.dead || len(o.pend) > 0 || o.hurry() {
+		o.mu.Unlock()
+		o.append(b)
+		o.flush()
+		return
+	}
+	o.writing = true
+	o.mu.Unlock()
+	n, err := o.conn.Write(b)
+	o.mu.Lock()
+	o.writing = false
+	o.sent += int64(n)
+	if err != nil && (o.closing || !errors.Is(err, os.ErrDeadlineExceeded)) {
+		o.die()
+		return
+	}
+	if n < len(b) { // poked
+		o.pend = append(append([]byte(nil), b[n:]...), o.pend...)
+		if !o.closing {
+			_ = o.conn.SetWriteDeadline(time.Time{})
+		}
+	}
+	o.cond.Broadcast()
+	more := len(o.pend) > 0
+	o.mu.Unlock()
+	if more {
+		o.flush()
+	}
+}
+
 // kick has what was appended written by a goroutine, so that the caller never
 // waits for the client.
 func (o *outbox) kick() {

@@ -85,6 +85,12 @@ func (r *reader) loop() {
 func (r *reader) chunk(b []byte) bool {
 	s := r.s
 	s.mu.Lock()
+	if r.mode == modePass && r.owner != nobody && !r.drop && !r.raw && r.fr.Skip(len(b)) {
+		r.size += len(b)
+		s.mu.Unlock()
+		s.out.pass(b)
+		return true
+	}
 	err := r.feed(b)
 	s.mid = !r.fr.AtStart()
 	events, leaves, wake := r.events, r.leaves, r.wake

@@ -62,7 +62,6 @@ func (s *session) stream() (bool, error) {
 			return false, errClosing
 		case done:
 			s.pinnedAt = time.Now()
-			s.in.Trim()
 			if text != "" {
 				return true, s.refuse(text)
 			}

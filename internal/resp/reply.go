@@ -61,6 +61,16 @@ func Whole(b []byte) int {
 	return 0
 }
 
+// Skip reports whether all n bytes that come next are payload of a string, with
+// more of it to come, and consumes them.
+func (f *Framer) Skip(n int) bool {
+	if int64(n) >= f.skip {
+		return false
+	}
+	f.skip -= int64(n)
+	return true
+}
+
 // Feed consumes b up to the end of the current top-level element, or all of it.
 // n is the number of bytes consumed; done says that the element is whole.
 func (f *Framer) Feed(b []byte) (n int, done bool, err error) {

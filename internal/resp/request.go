@@ -92,14 +92,6 @@ func (p *Requests) Reserve(n int) {
 	}
 }
 
-// Trim gives the buffer back, if nothing is in it.
-func (p *Requests) Trim() {
-	if p.r == p.w {
-		p.buf = nil
-		p.r, p.w, p.pos, p.scan = 0, 0, 0, 0
-	}
-}
-
 // Advance says that n bytes were read into Space.
 func (p *Requests) Advance(n int) { p.w += n }
 
