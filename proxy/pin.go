@@ -58,7 +58,7 @@ func (s *session) clean() bool {
 // goHome gives the client back to the loop that it came from, once it has needed
 // no connection of its own for quietFor. False means that it stays.
 func (s *session) goHome() bool {
-	if s.home == nil || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
+	if s.home == nil || s.named || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
 		s.in.Buffered() > 0 || s.link.unselected || !s.waitFrom.IsZero() {
 		return false
 	}

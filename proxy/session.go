@@ -48,6 +48,7 @@ type session struct {
 	noDB     bool // the current database is not in the map
 	quit     bool
 	eof      bool
+	named    bool // the client has asked for its connection's id, and may name it to others
 	waitFrom time.Time
 
 	own      *link     // brought along, until it is connected

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/epoll"
 	"github.com/crossfade/crossfade/internal/resp"
@@ -16,6 +17,7 @@ const (
 	trunkHigh    = 1 << 20  // bytes that may wait to be written before submitters wait
 	trunkEntries = 64 << 10 // entries in flight before they do
 	flushAt      = 64 << 10
+	proofLasts   = time.Second // how long it is believed that the server wants no password
 )
 
 // trunk is one upstream connection that all guests share who have the side, the
@@ -36,6 +38,10 @@ type trunk struct {
 	deaf    bool  // is not watched, because it would say again and again that it is gone
 	slow    int   // what waited for the guest in front when it was looked at last
 	slowAt  int64 // when it has become less
+
+	proved  int64 // when the server was last seen to let unauthenticated clients in
+	proving bool
+	barred  bool // … or not to
 
 	failed int64 // when it could not be connected; 0 when it was not tried or works
 	err    error
@@ -359,9 +365,37 @@ func (l *loop) bind(g *guest) *trunk {
 	case !t.ready:
 		t.wait(g)
 		return nil
+	case g.trunk == nil && !st.authed && (t.proving || l.now-t.proved > int64(proofLasts)):
+		t.wait(g)
+		l.prove(t, lines)
+		return nil
+	case g.trunk == nil && !st.authed && t.barred:
+		l.pin(g)
+		return nil
 	}
 	g.trunk, g.gen = t, l.gen
 	return t
+}
+
+// prove finds out whether the server would still let a new client in that has not
+// authenticated: the shared connection may be older than the server's password.
+func (l *loop) prove(t *trunk, lines []line) {
+	if t.proving {
+		return
+	}
+	t.proving = true
+	route := l.route
+	l.srv.serving.Go(func() {
+		k, fd, err := l.srv.dialTrunk(l.srv.stopping, route, lines)
+		if err == nil {
+			epoll.Close(fd)
+			l.srv.dropLink(k)
+		}
+		l.post(func() {
+			t.proving, t.proved, t.barred = false, l.now, errors.Is(err, errAlone)
+			l.relieve(t)
+		})
+	})
 }
 
 // bindOwn connects a guest that does not share.
@@ -473,7 +507,7 @@ func (l *loop) connected(t *trunk, k *link, fd int, err error) {
 	case err != nil:
 		t.err, t.failed = err, l.now
 	default:
-		t.link, t.fd, t.ready, t.interest = k, fd, true, epoll.Read
+		t.link, t.fd, t.ready, t.interest, t.proved = k, fd, true, epoll.Read, l.now
 		if err := l.watch(fd, t.interest, watched{t: t}); err != nil {
 			t.ready = false
 			epoll.Close(fd)

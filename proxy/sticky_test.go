@@ -1,0 +1,93 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
+)
+
+// shares waits until the client travels on shared connections again.
+func (w *world) shares() {
+	w.t.Helper()
+	until(w.t, "no client has a session", func() bool { return len(w.proxy.snapshotSessions()) == 0 })
+}
+
+// TestWaitIsForTheWritesBefore has a client write on a shared connection and WAIT,
+// which is for the writes of the connection that it comes on.
+func TestWaitIsForTheWritesBefore(t *testing.T) {
+	w := newWorld(t)
+	w.do(router.Source, 0, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
+	replica := redistest.Start(t)
+	rc := replica.Client(0)
+	defer func() { _ = rc.Close() }()
+	if err := rc.SlaveOf(context.Background(), "127.0.0.1", fmt.Sprint(w.source.Port())).Err(); err != nil {
+		t.Fatal(err)
+	}
+	c := w.client()
+	until(t, "the replica follows", func() bool { return c.do("SET a 1") == "+OK\r\n" && c.do("WAIT 1 1000") == ":1\r\n" })
+	for range 3 {
+		w.shares()
+		if err := replica.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		c.want("SET a 2", "+OK\r\n")
+		c.want("WAIT 1 50", ":0\r\n")
+		if err := replica.Cont(); err != nil {
+			t.Fatal(err)
+		}
+		c.want("WAIT 1 5000", ":1\r\n")
+	}
+}
+
+// TestConnectionWithAKnownIDIsKept has a client ask for its id: whoever it tells
+// must be able to reach it by that.
+func TestConnectionWithAKnownIDIsKept(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	c.want("SET a 1", "+OK\r\n")
+	id := c.do("CLIENT ID")
+	other := w.client()
+	for deadline := time.Now().Add(3 * quietFor); time.Now().Before(deadline); {
+		other.want("GET a", bulk("1"))
+	}
+	c.want("GET a", bulk("1"))
+	c.want("CLIENT ID", id)
+	c.send("BLPOP q 0")
+	until(t, "BLPOP blocks", func() bool {
+		return strings.Contains(fmt.Sprint(w.do(router.Source, 0, "CLIENT", "LIST")), "cmd=blpop")
+	})
+	other.want("CLIENT UNBLOCK "+strings.Trim(id, ":\r\n"), ":1\r\n")
+	c.expect("*-1\r\n")
+}
+
+// TestNewClientNeedsThePasswordOfNow sets a password while an unauthenticated
+// connection is shared: who comes later must not get in by it.
+func TestNewClientNeedsThePasswordOfNow(t *testing.T) {
+	w := newWorld(t)
+	before := w.client()
+	before.want("SET a 1", "+OK\r\n")
+	w.do(router.Source, 0, "CONFIG", "SET", "requirepass", "p")
+	until(t, "new clients are asked for the password", func() bool {
+		c := w.client()
+		defer c.close()
+		return c.do("GET a") == "-NOAUTH Authentication required.\r\n"
+	})
+	before.want("GET a", bulk("1"))
+	after := w.client()
+	after.want("GET a", "-NOAUTH Authentication required.\r\n")
+	after.want("AUTH p", "+OK\r\n")
+	after.want("GET a", bulk("1"))
+	admin := w.client()
+	admin.want("AUTH p", "+OK\r\n")
+	admin.want("CONFIG SET requirepass \"\"", "+OK\r\n")
+	until(t, "new clients get in without", func() bool {
+		c := w.client()
+		defer c.close()
+		return c.do("GET a") == bulk("1")
+	})
+}
