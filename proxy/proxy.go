@@ -218,16 +218,21 @@ func (s *Server) Serve(ctx context.Context) error {
 	return err
 }
 
+// Threads is how many threads of their own the event loops need while they are
+// busy: what else the process does needs a GOMAXPROCS that is larger by as many.
+func (s *Server) Threads() int {
+	switch {
+	case !epoll.Supported:
+		return 0
+	case s.cfg.Loops > 0:
+		return s.cfg.Loops
+	}
+	return max(1, min(4, runtime.NumCPU()/4))
+}
+
 // startLoops begins the loops, where connections are shared.
 func (s *Server) startLoops() error {
-	if !epoll.Supported {
-		return nil
-	}
-	n := s.cfg.Loops
-	if n <= 0 {
-		n = max(1, min(4, runtime.NumCPU()/4))
-	}
-	loops := make([]*loop, n)
+	loops := make([]*loop, s.Threads())
 	for i := range loops {
 		l, err := newLoop(s)
 		if err != nil {

@@ -4,6 +4,7 @@
 package epoll
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -30,6 +31,7 @@ type Poller struct {
 	fd     int
 	wake   int
 	events [1024]unix.EpollEvent
+	quiet  int // waits in a row in which nothing happened
 }
 
 // Event is a descriptor and what has happened to it.
@@ -86,27 +88,37 @@ func (p *Poller) control(op, fd int, what uint32) error {
 	return nil
 }
 
-// brief is how long a wait lasts that the scheduler does not hear of.
-const brief = time.Millisecond
+// A busy loop waits without telling the scheduler, for brief at a time, until
+// nothing has happened for so many times.
+const (
+	brief      = 5 * time.Millisecond
+	quietWaits = 20
+)
 
 // Wait appends what has happened to into and returns it. It waits for something
-// to happen, or for a Wake, or for the timeout to end (below 0: for ever). A Wake
-// is no event.
+// to happen, or for a Wake, or for the timeout to end (below 0: for ever), and may
+// return earlier with nothing. A Wake is no event.
 //
-// The first millisecond is waited without telling the scheduler, which would take
-// the processor away and give it back at every wait of a busy loop (half of its
-// cost, measured). The garbage collector is not kept waiting: its signals end the
-// wait as any other does, with EINTR.
+// The scheduler, if it knew of the wait, would take the processor away and give it
+// back at every round of a busy loop (half of the loop's cost, measured), and might
+// have given it to a goroutine that computes, for 10 ms. So each Poller in use
+// occupies one of GOMAXPROCS until it has been quiet for a tenth of a second. The
+// garbage collector is not kept waiting: its signals end the wait as any other
+// does, with EINTR.
 func (p *Poller) Wait(into []Event, timeout time.Duration) ([]Event, error) {
-	n, err := p.waitBriefly()
-	if n == 0 && err == nil && timeout != 0 {
-		ms := -1
-		if timeout > 0 {
-			ms = int((timeout + time.Millisecond - 1) / time.Millisecond)
-		}
-		n, err = unix.EpollWait(p.fd, p.events[:], ms)
+	var n int
+	var err error
+	switch {
+	case p.quiet < quietWaits:
+		n, err = p.waitBriefly(timeout)
+	default:
+		n, err = unix.EpollWait(p.fd, p.events[:], milliseconds(timeout))
 	}
-	if err == unix.EINTR {
+	p.quiet++
+	if n > 0 {
+		p.quiet = 0
+	}
+	if errors.Is(err, unix.EINTR) {
 		return into, nil
 	}
 	if err != nil {
@@ -123,12 +135,23 @@ func (p *Poller) Wait(into []Event, timeout time.Duration) ([]Event, error) {
 	return into, nil
 }
 
-func (p *Poller) waitBriefly() (int, error) {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(brief/time.Millisecond), 0, 0)
+func (p *Poller) waitBriefly(timeout time.Duration) (int, error) {
+	if timeout < 0 || timeout > brief {
+		timeout = brief
+	}
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(milliseconds(timeout)), 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(n), nil
+}
+
+// milliseconds rounds up; what is below 0 is -1.
+func milliseconds(d time.Duration) int {
+	if d < 0 {
+		return -1
+	}
+	return int((d + time.Millisecond - 1) / time.Millisecond)
 }
 
 // Receive reads from a socket that does not block. n is 0 at the end of the
