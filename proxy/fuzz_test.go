@@ -79,7 +79,7 @@ func isSubscribing(word []byte) bool {
 // database numbers in it differ.
 func FuzzRewrite(f *testing.F) {
 	for _, s := range []string{
-		"SELECT 3", "select 0", "SELECT 7", "SELECT -1", "SELECT x", "SELECT +3", "SELECT  3", "SELECT 03", "SELECT 3 4", "SELECT",
+		"SELECT 3", "select 0", "SELECT 7", "SELECT -1", "SELECT x", "SELECT +3", "SELECT  3", "SELECT 03", "SELECT 10000000000000000000", "SELECT 3 4", "SELECT",
 		"MOVE k 3", "MOVE k", "SWAPDB 0 3", "SWAPDB 3 9", "COPY a b", "COPY a b DB 3 REPLACE", "COPY a b db DB", "COPY a b DB", "COPY DB 3 DB 3", "COPY a b DB 3 DB 99999999999",
 		"SUBSCRIBE __keyspace@3__:k a", "PSUBSCRIBE __key*@0__:* __keyevent@3__:*", "UNSUBSCRIBE __keyspace@7__:k", "SUNSUBSCRIBE", "FLUSHALL", "FLUSHALL ASYNC",
 		"EVAL redis.call('select',3) 0", "EVAL return 0", "EVALSHA abc 0", "SCRIPT LOAD redis.call(\"swapdb\",1,2)", "FUNCTION LOAD x", "GET k", "XREAD BLOCK 0 STREAMS s $",
@@ -137,7 +137,10 @@ func FuzzRewrite(f *testing.F) {
 				want := args[i]
 				switch {
 				case contains(at, i) && number.Match(want):
-					n, _ := strconv.Atoi(string(want))
+					n, err := strconv.Atoi(string(want))
+					if err != nil {
+						t.Fatalf("%q became %q", args, got)
+					}
 					want = strconv.AppendInt(nil, int64(pairs[n]), 10)
 				case i > 0 && isSubscribing(args[0]) && channel.Match(want):
 					m := channel.FindSubmatchIndex(want)
@@ -167,7 +170,8 @@ func refusesNumber(args [][]byte, has func(int) bool) bool {
 	for _, i := range databases(args) {
 		trimmed := strings.TrimLeft(strings.Trim(string(args[i]), " \t"), "+-")
 		n, err := strconv.Atoi(trimmed)
-		if !number.Match(args[i]) && strings.Trim(trimmed, "0123456789") == "" || err == nil && !has(n) {
+		digits := strings.Trim(trimmed, "0123456789") == ""
+		if digits && (err != nil || !number.Match(args[i])) || err == nil && !has(n) {
 			return true
 		}
 	}

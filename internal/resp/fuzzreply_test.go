@@ -122,6 +122,9 @@ func (r *replyReader) element(inStream bool) (end bool, err error) {
 				return false, nil
 			}
 		default:
+			if r.at >= len(r.b) {
+				return false, errMore // it shows with the next byte
+			}
 			return false, errBad
 		}
 	}
