@@ -81,10 +81,7 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	}
 	w := &world{t: t, source: source, target: target, heard: &heard{}, dbs: dbs}
 	w.gate = router.NewGate(router.Route{Map: dbs})
-	dialer := func(addr string) func(context.Context) (net.Conn, error) {
-		return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
-	}
-	cfg := Config{Listen: "127.0.0.1:0", Shared: *upstreams == "shared", Upstreams: [2]Upstream{{Dial: dialer(source.Addr())}, {Dial: dialer(target.Addr())}}}
+	cfg := Config{Listen: "127.0.0.1:0", Shared: *upstreams == "shared", Upstreams: [2]Upstream{{Dial: newDialer(source.Addr())}, {Dial: newDialer(target.Addr())}}}
 	cfg.Unblock = func(ctx context.Context, side router.Side, ids []int64) error {
 		c := w.server(side).Client(0)
 		defer func() { _ = c.Close() }()
@@ -123,6 +120,10 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 		}
 	})
 	return w
+}
+
+func newDialer(addr string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
 }
 
 func (w *world) server(side router.Side) *redistest.Server {

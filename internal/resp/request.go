@@ -14,6 +14,9 @@ const (
 	MaxBulk   = 512 << 20     // bytes of one argument (proto-max-bulk-len)
 	MaxInline = 64 << 10      // bytes of an inline command, or of one length line
 	MaxArgs   = math.MaxInt32 // arguments of one command; memory grows only with what arrived
+
+	strictArgs = 10
+	strictBulk = 16 << 10
 )
 
 const (
@@ -42,11 +45,16 @@ type Request struct {
 // Requests turns a byte stream into requests, in time linear in its length
 // however it is cut. The zero value is ready. Not for concurrent use.
 type Requests struct {
+	// Strict has the limits hold that Redis sets a client who has yet to
+	// authenticate: strictArgs arguments of strictBulk bytes.
+	Strict bool
+
 	buf  []byte
-	r, w int // buf[r:w] is not consumed yet; the current command starts at r
-	pos  int // where parsing goes on
-	scan int // up to where no line end was found
-	last int // where the request returned last starts
+	r, w int  // buf[r:w] is not consumed yet; the current command starts at r
+	pos  int  // where parsing goes on
+	scan int  // up to where no line end was found
+	nul  bool // a zero byte was found there: Redis sees no line end behind it
+	last int  // where the request returned last starts
 
 	left int // arguments still to come, when in an array
 	bulk int // length of the argument that is being read, -1 before its header
@@ -164,7 +172,7 @@ func (p *Requests) Stream() (piece []byte, done bool, err error) {
 }
 
 func (p *Requests) reset() {
-	p.pos, p.scan, p.left, p.gone = p.r, p.r, 0, 0
+	p.pos, p.scan, p.nul, p.left, p.gone = p.r, p.r, false, 0, 0
 	p.offs = p.offs[:0]
 }
 
@@ -269,22 +277,38 @@ func (p *Requests) collect() {
 // line finds the line that starts at pos and ends with '\r' and one more byte,
 // as Redis reads it. ok is false when it has not all come yet.
 func (p *Requests) line(tooBig ProtocolError) (line []byte, ok bool, err error) {
-	from := max(p.scan, p.pos)
-	i := bytes.IndexByte(p.buf[from:p.w], '\r')
-	if i < 0 {
-		p.scan = p.w
+	end := p.find('\r')
+	if end < 0 {
 		if p.w-p.pos > MaxInline {
 			return nil, false, tooBig
 		}
 		return nil, false, nil
 	}
-	end := from + i
 	if end+2 > p.w {
 		p.scan = end
 		return nil, false, nil
 	}
-	line = p.buf[p.pos:end]
-	return line, true, nil
+	return p.buf[p.pos:end], true, nil
+}
+
+// find returns where the line that starts at pos ends with c, below 0 where it
+// has not come yet or a zero byte hides it. It looks at no byte twice.
+func (p *Requests) find(c byte) int {
+	from := max(p.scan, p.pos)
+	end, found := p.w, false
+	if i := bytes.IndexByte(p.buf[from:p.w], c); i >= 0 {
+		end, found = from+i, true
+	}
+	p.nul = p.nul || bytes.IndexByte(p.buf[from:end], 0) >= 0
+	if p.nul {
+		p.scan = p.w
+		return -1
+	}
+	p.scan = end
+	if !found {
+		return -1
+	}
+	return end
 }
 
 func (p *Requests) header() (bool, error) {
@@ -295,6 +319,9 @@ func (p *Requests) header() (bool, error) {
 	n, good := Integer(line[1:])
 	if !good || n > MaxArgs {
 		return false, ProtocolError("invalid multibulk length")
+	}
+	if p.Strict && n > strictArgs {
+		return false, ProtocolError("unauthenticated multibulk length")
 	}
 	p.pos += len(line) + 2
 	p.left, p.bulk = int(max(n, 0)), -1
@@ -336,6 +363,9 @@ func (p *Requests) length() (bool, error) {
 	if !good || n < 0 || n > MaxBulk {
 		return false, ProtocolError("invalid bulk length")
 	}
+	if p.Strict && n > strictBulk {
+		return false, ProtocolError("unauthenticated bulk length")
+	}
 	p.pos += len(line) + 2
 	p.bulk = int(n)
 	return true, nil
@@ -351,16 +381,13 @@ func printable(c byte) string {
 }
 
 func (p *Requests) inline() (Request, bool, error) {
-	from := max(p.scan, p.pos)
-	i := bytes.IndexByte(p.buf[from:p.w], '\n')
-	if i < 0 {
-		p.scan = p.w
+	end := p.find('\n')
+	if end < 0 {
 		if p.w-p.pos > MaxInline {
 			return Request{}, false, ProtocolError("too big inline request")
 		}
 		return Request{}, false, nil
 	}
-	end := from + i
 	line := p.buf[p.pos:end]
 	line = bytes.TrimSuffix(line, []byte{'\r'})
 	args, ok := SplitArgs(line)

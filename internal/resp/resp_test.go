@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	"github.com/tidwall/redcon"
 )
 
 // requests feeds input in pieces of size step and returns what came out.
@@ -71,33 +69,6 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-func FuzzRequests(f *testing.F) {
-	f.Add([]byte("*1\r\n$4\r\nPING\r\nset \"a\" 'b'\r\n*0\r\n"), []byte("a\x00b"))
-	f.Add([]byte("*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$-1\r\n"), []byte(""))
-	f.Fuzz(func(t *testing.T, input, arg []byte) {
-		out, raws, err := requests(input, 1<<20)
-		for _, step := range []int{1, 3} {
-			again, rawsAgain, errAgain := requests(input, step)
-			if fmt.Sprintf("%q %q %v", out, raws, err) != fmt.Sprintf("%q %q %v", again, rawsAgain, errAgain) {
-				t.Fatalf("steps of %d differ for %q", step, input)
-			}
-		}
-		// redcon is the oracle for what is well formed.
-		wire := redcon.AppendArray(nil, 3)
-		for _, a := range [][]byte{[]byte("SET"), arg, input} {
-			wire = redcon.AppendBulk(wire, a)
-		}
-		cmds, err := redcon.NewReader(bytes.NewReader(wire)).ReadCommands()
-		ours, raws, oursErr := requests(wire, 5)
-		if err != nil || oursErr != nil || len(cmds) != 1 || len(ours) != 1 {
-			t.Fatalf("%q: redcon %d %v, ours %d %v", wire, len(cmds), err, len(ours), oursErr)
-		}
-		if fmt.Sprintf("%q", cmds[0].Args) != fmt.Sprintf("%q", ours[0]) || !bytes.Equal(raws[0], wire) {
-			t.Fatalf("%q: got %q", wire, ours[0])
-		}
-	})
-}
-
 var wellFormed = []string{
 	"+OK\r\n", "-ERR a\r\n", ":1\r\n", "$-1\r\n", "$0\r\n\r\n", "$3\r\na\r\n\r\n", "*-1\r\n", "*0\r\n",
 	"*2\r\n$1\r\na\r\n*2\r\n:1\r\n$-1\r\n", "_\r\n", "#t\r\n", ",1.5\r\n", "(123\r\n", "=5\r\ntxt:a\r\n", "!3\r\nERR\r\n",
@@ -134,33 +105,6 @@ func TestFramer(t *testing.T) {
 			t.Errorf("%q was taken", bad)
 		}
 	}
-}
-
-func FuzzFramer(f *testing.F) {
-	for _, s := range wellFormed {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		cut := func(step int) (ends []int, err error) {
-			var fr Framer
-			for at := 0; at < len(b); {
-				n, done, err := fr.Feed(b[at:min(at+step, len(b))])
-				at += n
-				if err != nil {
-					return ends, err
-				}
-				if done {
-					ends = append(ends, at)
-				}
-			}
-			return ends, nil
-		}
-		whole, err := cut(len(b) + 1)
-		bytewise, errBytewise := cut(1)
-		if fmt.Sprint(whole, err) != fmt.Sprint(bytewise, errBytewise) {
-			t.Fatalf("%q: %v %v, bytewise %v %v", b, whole, err, bytewise, errBytewise)
-		}
-	})
 }
 
 func TestElements(t *testing.T) {

@@ -1,0 +1,255 @@
+package resp
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// replyReader is the reference of the Framer: it reads recursively, each element
+// by a function, from the first byte on.
+type replyReader struct {
+	b     []byte
+	at    int
+	depth int // of streamed aggregates
+}
+
+var errBad = errors.New("malformed")
+
+func (r *replyReader) line() (string, error) {
+	i := bytes.Index(r.b[r.at:], []byte("\r\n"))
+	if i < 0 {
+		return "", errMore
+	}
+	s := string(r.b[r.at : r.at+i])
+	r.at += i + 2
+	return s, nil
+}
+
+// length reads a length: n below 0 for null, open for '?'. A line that cannot
+// become one is malformed as soon as it shows.
+func (r *replyReader) length() (n int64, open bool, err error) {
+	text, rest, whole := strings.Cut(string(r.b[r.at:min(len(r.b), r.at+64)]), "\r")
+	digits := strings.TrimPrefix(text, "-")
+	for i, c := range digits {
+		switch {
+		case c == '?' && i == 0 && text == digits:
+			if len(digits) > 1 {
+				return 0, false, errBad
+			}
+		case c < '0' || c > '9':
+			return 0, false, errBad
+		}
+	}
+	if digits != "?" && digits != "" {
+		v, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil || v > maxLength {
+			return 0, false, errBad
+		}
+		n = v
+	}
+	if !whole || rest == "" {
+		return 0, false, errMore
+	}
+	if rest[0] != '\n' || digits == "" {
+		return 0, false, errBad
+	}
+	r.at += len(text) + 2
+	if text != digits {
+		return -1, false, nil
+	}
+	return n, digits == "?", nil
+}
+
+func (r *replyReader) payload(n int64) error {
+	if int64(len(r.b)-r.at) < n+2 {
+		return errMore
+	}
+	r.at += int(n) + 2
+	return nil
+}
+
+// element reads one element with the attributes before it. end says that it was
+// the end of a streamed aggregate instead.
+func (r *replyReader) element(inStream bool) (end bool, err error) {
+	for {
+		if r.at >= len(r.b) {
+			return false, errMore
+		}
+		typ := r.b[r.at]
+		r.at++
+		switch typ {
+		case '+', '-', ':', '_', '#', ',', '(':
+			_, err = r.line()
+			return false, err
+		case '.':
+			if _, err := r.line(); err != nil {
+				return false, err
+			}
+			if !inStream {
+				return false, errBad
+			}
+			return true, nil
+		case ';':
+			if _, _, err := r.length(); err != nil {
+				return false, err
+			}
+			return false, errBad
+		case '$', '=', '!':
+			n, open, err := r.length()
+			switch {
+			case err != nil || n < 0:
+				return false, err
+			case open:
+				return false, r.chunks()
+			}
+			return false, r.payload(n)
+		case '*', '~', '>', '%', '|':
+			n, open, err := r.length()
+			if err != nil {
+				return false, err
+			}
+			if typ == '%' || typ == '|' {
+				n *= 2
+			}
+			if err := r.members(n, open); err != nil {
+				return false, err
+			}
+			if typ != '|' {
+				return false, nil
+			}
+		default:
+			if r.at >= len(r.b) {
+				return false, errMore // it shows with the next byte
+			}
+			return false, errBad
+		}
+	}
+}
+
+func (r *replyReader) members(n int64, open bool) error {
+	if !open {
+		for ; n > 0; n-- {
+			if _, err := r.element(false); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if r.depth++; r.depth > maxDepth {
+		return errBad
+	}
+	defer func() { r.depth-- }()
+	for {
+		if end, err := r.element(true); err != nil || end {
+			return err
+		}
+	}
+}
+
+func (r *replyReader) chunks() error {
+	for {
+		if r.at >= len(r.b) {
+			return errMore
+		}
+		typ := r.b[r.at]
+		if typ != ';' {
+			// It shows at the end of the line only that there is no chunk.
+			if _, err := (&replyReader{b: r.b, at: r.at}).element(true); errors.Is(err, errMore) && !headerWhole(r.b[r.at:]) {
+				return errMore
+			}
+			return errBad
+		}
+		r.at++
+		n, open, err := r.length()
+		switch {
+		case err != nil:
+			return err
+		case open || n < 0:
+			return errBad
+		case n == 0:
+			return nil
+		}
+		if err := r.payload(n); err != nil {
+			return err
+		}
+	}
+}
+
+// headerWhole reports whether b begins with a whole line.
+func headerWhole(b []byte) bool { return bytes.Contains(b, []byte("\r\n")) }
+
+func FuzzFramer(f *testing.F) {
+	for _, s := range wellFormed {
+		f.Add([]byte(s), []byte{0})
+	}
+	for _, s := range []string{strings.Repeat("*1\r\n", 100) + ":1\r\n", strings.Repeat("*?\r\n", 64) + strings.Repeat(".\r\n", 64), strings.Repeat("*?\r\n", 65),
+		"*1099511627776\r\n", "$1099511627777\r\n", "$?\r\n+x\r\n", "$?\r\n;?\r\n", ";0\r\n", ".\r\n", "*2\r\n:1\r\n.\r\n", "*?\r\n*2\r\n:1\r\n.\r\n", "%?\r\n|?\r\n.\r\n.\r\n", "$-0\r\n$-7\r\n*-2\r\n"} {
+		f.Add([]byte(s), []byte{1, 200})
+	}
+	f.Fuzz(func(t *testing.T, b, cuts []byte) {
+		var want []int
+		var wantErr error
+		for r := (replyReader{b: b}); ; want = append(want, r.at) {
+			if _, wantErr = r.element(false); wantErr != nil {
+				break
+			}
+		}
+		var got []int
+		var err error
+		var fr Framer
+		at := 0
+		for _, piece := range pieces(b, cuts) {
+			for len(piece) > 0 && err == nil {
+				var n int
+				var done bool
+				n, done, err = fr.Feed(piece)
+				if n == 0 && err == nil {
+					t.Fatalf("%q: stuck at %d", b, at)
+				}
+				at += n
+				piece = piece[n:]
+				if done {
+					got = append(got, at)
+				}
+				if done != fr.AtStart() && err == nil {
+					t.Fatalf("%q at %d: done %v, at the start %v", b, at, done, fr.AtStart())
+				}
+			}
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) || (err != nil) != errors.Is(wantErr, errBad) {
+			t.Fatalf("%q in pieces of %v: replies end at %v, %v; the reference has %v, %v", b, cuts, got, err, want, wantErr)
+		}
+		if err != nil && !errors.Is(err, ErrReply) {
+			t.Fatalf("%q: %v", b, err)
+		}
+		peek(t, b, want)
+	})
+}
+
+// peek has whole replies looked into: nothing panics, and the elements of an
+// aggregate make up its bytes.
+func peek(t *testing.T, b []byte, ends []int) {
+	from := 0
+	for _, end := range ends {
+		el := b[from:end]
+		from = end
+		_ = ErrorText(el)
+		_, _, _ = Text(el)
+		_, n, rest, ok := Header(el)
+		if !ok || n < 0 {
+			continue
+		}
+		if len(el) > 4096 || bytes.ContainsAny(el, "|") {
+			continue // an attribute is an element of its own to Header, and its owner follows
+		}
+		if els := Elements(el); len(els) != n || !bytes.Equal(bytes.Join(els, nil), rest) {
+			t.Fatalf("%q has the elements %q", el, els)
+		}
+	}
+	_, _, _ = Text(b)
+	_, _, _, _ = Header(b)
+}

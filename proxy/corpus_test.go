@@ -1,0 +1,516 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/internal/resp"
+)
+
+// The corpus is described in testdata/corpus/README.md.
+
+type scene struct {
+	alone bool // is not run in transactions too
+	steps []step
+}
+
+type step struct {
+	at      string // file and line
+	other   bool   // on the second connection
+	replies int
+	rule    string
+	text    string // "" only reads
+}
+
+func (s step) args() [][]byte { args, _ := resp.SplitArgs([]byte(s.text)); return args }
+
+var (
+	special = regexp.MustCompile(`^\(((?:b|[0-9]|num|id|sort|shape|type|lines| )*)\) ?`)
+	numeric = regexp.MustCompile(`^[0-9]$`)
+)
+
+// readCorpus returns the scenes of each file.
+func readCorpus(t testing.TB) map[string][]scene {
+	t.Helper()
+	out := make(map[string][]scene)
+	files, err := filepath.Glob("testdata/corpus/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no corpus: %v", err)
+	}
+	rules := readTable(t, "rules.txt")
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txt")
+		if name == "rules" || name == "left-out" {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scenes := []scene{{}}
+		for i, l := range strings.Split(string(text), "\n") {
+			switch {
+			case l == "" || l[0] == '#':
+				continue
+			case strings.HasPrefix(l, "---"):
+				scenes = append(scenes, scene{alone: strings.TrimSpace(l[3:]) == "alone"})
+				continue
+			}
+			st := step{at: fmt.Sprintf("%s.txt:%d: %s", name, i+1, l), replies: 1, text: l}
+			if m := special.FindStringSubmatch(l); m != nil {
+				st.text = strings.TrimPrefix(l, m[0])
+				for _, w := range strings.Fields(m[1]) {
+					switch {
+					case w == "b":
+						st.other = true
+					case numeric.MatchString(w):
+						st.replies = int(w[0] - '0')
+					default:
+						st.rule = w
+					}
+				}
+			}
+			if st.text != "" && len(st.args()) == 0 {
+				t.Fatalf("%s: not a command", st.at)
+			}
+			if st.rule == "" && st.text != "" {
+				st.rule = ruleOf(rules, st.args())
+			}
+			sc := &scenes[len(scenes)-1]
+			sc.steps = append(sc.steps, st)
+		}
+		out[name] = slices.DeleteFunc(scenes, func(s scene) bool { return len(s.steps) == 0 })
+	}
+	return out
+}
+
+func ruleOf(rules map[string]string, args [][]byte) string {
+	name := strings.ToLower(string(args[0]))
+	if len(args) > 1 {
+		if rule := rules[name+"|"+strings.ToLower(string(args[1]))]; rule != "" {
+			return rule
+		}
+	}
+	return rules[name]
+}
+
+// readTable reads "name: text # comment".
+func readTable(t testing.TB, file string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata/corpus", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]string)
+	for l := range strings.SplitSeq(string(text), "\n") {
+		l, _, _ = strings.Cut(l, "#")
+		if name, what, ok := strings.Cut(strings.TrimSpace(l), ":"); ok {
+			out[name] = strings.TrimSpace(what)
+		}
+	}
+	return out
+}
+
+// render says a reply as far as a rule lets it be compared.
+func render(rule string, el string) string {
+	if rule == "" || strings.HasPrefix(el, "EOF") {
+		return strconv.Quote(el)
+	}
+	if el[0] == '-' || el[0] == '!' {
+		return strconv.Quote(el) // errors are the same under every rule
+	}
+	typ, n, _, ok := resp.Header([]byte(el))
+	if !ok || n < 0 {
+		return leaf(rule, el)
+	}
+	kids := resp.Elements([]byte(el))
+	out := make([]string, len(kids))
+	for i, k := range kids {
+		if rule == "id" && i > 0 && bytes.HasSuffix(kids[i-1], []byte("\r\nid\r\n")) {
+			out[i] = leaf("num", string(k))
+			continue
+		}
+		out[i] = render(rule, string(k))
+	}
+	switch {
+	case rule == "type":
+		return string(typ)
+	case rule == "sort" && typ == '%':
+		var pairs []string
+		for i := 0; i+1 < len(out); i += 2 {
+			pairs = append(pairs, out[i]+" => "+out[i+1])
+		}
+		out = pairs
+		fallthrough
+	case rule == "sort":
+		slices.Sort(out)
+	}
+	return fmt.Sprintf("%c%d%s", typ, n, out)
+}
+
+var (
+	values  = regexp.MustCompile(`(?m)([a-zA-Z0-9_.-]+)[=:][^ \r\n]*`)
+	isCount = regexp.MustCompile(`^[:,][0-9.-]+\r\n$`)
+)
+
+func leaf(rule, el string) string {
+	switch rule {
+	case "type", "shape":
+		return el[:1]
+	case "num":
+		if isCount.MatchString(el) {
+			return el[:1] + "N"
+		}
+	case "lines":
+		text, _, _ := resp.Text([]byte(el))
+		return el[:1] + fmt.Sprintf("%q", slices.Compact(strings.Split(values.ReplaceAllString(strings.TrimPrefix(string(text), "txt:"), "$1"), "\n")))
+	}
+	return strconv.Quote(el)
+}
+
+// The ways in which a scene is run.
+const (
+	oneByOne    = "one by one"
+	pipelined   = "pipelined"
+	inline      = "inline"
+	transaction = "in transactions"
+)
+
+// place tells where in the corpus a failure was.
+type place struct {
+	testing.TB
+	at string
+}
+
+func (p *place) Fatalf(format string, args ...any) {
+	p.Helper()
+	p.TB.Fatalf("%s: "+format, append([]any{p.at}, args...)...)
+}
+
+// play runs a scene and returns a line for each reply. settled is called when the
+// connections are ready.
+func play(t testing.TB, addr string, sc scene, proto int, way string, settled func()) []string {
+	where := &place{TB: t}
+	a, b := dialRaw(t, addr), dialRaw(t, addr)
+	defer a.close()
+	defer b.close()
+	a.t, b.t = where, where
+	if proto == 3 {
+		a.do("HELLO 3")
+		settled()
+	}
+	var out []string
+	var wire []byte
+	var waiting []step
+	of := func(st step) *raw {
+		if st.other {
+			return b
+		}
+		return a
+	}
+	flush := func() {
+		if len(waiting) == 0 {
+			return
+		}
+		where.at = waiting[0].at
+		c := of(waiting[0])
+		if len(wire) > 0 {
+			c.write(wire)
+		}
+		for _, st := range waiting {
+			where.at = st.at
+			for range st.replies {
+				out = append(out, st.at+" -> "+render(st.rule, c.next()))
+			}
+		}
+		waiting, wire = waiting[:0], wire[:0]
+	}
+	for _, st := range sc.steps {
+		if len(waiting) > 0 && (way != pipelined || waiting[0].other != st.other) {
+			flush()
+		}
+		waiting = append(waiting, st)
+		switch {
+		case st.text == "":
+		case way == inline:
+			wire = append(append(wire, st.text...), "\r\n"...)
+		case way == transaction:
+			wire = append(append(append(wire, words("MULTI")...), wireOf(st.args()...)...), words("EXEC")...)
+			waiting[len(waiting)-1].replies = 3
+		default:
+			wire = append(wire, wireOf(st.args()...)...)
+		}
+	}
+	flush()
+	where.at += ", and after it"
+	if last := sc.steps[len(sc.steps)-1].text; last == "QUIT" {
+		return append(out, "the end -> "+a.next())
+	}
+	return append(out, "the end -> "+a.do("PING"))
+}
+
+// stage is a server on which scenes are run, directly or through a proxy.
+type stage struct {
+	addr    string
+	server  *redistest.Server
+	settled func()
+}
+
+// clear gives the next scene an empty server.
+func (s stage) clear(t testing.TB) {
+	t.Helper()
+	c := dialRaw(t, s.server.Addr())
+	defer c.close()
+	for _, l := range []string{"FLUSHALL", "FUNCTION FLUSH", "SCRIPT FLUSH", "CONFIG SET notify-keyspace-events \"\"", "ACL DELUSER u"} {
+		c.do(l)
+	}
+}
+
+func corpusServer(c *redistest.Config) {
+	redistest.WithConfig("enable-debug-command", "yes")(c)
+	redistest.WithConfig("slowlog-log-slower-than", "-1")(c)
+}
+
+func directStage(t testing.TB) stage {
+	s := redistest.Start(t, corpusServer)
+	return stage{s.Addr(), s, func() {}}
+}
+
+// proxyStage waits, where connections are shared, until a client is back on them
+// after it has changed the protocol.
+func proxyStage(t testing.TB, target *redistest.Server, shared bool) stage {
+	w := newWorldOn(t, redistest.Start(t, corpusServer), target, func(c *Config) { c.Shared = shared })
+	settled := func() {
+		until(t, "the client shares again", func() bool { return len(w.proxy.snapshotSessions()) == 0 })
+	}
+	return stage{w.proxy.Addr().String(), w.source, settled}
+}
+
+// eachStage runs f with a direct server and one behind a proxy, shared and pinned.
+func eachStage(t *testing.T, f func(t *testing.T, direct, proxied stage, proto int)) {
+	target := redistest.Start(t)
+	for _, shared := range []bool{true, false} {
+		for _, proto := range []int{2, 3} {
+			t.Run(fmt.Sprintf("%s/RESP%d", map[bool]string{true: "shared", false: "pinned"}[shared], proto), func(t *testing.T) {
+				f(t, directStage(t), proxyStage(t, target, shared), proto)
+			})
+		}
+	}
+}
+
+func TestCorpus(t *testing.T) {
+	corpus := readCorpus(t)
+	ways := []string{oneByOne, pipelined, inline, transaction}
+	if testing.Short() {
+		ways = ways[:2]
+	}
+	eachStage(t, func(t *testing.T, direct, proxied stage, proto int) {
+		for _, way := range ways {
+			for _, name := range slices.Sorted(maps.Keys(corpus)) {
+				t.Run(way+"/"+name, func(t *testing.T) {
+					for _, sc := range corpus[name] {
+						if way == transaction && sc.alone {
+							continue
+						}
+						direct.clear(t)
+						proxied.clear(t)
+						want := play(t, direct.addr, sc, proto, way, direct.settled)
+						got := play(t, proxied.addr, sc, proto, way, proxied.settled)
+						sameLines(t, got, want)
+					}
+				})
+			}
+		}
+	})
+}
+
+func sameLines(t *testing.T, got, want []string) {
+	t.Helper()
+	for i := range max(len(got), len(want)) {
+		g, w := "nothing", "nothing"
+		if i < len(got) {
+			g = got[i]
+		}
+		if i < len(want) {
+			w = want[i]
+		}
+		if g != w {
+			t.Errorf("through the proxy:\n\t%.2000s\ndirectly:\n\t%.2000s", g, w)
+		}
+	}
+}
+
+// known is what a server says of one of its commands.
+type known struct {
+	name     string // "get", or "acl|cat"
+	arity    int
+	firstKey int
+}
+
+func (k known) words() []string { return strings.Split(k.name, "|") }
+
+// commandsOf asks a server what it knows.
+func commandsOf(t testing.TB, s *redistest.Server) (all []known) {
+	t.Helper()
+	c := s.Client(0)
+	var add func(list []any)
+	add = func(list []any) {
+		for _, el := range list {
+			row, ok := el.([]any)
+			if !ok || len(row) < 6 {
+				continue
+			}
+			k := known{name: strings.ToLower(fmt.Sprint(row[0]))}
+			arity, _ := row[1].(int64)
+			first, _ := row[3].(int64)
+			k.arity, k.firstKey = int(arity), int(first)
+			all = append(all, k)
+			if len(row) > 9 {
+				if subs, ok := row[9].([]any); ok {
+					add(subs)
+				}
+			}
+		}
+	}
+	list, err := c.Do(context.Background(), "COMMAND").Slice()
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(list)
+	slices.SortFunc(all, func(a, b known) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+// version returns the server's, as "7.0.15".
+func version(t testing.TB, s *redistest.Server) string {
+	t.Helper()
+	info, err := s.Client(0).Info(context.Background(), "server").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, v, _ := strings.Cut(info, "redis_version:")
+	v, _, _ = strings.Cut(v, "\r\n")
+	return v
+}
+
+// TestCorpusIsWhole asks the server for its commands and finds each in the corpus.
+func TestCorpusIsWhole(t *testing.T) {
+	have := make(map[string]bool)
+	for _, scenes := range readCorpus(t) {
+		for _, sc := range scenes {
+			for _, st := range sc.steps {
+				if st.text == "" {
+					continue
+				}
+				args := st.args()
+				name := strings.ToLower(string(args[0]))
+				have[name] = true
+				if len(args) > 1 {
+					have[name+"|"+strings.ToLower(string(args[1]))] = true
+				}
+			}
+		}
+	}
+	left := readTable(t, "left-out.txt")
+	s := redistest.Start(t)
+	var missing []string
+	for _, k := range commandsOf(t, s) {
+		if !have[k.name] && left[k.name] == "" {
+			missing = append(missing, k.name)
+		}
+	}
+	if len(missing) == 0 {
+		return
+	}
+	if v := version(t, s); !strings.HasPrefix(v, "7.0.") {
+		t.Logf("server %s has commands that the corpus has not: %s", v, strings.Join(missing, " "))
+		return
+	}
+	t.Errorf("the corpus has neither an entry nor a reason for %s", strings.Join(missing, " "))
+}
+
+// seeds are keys of every type.
+var seeds = []string{"SET kstr 5", "RPUSH klist 1 2", "SADD kset 1", "ZADD kzset 1 1", "HSET khash 1 1", "XADD kstream 1-1 1 1", "PFADD khll 1"}
+
+// errorsOf makes a command's errors, and what else comes of guessing.
+func errorsOf(k known) (out [][]string) {
+	name := k.words()
+	least := max(k.arity, -k.arity)
+	fill := func(args []string, n int, with string) []string {
+		args = slices.Clone(args)
+		for len(args) < n {
+			args = append(args, with)
+		}
+		return args
+	}
+	out = append(out, name)
+	for _, with := range []string{"1", "x", "-1", ""} {
+		out = append(out, fill(name, least, with), fill(name, least+1, with), fill(name, least+9, with))
+	}
+	if k.firstKey > 0 {
+		for _, seed := range seeds {
+			for _, with := range []string{"1", "x"} {
+				args := append(fill(name, k.firstKey, with), strings.Fields(seed)[1])
+				out = append(out, args, fill(args, least, with), fill(args, least+3, with))
+			}
+		}
+	}
+	return out
+}
+
+// TestCorpusErrors makes every command's errors.
+func TestCorpusErrors(t *testing.T) {
+	rules, left := readTable(t, "rules.txt"), readTable(t, "left-out.txt")
+	// These have states or ends of their own, and are in the corpus.
+	for _, name := range strings.Fields("subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe quit reset multi exec discard hello client|reply client|tracking bgsave") {
+		left[name] = "has more than one reply"
+	}
+	rules["scan"] = "type" // cursors that are guessed lead anywhere
+	eachStage(t, func(t *testing.T, direct, proxied stage, proto int) {
+		for _, k := range commandsOf(t, direct.server) {
+			if left[k.name] != "" {
+				continue
+			}
+			sc := scene{}
+			for _, seed := range seeds {
+				sc.steps = append(sc.steps, step{at: seed, replies: 1, text: seed})
+			}
+			for _, words := range errorsOf(k) {
+				if blocksForLong(k.name, words) {
+					continue
+				}
+				text := strings.Builder{}
+				for _, w := range words {
+					fmt.Fprintf(&text, "%q ", w)
+				}
+				st := step{at: text.String(), replies: 1, text: text.String()}
+				st.rule = ruleOf(rules, st.args())
+				sc.steps = append(sc.steps, st)
+			}
+			direct.clear(t)
+			proxied.clear(t)
+			want := play(t, direct.addr, sc, proto, pipelined, func() {})
+			got := play(t, proxied.addr, sc, proto, pipelined, func() {})
+			sameLines(t, got, want)
+		}
+	})
+}
+
+// blocksForLong reports whether a guess waits for a key that nobody makes.
+func blocksForLong(name string, args []string) bool {
+	switch name {
+	case "blpop", "brpop", "bzpopmin", "bzpopmax", "brpoplpush", "blmove":
+		return !strings.HasPrefix(args[min(1, len(args)-1)], "k") && len(args) > 2 && args[len(args)-1] == "1"
+	}
+	return false
+}
