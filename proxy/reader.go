@@ -157,7 +157,7 @@ func (r *reader) assign(c byte) {
 		r.becomeRaw(it)
 		return
 	}
-	silenced := s.mute && it.role != muteOff || s.skip
+	silenced := (s.mute || s.skip) && (it.role != muteOff || s.st.multi)
 	if isConfirming(it) && !s.st.multi && c != '-' {
 		silenced = false // confirmations are pushes, in RESP2 too: CLIENT REPLY does not silence them
 	}
