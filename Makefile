@@ -9,7 +9,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race lint fmt fmt-check vet demo bench e2e-long clean help
+.PHONY: build test race lint fmt fmt-check vet demo bench suites e2e-long clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -58,8 +58,20 @@ bench: ## measure what the proxy costs, against the server alone
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./bench -crossfade bin/crossfade
 
+suites: ## run the suites of Redis and its clients through the proxy, and compare
+	@$(MAKE) --no-print-directory run-suites
+
+suite-%: ## run one of them: redis, goredis, noderedis, hiredis, redispy
+	@$(MAKE) --no-print-directory run-suites SUITE=$*
+
+.PHONY: run-suites
+run-suites:
+	scripts/deps.sh suites
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./suites -crossfade bin/crossfade $(SUITE)
+
 clean: ## remove what was built
 	rm -rf bin
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

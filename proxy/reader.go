@@ -178,7 +178,11 @@ func (r *reader) assign(c byte) {
 		r.becomeRaw(it)
 		return
 	}
-	r.drop = it.role == ours || s.mute && it.role != muteOff || s.skip
+	silenced := (s.mute || s.skip) && (it.role != muteOff || s.st.multi)
+	if isConfirming(it) && !s.st.multi && c != '-' {
+		silenced = false // confirmations are pushes, in RESP2 too: CLIENT REPLY does not silence them
+	}
+	r.drop = it.role == ours || silenced
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
 	}

@@ -2,6 +2,7 @@
 # Installs what the tests and the demo need beside Go, where it is missing:
 #   scripts/deps.sh         redis-server
 #   scripts/deps.sh race    and a C compiler, for the race detector
+#   scripts/deps.sh suites  and what the suites of Redis and its clients need
 # Does nothing when all is there. Debian and its kin only; elsewhere it says
 # what to install. The packaged redis service is not started.
 set -eu
@@ -9,6 +10,7 @@ set -eu
 say() { printf 'deps: %s\n' "$*"; }
 die() { printf 'deps: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
+installed() { dpkg -s "$1" >/dev/null 2>&1; }
 
 packages=
 case ${REDIS_SERVER:-} in
@@ -18,13 +20,22 @@ esac
 for arg in "$@"; do
 	case $arg in
 	race) have "${CC:-gcc}" || packages="$packages gcc libc6-dev" ;;
-	*) die "unknown argument $arg; usage: scripts/deps.sh [race]" ;;
+	suites)
+		for package in tcl dpkg-dev make gcc libc6-dev libevent-dev debian-archive-keyring redis-tools \
+			python3 python3-pytest python3-pytest-asyncio python3-pytest-timeout python3-async-timeout \
+			python3-packaging python3-jwt python3-numpy; do
+			installed "$package" || packages="$packages $package"
+		done
+		have node || packages="$packages nodejs"
+		have npm || packages="$packages npm"
+		;;
+	*) die "unknown argument $arg; usage: scripts/deps.sh [race] [suites]" ;;
 	esac
 done
 packages=${packages# }
 [ -n "$packages" ] || exit 0
 
-have apt-get || die "missing: $packages. This is no Debian; install with your system's own tools: redis-server 7.0 or newer in PATH (or named in REDIS_SERVER), and for the race detector a C compiler"
+have apt-get || die "missing: $packages. This is no Debian; install with your system's own tools: redis-server 7.0 or newer in PATH (or named in REDIS_SERVER), and for the race detector a C compiler; the suites need Debian"
 
 # as_root runs a command as root.
 as_root() {

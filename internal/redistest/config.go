@@ -17,6 +17,7 @@ import (
 // folder of its own that is removed when the server is closed.
 type Config struct {
 	Binary     string            // path of redis-server; default $REDIS_SERVER, then PATH
+	Port       int               // default a free one
 	Dir        string            // working folder; default a temporary one, removed by Close
 	Databases  int               // default 16
 	Password   string            // requirepass; empty for none

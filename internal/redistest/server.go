@@ -68,10 +68,12 @@ func Launch(ctx context.Context, cfg Config) (*Server, error) {
 		s.socket = filepath.Join(s.tempDir, "redis.sock")
 	}
 	for range 10 {
-		if s.port, err = freePort(); err != nil {
-			break
+		if s.port = cfg.Port; s.port == 0 {
+			if s.port, err = freePort(); err != nil {
+				break
+			}
 		}
-		if err = s.start(ctx); !errors.Is(err, errPortTaken) {
+		if err = s.start(ctx); !errors.Is(err, errPortTaken) || cfg.Port != 0 {
 			break
 		}
 	}
