@@ -7,8 +7,9 @@ import "time"
 type Numbers struct {
 	At time.Time
 	Stats
-	Refused    int64 // connections refused because there were too many
-	Overflowed int64 // clients closed because they did not read their replies
+	Refused    int64  // connections refused because there were too many
+	Overflowed int64  // clients closed because they did not read their replies
+	SlowLogged uint64 // commands that the slow log has taken
 
 	Shared, Pinned   int          // clients that share upstream connections, and that have their own
 	Sharing, Pinning int          // commands of theirs in flight
@@ -38,7 +39,7 @@ type Family struct {
 // costs some microseconds of their time.
 func (s *Server) Numbers() Numbers {
 	n := Numbers{At: time.Now(), Stats: s.Stats(), Refused: s.refused.Load(), Overflowed: s.overflowed.Load(),
-		Families: make([]Family, families), Errors: make(map[string]int64)}
+		SlowLogged: s.slow.count(), Families: make([]Family, families), Errors: make(map[string]int64)}
 	var errs [errorKinds]int64
 	var untimed int64
 	for _, l := range s.eventLoops() {
@@ -154,6 +155,7 @@ func (n Numbers) Since(before Numbers) Numbers {
 	out.BytesOut -= before.BytesOut
 	out.Refused -= before.Refused
 	out.Overflowed -= before.Overflowed
+	out.SlowLogged -= before.SlowLogged
 	out.Families = append([]Family(nil), n.Families...)
 	for i := range before.Families {
 		f, b := &out.Families[i], &before.Families[i]

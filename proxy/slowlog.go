@@ -50,6 +50,13 @@ func (l *slowLog) add(c SlowCall) {
 	l.ring[c.ID%uint64(len(l.ring))] = c
 }
 
+// count returns how many were added.
+func (l *slowLog) count() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next
+}
+
 // Slow returns the slow commands that are remembered, the latest first. Commands
 // that block are never among them.
 func (s *Server) Slow() []SlowCall {
