@@ -64,13 +64,19 @@ func (f *fake) Verify(_ context.Context, o migration.VerifyOptions) (verify.Repo
 // start serves on a unix socket, or on another address, until the test ends.
 func start(t *testing.T, c config.Admin, op Operator, serving func() bool) (*Server, config.Admin, func() error) {
 	t.Helper()
-	if c.Address == "" {
-		c.Address = "unix:" + filepath.Join(shortDir(t), "s")
-	}
 	if serving == nil {
 		serving = func() bool { return true }
 	}
-	s := New(Options{Config: c, Operator: op, Version: "v1", Serving: serving}, slog.New(slog.DiscardHandler))
+	return startWith(t, Options{Config: c, Operator: op, Version: "v1", Serving: serving})
+}
+
+func startWith(t *testing.T, o Options) (*Server, config.Admin, func() error) {
+	t.Helper()
+	if o.Config.Address == "" {
+		o.Config.Address = "unix:" + filepath.Join(shortDir(t), "s")
+	}
+	c := o.Config
+	s := New(o, slog.New(slog.DiscardHandler))
 	if err := s.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}

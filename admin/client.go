@@ -66,8 +66,21 @@ func NewClient(c config.Admin) (*Client, error) {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Status asks where the migration stands.
-func (c *Client) Status(ctx context.Context) (s migration.Status, err error) {
+func (c *Client) Status(ctx context.Context) (migration.Status, error) {
+	s, err := c.Overview(ctx)
+	return s.Status, err
+}
+
+// Overview asks where the migration stands, and what the proxy has measured.
+func (c *Client) Overview(ctx context.Context) (s StatusReply, err error) {
 	return s, c.call(ctx, http.MethodGet, pathStatus, nil, &s)
+}
+
+// Slow asks for the slow commands, the latest first.
+func (c *Client) Slow(ctx context.Context) ([]SlowCommand, error) {
+	var r SlowReply
+	err := c.call(ctx, http.MethodGet, pathSlow, nil, &r)
+	return r.Slow, err
 }
 
 // Version asks for the sidecar's version.

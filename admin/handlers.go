@@ -20,7 +20,9 @@ const (
 	pathHealth   = "/healthz"
 	pathReady    = "/readyz"
 	pathVersion  = "/v1/version"
+	pathMetrics  = "/metrics"
 	pathStatus   = "/v1/status"
+	pathSlow     = "/v1/slowlog"
 	pathCutover  = "/v1/cutover"
 	pathRollback = "/v1/rollback"
 	pathAbort    = "/v1/abort"
@@ -31,7 +33,8 @@ const (
 // maxBody bounds a request's body, in bytes.
 const maxBody = 4 << 10
 
-// route is one path: reading answers at once, changing is a verb.
+// route is one path: reading answers at once, changing is a verb. An answer that is
+// an http.Handler writes the reply itself, all else is written as JSON.
 type route struct {
 	method string
 	answer func(r *http.Request, body []byte) (any, error)
@@ -41,11 +44,14 @@ func (s *Server) routes() map[string]route {
 	read := func(answer func() (any, error)) route {
 		return route{http.MethodGet, func(*http.Request, []byte) (any, error) { return answer() }}
 	}
+	metrics := s.metricsPage()
 	return map[string]route{
 		pathHealth:  read(func() (any, error) { return map[string]bool{"alive": true}, nil }),
 		pathReady:   read(s.ready),
 		pathVersion: read(func() (any, error) { return VersionReply{s.opt.Version}, nil }),
-		pathStatus:  read(func() (any, error) { return s.opt.Operator.Status(), nil }),
+		pathMetrics: read(func() (any, error) { return metrics, nil }),
+		pathStatus:  read(s.status),
+		pathSlow:    read(s.slow),
 
 		pathCutover:  s.verb(s.cutover),
 		pathRollback: s.verb(s.rollback),
@@ -166,9 +172,14 @@ func (s *Server) handler() http.Handler {
 		reply, err := s.answer(w, r, routes)
 		control := http.NewResponseController(w)
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
-		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if page, ok := reply.(http.Handler); ok {
+			page.ServeHTTP(w, r)
+			_ = control.SetWriteDeadline(time.Time{})
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
 		code := http.StatusOK
 		if err != nil {
 			e := asError(err)

@@ -26,7 +26,9 @@ const (
 type Options struct {
 	Config   config.Admin
 	Operator Operator
-	Version  string
+	// Meter may be nil: there are no numbers of the proxy then.
+	Meter   Meter
+	Version string
 	// Serving reports whether clients of the proxy are served: /readyz, and the
 	// verbs that change something wait for it.
 	Serving func() bool

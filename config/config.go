@@ -74,6 +74,10 @@ type Proxy struct {
 	Loops int `koanf:"loops"`
 	// OutputLimit is how many bytes of replies may wait for one client, in bytes.
 	OutputLimit int `koanf:"output_limit"`
+	// SlowLogEntries is how many slow commands are remembered; 0 turns the slow log off.
+	SlowLogEntries int `koanf:"slow_log_entries"`
+	// SlowLogSlowerThan is from when on a command is slow: 0 is all of them, less none.
+	SlowLogSlowerThan time.Duration `koanf:"slow_log_slower_than"`
 	// DialTimeout bounds connecting to a server.
 	DialTimeout time.Duration `koanf:"dial_timeout"`
 	// ScriptCache is how many script bodies are remembered, to load them on the target.
@@ -136,13 +140,15 @@ func Default() Config {
 		State:  "crossfade.state",
 		Admin:  Admin{Address: "unix:crossfade.sock"},
 		Proxy: Proxy{
-			MaxClients:      10000,
-			Upstream:        "shared",
-			Loops:           0,
-			OutputLimit:     256 << 20,
-			DialTimeout:     5 * time.Second,
-			ScriptCache:     10000,
-			ShutdownTimeout: 10 * time.Second,
+			MaxClients:        10000,
+			Upstream:          "shared",
+			Loops:             0,
+			OutputLimit:       256 << 20,
+			SlowLogEntries:    128,
+			SlowLogSlowerThan: 10 * time.Millisecond,
+			DialTimeout:       5 * time.Second,
+			ScriptCache:       10000,
+			ShutdownTimeout:   10 * time.Second,
 		},
 		Sync: Sync{
 			Workers:          4,

@@ -145,6 +145,8 @@ func (c Config) checkRanges() []error {
 	}
 	number("proxy.loops", c.Proxy.Loops, 0, 64)
 	number("proxy.output_limit", c.Proxy.OutputLimit, 1<<20, 4<<30)
+	number("proxy.slow_log_entries", c.Proxy.SlowLogEntries, 0, 100_000)
+	duration("proxy.slow_log_slower_than", c.Proxy.SlowLogSlowerThan, -time.Hour, time.Hour)
 	duration("proxy.dial_timeout", c.Proxy.DialTimeout, 10*time.Millisecond, 5*time.Minute)
 	number("proxy.script_cache", c.Proxy.ScriptCache, 1, 10_000_000)
 	duration("proxy.shutdown_timeout", c.Proxy.ShutdownTimeout, 0, time.Hour)

@@ -15,6 +15,7 @@ import (
 func (s *session) readOnce() (bool, error) {
 	n, err := s.conn.Read(s.in.Space())
 	s.in.Advance(n)
+	s.readAt = s.srv.clock()
 	s.srv.received.Add(int64(n))
 	switch {
 	case n > 0:

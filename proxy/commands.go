@@ -55,6 +55,8 @@ type spec struct {
 	reads  bool // a read-only script
 	set    byte // which set of subscriptions: channels, patterns, shard channels
 	share  bool // may travel on a connection that others use too
+	family family
+	row    uint16 // its number in rows
 }
 
 // The sets of subscriptions.
@@ -117,6 +119,9 @@ var table = func() map[string]*spec {
 	add(spec{verb: vReadwrite}, "readwrite")
 	add(spec{verb: vNoData}, "ping", "echo", "command", "info", "config", "time", "acl", "publish", "spublish", "pubsub",
 		"lastsave", "role", "latency", "slowlog", "module", "lolwut")
+	// Nothing special, but known by name to the numbers.
+	add(spec{verb: plain}, "debug", "memory", "save", "bgsave", "bgrewriteaof", "shutdown", "failover", "replicaof", "slaveof",
+		"cluster", "asking", "migrate", "replconf")
 	for _, name := range strings.Fields(shareable) {
 		if m[name] == nil {
 			add(spec{verb: plain}, name)

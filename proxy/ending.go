@@ -29,7 +29,7 @@ func (s *session) loseAll() (events []event, leaves int) {
 	queue := s.st.effects
 	for !s.fifo.empty() {
 		it, _ := s.fifo.peek()
-		s.fifo.pop()
+		_, _ = s.fifo.pop()
 		if it == nil {
 			leaves++
 			continue

@@ -32,6 +32,7 @@ type item struct {
 	sent      time.Time
 	block     *blocked
 	unblocked bool // by us
+	call      call // for the numbers; the zero value is not in them
 	mayBlock  bool // thought to be queued in a transaction; blocks where it was not
 
 	settled bool // its effects are recorded
@@ -86,11 +87,15 @@ type fifo struct {
 	slots []slot
 	head  int
 	items int
+	n     int   // commands in all slots
+	calls calls // the plain ones, for the numbers
 }
 
 func (f *fifo) empty() bool { return f.head == len(f.slots) }
 
-func (f *fifo) pushPlain() {
+func (f *fifo) pushPlain(c call) {
+	f.n++
+	f.calls.push(c, sessionCalls)
 	if n := len(f.slots); n > f.head && f.slots[n-1].x == nil {
 		f.slots[n-1].n++
 		return
@@ -100,6 +105,7 @@ func (f *fifo) pushPlain() {
 
 func (f *fifo) push(x *item) {
 	f.items++
+	f.n++
 	f.slots = append(f.slots, slot{n: 1, x: x})
 }
 
@@ -111,14 +117,20 @@ func (f *fifo) peek() (*item, bool) {
 	return f.slots[f.head].x, true
 }
 
-func (f *fifo) pop() {
+// pop takes the oldest out and returns what numbers need of it; known is false
+// for a plain command that was not remembered.
+func (f *fifo) pop() (c call, known bool) {
 	s := &f.slots[f.head]
 	s.n--
-	if s.n > 0 {
-		return
-	}
+	f.n--
 	if s.x != nil {
+		c, known = s.x.call, true
 		f.items--
+	} else {
+		c, known = f.calls.pop()
+	}
+	if s.n > 0 {
+		return c, known
 	}
 	*s = slot{}
 	f.head++
@@ -127,8 +139,12 @@ func (f *fifo) pop() {
 		if cap(f.slots) > 1024 {
 			f.slots = nil
 		}
+		if len(f.calls.ring) > 1024 {
+			f.calls = calls{}
+		}
 	} else if f.head > 1024 && f.head > len(f.slots)/2 {
 		f.slots = append([]slot(nil), f.slots[f.head:]...)
 		f.head = 0
 	}
+	return c, known
 }

@@ -37,6 +37,7 @@ func (s *session) barred(sp *spec) string {
 // dispatch forwards one command. The session holds a ticket of the gate.
 func (s *session) dispatch(cmd redcon.Command) error {
 	sp := lookup(cmd.Args[0])
+	s.cur = sp.call(s.readAt, len(cmd.Args), len(cmd.Raw))
 	if s.home != nil && (!sp.share || len(cmd.Raw) > shareRequest) {
 		s.pinnedAt = time.Now()
 	}
@@ -232,6 +233,10 @@ func (s *session) push(it *item, wire []byte) error {
 		return errUpstreamGone
 	}
 	it.sent = time.Now()
+	if it.role != ours {
+		it.call = s.cur
+		it.call.sent = int64(it.sent.Sub(s.srv.base))
+	}
 	s.fifo.push(it)
 	s.mu.Unlock()
 	if it.gate {
@@ -246,7 +251,7 @@ func (s *session) pushPlain(raw []byte) error {
 		s.mu.Unlock()
 		return errUpstreamGone
 	}
-	s.fifo.pushPlain()
+	s.fifo.pushPlain(s.cur)
 	s.mu.Unlock()
 	s.ticket = false
 	return s.send(raw)
@@ -260,10 +265,11 @@ func (s *session) local(reply []byte) {
 		if !s.mute && !s.skip {
 			s.out.append(reply)
 		}
+		s.answeredLocally(reply)
 		s.skip, s.skipNext = s.skipNext, false
 		return
 	}
-	s.fifo.push(&item{spec: ownSpec, local: true, text: reply, gate: s.ticket})
+	s.fifo.push(&item{spec: ownSpec, local: true, text: reply, gate: s.ticket, call: s.cur})
 	s.ticket = false
 }
 

@@ -53,6 +53,7 @@ type guest struct {
 	gone     bool
 	heavy    int64 // until when it is better off alone
 	waitFrom int64
+	readAt   int64 // when it was read from last
 }
 
 // window is how many commands g may have in flight: fewer the larger its replies
@@ -83,6 +84,7 @@ func (g *guest) state() state {
 // welcome makes g one of the loop's.
 func (l *loop) welcome(g *guest) {
 	l.guests[g] = struct{}{}
+	g.readAt = l.now
 	g.interest = epoll.Read
 	if err := l.watch(g.fd, g.interest, watched{g: g}); err != nil {
 		l.srv.log.Warn("closing a client", "err", err)
@@ -151,7 +153,7 @@ func (l *loop) receive(g *guest) {
 	}
 	in.Advance(n)
 	l.in += int64(n)
-	g.in = in
+	g.in, g.readAt = in, l.now
 	l.serve(g)
 }
 
@@ -222,6 +224,7 @@ func (l *loop) serve(g *guest) {
 		}
 		g.inflight++
 		l.commands++
+		l.submitted(t, g, sp, len(req.Args), len(raw))
 		l.submit(t, raw)
 	}
 	if g.waitFrom != 0 && g.stop == 0 {
@@ -314,6 +317,7 @@ func (l *loop) deliver(g *guest, b []byte) {
 	switch {
 	case g.out.size > l.srv.cfg.OutputLimit:
 		l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "bytes", g.out.size)
+		l.srv.overflowed.Add(1)
 		l.drop(g)
 		return
 	case g.out.size > outboxHigh && g.stop&hungUpEnd == 0 && (g.trunk == nil || g.trunk.owner == nil):

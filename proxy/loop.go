@@ -47,6 +47,7 @@ type loop struct {
 	now      int64 // nanoseconds since base, at the begin of the round
 	commands int64 // of this round
 	in, out  int64 // bytes of this round
+	m        measure
 
 	waiting  bool // a goroutine waits for the gate
 	stopping bool
@@ -68,7 +69,8 @@ func newLoop(srv *Server) (*loop, error) {
 		return nil, err
 	}
 	return &loop{srv: srv, poll: poll, guests: make(map[*guest]struct{}), trunks: make(map[string]*trunk), retired: make(map[*trunk]struct{}),
-		closing: make(map[*guest]int64), replies: make([]byte, replySpace), base: time.Now(), route: srv.gate.Route()}, nil
+		closing: make(map[*guest]int64), replies: make([]byte, replySpace), base: srv.base, route: srv.gate.Route(),
+		m: measure{slow: srv.slow.least}}, nil
 }
 
 // post has f run by the loop. False means that the loop has ended and f will not run.
@@ -153,6 +155,7 @@ func (l *loop) round() {
 		l.resume(l.resumed[i])
 	}
 	l.resumed = l.resumed[:0]
+	l.passOn()
 	for i := 0; i < len(l.dirty); i++ {
 		t := l.dirty[i]
 		t.dirty = false

@@ -38,7 +38,7 @@ func (l *loop) pin(g *guest) {
 		own.ver = s.st.ver
 	}
 	if in != nil {
-		s.in = *in
+		s.in, s.readAt = *in, g.readAt
 	}
 	for _, chunk := range out.chunks {
 		s.out.append(chunk)

@@ -58,6 +58,11 @@ type Config struct {
 	Shared bool
 	Loops  int
 
+	// SlowLogEntries is how many slow commands are remembered, 0 for none. A command
+	// is slow that takes SlowLogSlowerThan or more: all are at 0, none below it.
+	SlowLogEntries    int
+	SlowLogSlowerThan time.Duration
+
 	// OutputLimit is how many bytes may wait for a client that does not read its
 	// replies before it is closed; 0 means 256 MiB.
 	OutputLimit int
@@ -79,7 +84,11 @@ type Server struct {
 	scripts  *lru.Cache[string, string]
 	counters map[string]*counter
 
-	commands, received, sent, accepted atomic.Int64
+	commands, received, sent, accepted, refused, overflowed atomic.Int64
+
+	base     time.Time // of the clocks
+	measures [8]sharedMeasure
+	slow     slowLog
 
 	listener net.Listener
 	stopping context.Context // ends when no new work is taken
@@ -138,7 +147,8 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 		return nil, fmt.Errorf("configuring the proxy: %w", err)
 	}
 	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts,
-		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{})}
+		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{}),
+		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan)}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.killed, s.kill = context.WithCancel(context.Background())
 	return s, nil
@@ -280,6 +290,7 @@ func (s *Server) admit(conn net.Conn) {
 	s.mu.Lock()
 	if s.cfg.MaxClients > 0 && s.clients >= s.cfg.MaxClients {
 		s.mu.Unlock()
+		s.refused.Add(1)
 		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = conn.Write([]byte("-ERR max number of clients reached\r\n"))
 		_ = conn.Close()

@@ -25,6 +25,7 @@ type reader struct {
 	size  int    // bytes of the current element
 
 	// gathered under the session's lock, acted on after it
+	tally  tally
 	events []event
 	leaves int
 	wake   bool
@@ -102,6 +103,7 @@ func (r *reader) chunk(b []byte) bool {
 	for range leaves {
 		s.srv.gate.Leave()
 	}
+	r.measured()
 	s.out.flush()
 	if wake {
 		s.poke()
@@ -121,6 +123,7 @@ func (r *reader) feed(b []byte) error {
 		}
 		if r.fr.AtStart() {
 			r.size = 0
+			r.tally.head.begin(b[0])
 			r.begin(b[0])
 			if r.raw {
 				continue
@@ -138,6 +141,9 @@ func (r *reader) feed(b []byte) error {
 		}
 		if r.size += n; done && r.size > shareReply {
 			r.s.heavy = true
+		}
+		if r.tally.head.failing {
+			r.tally.head.add(b[:n])
 		}
 		r.take(b[:n], done)
 		b = b[n:]
@@ -317,7 +323,8 @@ func (r *reader) finish() {
 		if s.st.multi && s.st.stuck == "" {
 			s.st.stuck = "its transaction was not followed"
 		}
-		s.fifo.pop()
+		c, known := s.fifo.pop()
+		r.took(c, known, nil)
 		r.leaves++
 		r.advance()
 	case ofItem:
@@ -391,7 +398,9 @@ func (r *reader) finishItem() {
 	if it.left > 0 {
 		return
 	}
-	s.fifo.pop()
+	if c, _ := s.fifo.pop(); c.at != 0 && !it.retry {
+		r.took(c, true, it)
+	}
 	if it.gate {
 		r.leaves++
 	}
@@ -410,7 +419,8 @@ func isNull(b []byte) bool {
 func (r *reader) becomeRaw(it *item) {
 	s := r.s
 	r.raw, s.raw = true, true
-	s.fifo.pop()
+	c, _ := s.fifo.pop()
+	r.took(c, true, it)
 	if it.gate {
 		r.leaves++
 	}
@@ -439,7 +449,8 @@ func (r *reader) locals() {
 		if !s.mute && !s.skip {
 			s.out.append(it.text)
 		}
-		s.fifo.pop()
+		c, _ := s.fifo.pop()
+		r.took(c, true, it)
 		if it.gate {
 			r.leaves++
 		}

@@ -50,6 +50,8 @@ type session struct {
 	eof      bool
 	named    bool // the client has asked for its connection's id, and may name it to others
 	waitFrom time.Time
+	readAt   int64 // when it was read from last
+	cur      call  // the command that is being forwarded
 
 	own      *link     // brought along, until it is connected
 	home     *loop     // where it goes when it needs no connection of its own; nil: nowhere
@@ -79,7 +81,7 @@ type session struct {
 }
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
-	s := &session{srv: srv, id: id, conn: conn, st: newState(), wakeup: make(chan struct{}, 1)}
+	s := &session{srv: srv, id: id, conn: conn, st: newState(), wakeup: make(chan struct{}, 1), readAt: srv.clock()}
 	s.out = newOutbox(conn, s.hurry, func() { _ = conn.Close() })
 	return s
 }
@@ -337,6 +339,9 @@ func (s *session) flushUp() error {
 		s.srv.stalled(time.Since(s.waitFrom))
 		s.waitFrom = time.Time{}
 	}
+	s.mu.Lock()
+	s.fifo.calls.pass(s.srv.clock())
+	s.mu.Unlock()
 	return s.write(b)
 }
 

@@ -34,6 +34,7 @@ func (s *session) stream() (bool, error) {
 	}
 	s.pinnedAt = time.Now()
 	s.srv.commands.Add(1)
+	s.cur = sp.call(s.readAt, len(head)+1, 0)
 	if err := s.enter(); err != nil {
 		return false, err
 	}
@@ -47,9 +48,13 @@ func (s *session) stream() (bool, error) {
 	if err := s.flushUp(); err != nil {
 		return false, err
 	}
-	for {
+	for size := 0; ; {
 		piece, done, bad := s.in.Stream()
+		size += len(piece)
 		if text == "" && len(piece) > 0 {
+			s.mu.Lock()
+			s.fifo.calls.late(s.readAt, s.srv.clock(), size)
+			s.mu.Unlock()
 			if err := s.write(piece); err != nil {
 				return false, err
 			}

@@ -59,6 +59,9 @@ type trunk struct {
 	fr    resp.Framer
 	size  int  // bytes of the current reply
 	stray bool // the current element answers nobody
+
+	calls calls     // what fifo holds, for the numbers
+	reply replyHead // of the current reply
 }
 
 // entry is a run of commands of one guest, inside the gate with one ticket.
@@ -207,6 +210,7 @@ func (l *loop) answer(t *trunk, b []byte) error {
 			case !t.stray && t.head == len(t.fifo):
 				return fmt.Errorf("%w: nobody has asked for it", resp.ErrReply)
 			}
+			t.reply.begin(b[pos])
 		}
 		n, done := 0, true
 		if t.fr.AtStart() {
@@ -219,6 +223,9 @@ func (l *loop) answer(t *trunk, b []byte) error {
 			}
 		}
 		t.size += n
+		if t.reply.failing {
+			t.reply.add(b[pos : pos+n])
+		}
 		pos += n
 		if t.stray {
 			from = pos
@@ -233,6 +240,7 @@ func (l *loop) answer(t *trunk, b []byte) error {
 		}
 		g := e.g
 		g.weigh(t.size)
+		l.replied(t, g)
 		e.n--
 		if e.n > 0 {
 			l.answeredOne(g)
@@ -295,6 +303,8 @@ func (l *loop) lose(t *trunk, err error) {
 	}
 	entries := t.fifo[t.head:]
 	t.fifo, t.head, t.out = nil, 0, nil
+	l.m.inflight -= int64(t.calls.len())
+	t.calls = calls{}
 	for _, e := range entries {
 		l.srv.gate.Leave()
 		e.g.inflight -= e.n

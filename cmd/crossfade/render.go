@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/router"
 )
@@ -16,7 +17,7 @@ func jsonLine(value any) ([]byte, error) {
 }
 
 // renderStatus is the status for people, in at most width columns.
-func renderStatus(st migration.Status, width int) string {
+func renderStatus(st admin.StatusReply, width int) string {
 	var b strings.Builder
 	line := func(name, text string) {
 		for i, part := range wrap(text, width-10) {
@@ -49,6 +50,12 @@ func renderStatus(st migration.Status, width int) string {
 	}
 	if !st.Phase.Ended() {
 		line("lag", fmt.Sprintf("%s, %s dirty", millis(st.LagMS), plural(st.Dirty, "key")))
+	}
+	if p := st.Proxy; p != nil {
+		line("traffic", trafficLine(p))
+		if p.Recent.PerSecond > 0 {
+			line("latency", latencyLine(p.Recent))
+		}
 	}
 	if st.Gaps > 0 {
 		text := fmt.Sprintf("%d since the start", st.Gaps)

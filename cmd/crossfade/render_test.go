@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
@@ -25,14 +26,16 @@ func TestStatusFits(t *testing.T) {
 			Steps: []migration.StepTime{{Name: "preflight", MS: 12345.6}, {Name: "hold", MS: 1}}},
 		Errors: []mirror.Error{{Kind: "copy", Count: 3, Last: time.Now(), Text: long}},
 	}
-	text := renderStatus(st, 80)
+	crowd := &admin.ProxyStatus{Clients: admin.Clients{Shared: 999_999, Pinned: 1}, InFlight: admin.InFlight{Shared: 99_999_999}, Commands: 999_999_999_999,
+		Recent: admin.Recent{Seconds: 5, PerSecond: 9_999_999, Errors: 999_999, UpstreamMS: admin.Times{P50: 99_999, P99: 60_000_000}, TotalMS: admin.Times{P50: 0.123, P99: 99_999}}}
+	text := renderStatus(admin.StatusReply{Status: st, Proxy: crowd}, 80)
 	for line := range strings.Lines(text) {
 		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
 			t.Errorf("%d columns: %s", n, line)
 		}
 	}
 	for _, want := range []string{"REVERSE_LOST", "not ready", "short", "F3", "123.5 s", "12345678 keys dirty", "0 → 0", "99.9%", "123.5G",
-		"99h59m", "1000 → 9999", "and 2 databases without keys", "rollback at", "failed", "preflight 12345.6", "copy, 3 times"} {
+		"99h59m", "1000 → 9999", "and 2 databases without keys", "10.00M/s, 1000.0G commands, 100.00M in flight", "p50 0.12ms, p99 1m40s", "rollback at", "failed", "preflight 12345.6", "copy, 3 times"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("it does not say %q", want)
 		}
@@ -68,5 +71,21 @@ func TestStatusLines(t *testing.T) {
 	live.Ready, live.Reasons = false, []string{"lag"}
 	if !told.due(live) {
 		t.Error("no line when it ceased to be ready")
+	}
+}
+
+// TestSlowLogFits in 80 columns.
+func TestSlowLogFits(t *testing.T) {
+	text := renderSlow([]admin.SlowCommand{{ID: 1, Time: time.Now(), Client: "255.255.255.255:65535", Database: 15, Command: "zremrangebyscore", Args: 65535,
+		Bytes: 512 << 20, UpstreamMS: 0.01, TotalMS: 59_999}, {Command: "get", Client: "127.0.0.1:1", Time: time.Now().Add(-100 * time.Hour), TotalMS: 360_000_000}})
+	for line := range strings.Lines(text) {
+		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	for _, want := range []string{"zremrange…", "0.5G", "0.01ms", "60.0s", ">4d", "255.255.255.255:65535"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("it does not say %q:\n%s", want, text)
+		}
 	}
 }

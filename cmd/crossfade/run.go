@@ -57,6 +57,7 @@ type sidecar struct {
 	file      *store.File
 	ups       [2]*upstream
 	proxy     *proxy.Server
+	meter     *meter
 	migration *migration.Migration
 	door      *admin.Server
 	serving   atomic.Bool
@@ -94,8 +95,9 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 	}, log)
 	see.Migration = s.migration
 	tune(s.proxy.Threads())
+	s.meter = &meter{Server: s.proxy}
 	s.door = admin.New(admin.Options{
-		Config: c.Admin, Operator: s.migration, Version: buildVersion(), Serving: s.serving.Load,
+		Config: c.Admin, Operator: s.migration, Meter: s.meter, Version: buildVersion(), Serving: s.serving.Load,
 	}, log)
 	if err = s.door.Listen(ctx); err != nil {
 		return nil, err
@@ -145,6 +147,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		return errors.Join(err, life.end(), s.dropClients())
 	}
 	life.begin("status lines", s.tellProgress)
+	life.begin("numbers", s.meter.run)
 	life.begin("proxy", s.proxy.Serve)
 	life.begin("migration", s.runMigration)
 	s.serving.Store(true)
@@ -153,7 +156,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	<-life.ctx.Done()
 	s.log.Info("stopping", "because", context.Cause(life.ctx))
 	s.serving.Store(false)
-	err := life.end("admin", "proxy", "migration", "status lines")
+	err := life.end("admin", "proxy", "migration", "status lines", "numbers")
 	s.log.Info("stopped", "phase", s.migration.Status().Phase, "side", s.migration.Status().Side)
 	return err
 }

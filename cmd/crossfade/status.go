@@ -61,7 +61,7 @@ func status(ctx context.Context, s *session) error {
 
 // showStatus writes one status in one piece, so that a screen does not flicker.
 func showStatus(ctx context.Context, door *admin.Client, w io.Writer, asJSON, compact bool, before string) error {
-	st, err := door.Status(ctx)
+	st, err := door.Overview(ctx)
 	if err != nil {
 		return err
 	}

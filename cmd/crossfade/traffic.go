@@ -96,14 +96,16 @@ func (u *upstream) close() {
 // newProxy makes the proxy in front of both servers.
 func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer, log *slog.Logger) (*proxy.Server, error) {
 	pc := proxy.Config{
-		Listen:          c.Listen,
-		MaxClients:      c.Proxy.MaxClients,
-		Shared:          c.Proxy.Upstream == "shared",
-		Loops:           c.Proxy.Loops,
-		OutputLimit:     c.Proxy.OutputLimit,
-		DialTimeout:     c.Proxy.DialTimeout,
-		ShutdownTimeout: max(c.Proxy.ShutdownTimeout, time.Millisecond), // 0 would mean its default
-		ScriptCache:     c.Proxy.ScriptCache,
+		Listen:            c.Listen,
+		MaxClients:        c.Proxy.MaxClients,
+		Shared:            c.Proxy.Upstream == "shared",
+		Loops:             c.Proxy.Loops,
+		OutputLimit:       c.Proxy.OutputLimit,
+		SlowLogEntries:    c.Proxy.SlowLogEntries,
+		SlowLogSlowerThan: c.Proxy.SlowLogSlowerThan,
+		DialTimeout:       c.Proxy.DialTimeout,
+		ShutdownTimeout:   max(c.Proxy.ShutdownTimeout, time.Millisecond), // 0 would mean its default
+		ScriptCache:       c.Proxy.ScriptCache,
 		Unblock: func(ctx context.Context, side router.Side, ids []int64) error {
 			return ups[side].unblock(ctx, ids)
 		},

@@ -1,0 +1,143 @@
+package admin
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/crossfade/crossfade/proxy"
+	"github.com/crossfade/crossfade/router"
+)
+
+// metricsPage returns what answers /metrics. Its registry is its own: nothing that
+// a library registers elsewhere is on it.
+func (s *Server) metricsPage() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(scrape{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+}
+
+// scrape makes metrics of one status and one snapshot of the numbers.
+type scrape struct{ s *Server }
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("crossfade_"+name, help, labels, nil)
+}
+
+var (
+	descBuild = describe("build_info", "The version of the sidecar.", "version")
+	descPhase = describe("phase", "1 for the phase of the migration.", "phase")
+	descSide  = describe("side", "1 for the side that answers the clients.", "side")
+	descReady = describe("ready", "Whether a switch could be made now.")
+	descLag   = describe("lag_seconds", "From writing a heartbeat to reading it back on the other server.")
+	descDirty = describe("dirty_keys", "Changed keys whose copy is outstanding.")
+	descGaps  = describe("gaps_total", "Times that changes may have been missed.")
+
+	descCommands  = describe("commands_total", "Commands that were answered.", "family")
+	descDuration  = describe("command_duration_seconds", "Part upstream: from passing a command on until its reply is there. Part total: from having read it until its reply is handed on.", "family", "part")
+	descInFlight  = describe("commands_in_flight", "Commands that are not answered yet, by how their clients are connected.", "kind")
+	descErrors    = describe("errors_total", "Error replies, by their first word.", "kind")
+	descReceived  = describe("received_bytes_total", "Bytes received from clients.")
+	descSent      = describe("sent_bytes_total", "Bytes sent to clients.")
+	descClients   = describe("clients", "Clients by whether they share upstream connections.", "kind")
+	descAccepted  = describe("clients_accepted_total", "Connections of clients that were accepted.")
+	descRefused   = describe("clients_refused_total", "Connections of clients that were refused because there were too many.")
+	descOutput    = describe("clients_output_limit_total", "Clients that were closed because they did not read their replies.")
+	descUpstreams = describe("upstream_connections", "Connections to the servers; idle ones are kept for the next client that needs one.", "side", "kind")
+	descSlow      = describe("slow_commands_total", "Commands that the slow log has taken.")
+)
+
+// Describe implements prometheus.Collector.
+func (c scrape) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descBuild, descPhase, descSide, descReady, descLag, descDirty, descGaps, descCommands, descDuration,
+		descInFlight, descErrors, descReceived, descSent, descClients, descAccepted, descRefused, descOutput, descUpstreams, descSlow} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c scrape) Collect(out chan<- prometheus.Metric) {
+	gauge, count := gauges(out), counts(out)
+	st := c.s.opt.Operator.Status()
+	gauge(descBuild, 1, c.s.opt.Version)
+	gauge(descPhase, 1, string(st.Phase))
+	for _, side := range []router.Side{router.Source, router.Target} {
+		gauge(descSide, one(side == st.Side), side.String())
+	}
+	gauge(descReady, one(st.Ready))
+	gauge(descLag, st.LagMS/1000)
+	gauge(descDirty, float64(st.Dirty))
+	count(descGaps, float64(st.Gaps))
+	if c.s.opt.Meter == nil {
+		return
+	}
+	n := c.s.opt.Meter.Numbers()
+	for i := range n.Families {
+		f := &n.Families[i]
+		if f.Commands == 0 {
+			continue
+		}
+		count(descCommands, float64(f.Commands), f.Name)
+		out <- duration(&f.Upstream, f.Name, "upstream")
+		out <- duration(&f.Total, f.Name, "total")
+	}
+	for kind, k := range n.Errors {
+		count(descErrors, float64(k), kind)
+	}
+	gauge(descInFlight, float64(n.Sharing), "shared")
+	gauge(descInFlight, float64(n.Pinning), "pinned")
+	gauge(descClients, float64(n.Shared), "shared")
+	gauge(descClients, float64(n.Pinned), "pinned")
+	count(descReceived, float64(n.BytesIn))
+	count(descSent, float64(n.BytesOut))
+	count(descAccepted, float64(n.Accepted))
+	count(descRefused, float64(n.Refused))
+	count(descOutput, float64(n.Overflowed))
+	count(descSlow, float64(n.SlowLogged))
+	for i, u := range n.Connections {
+		side := router.Side(i).String()
+		gauge(descUpstreams, float64(u.Shared), side, "shared")
+		gauge(descUpstreams, float64(u.Pinned), side, "pinned")
+		gauge(descUpstreams, float64(u.Idle), side, "idle")
+	}
+}
+
+func gauges(out chan<- prometheus.Metric) func(*prometheus.Desc, float64, ...string) {
+	return func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+}
+
+func counts(out chan<- prometheus.Metric) func(*prometheus.Desc, float64, ...string) {
+	return func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+}
+
+func one(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// The buckets that are shown: one for each power of two from 16 µs to 8.4 s. The
+// histograms themselves are twice as fine, which would be twice as many series.
+const (
+	firstShown = 8
+	lastShown  = 46
+)
+
+func duration(h *proxy.Histogram, family, part string) prometheus.Metric {
+	shown := make(map[float64]uint64, (lastShown-firstShown)/2+1)
+	var below uint64
+	for i, n := range h.Buckets {
+		below += uint64(n)
+		if i >= firstShown && i <= lastShown && i%2 == 0 {
+			shown[proxy.Bound(i).Seconds()] = below
+		}
+	}
+	return prometheus.MustNewConstHistogram(descDuration, below, h.Sum.Seconds(), shown, family, part)
+}
