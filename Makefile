@@ -5,11 +5,13 @@ VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo u
 GO         ?= go
 PARALLEL   ?= 2
 TIMEOUT    ?= 15m
+CHAOS_TIME ?= 10m
+CHAOS_SEED ?= 0
 LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race lint fmt fmt-check vet demo bench e2e-long clean help
+.PHONY: build test race lint fmt fmt-check vet demo bench e2e-long chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -43,6 +45,10 @@ fmt: ## format the sources
 
 fmt-check: ## fail when a source is not formatted
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
+
+chaos: ## cut, tear and stall connections on both sides for CHAOS_TIME in each mode (CHAOS_SEED repeats one)
+	scripts/deps.sh
+	$(GO) test ./proxy -run '^TestChaos$$' -count 1 -v -timeout 24h -args -chaos $(CHAOS_TIME) -seed $(CHAOS_SEED)
 
 vet: ## run go vet, with and without the failpoints
 	$(GO) vet ./...
