@@ -177,7 +177,9 @@ func (p *pool) take(key string) *link {
 			return nil
 		}
 		k := list[len(list)-1]
-		p.links[key] = list[:len(list)-1]
+		if p.links[key] = list[:len(list)-1]; len(list) == 1 {
+			delete(p.links, key)
+		}
 		p.mu.Unlock()
 		if silentSocket(k.conn) {
 			k.idle, k.between = false, false
