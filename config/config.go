@@ -76,6 +76,9 @@ type Proxy struct {
 	OutputLimit int `koanf:"output_limit"`
 	// DialTimeout bounds connecting to a server.
 	DialTimeout time.Duration `koanf:"dial_timeout"`
+	// UpstreamTimeout is how long a server may leave a command unanswered before the
+	// clients that wait on that connection are closed; 0 is for ever.
+	UpstreamTimeout time.Duration `koanf:"upstream_timeout"`
 	// ScriptCache is how many script bodies are remembered, to load them on the target.
 	ScriptCache int `koanf:"script_cache"`
 	// ShutdownTimeout is how long a stop waits for commands in flight.

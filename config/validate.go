@@ -146,6 +146,7 @@ func (c Config) checkRanges() []error {
 	number("proxy.loops", c.Proxy.Loops, 0, 64)
 	number("proxy.output_limit", c.Proxy.OutputLimit, 1<<20, 4<<30)
 	duration("proxy.dial_timeout", c.Proxy.DialTimeout, 10*time.Millisecond, 5*time.Minute)
+	duration("proxy.upstream_timeout", c.Proxy.UpstreamTimeout, 0, 24*time.Hour)
 	number("proxy.script_cache", c.Proxy.ScriptCache, 1, 10_000_000)
 	duration("proxy.shutdown_timeout", c.Proxy.ShutdownTimeout, 0, time.Hour)
 	number("sync.workers", c.Sync.Workers, 1, 256)

@@ -12,9 +12,8 @@ import (
 )
 
 const (
-	replySpace = 256 << 10              // bytes read from an upstream at a time
-	closingFor = 5 * time.Second        // how long a client that is being closed may take for its last replies
-	redialWait = 100 * time.Millisecond // in which nobody dials again what has just failed
+	replySpace = 256 << 10       // bytes read from an upstream at a time
+	closingFor = 5 * time.Second // how long a client that is being closed may take for its last replies
 )
 
 // loop is one event loop: the clients whose commands travel on shared upstream
@@ -31,10 +30,11 @@ type loop struct {
 	route  router.Route
 	gen    uint64 // rises whenever guests must find their trunk anew
 
-	dirty   []*trunk         // have something to write
-	resumed []*guest         // may go on
-	gated   []*guest         // wait for the gate
-	closing map[*guest]int64 // until when they may take their last replies
+	dirty   []*trunk            // have something to write
+	resumed []*guest            // may go on
+	gated   []*guest            // wait for the gate
+	quiet   map[*trunk]struct{} // replaced, and waiting for their last replies
+	closing map[*guest]int64    // until when they may take their last replies
 	spare   []*resp.Requests
 	replies []byte
 
@@ -63,7 +63,7 @@ func newLoop(srv *Server) (*loop, error) {
 		return nil, err
 	}
 	return &loop{srv: srv, poll: poll, guests: make(map[*guest]struct{}), trunks: make(map[string]*trunk),
-		closing: make(map[*guest]int64), replies: make([]byte, replySpace), base: time.Now(), route: srv.gate.Route()}, nil
+		quiet: make(map[*trunk]struct{}), closing: make(map[*guest]int64), replies: make([]byte, replySpace), base: time.Now(), route: srv.gate.Route()}, nil
 }
 
 // post has f run by the loop. False means that the loop has ended and f will not run.
@@ -109,6 +109,9 @@ func (l *loop) run() {
 		l.drop(g)
 	}
 	for _, t := range l.trunks {
+		l.lose(t, errStopping)
+	}
+	for t := range l.quiet {
 		l.lose(t, errStopping)
 	}
 	l.poll.Close()

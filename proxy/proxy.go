@@ -58,6 +58,12 @@ type Config struct {
 	Shared bool
 	Loops  int
 
+	// UpstreamTimeout is how long a server may leave a command unanswered, and say
+	// nothing else, before the connection is given up and its clients are closed. A
+	// command that blocks may wait for as long as it says itself. 0 means for ever,
+	// as without a proxy.
+	UpstreamTimeout time.Duration
+
 	// OutputLimit is how many bytes may wait for a client that does not read its
 	// replies before it is closed; 0 means 256 MiB.
 	OutputLimit int
@@ -90,6 +96,9 @@ type Server struct {
 
 	loops []*loop // none when nothing is shared
 	pool  pool    // of pinned connections between two uses
+
+	dampers    [2]damper // by router.Side
+	complaints complaints
 
 	switching sync.Mutex   // one of Prepare, Hold, Align, Release at a time
 	whole     atomic.Bool  // a switch is near: no command is begun before it has come whole
@@ -194,6 +203,11 @@ func (s *Server) Serve(ctx context.Context) error {
 		s.stop()
 		_ = s.listener.Close()
 	})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		s.watch()
+	}()
 	err := s.accept()
 	if ctx.Err() != nil {
 		err = nil
@@ -214,6 +228,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	timer.Stop()
 	stopKill()
 	s.kill()
+	<-watched
 	s.pool.close(nil)
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -70,6 +71,9 @@ func (r *reader) loop() {
 func (r *reader) chunk(b []byte) bool {
 	s := r.s
 	s.mu.Lock()
+	if s.srv.cfg.UpstreamTimeout > 0 {
+		s.heard = time.Now()
+	}
 	err := r.feed(b)
 	s.mid = !r.fr.AtStart()
 	events, leaves, wake := r.events, r.leaves, r.wake

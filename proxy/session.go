@@ -73,7 +73,8 @@ type session struct {
 	raw        bool
 	down       bool // the upstream is lost
 	ended      bool
-	heavy      bool // a large reply came since this was last looked at
+	heard      time.Time // when the upstream last spoke, or was first waited for; kept only where it matters
+	heavy      bool      // a large reply came since this was last looked at
 	waitsEmpty bool
 }
 
@@ -152,10 +153,10 @@ func (s *session) connect() error {
 		s.srv.gate.Leave()
 		l, err := s.pooled(route)
 		if l == nil {
-			l, err = s.fresh(s.srv.killed, route, true)
+			l, err = s.fresh(s.srv.killed, s.srv.dialDamped, route, true)
 		}
 		if err != nil {
-			s.log().Warn("closing a client: its upstream connection cannot be made", "err", err)
+			s.srv.cannotConnect(err)
 			s.refuseClient(err)
 			return err
 		}

@@ -102,6 +102,7 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 		Loops:           c.Proxy.Loops,
 		OutputLimit:     c.Proxy.OutputLimit,
 		DialTimeout:     c.Proxy.DialTimeout,
+		UpstreamTimeout: c.Proxy.UpstreamTimeout,
 		ShutdownTimeout: max(c.Proxy.ShutdownTimeout, time.Millisecond), // 0 would mean its default
 		ScriptCache:     c.Proxy.ScriptCache,
 		Unblock: func(ctx context.Context, side router.Side, ids []int64) error {
