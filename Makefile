@@ -19,6 +19,7 @@ build: ## build the static binary bin/crossfade
 test: ## run all tests, against real servers
 	scripts/deps.sh
 	$(GO) test -p $(PARALLEL) -timeout $(TIMEOUT) ./...
+	$(GO) test -timeout $(TIMEOUT) ./proxy -args -upstream pinned
 
 race: ## run the tests under the race detector, the long ones shortened
 	scripts/deps.sh race
@@ -46,9 +47,10 @@ fmt: ## format the sources
 fmt-check: ## fail when a source is not formatted
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
 
-chaos: ## cut, tear and stall connections on both sides for CHAOS_TIME in each mode (CHAOS_SEED repeats one)
+chaos: ## cut, tear and stall connections on all sides, each way for CHAOS_TIME (CHAOS_SEED repeats one)
 	scripts/deps.sh
 	$(GO) test ./proxy -run '^TestChaos$$' -count 1 -v -timeout 24h -args -chaos $(CHAOS_TIME) -seed $(CHAOS_SEED)
+	E2E_CHAOS=$(CHAOS_TIME) E2E_SEED=$(CHAOS_SEED) $(GO) test ./e2e -run '^TestChaosAcrossSwitches$$' -count 1 -v -timeout 24h
 
 vet: ## run go vet, with and without the failpoints
 	$(GO) vet ./...

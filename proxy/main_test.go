@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 // The tests run with shared upstream connections; -upstream pinned gives each
-// client its own.
+// client its own. Those that try both are left out then.
 var upstreams = flag.String("upstream", "shared", "shared or pinned")
 
 // patience bounds every wait of the tests.
