@@ -74,6 +74,10 @@ type Proxy struct {
 	Loops int `koanf:"loops"`
 	// OutputLimit is how many bytes of replies may wait for one client, in bytes.
 	OutputLimit int `koanf:"output_limit"`
+	// QueryLimit is how many bytes of one command are kept of a client.
+	QueryLimit int `koanf:"query_limit"`
+	// MaxMemory is how many bytes the buffers of all clients may hold; 0 is no bound.
+	MaxMemory int `koanf:"max_memory"`
 	// DialTimeout bounds connecting to a server.
 	DialTimeout time.Duration `koanf:"dial_timeout"`
 	// UpstreamTimeout is how long a server may leave a command unanswered before the
@@ -143,6 +147,8 @@ func Default() Config {
 			Upstream:        "shared",
 			Loops:           0,
 			OutputLimit:     256 << 20,
+			QueryLimit:      1 << 30,
+			MaxMemory:       0,
 			DialTimeout:     5 * time.Second,
 			ScriptCache:     10000,
 			ShutdownTimeout: 10 * time.Second,

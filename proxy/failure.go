@@ -13,7 +13,8 @@ import (
 const (
 	redialWait    = 100 * time.Millisecond // in which nobody dials again what has just failed
 	complainEvery = time.Second            // at most so often is it logged that clients cannot be connected
-	watchEvery    = 250 * time.Millisecond // how often silent upstreams and full buffers are looked for
+	watchEvery    = 250 * time.Millisecond // how often silent upstreams are looked for
+	roomEvery     = 20 * time.Millisecond  // how often the clients' buffers are added up
 	silentFor     = 2 * time.Second        // of silence after which a shared connection gets no more clients, if another one can be made
 )
 
@@ -92,9 +93,18 @@ func keepAlive(conn net.Conn) {
 func (s *Server) watch() {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	var room <-chan time.Time
+	if s.cfg.MaxMemory > 0 {
+		often := time.NewTicker(roomEvery)
+		defer often.Stop()
+		room = often.C
+	}
 	for {
 		select {
 		case <-tick.C:
+		case <-room:
+			s.boundMemory()
+			continue
 		case <-s.killed.Done():
 			return
 		}

@@ -65,8 +65,13 @@ type Config struct {
 	UpstreamTimeout time.Duration
 
 	// OutputLimit is how many bytes may wait for a client that does not read its
-	// replies before it is closed; 0 means 256 MiB.
+	// replies before it is closed; 0 means 256 MiB. QueryLimit is how many bytes of
+	// one command are kept of a client before it is closed; 0 means 1 GiB. MaxMemory
+	// bounds what the buffers of all clients hold together: past it those that hold
+	// most are closed; 0 means no bound. It is looked at 50 times a second.
 	OutputLimit int
+	QueryLimit  int
+	MaxMemory   int
 
 	Upstreams [2]Upstream // indexed by router.Side
 
@@ -135,6 +140,9 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	}
 	if cfg.OutputLimit <= 0 {
 		cfg.OutputLimit = outboxMax
+	}
+	if cfg.QueryLimit <= 0 {
+		cfg.QueryLimit = queryLimit
 	}
 	if cfg.ScriptCache <= 0 {
 		cfg.ScriptCache = 1000

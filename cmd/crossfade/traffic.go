@@ -101,6 +101,8 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 		Shared:          c.Proxy.Upstream == "shared",
 		Loops:           c.Proxy.Loops,
 		OutputLimit:     c.Proxy.OutputLimit,
+		QueryLimit:      c.Proxy.QueryLimit,
+		MaxMemory:       c.Proxy.MaxMemory,
 		DialTimeout:     c.Proxy.DialTimeout,
 		UpstreamTimeout: c.Proxy.UpstreamTimeout,
 		ShutdownTimeout: max(c.Proxy.ShutdownTimeout, time.Millisecond), // 0 would mean its default
