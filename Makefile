@@ -5,11 +5,13 @@ VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo u
 GO         ?= go
 PARALLEL   ?= 2
 TIMEOUT    ?= 15m
+CHAOS_TIME ?= 10m
+CHAOS_SEED ?= 0
 LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race lint fmt fmt-check vet demo bench suites e2e-long clean help
+.PHONY: build test race lint fmt fmt-check vet demo bench suites e2e-long chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -17,6 +19,7 @@ build: ## build the static binary bin/crossfade
 test: ## run all tests, against real servers
 	scripts/deps.sh
 	$(GO) test -p $(PARALLEL) -timeout $(TIMEOUT) ./...
+	$(GO) test -timeout $(TIMEOUT) ./proxy -args -upstream pinned
 
 race: ## run the tests under the race detector, the long ones shortened
 	scripts/deps.sh race
@@ -43,6 +46,11 @@ fmt: ## format the sources
 
 fmt-check: ## fail when a source is not formatted
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
+
+chaos: ## cut, tear and stall connections on all sides, each way for CHAOS_TIME (CHAOS_SEED repeats one)
+	scripts/deps.sh
+	$(GO) test ./proxy -run '^TestChaos$$' -count 1 -v -timeout 24h -args -chaos $(CHAOS_TIME) -seed $(CHAOS_SEED)
+	E2E_CHAOS=$(CHAOS_TIME) E2E_SEED=$(CHAOS_SEED) $(GO) test ./e2e -run '^TestChaosAcrossSwitches$$' -count 1 -v -timeout 24h
 
 vet: ## run go vet, with and without the failpoints
 	$(GO) vet ./...

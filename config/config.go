@@ -78,8 +78,15 @@ type Proxy struct {
 	SlowLogEntries int `koanf:"slow_log_entries"`
 	// SlowLogSlowerThan is from when on a command is slow: 0 is all of them, less none.
 	SlowLogSlowerThan time.Duration `koanf:"slow_log_slower_than"`
+	// QueryLimit is how many bytes of one command are kept of a client.
+	QueryLimit int `koanf:"query_limit"`
+	// MaxMemory is how many bytes the buffers of all clients may hold; 0 is no bound.
+	MaxMemory int `koanf:"max_memory"`
 	// DialTimeout bounds connecting to a server.
 	DialTimeout time.Duration `koanf:"dial_timeout"`
+	// UpstreamTimeout is how long a server may leave a command unanswered before the
+	// clients that wait on that connection are closed; 0 is for ever.
+	UpstreamTimeout time.Duration `koanf:"upstream_timeout"`
 	// ScriptCache is how many script bodies are remembered, to load them on the target.
 	ScriptCache int `koanf:"script_cache"`
 	// ShutdownTimeout is how long a stop waits for commands in flight.
@@ -146,6 +153,7 @@ func Default() Config {
 			OutputLimit:       256 << 20,
 			SlowLogEntries:    128,
 			SlowLogSlowerThan: 10 * time.Millisecond,
+			QueryLimit:        1 << 30,
 			DialTimeout:       5 * time.Second,
 			ScriptCache:       10000,
 			ShutdownTimeout:   10 * time.Second,

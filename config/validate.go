@@ -147,7 +147,12 @@ func (c Config) checkRanges() []error {
 	number("proxy.output_limit", c.Proxy.OutputLimit, 1<<20, 4<<30)
 	number("proxy.slow_log_entries", c.Proxy.SlowLogEntries, 0, 100_000)
 	duration("proxy.slow_log_slower_than", c.Proxy.SlowLogSlowerThan, -time.Hour, time.Hour)
+	number("proxy.query_limit", c.Proxy.QueryLimit, 1<<20, 8<<30)
+	if c.Proxy.MaxMemory != 0 {
+		number("proxy.max_memory", c.Proxy.MaxMemory, 1<<20, 1<<50)
+	}
 	duration("proxy.dial_timeout", c.Proxy.DialTimeout, 10*time.Millisecond, 5*time.Minute)
+	duration("proxy.upstream_timeout", c.Proxy.UpstreamTimeout, 0, 24*time.Hour)
 	number("proxy.script_cache", c.Proxy.ScriptCache, 1, 10_000_000)
 	duration("proxy.shutdown_timeout", c.Proxy.ShutdownTimeout, 0, time.Hour)
 	number("sync.workers", c.Sync.Workers, 1, 256)

@@ -17,7 +17,10 @@ func (s *session) readOnce() (bool, error) {
 	s.in.Advance(n)
 	s.readAt = s.srv.clock()
 	s.srv.received.Add(int64(n))
+	s.reading.Store(int64(s.in.Size()))
 	switch {
+	case s.in.Buffered() > s.srv.cfg.QueryLimit:
+		return false, errTooMuch
 	case n > 0:
 		return true, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):

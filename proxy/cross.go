@@ -12,8 +12,10 @@ import (
 )
 
 // greeting reports whether the server said this before anything was asked.
-func (e *setupError) greeting() bool {
-	return strings.HasPrefix(e.answer, "ERR max number of clients") || strings.HasPrefix(e.answer, "DENIED")
+func (e *setupError) greeting() bool { return isGreeting(e.answer) }
+
+func isGreeting(text string) bool {
+	return strings.HasPrefix(text, "ERR max number of clients") || strings.HasPrefix(text, "DENIED")
 }
 
 // snapshot returns what a setup says for the state of this moment.
@@ -27,9 +29,9 @@ func (s *session) snapshot(route router.Route, full bool) (lines []line, ver uin
 }
 
 // fresh dials a side and brings the connection into the session's state.
-func (s *session) fresh(ctx context.Context, route router.Route, full bool) (*link, error) {
+func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, full bool) (*link, error) {
 	lines, ver, from := s.snapshot(route, full)
-	l, err := s.srv.dial(ctx, route)
+	l, err := dial(ctx, route)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +69,7 @@ func (s *session) complete(ctx context.Context, route router.Route, warm *link) 
 		}
 		warm.close() // a connection that went bad while it waited is no reason to fail
 	}
-	return s.fresh(ctx, route, true)
+	return s.fresh(ctx, s.srv.dial, route, true)
 }
 
 func (l *link) fits(route router.Route) bool {

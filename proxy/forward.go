@@ -251,6 +251,9 @@ func (s *session) pushPlain(raw []byte) error {
 		s.mu.Unlock()
 		return errUpstreamGone
 	}
+	if s.srv.cfg.UpstreamTimeout > 0 && s.fifo.empty() {
+		s.heard = time.Now()
+	}
 	s.fifo.pushPlain(s.cur)
 	s.mu.Unlock()
 	s.ticket = false

@@ -413,7 +413,7 @@ func (l *loop) forget(g *guest) {
 
 // refuse tells a client why it cannot be served, and closes it.
 func (l *loop) refuse(g *guest, err error) {
-	l.srv.log.Warn("closing a client: its upstream connection cannot be made", "err", err)
+	l.srv.cannotConnect(err)
 	var refused *setupError
 	if errors.As(err, &refused) && refused.greeting() {
 		l.deliver(g, redcon.AppendError(nil, refused.answer))

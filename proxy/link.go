@@ -40,6 +40,9 @@ type link struct {
 	since time.Time
 }
 
+// dialer is dial or dialDamped.
+type dialer func(ctx context.Context, route router.Route) (*link, error)
+
 // dial connects to a side. The error names the side and never a secret.
 func (s *Server) dial(ctx context.Context, route router.Route) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
@@ -51,6 +54,7 @@ func (s *Server) dial(ctx context.Context, route router.Route) (*link, error) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetNoDelay(true)
 	}
+	keepAlive(conn)
 	l := &link{srv: s, conn: conn, side: route.Side, route: route, local: conn.LocalAddr().String()}
 	s.addLink(l)
 	return l, nil
@@ -143,7 +147,7 @@ func (l *link) refused(ln line, text string) error {
 	case ln.noAuth && ln.db && strings.HasPrefix(text, "NOAUTH"):
 		l.unselected = true
 		return nil
-	case ln.lenient, ln.queued:
+	case (ln.lenient || ln.queued) && !isGreeting(text):
 		return nil
 	}
 	return &setupError{side: l.route.Side, what: ln.what, answer: text}

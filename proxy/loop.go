@@ -12,9 +12,8 @@ import (
 )
 
 const (
-	replySpace = 256 << 10              // bytes read from an upstream at a time
-	closingFor = 5 * time.Second        // how long a client that is being closed may take for its last replies
-	redialWait = 100 * time.Millisecond // in which nobody dials again what has just failed
+	replySpace = 256 << 10       // bytes read from an upstream at a time
+	closingFor = 5 * time.Second // how long a client that is being closed may take for its last replies
 )
 
 // loop is one event loop: the clients whose commands travel on shared upstream

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 // The tests run with shared upstream connections; -upstream pinned gives each
-// client its own.
+// client its own. Those that try both are left out then.
 var upstreams = flag.String("upstream", "shared", "shared or pinned")
 
 // patience bounds every wait of the tests.
@@ -64,6 +64,8 @@ type world struct {
 	heard          *heard
 	dbs            router.DBMap
 	epoch          uint64
+	stop           context.CancelFunc
+	stopped        chan struct{} // closed when Serve has returned
 }
 
 type setting func(*Config)
@@ -103,8 +105,9 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	w.stop, w.stopped = cancel, make(chan struct{})
 	served := make(chan error, 1)
-	go func() { served <- w.proxy.Serve(ctx) }()
+	go func() { served <- w.proxy.Serve(ctx); close(w.stopped) }()
 	t.Cleanup(func() {
 		cancel()
 		select {

@@ -10,7 +10,7 @@ import (
 
 const (
 	outboxHigh = 1 << 20   // bytes that may wait for a client before its upstream is read no further
-	outboxMax  = 256 << 20 // bytes that may wait while the gate shuts; then the client is closed
+	outboxMax  = 256 << 20 // bytes that may wait where nobody can wait for the client; then it is closed
 )
 
 // outbox is what waits to be written to one client. Appending is memory only, so
@@ -19,6 +19,7 @@ const (
 // goroutine takes the writing over.
 type outbox struct {
 	conn  net.Conn
+	limit int         // bytes that may wait
 	hurry func() bool // nobody may wait: the gate shuts, or the session is being moved
 	lost  func()      // the client cannot be written to any more; called once, without locks
 
@@ -34,8 +35,8 @@ type outbox struct {
 	sent     int64
 }
 
-func newOutbox(conn net.Conn, hurry func() bool, lost func()) *outbox {
-	o := &outbox{conn: conn, hurry: hurry, lost: lost}
+func newOutbox(conn net.Conn, limit int, hurry func() bool, lost func()) *outbox {
+	o := &outbox{conn: conn, limit: limit, hurry: hurry, lost: lost}
 	o.cond = sync.NewCond(&o.mu)
 	return o
 }
@@ -56,7 +57,7 @@ func (o *outbox) append(b []byte) {
 // than outboxHigh bytes wait, unless there is a hurry.
 func (o *outbox) flush() {
 	o.mu.Lock()
-	if len(o.pend) > outboxMax {
+	if len(o.pend) > o.limit {
 		o.die()
 		return
 	}
@@ -219,15 +220,15 @@ func (o *outbox) poke() {
 	o.mu.Unlock()
 }
 
-// limit gives all writing d to end; there is no wait for the client after it.
-func (o *outbox) limit(d time.Duration) {
+// within gives all writing d to end; there is no wait for the client after it.
+func (o *outbox) within(d time.Duration) {
 	o.mu.Lock()
 	o.closing = true
 	_ = o.conn.SetWriteDeadline(time.Now().Add(d))
 	o.mu.Unlock()
 }
 
-// finish writes what is left and waits for the drainer. limit was called before,
+// finish writes what is left and waits for the drainer. within was called before,
 // and nothing is appended any more.
 func (o *outbox) finish() {
 	o.drainers.Wait()
@@ -248,6 +249,13 @@ func (o *outbox) bytes() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.sent
+}
+
+// size returns how many bytes wait, or are kept to wait in.
+func (o *outbox) size() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return int64(cap(o.pend) + cap(o.spare))
 }
 
 // idle reports whether nothing waits and nobody writes.

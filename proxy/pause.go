@@ -53,6 +53,11 @@ func (l *loop) pause(t *trunk) {
 	if !l.attend(t) || t.owner != nil {
 		return
 	}
+	l.retire(t)
+}
+
+// retire has t take no more commands.
+func (l *loop) retire(t *trunk) {
 	t.retired = true
 	l.retired[t] = struct{}{}
 	if l.trunks[t.key] == t {

@@ -179,7 +179,9 @@ func (p *pool) take(key string) *link {
 			return nil
 		}
 		k := list[len(list)-1]
-		p.links[key] = list[:len(list)-1]
+		if p.links[key] = list[:len(list)-1]; len(list) == 1 {
+			delete(p.links, key)
+		}
 		p.mu.Unlock()
 		if silentSocket(k.conn) {
 			k.idle, k.between = false, false
@@ -237,15 +239,25 @@ func (p *pool) expire() {
 
 // close closes the connections to all sides but keep; nil is for good.
 func (p *pool) close(keep *router.Side) {
+	p.remove(func(k *link) bool { return keep == nil || k.side != *keep }, keep == nil)
+}
+
+// distrust closes the connections to a side on which another one has gone silent.
+func (p *pool) distrust(side router.Side) {
+	p.remove(func(k *link) bool { return k.side == side }, false)
+}
+
+// remove closes the connections that which says true of; all of one key are alike.
+func (p *pool) remove(which func(k *link) bool, forGood bool) {
 	p.mu.Lock()
 	var out []*link
 	for key, list := range p.links {
-		if keep == nil || list[0].side != *keep {
+		if which(list[0]) {
 			out = append(out, list...)
 			delete(p.links, key)
 		}
 	}
-	if keep == nil {
+	if forGood {
 		p.shut = true
 		if p.sweep != nil {
 			p.sweep.Stop()

@@ -62,10 +62,20 @@ type Config struct {
 	// is slow that takes SlowLogSlowerThan or more: all are at 0, none below it.
 	SlowLogEntries    int
 	SlowLogSlowerThan time.Duration
+	// UpstreamTimeout is how long a server may leave a command unanswered, and say
+	// nothing else, before the connection is given up and its clients are closed. A
+	// command that blocks may wait for as long as it says itself. 0 means for ever,
+	// as without a proxy.
+	UpstreamTimeout time.Duration
 
 	// OutputLimit is how many bytes may wait for a client that does not read its
-	// replies before it is closed; 0 means 256 MiB.
+	// replies before it is closed; 0 means 256 MiB. QueryLimit is how many bytes of
+	// one command are kept of a client before it is closed; 0 means 1 GiB. MaxMemory
+	// bounds what the buffers of all clients hold together: past it those that hold
+	// most are closed; 0 means no bound. It is looked at 50 times a second.
 	OutputLimit int
+	QueryLimit  int
+	MaxMemory   int
 
 	Upstreams [2]Upstream // indexed by router.Side
 
@@ -99,6 +109,9 @@ type Server struct {
 
 	loops []*loop // none when nothing is shared
 	pool  pool    // of pinned connections between two uses
+
+	dampers    [2]damper // by router.Side
+	complaints complaints
 
 	switching sync.Mutex   // one of Prepare, Hold, Align, Release at a time
 	whole     atomic.Bool  // a switch is near: no command is begun before it has come whole
@@ -135,6 +148,9 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	}
 	if cfg.OutputLimit <= 0 {
 		cfg.OutputLimit = outboxMax
+	}
+	if cfg.QueryLimit <= 0 {
+		cfg.QueryLimit = queryLimit
 	}
 	if cfg.ScriptCache <= 0 {
 		cfg.ScriptCache = 1000
@@ -204,6 +220,11 @@ func (s *Server) Serve(ctx context.Context) error {
 		s.stop()
 		_ = s.listener.Close()
 	})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		s.watch()
+	}()
 	err := s.accept()
 	if ctx.Err() != nil {
 		err = nil
@@ -224,6 +245,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	timer.Stop()
 	stopKill()
 	s.kill()
+	<-watched
 	s.pool.close(nil)
 	return err
 }

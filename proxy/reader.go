@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -86,6 +87,9 @@ func (r *reader) loop() {
 func (r *reader) chunk(b []byte) bool {
 	s := r.s
 	s.mu.Lock()
+	if s.srv.cfg.UpstreamTimeout > 0 {
+		s.heard = time.Now()
+	}
 	if r.mode == modePass && r.owner != nobody && !r.drop && !r.raw && r.fr.Skip(len(b)) {
 		r.size += len(b)
 		s.mu.Unlock()

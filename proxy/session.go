@@ -28,6 +28,7 @@ var (
 	errStopping     = errors.New("the proxy is stopping")
 	errUnmovable    = errors.New("the connection cannot be moved")
 	errHome         = errors.New("the connection is shared again")
+	errTooMuch      = errors.New("the client has sent too much of one command")
 	errClosing      = errors.New("the connection is to be closed")
 )
 
@@ -57,6 +58,7 @@ type session struct {
 	home     *loop     // where it goes when it needs no connection of its own; nil: nowhere
 	pinnedAt time.Time // when it last needed one
 
+	reading  atomic.Int64 // bytes kept for what the client has sent
 	wakeup   chan struct{}
 	crossing atomic.Bool
 	move     atomic.Pointer[move]
@@ -76,13 +78,14 @@ type session struct {
 	raw        bool
 	down       bool // the upstream is lost
 	ended      bool
-	heavy      bool // a large reply came since this was last looked at
+	heard      time.Time // when the upstream last spoke, or was first waited for; kept only where it matters
+	heavy      bool      // a large reply came since this was last looked at
 	waitsEmpty bool
 }
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
 	s := &session{srv: srv, id: id, conn: conn, st: newState(), wakeup: make(chan struct{}, 1), readAt: srv.clock()}
-	s.out = newOutbox(conn, s.hurry, func() { _ = conn.Close() })
+	s.out = newOutbox(conn, srv.cfg.OutputLimit, s.hurry, func() { _ = conn.Close() })
 	return s
 }
 
@@ -116,7 +119,10 @@ func (s *session) run() {
 	if errors.Is(err, errHome) {
 		return
 	}
-	if errors.Is(err, errUpstreamGone) || errors.Is(err, errUnmovable) {
+	switch {
+	case errors.Is(err, errTooMuch):
+		s.log().Warn("closing a client", "err", err)
+	case errors.Is(err, errUpstreamGone), errors.Is(err, errUnmovable):
 		s.log().Debug("closing a client", "err", err)
 	}
 	s.end()
@@ -155,10 +161,10 @@ func (s *session) connect() error {
 		s.srv.gate.Leave()
 		l, err := s.pooled(route)
 		if l == nil {
-			l, err = s.fresh(s.srv.killed, route, true)
+			l, err = s.fresh(s.srv.killed, s.srv.dialDamped, route, true)
 		}
 		if err != nil {
-			s.log().Warn("closing a client: its upstream connection cannot be made", "err", err)
+			s.srv.cannotConnect(err)
 			s.refuseClient(err)
 			return err
 		}
@@ -391,7 +397,7 @@ func (s *session) mapsChannels(l *link) bool {
 // end closes everything. The gate is left by all that was inside.
 func (s *session) end() {
 	s.leave()
-	s.out.limit(closeFor)
+	s.out.within(closeFor)
 	s.mu.Lock()
 	s.ended = true
 	links := []*link{s.link, s.warm, s.ahead, s.own}

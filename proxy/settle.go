@@ -99,6 +99,9 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 	switch it.role {
 	case ours:
 		it.reply = bytes.Clone(reply)
+		if isGreeting(text) { // said before anything was asked, and nothing follows it
+			s.out.append(reply)
+		}
 		if it.spec == clientIDSpec && !failed && reply[0] == ':' {
 			if id, ok := resp.Integer(reply[1 : len(reply)-2]); ok {
 				s.upID = id

@@ -95,7 +95,7 @@ func (s *session) prepare(ctx context.Context, route router.Route) error {
 	if skip {
 		return nil
 	}
-	l, err := s.fresh(ctx, route, false)
+	l, err := s.fresh(ctx, s.srv.dial, route, false)
 	if err != nil {
 		return s.unlessEnded(err)
 	}

@@ -49,6 +49,10 @@ type trunk struct {
 
 	owner *guest // whose own it is; nil when it is shared
 
+	lines     []line // its setup
+	heard     int64  // when it last said something
+	replacing bool
+
 	out      []byte
 	dirty    bool
 	interest uint32
@@ -176,8 +180,9 @@ func (l *loop) trunkEvent(t *trunk, what uint32) {
 	for !t.dead && !t.paused {
 		n, again, err := epoll.Receive(t.fd, l.replies)
 		if again {
-			return
+			break
 		}
+		t.heard = l.now
 		if n == 0 {
 			l.lose(t, errors.Join(errUpstreamGone, err))
 			return
@@ -207,6 +212,9 @@ func (l *loop) answer(t *trunk, b []byte) error {
 			switch {
 			case t.stray && from < pos:
 				l.deliver(t.fifo[t.head].g, b[from:pos])
+			case !t.stray && t.head == len(t.fifo) && t.owner != nil && b[pos] == '-':
+				l.deliver(t.owner, b[pos:]) // a server that has no room for it says so, and hangs up
+				return nil
 			case !t.stray && t.head == len(t.fifo):
 				return fmt.Errorf("%w: nobody has asked for it", resp.ErrReply)
 			}
@@ -361,7 +369,7 @@ func (l *loop) bind(g *guest) *trunk {
 	}
 	switch {
 	case t == nil:
-		t = &trunk{l: l, key: key, side: l.route.Side}
+		t = &trunk{l: l, key: key, side: l.route.Side, lines: lines}
 		l.trunks[key] = t
 		l.dial(t, l.route, lines)
 		t.wait(g)
@@ -396,10 +404,9 @@ func (l *loop) prove(t *trunk, lines []line) {
 	t.proving = true
 	route := l.route
 	l.srv.serving.Go(func() {
-		k, fd, err := l.srv.dialTrunk(l.srv.stopping, route, lines)
+		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.dialDamped, route, lines)
 		if err == nil {
-			epoll.Close(fd)
-			l.srv.dropLink(k)
+			l.srv.discard(k, fd)
 		}
 		l.post(func() {
 			t.proving, t.proved, t.barred = false, l.now, errors.Is(err, errAlone)
@@ -460,6 +467,7 @@ func (l *loop) detach(g *guest) *link {
 		l.srv.dropLink(t.link)
 		return nil
 	}
+	keepAlive(conn) // making a connection of it has set Go's own
 	k := t.link
 	k.conn, k.route, k.full = conn, l.route, true
 	return k
@@ -468,10 +476,9 @@ func (l *loop) detach(g *guest) *link {
 // dial connects a trunk; its waiters go on when that has ended.
 func (l *loop) dial(t *trunk, route router.Route, lines []line) {
 	l.srv.serving.Go(func() {
-		k, fd, err := l.srv.dialTrunk(l.srv.stopping, route, lines)
+		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.dialDamped, route, lines)
 		if !l.post(func() { l.connected(t, k, fd, err) }) && err == nil {
-			epoll.Close(fd)
-			l.srv.dropLink(k)
+			l.srv.discard(k, fd)
 		}
 	})
 }
@@ -481,8 +488,8 @@ var errAlone = errors.New("the server wants AUTH")
 
 // dialTrunk returns a connection that is set up, as a descriptor that is the
 // caller's, as is the place of k in the server's books.
-func (s *Server) dialTrunk(ctx context.Context, route router.Route, lines []line) (k *link, fd int, err error) {
-	if k, err = s.dial(ctx, route); err != nil {
+func (s *Server) dialTrunk(ctx context.Context, dial dialer, route router.Route, lines []line) (k *link, fd int, err error) {
+	if k, err = dial(ctx, route); err != nil {
 		return nil, -1, err
 	}
 	if s.cfg.Shared {
@@ -502,12 +509,17 @@ func (s *Server) dialTrunk(ctx context.Context, route router.Route, lines []line
 	return k, fd, nil
 }
 
+// discard closes a connection that dialTrunk has made and nobody wants.
+func (s *Server) discard(k *link, fd int) {
+	epoll.Close(fd)
+	s.dropLink(k)
+}
+
 // connected takes over a connection that was dialled, or the news that it could not be.
 func (l *loop) connected(t *trunk, k *link, fd int, err error) {
 	if t.dead || l.ended {
 		if err == nil {
-			epoll.Close(fd)
-			l.srv.dropLink(k)
+			l.srv.discard(k, fd)
 		}
 		return
 	}
@@ -520,8 +532,7 @@ func (l *loop) connected(t *trunk, k *link, fd int, err error) {
 		t.link, t.fd, t.ready, t.interest, t.proved = k, fd, true, epoll.Read, l.now
 		if err := l.watch(fd, t.interest, watched{t: t}); err != nil {
 			t.ready = false
-			epoll.Close(fd)
-			l.srv.dropLink(k)
+			l.srv.discard(k, fd)
 			t.err, t.failed = err, l.now
 		}
 	}
@@ -556,7 +567,7 @@ func (l *loop) prepare(ctx context.Context, route router.Route) error {
 	})
 	var errs []error
 	for key, lines := range wanted {
-		k, fd, err := l.srv.dialTrunk(ctx, route, lines)
+		k, fd, err := l.srv.dialTrunk(ctx, l.srv.dial, route, lines)
 		switch {
 		case errors.Is(err, errAlone):
 			continue
@@ -566,17 +577,15 @@ func (l *loop) prepare(ctx context.Context, route router.Route) error {
 		}
 		put := func() {
 			if l.trunks[key] != nil {
-				epoll.Close(fd)
-				l.srv.dropLink(k)
+				l.srv.discard(k, fd)
 				return
 			}
-			t := &trunk{l: l, key: key, side: route.Side}
+			t := &trunk{l: l, key: key, side: route.Side, lines: lines}
 			l.trunks[key] = t
 			l.connected(t, k, fd, nil)
 		}
 		if !l.post(put) {
-			epoll.Close(fd)
-			l.srv.dropLink(k)
+			l.srv.discard(k, fd)
 		}
 	}
 	return errors.Join(errs...)
@@ -598,7 +607,7 @@ func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 		}
 	})
 	return bounded(wanted, func(w want) error {
-		k, fd, err := l.srv.dialTrunk(ctx, route, w.lines)
+		k, fd, err := l.srv.dialTrunk(ctx, l.srv.dial, route, w.lines)
 		if err != nil && !errors.Is(err, errAlone) {
 			return fmt.Errorf("client %d: %w", w.g.id, err)
 		}
@@ -607,8 +616,7 @@ func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 		}
 		put := func() {
 			if w.g.gone {
-				epoll.Close(fd)
-				l.srv.dropLink(k)
+				l.srv.discard(k, fd)
 				return
 			}
 			if w.g.warm != nil {
@@ -618,8 +626,7 @@ func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 			l.connected(w.g.warm, k, fd, nil)
 		}
 		if !l.post(put) {
-			epoll.Close(fd)
-			l.srv.dropLink(k)
+			l.srv.discard(k, fd)
 		}
 		return nil
 	})

@@ -9,8 +9,8 @@ import (
 )
 
 // Link is a TCP relay in front of one server that behaves like a bad network:
-// it delays, stalls, cuts and refuses. Bytes keep their order. All methods may
-// be called at any time from any goroutine.
+// it delays, stalls, swallows, cuts and refuses. Bytes keep their order. All
+// methods may be called at any time from any goroutine.
 type Link struct {
 	upstream string
 	listener net.Listener
@@ -110,6 +110,31 @@ func (l *Link) Cut() {
 	}
 	for _, c := range conns {
 		<-c.gone
+	}
+}
+
+// CutSome is Cut for each connection of the moment that pick says true of.
+func (l *Link) CutSome(pick func() bool) {
+	var cut []*linkConn
+	for _, c := range l.live() {
+		if pick() {
+			c.end()
+			cut = append(cut, c)
+		}
+	}
+	for _, c := range cut {
+		<-c.gone
+	}
+}
+
+// Swallow makes each connection of the moment that pick says true of half-open,
+// for good: both ends think that it stands, but whatever either sends is lost,
+// its end too. Only Cut ends it.
+func (l *Link) Swallow(pick func() bool) {
+	for _, c := range l.live() {
+		if pick() {
+			c.swallow.Store(true)
+		}
 	}
 }
 

@@ -109,6 +109,26 @@ func TestLinkStall(t *testing.T) {
 		"what was sent during the stall to arrive after it")
 }
 
+func TestLinkSwallows(t *testing.T) {
+	s, l, c := through(t)
+	l.Swallow(func() bool { return true })
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Set(short, "k", "v", 0).Err(); err == nil {
+		t.Fatal("answered on a half-open connection")
+	}
+	if n := l.Conns(); n != 1 {
+		t.Fatalf("%d connections: the server's side has heard of the end", n)
+	}
+	if err := c.Set(ctx(t), "other", "v", 0).Err(); err != nil {
+		t.Errorf("a new connection: %v", err)
+	}
+	l.CutSome(func() bool { return true })
+	if n := s.Client(0).Exists(ctx(t), "k").Val(); n != 0 || l.Conns() != 0 {
+		t.Error("something arrived, or a connection is left")
+	}
+}
+
 func TestLinkRefuse(t *testing.T) {
 	_, l, c := through(t)
 	l.Refuse(true)

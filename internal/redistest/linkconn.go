@@ -3,6 +3,7 @@ package redistest
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,11 +17,12 @@ type chunk struct {
 // stamps what it reads with the time it is due, and a writer, which waits for
 // that time: so a delay costs latency and no throughput.
 type linkConn struct {
-	link   *Link
-	client *net.TCPConn
-	stop   chan struct{} // closed by end
-	once   sync.Once
-	gone   chan struct{} // closed when nothing of the connection is left
+	link    *Link
+	client  *net.TCPConn
+	swallow atomic.Bool   // nothing passes any more
+	stop    chan struct{} // closed by end
+	once    sync.Once
+	gone    chan struct{} // closed when nothing of the connection is left
 }
 
 func newLinkConn(l *Link, client *net.TCPConn) *linkConn {
@@ -95,6 +97,13 @@ func (c *linkConn) write(to *net.TCPConn, from <-chan chunk, l *lane) {
 			return
 		}
 		if !c.wait(piece.due, l) {
+			return
+		}
+		if c.swallow.Load() {
+			if more {
+				continue
+			}
+			<-c.stop
 			return
 		}
 		if !more {

@@ -106,6 +106,9 @@ func (p *Requests) Advance(n int) { p.w += n }
 // Buffered returns the number of bytes that came and are not consumed yet.
 func (p *Requests) Buffered() int { return p.w - p.r }
 
+// Size returns the number of bytes kept for them, free ones included.
+func (p *Requests) Size() int { return cap(p.buf) }
+
 // Rest returns the bytes that came and are not consumed yet, and consumes them.
 // They are good until the next call of Space.
 func (p *Requests) Rest() []byte {

@@ -1,0 +1,221 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/crossfade/crossfade/router"
+)
+
+const (
+	redialWait    = 100 * time.Millisecond // in which nobody dials again what has just failed
+	complainEvery = time.Second            // at most so often is it logged that clients cannot be connected
+	watchEvery    = 250 * time.Millisecond // how often silent upstreams are looked for
+	roomEvery     = 20 * time.Millisecond  // how often the clients' buffers are added up
+	silentFor     = 2 * time.Second        // of silence after which a shared connection gets no more clients, if another one can be made
+)
+
+var errSilent = errors.New("the upstream has not answered within proxy.upstream_timeout")
+
+// damper keeps a side that cannot be reached from being dialled for every client
+// that would like to.
+type damper struct {
+	mu     sync.Mutex
+	err    error // of the last attempt; nil when that worked
+	at     time.Time
+	trying bool
+}
+
+// dialDamped is dial on behalf of a client. While a side cannot be reached, one
+// client in redialWait tries; all others get at once the error that it got.
+func (s *Server) dialDamped(ctx context.Context, route router.Route) (*link, error) {
+	d := &s.dampers[route.Side]
+	d.mu.Lock()
+	again := d.err != nil
+	if again && (d.trying || time.Since(d.at) < redialWait) {
+		err := d.err
+		d.mu.Unlock()
+		return nil, err
+	}
+	d.trying = again
+	d.mu.Unlock()
+	l, err := s.dial(ctx, route)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if again {
+		d.trying = false
+	}
+	if err == nil || ctx.Err() == nil {
+		d.err, d.at = err, time.Now()
+	}
+	return l, err
+}
+
+// complaints keeps the log short when many clients have the same reason to complain.
+type complaints struct {
+	mu   sync.Mutex
+	next time.Time
+	kept int
+}
+
+// cannotConnect logs that a client is closed for want of an upstream.
+func (s *Server) cannotConnect(err error) {
+	c := &s.complaints
+	c.mu.Lock()
+	now := time.Now()
+	if now.Before(c.next) {
+		c.kept++
+		c.mu.Unlock()
+		return
+	}
+	before := c.kept
+	c.next, c.kept = now.Add(complainEvery), 0
+	c.mu.Unlock()
+	s.log.Warn("closing a client: its upstream connection cannot be made", "err", err, "clients_before", before)
+}
+
+// keepAlive has the kernel find out within half a minute that a server has
+// vanished without a word. Not TCP_USER_TIMEOUT: it would also end a connection
+// on which a busy server does not read for as long.
+func keepAlive(conn net.Conn) {
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = tls.NetConn()
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3})
+	}
+}
+
+// watch looks for what no event tells, until the server is stopped for good.
+func (s *Server) watch() {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	var room <-chan time.Time
+	if s.cfg.MaxMemory > 0 {
+		often := time.NewTicker(roomEvery)
+		defer often.Stop()
+		room = often.C
+	}
+	for {
+		select {
+		case <-tick.C:
+		case <-room:
+			s.boundMemory()
+			continue
+		case <-s.killed.Done():
+			return
+		}
+		for _, l := range s.eventLoops() {
+			l.post(l.lookForSilence)
+		}
+		if limit := s.cfg.UpstreamTimeout; limit > 0 {
+			for _, sess := range s.snapshotSessions() {
+				sess.lookForSilence(limit)
+			}
+		}
+	}
+}
+
+// lookForSilence gives up the trunks that have left a command unanswered for too
+// long. Before that, a shared one that says nothing is replaced for those who
+// have nothing in flight on it, so that a client that connects again finds another
+// connection, as it would without a proxy. That takes another connection that the
+// server answers on: one that is busy with a long command, or stopped, does not.
+func (l *loop) lookForSilence() {
+	for t := range l.retired {
+		l.giveUp(t)
+	}
+	for _, t := range l.trunks {
+		if !l.giveUp(t) && l.silence(t) > silentFor && !t.replacing {
+			l.replace(t)
+		}
+	}
+	for g := range l.guests {
+		if t := g.trunk; t != nil && t.owner == g {
+			l.giveUp(t)
+		}
+	}
+}
+
+// silence is for how long the oldest command in flight has waited without a word.
+func (l *loop) silence(t *trunk) time.Duration {
+	if !t.ready || t.dead || t.paused || t.head == len(t.fifo) {
+		return 0
+	}
+	return time.Duration(l.now - max(t.heard, t.fifo[t.head].at))
+}
+
+func (l *loop) giveUp(t *trunk) bool {
+	limit := l.srv.cfg.UpstreamTimeout
+	if limit <= 0 || l.silence(t) <= limit {
+		return false
+	}
+	l.srv.log.Warn("closing clients: their server does not answer", "side", t.side.String(), "for", limit.String())
+	l.srv.pool.distrust(t.side)
+	l.lose(t, errSilent)
+	return true
+}
+
+// replace dials another trunk for the key of t.
+func (l *loop) replace(t *trunk) {
+	t.replacing = true
+	other := &trunk{l: l, key: t.key, side: t.side, lines: t.lines}
+	route := l.route
+	l.srv.serving.Go(func() {
+		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.dial, route, t.lines)
+		put := func() {
+			t.replacing = false
+			if err == nil && (t.dead || l.trunks[t.key] != t || l.route.Epoch != route.Epoch || l.stopping) {
+				l.srv.discard(k, fd)
+				return
+			}
+			if err != nil {
+				return
+			}
+			l.connected(other, k, fd, nil)
+			if !other.ready {
+				return
+			}
+			l.srv.log.Info("a shared connection does not answer: others go on with a new one", "side", t.side.String(), "commands", len(t.fifo)-t.head)
+			l.srv.pool.distrust(t.side)
+			l.trunks[t.key] = other
+			l.retire(t)
+			l.ease(t)
+		}
+		if !l.post(put) && err == nil {
+			l.srv.discard(k, fd)
+		}
+	})
+}
+
+// lookForSilence closes the session's connection when a command has waited for
+// too long without a word. A command that blocks may wait for as long as it says.
+func (s *session) lookForSilence(limit time.Duration) {
+	now := time.Now()
+	s.mu.Lock()
+	l := s.link
+	it, busy := s.fifo.peek()
+	since := s.heard
+	if it != nil {
+		if it.sent.After(since) {
+			since = it.sent
+		}
+		if it.block != nil {
+			busy = !it.block.forever
+			if it.block.deadline.After(since) {
+				since = it.block.deadline
+			}
+		}
+		busy = busy && !it.mayBlock && !it.local
+	}
+	silent := l != nil && busy && !s.raw && now.Sub(since) > limit
+	s.mu.Unlock()
+	if silent {
+		s.log().Warn("closing a client: its server does not answer", "side", l.side.String(), "for", limit.String())
+		s.srv.pool.distrust(l.side)
+		l.close()
+	}
+}

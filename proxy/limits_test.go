@@ -1,0 +1,255 @@
+package proxy
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
+)
+
+func TestMaxClients(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, func(c *Config) { c.MaxClients = 3 })
+		var in []*raw
+		for range 3 {
+			c := w.client()
+			c.want("PING", "+PONG\r\n")
+			in = append(in, c)
+		}
+		in[0].want("MULTI", ok) // a session counts as the guest it was
+		for range 3 {
+			if got := w.client().ends(); got != "-ERR max number of clients reached\r\n" {
+				t.Fatalf("the fourth client was told %q", got)
+			}
+		}
+		in[0].close()
+		w.awaitServed()
+		in[1].want("PING", "+PONG\r\n")
+	})
+}
+
+// TestManyAtOnce has more clients connect at the same time than the limit allows:
+// each is served or refused, and the count is right afterwards.
+func TestManyAtOnce(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		const limit, n = 300, 900
+		w := newWorld(t, mode, func(c *Config) { c.MaxClients = limit })
+		var wg sync.WaitGroup
+		clients := make([]*raw, n)
+		replies := make([]string, n)
+		for i := range n {
+			wg.Go(func() {
+				clients[i] = w.client()
+				clients[i].tryWrite([]byte("ECHO " + fmt.Sprint(i) + "\r\n"))
+				replies[i] = clients[i].next()
+			})
+		}
+		wg.Wait()
+		served := 0
+		for i, got := range replies {
+			switch {
+			case got == bulk(fmt.Sprint(i)):
+				served++
+			case got != "-ERR max number of clients reached\r\n" && got != "EOF": // a reset may overtake the text
+				t.Fatalf("client %d was told %q", i, got)
+			}
+		}
+		if served != limit || w.proxy.Stats().Clients != limit {
+			t.Errorf("%d clients were served, %d are counted", served, w.proxy.Stats().Clients)
+		}
+		for _, c := range clients {
+			c.close()
+		}
+		until(t, "all are gone", func() bool { return w.proxy.Stats().Clients == 0 })
+	})
+}
+
+// TestClientThatNeverReads is cut off at the limit; others do not notice.
+func TestClientThatNeverReads(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, func(c *Config) { c.OutputLimit = 8 << 20 })
+		w.do(router.Source, 0, "SET", "big", bytes.Repeat([]byte("x"), 1<<20))
+		deaf, other := w.client(), w.client()
+		deaf.write(bytes.Repeat(words("GET", "big"), 200))
+		until(t, "the client that does not read is closed", func() bool {
+			other.want("PING", "+PONG\r\n")
+			return w.proxy.Stats().Clients == 1
+		})
+	})
+}
+
+// TestSubscriberThatNeverReads is closed by the server, by its own limit for
+// subscribers, which a proxy that read on for it would take away.
+func TestSubscriberThatNeverReads(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		source := redistest.Start(t, redistest.WithConfig("client-output-buffer-limit", "pubsub", "2mb", "1mb", "60"))
+		w := newWorldOn(t, source, redistest.Start(t), mode)
+		deaf, hears, other := w.client(), w.client(), w.client()
+		for _, c := range []*raw{deaf, hears} {
+			c.want("SUBSCRIBE c", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+		}
+		text := strings.Repeat("x", 1<<16)
+		until(t, "the server closes the subscriber", func() bool {
+			n := other.do("PUBLISH c " + text)
+			if got := hears.next(); len(got) < 1<<16 {
+				t.Fatalf("the other subscriber got %q", got)
+			}
+			return n == ":1\r\n"
+		})
+		if got := deaf.ends(); !strings.Contains(got, text) {
+			t.Errorf("the subscriber got %d bytes before the end", len(got))
+		}
+		hears.close()
+		other.want("PING", "+PONG\r\n")
+	})
+}
+
+func TestQueryLimit(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, func(c *Config) { c.QueryLimit = 2 << 20 })
+		value := bytes.Repeat([]byte("x"), 10<<20)
+		c := w.client()
+		c.write(wireOf([]byte("SET"), []byte("a"), value)) // passed on piece by piece
+		c.expect(ok)
+		c.want("MULTI", ok) // in a transaction a command is kept until it is whole
+		c.tryWrite(wireOf([]byte("SET"), []byte("b"), value))
+		if got := c.ends(); got != "" {
+			t.Fatalf("the client was told %q", got)
+		}
+		many := w.client()
+		many.tryWrite(append([]byte("*1000000\r\n$3\r\nDEL\r\n"), bytes.Repeat([]byte("$4\r\nkkkk\r\n"), 999_999)...))
+		if got := many.ends(); got != "" {
+			t.Fatalf("the client was told %q", got)
+		}
+		if got := fmt.Sprint(w.do(router.Source, 0, "EXISTS", "a", "b")); got != "1" {
+			t.Errorf("%s keys", got)
+		}
+	})
+}
+
+// TestMaxMemory has clients hold memory in each way there is; those that hold
+// most are closed, and only those.
+func TestMaxMemory(t *testing.T) {
+	ways := map[string]func(w *world, c *raw){
+		"half a command": func(_ *world, c *raw) {
+			c.want("MULTI", ok)
+			c.tryWrite(wireOf([]byte("SET"), []byte("a"), bytes.Repeat([]byte("x"), 40<<20))[:39<<20])
+		},
+		"a long transaction": func(_ *world, c *raw) {
+			c.want("MULTI", ok)
+			c.tryWrite(bytes.Repeat(wireOf([]byte("SET"), []byte("a"), bytes.Repeat([]byte("x"), 1<<20)), 30))
+		},
+		"replies not read": func(w *world, c *raw) {
+			w.do(router.Source, 0, "SET", "big", bytes.Repeat([]byte("x"), 1<<20))
+			c.tryWrite(bytes.Repeat(words("GET", "big"), 60))
+		},
+	}
+	eachMode(t, func(t *testing.T, mode setting) {
+		for name, grow := range ways {
+			w := newWorld(t, mode, func(c *Config) { c.MaxMemory = 16 << 20 })
+			small, begun := w.client(), w.client()
+			begun.want("MULTI", ok)
+			begun.send("SET small 1")
+			begun.expect("+QUEUED\r\n")
+			hog := w.client()
+			grow(w, hog)
+			until(t, name+": the client that holds most is closed", func() bool {
+				small.want("PING", "+PONG\r\n")
+				return w.proxy.Stats().Clients == 2
+			})
+			begun.want("EXEC", "*1\r\n+OK\r\n")
+		}
+	})
+}
+
+// TestStopInOrder stops the proxy in the middle of everything: each command that
+// was forwarded is answered, none that was answered is missing, nobody waits for
+// what may never come, and nobody new is served.
+func TestStopInOrder(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		names := []string{"one", "some", "deep", "tx"}
+		clients := map[string]*raw{}
+		for _, name := range names {
+			clients[name] = w.client()
+			clients[name].want("PING", "+PONG\r\n")
+		}
+		idle, blocked, hears, begun := w.client(), w.client(), w.client(), w.client()
+		idle.want("PING", "+PONG\r\n")
+		begun.want("MULTI", ok)
+		hears.want("SUBSCRIBE c", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+		blocked.send("BLPOP nothing 0")
+		w.blockedOn(router.Source, "blpop")
+		clients["tx"].want("MULTI", ok)
+		clients["tx"].want("INCR tx", "+QUEUED\r\n")
+		if err := w.source.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		clients["one"].send("INCR one")
+		clients["some"].write(bytes.Repeat(words("INCR", "some"), 100))
+		clients["deep"].write(bytes.Repeat(words("INCR", "deep"), 5000))
+		clients["tx"].send("EXEC")
+		until(t, "all is in flight", func() bool { return w.gate.Inside() >= 5 })
+		w.stop()
+		for name, c := range map[string]*raw{"idle": idle, "blocked": blocked, "subscribed": hears, "in a transaction": begun} {
+			if got := c.ends(); got != "" {
+				t.Errorf("the client that is %s was told %q", name, got)
+			}
+		}
+		if c, err := net.Dial("tcp", w.proxy.Addr().String()); err == nil {
+			_ = c.Close()
+			t.Error("a new client is accepted")
+		}
+		if err := w.source.Cont(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			n := 0
+			for line := range strings.Lines(strings.TrimPrefix(clients[name].ends(), "*1\r\n")) {
+				if n++; line != fmt.Sprintf(":%d\r\n", n) {
+					t.Errorf("%s: reply %d is %q", name, n, line)
+					break
+				}
+			}
+			if got := fmt.Sprint(w.do(router.Source, 0, "INCR", name)); got != fmt.Sprint(n+1) {
+				t.Errorf("%s: %d commands were answered, %s is next", name, n, got)
+			}
+		}
+		<-w.stopped
+	})
+}
+
+func TestStopHasADeadline(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, func(c *Config) { c.ShutdownTimeout = 300 * time.Millisecond })
+		plain, begun := w.client(), w.client()
+		plain.want("PING", "+PONG\r\n")
+		begun.want("MULTI", ok)
+		if err := w.source.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		plain.send("INCR a")
+		begun.send("INCR a")
+		until(t, "both are in flight", func() bool { return w.gate.Inside() >= 2 })
+		w.stop()
+		select {
+		case <-w.stopped:
+		case <-time.After(patience):
+			t.Fatal("the proxy waits for a server that does not answer")
+		}
+		for _, c := range []*raw{plain, begun} {
+			if got := c.ends(); got != "" {
+				t.Errorf("the client was told %q", got)
+			}
+		}
+		if err := w.source.Cont(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
