@@ -21,6 +21,7 @@ type outbox struct {
 	conn  net.Conn
 	hurry func() bool // nobody may wait: the gate shuts, or the session is being moved
 	lost  func()      // the client cannot be written to any more; called once, without locks
+	over  func()      // told before that when too much waits for it; without waiting, with locks
 
 	mu       sync.Mutex
 	cond     *sync.Cond
@@ -34,8 +35,8 @@ type outbox struct {
 	sent     int64
 }
 
-func newOutbox(conn net.Conn, hurry func() bool, lost func()) *outbox {
-	o := &outbox{conn: conn, hurry: hurry, lost: lost}
+func newOutbox(conn net.Conn, hurry func() bool, lost, over func()) *outbox {
+	o := &outbox{conn: conn, hurry: hurry, lost: lost, over: over}
 	o.cond = sync.NewCond(&o.mu)
 	return o
 }
@@ -57,6 +58,9 @@ func (o *outbox) append(b []byte) {
 func (o *outbox) flush() {
 	o.mu.Lock()
 	if len(o.pend) > outboxMax {
+		if !o.dead {
+			o.over()
+		}
 		o.die()
 		return
 	}
