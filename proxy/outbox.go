@@ -22,6 +22,7 @@ type outbox struct {
 	limit int         // bytes that may wait
 	hurry func() bool // nobody may wait: the gate shuts, or the session is being moved
 	lost  func()      // the client cannot be written to any more; called once, without locks
+	over  func()      // told before that when too much waits for it; without waiting, with locks
 
 	mu       sync.Mutex
 	cond     *sync.Cond
@@ -35,8 +36,8 @@ type outbox struct {
 	sent     int64
 }
 
-func newOutbox(conn net.Conn, limit int, hurry func() bool, lost func()) *outbox {
-	o := &outbox{conn: conn, limit: limit, hurry: hurry, lost: lost}
+func newOutbox(conn net.Conn, limit int, hurry func() bool, lost, over func()) *outbox {
+	o := &outbox{conn: conn, limit: limit, hurry: hurry, lost: lost, over: over}
 	o.cond = sync.NewCond(&o.mu)
 	return o
 }
@@ -58,6 +59,9 @@ func (o *outbox) append(b []byte) {
 func (o *outbox) flush() {
 	o.mu.Lock()
 	if len(o.pend) > o.limit {
+		if !o.dead {
+			o.over()
+		}
 		o.die()
 		return
 	}

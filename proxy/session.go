@@ -85,7 +85,7 @@ type session struct {
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
 	s := &session{srv: srv, id: id, conn: conn, st: newState(), wakeup: make(chan struct{}, 1), readAt: srv.clock()}
-	s.out = newOutbox(conn, srv.cfg.OutputLimit, s.hurry, func() { _ = conn.Close() })
+	s.out = newOutbox(conn, srv.cfg.OutputLimit, s.hurry, func() { _ = conn.Close() }, func() { srv.overflowed.Add(1) })
 	return s
 }
 
