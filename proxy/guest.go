@@ -144,6 +144,9 @@ func (l *loop) serve(g *guest) {
 			break
 		}
 		if !ok {
+			if g.in.Over() && !l.admits(g) {
+				break
+			}
 			if _, big := g.in.Big(shareRequest); big || g.in.Buffered() > shareRequest {
 				l.pin(g)
 			}

@@ -237,12 +237,20 @@ func (s *session) commands() error {
 		case errors.As(err, &bad):
 			_ = s.awaitEmpty()
 			s.mu.Lock()
-			if !s.mid && !s.down {
+			if !s.mid && !s.down && !s.mute {
 				s.out.append(bad.Reply())
 			}
 			s.mu.Unlock()
 			return errClosing
+		case err != nil: // Redis says nothing either
+			_ = s.awaitEmpty()
+			return errClosing
 		case !ok:
+			if again, err := s.limit(); err != nil {
+				return err
+			} else if again {
+				continue
+			}
 			streamed, err := s.stream()
 			if err != nil {
 				return err
