@@ -6,6 +6,8 @@ import (
 	"github.com/crossfade/crossfade/internal/resp"
 )
 
+const unsureAhead = 128 << 10 // bytes read from a client while it is asked whether it has to authenticate
+
 // limit holds a client who has yet to authenticate to Redis' limits, so that it
 // costs no memory. Whether the server wants AUTH is asked once, when a command is
 // coming that would be over them. again says that there is to be looked for a
@@ -14,6 +16,8 @@ func (s *session) limit() (again bool, err error) {
 	if !s.in.Over() || s.in.Strict || s.link.open || s.multi {
 		return false, nil
 	}
+	s.unsure = true
+	defer func() { s.unsure = false }()
 	if err := s.awaitEmpty(); err != nil {
 		return false, err
 	}

@@ -48,6 +48,7 @@ type session struct {
 	noDB     bool // the current database is not in the map
 	quit     bool
 	eof      bool
+	unsure   bool // whether the client has to authenticate is being asked
 	waitFrom time.Time
 
 	own      *link     // brought along, until it is connected
