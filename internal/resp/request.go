@@ -127,11 +127,11 @@ func (p *Requests) Unread() {
 }
 
 // Big returns the first arguments of a command in whose middle an argument of at
-// least min bytes is on its way, or of which eight times as much has come; ok is
+// least size bytes is on its way, or of which eight times as much has come; ok is
 // false when there is none. They are good until the next call of Space. The
 // command can then be taken piecewise, by Stream, or whole, by Next.
-func (p *Requests) Big(min int) (head [][]byte, ok bool) {
-	if p.err != nil || p.left == 0 || len(p.offs) == 0 || p.bulk < min && p.pos-p.r < 8*min {
+func (p *Requests) Big(size int) (head [][]byte, ok bool) {
+	if p.err != nil || p.left == 0 || len(p.offs) == 0 || p.bulk < size && p.pos-p.r < 8*size {
 		return nil, false
 	}
 	return p.collect(maxHead), true
