@@ -14,6 +14,7 @@ const (
 	shareReply   = 256 << 10 // bytes of a reply after which a client is better off alone
 	heavyFor     = int64(time.Second)
 	deepest      = 1024 // commands of one client in flight
+	shallow      = 32   // … until it is known how large their replies are
 	quietFor     = 100 * time.Millisecond
 )
 
@@ -44,6 +45,8 @@ type guest struct {
 	warm     *trunk // ready on the other side, where it does not share
 	gen      uint64
 	inflight int
+	depth    int // how many of its commands may be in flight; 0 is shallow
+	largest  int // bytes of its largest reply since depth was set
 
 	stop     uint16
 	interest uint32
@@ -167,7 +170,7 @@ func (l *loop) serve(g *guest) {
 			open = nil
 			continue
 		}
-		if g.inflight >= deepest {
+		if g.inflight >= g.reach() {
 			g.in.Unread()
 			g.stop |= tooDeep
 			break
@@ -332,9 +335,7 @@ func (l *loop) answered(g *guest, n int) {
 	if g.stop == 0 {
 		return
 	}
-	if g.stop&tooDeep != 0 && g.inflight <= deepest/2 {
-		l.goOn(g, tooDeep)
-	}
+	l.deepen(g)
 	if g.inflight > 0 {
 		return
 	}
@@ -346,6 +347,22 @@ func (l *loop) answered(g *guest, n int) {
 	case g.stop&forPin != 0:
 		l.resumed = append(l.resumed, g)
 	}
+}
+
+// reach is how many commands of g may be in flight.
+func (g *guest) reach() int { return max(g.depth, shallow) }
+
+// deepen lets a guest go on that had too much in flight, once half of it is
+// answered. So that nobody's replies have to wait behind very many bytes of
+// another's, nor the server to keep those for a connection that all share, it has
+// no more in flight from then on than about a mebibyte of replies.
+func (l *loop) deepen(g *guest) {
+	if g.stop&tooDeep == 0 || g.inflight > g.reach()/2 {
+		return
+	}
+	g.depth = max(shallow, min(deepest, outboxHigh/max(1, g.largest)))
+	g.largest = 0
+	l.goOn(g, tooDeep)
 }
 
 // finish closes a client after its last replies.

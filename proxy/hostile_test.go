@@ -350,14 +350,12 @@ func TestHalfClosedClients(t *testing.T) {
 
 // TestNeverReads has clients ask for more and more and read nothing. They are cut
 // off, at the proxy's limit or, with connections of their own, at the server's, and
-// nobody else notices.
+// nobody else notices: what the server keeps for a shared connection stays far
+// below its limit.
 func TestNeverReads(t *testing.T) {
 	bothWays(t, func(t *testing.T, shared setting) {
-		limited := func(c *Config) { c.OutputLimit = 16 << 20 }
-		w := newWorld(t, shared, limited)
-		if !w.proxy.cfg.Shared {
-			w.do(0, 0, "CONFIG", "SET", "client-output-buffer-limit", "normal 32mb 0 0")
-		}
+		source := redistest.Start(t, redistest.WithConfig("client-output-buffer-limit", "normal", "32mb", "0", "0"))
+		w := newWorldOn(t, source, redistest.Start(t), shared, func(c *Config) { c.OutputLimit = 16 << 20 })
 		w.do(0, 0, "SET", "large", strings.Repeat("x", 60_000))
 		stop := w.bystander()
 		peak := heapPeak()

@@ -192,6 +192,7 @@ func (l *loop) answer(t *trunk, b []byte) error {
 			e.g.heavy = l.now + heavyFor
 		}
 		g := e.g
+		g.largest = max(g.largest, t.size)
 		e.n--
 		if e.n > 0 {
 			l.answeredOne(g)
@@ -219,9 +220,7 @@ func (l *loop) answer(t *trunk, b []byte) error {
 // answeredOne is answered for one that certainly is not the last.
 func (l *loop) answeredOne(g *guest) {
 	g.inflight--
-	if g.stop&tooDeep != 0 && g.inflight <= deepest/2 {
-		l.goOn(g, tooDeep)
-	}
+	l.deepen(g)
 }
 
 // lose ends a trunk. The outcome of what is in flight is unknown, so its clients
