@@ -66,3 +66,19 @@ func isNoAuth(reply []byte) bool {
 	text := resp.ErrorText(reply)
 	return strings.HasPrefix(text, "NOAUTH")
 }
+
+// reach is how many commands of g may be in flight.
+func (g *guest) reach() int { return max(g.depth, shallow) }
+
+// deepen lets a guest go on that had too much in flight, once half of it is
+// answered. So that nobody's replies have to wait behind very many bytes of
+// another's, nor the server to keep those for a connection that all share, it has
+// no more in flight from then on than about a mebibyte of replies.
+func (l *loop) deepen(g *guest) {
+	if g.stop&tooDeep == 0 || g.inflight > g.reach()/2 {
+		return
+	}
+	g.depth = max(shallow, min(deepest, outboxHigh/max(1, g.largest)))
+	g.largest = 0
+	l.goOn(g, tooDeep)
+}
