@@ -7,11 +7,12 @@ PARALLEL   ?= 2
 TIMEOUT    ?= 15m
 CHAOS_TIME ?= 10m
 CHAOS_SEED ?= 0
+FUZZTIME   ?= 1h
 LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race lint fmt fmt-check vet demo bench suites e2e-long chaos clean help
+.PHONY: build test race fuzz lint fmt fmt-check vet demo bench suites e2e-long chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -28,6 +29,11 @@ race: ## run the tests under the race detector, the long ones shortened
 e2e-long: ## run the long end-to-end tests: a million keys, 200 switches
 	scripts/deps.sh
 	E2E_LONG=1 E2E_SWITCHES=200 $(GO) test ./e2e -run 'TestMillion|TestSwitches' -count 1 -v -timeout 2h
+
+fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
+	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor; do \
+		$(GO) test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
+	done
 
 lint: ## run golangci-lint; it is built once when there is none of its major version
 	@tool=$$(command -v golangci-lint || true); \

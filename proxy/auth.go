@@ -109,7 +109,7 @@ func (s *session) reset(it *item, wire []byte) error {
 		return nil
 	}
 	s.multi, s.broken, s.noDB = false, false, !mapped
-	s.link.unselected = false
+	s.link.unselected, s.link.open = false, false
 	for _, ln := range lines {
 		replies, err := s.ask(ln.wire)
 		if err != nil {

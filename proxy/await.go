@@ -68,7 +68,7 @@ func (s *session) awaitFor(done func() bool, blocks bool) error {
 		case blocks && s.srv.stopping.Err() != nil:
 			return errStopping
 		}
-		if s.eof || s.in.Buffered() > readAhead {
+		if s.eof || s.in.Buffered() > s.readAhead() {
 			select {
 			case <-s.wakeup:
 			case <-s.srv.killed.Done():
@@ -80,6 +80,15 @@ func (s *session) awaitFor(done func() bool, blocks bool) error {
 			return err
 		}
 	}
+}
+
+// readAhead is how many bytes of the client may wait for the answer that the
+// session waits for.
+func (s *session) readAhead() int {
+	if s.unsure {
+		return unsureAhead
+	}
+	return readAhead
 }
 
 // settleDown lets the replies of a client that has hung up, or of a QUIT, arrive.

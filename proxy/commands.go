@@ -155,7 +155,7 @@ var plainSpec = &spec{}
 
 // lookup finds a command's row by its first word, in any case.
 func lookup(word []byte) *spec {
-	if len(word) > longest {
+	if len(word) > longestName {
 		return plainSpec
 	}
 	name := fold(word)
@@ -169,8 +169,8 @@ func lookup(word []byte) *spec {
 	}
 }
 
-// longest is the length of the longest name that lookup finds.
-const longest = 24
+// longestName is the length of the longestName name that lookup finds.
+const longestName = 24
 
 // folded is a word in which case makes no difference.
 type folded struct{ a, b, c uint64 }

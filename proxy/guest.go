@@ -15,7 +15,7 @@ const (
 	heavyFor     = int64(time.Second)
 	deepest      = 1024    // commands of one client in flight
 	unknown      = 32      // … while nobody knows how large the replies are
-	inFlight     = 2 << 20 // bytes of replies that one client may have coming, as far as that can be guessed
+	inFlight     = 1 << 20 // bytes of replies that one client may have coming, as far as that can be guessed
 	quietFor     = 100 * time.Millisecond
 )
 
@@ -57,7 +57,8 @@ type guest struct {
 }
 
 // window is how many commands g may have in flight: fewer the larger its replies
-// are, because other clients' wait behind them.
+// are, because other clients' wait behind them, and because the server keeps them
+// for a connection that all share and may have a limit for that.
 func (g *guest) window() int {
 	if g.reply == 0 {
 		return unknown
@@ -65,9 +66,9 @@ func (g *guest) window() int {
 	return max(1, min(deepest, inFlight/g.reply))
 }
 
-// weigh notes the size of a reply.
+// weigh notes the size of a reply: a larger one counts at once, smaller ones by and by.
 func (g *guest) weigh(size int) {
-	if g.reply == 0 {
+	if size > g.reply {
 		g.reply = size
 		return
 	}
@@ -167,6 +168,9 @@ func (l *loop) serve(g *guest) {
 			break
 		}
 		if !ok {
+			if g.in.Over() && !l.admits(g) {
+				break
+			}
 			if _, big := g.in.Big(shareRequest); big || g.in.Buffered() > shareRequest {
 				l.pin(g)
 			}

@@ -26,6 +26,7 @@ type link struct {
 
 	rest       []byte      // read, not consumed by the setup
 	unselected bool        // the server wants AUTH before it takes the SELECT
+	open       bool        // the server is known to want no AUTH here
 	ver        uint64      // state version that the setup was made of
 	full       bool        // … with subscriptions and transaction
 	from       router.Side // where the client was when it was set up

@@ -50,6 +50,7 @@ type session struct {
 	quit     bool
 	eof      bool
 	named    bool // the client has asked for its connection's id, and may name it to others
+	unsure   bool // whether the client has to authenticate is being asked
 	waitFrom time.Time
 	readAt   int64 // when it was read from last
 	cur      call  // the command that is being forwarded
@@ -246,12 +247,20 @@ func (s *session) commands() error {
 		case errors.As(err, &bad):
 			_ = s.awaitEmpty()
 			s.mu.Lock()
-			if !s.mid && !s.down {
+			if !s.mid && !s.down && !s.mute {
 				s.out.append(bad.Reply())
 			}
 			s.mu.Unlock()
 			return errClosing
+		case err != nil: // Redis says nothing either
+			_ = s.awaitEmpty()
+			return errClosing
 		case !ok:
+			if again, err := s.limit(); err != nil {
+				return err
+			} else if again {
+				continue
+			}
 			streamed, err := s.stream()
 			if err != nil {
 				return err

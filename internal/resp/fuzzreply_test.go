@@ -32,7 +32,12 @@ func (r *replyReader) line() (string, error) {
 // length reads a length: n below 0 for null, open for '?'. A line that cannot
 // become one is malformed as soon as it shows.
 func (r *replyReader) length() (n int64, open bool, err error) {
-	text, rest, whole := strings.Cut(string(r.b[r.at:min(len(r.b), r.at+64)]), "\r")
+	end, whole := bytes.IndexByte(r.b[r.at:], '\r'), true
+	if end < 0 {
+		end, whole = len(r.b)-r.at, false
+	}
+	text := string(r.b[r.at : r.at+end])
+	rest := r.b[min(len(r.b), r.at+end+1):]
 	digits := strings.TrimPrefix(text, "-")
 	for i, c := range digits {
 		switch {
@@ -51,7 +56,7 @@ func (r *replyReader) length() (n int64, open bool, err error) {
 		}
 		n = v
 	}
-	if !whole || rest == "" {
+	if !whole || len(rest) == 0 {
 		return 0, false, errMore
 	}
 	if rest[0] != '\n' || digits == "" {
@@ -122,9 +127,6 @@ func (r *replyReader) element(inStream bool) (end bool, err error) {
 				return false, nil
 			}
 		default:
-			if r.at >= len(r.b) {
-				return false, errMore // it shows with the next byte
-			}
 			return false, errBad
 		}
 	}
@@ -187,7 +189,7 @@ func FuzzFramer(f *testing.F) {
 		f.Add([]byte(s), []byte{0})
 	}
 	for _, s := range []string{strings.Repeat("*1\r\n", 100) + ":1\r\n", strings.Repeat("*?\r\n", 64) + strings.Repeat(".\r\n", 64), strings.Repeat("*?\r\n", 65),
-		"*1099511627776\r\n", "$1099511627777\r\n", "$?\r\n+x\r\n", "$?\r\n;?\r\n", ";0\r\n", ".\r\n", "*2\r\n:1\r\n.\r\n", "*?\r\n*2\r\n:1\r\n.\r\n", "%?\r\n|?\r\n.\r\n.\r\n", "$-0\r\n$-7\r\n*-2\r\n"} {
+		"*1099511627776\r\n", "$1099511627777\r\n", "$?\r\n+x\r\n", "$?\r\n;?\r\n", ";0\r\n", ".\r\n", "*2\r\n:1\r\n.\r\n", "*?\r\n*2\r\n:1\r\n.\r\n", "%?\r\n|?\r\n.\r\n.\r\n", "\x000", "0", "$-0\r\n$-7\r\n*-2\r\n"} {
 		f.Add([]byte(s), []byte{1, 200})
 	}
 	f.Fuzz(func(t *testing.T, b, cuts []byte) {

@@ -34,6 +34,14 @@ type Framer struct {
 	chunks bool // inside a streamed string
 }
 
+// known are the first bytes of header lines.
+var known = func() (types [256]bool) {
+	for _, c := range []byte("+-:_#,(.$*%~>|=!;") {
+		types[c] = true
+	}
+	return types
+}()
+
 type level struct {
 	need int64
 	attr bool // an attribute: it answers for no element
@@ -87,6 +95,9 @@ func (f *Framer) Feed(b []byte) (n int, done bool, err error) {
 				done = f.element()
 			}
 		case f.typ == 0:
+			if !known[b[n]] {
+				return n, false, fmt.Errorf("%w: unknown type %q", ErrReply, b[n])
+			}
 			f.typ, f.cr, f.num, f.neg, f.digits, f.open = b[n], false, 0, false, 0, false
 			n++
 		default:
@@ -128,9 +139,6 @@ func (f *Framer) line(b []byte) (n int, end bool, err error) {
 				return n, true, nil
 			}
 		}
-	case '$', '*', '%', '~', '>', '|', '=', '!', ';':
-	default:
-		return 0, false, fmt.Errorf("%w: unknown type %q", ErrReply, f.typ)
 	}
 	for n < len(b) {
 		c := b[n]

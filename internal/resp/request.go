@@ -5,6 +5,7 @@ package resp
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 )
@@ -15,14 +16,23 @@ const (
 	MaxInline = 64 << 10      // bytes of an inline command, or of one length line
 	MaxArgs   = math.MaxInt32 // arguments of one command; memory grows only with what arrived
 
+	// MaxCommand is how many bytes, with what is noted of each argument, may come of
+	// a command that nobody takes piecewise.
+	MaxCommand = 1 << 30
+
 	strictArgs = 10
 	strictBulk = 16 << 10
 )
 
 const (
+	maxHead   = 8 // arguments that Big returns
 	minSpace  = 16 << 10
 	keepSpace = 256 << 10 // a larger buffer is given back once it is empty
 )
+
+// ErrTooLarge is a command of more than MaxCommand. Redis closes a connection
+// without a word when its query buffer holds as much.
+var ErrTooLarge = errors.New("the command is too large")
 
 // ProtocolError is malformed input. Its text is what Redis answers before it
 // closes the connection.
@@ -56,11 +66,13 @@ type Requests struct {
 	nul  bool // a zero byte was found there: Redis sees no line end behind it
 	last int  // where the request returned last starts
 
-	left int // arguments still to come, when in an array
-	bulk int // length of the argument that is being read, -1 before its header
-	gone int // how much of it was handed out by Stream
+	left int  // arguments still to come, when in an array
+	bulk int  // length of the argument that is being read, -1 before its header
+	gone int  // how much of it was handed out by Stream
+	over bool // more was announced than Strict allows
 	offs []int
 	args [][]byte
+	max  int // 0 is MaxCommand
 	err  error
 }
 
@@ -125,17 +137,25 @@ func (p *Requests) Unread() {
 	p.reset()
 }
 
-// Big returns the arguments that have come of a command in whose middle an
-// argument of at least min bytes is on its way; ok is false when there is none.
-// They are good until the next call of Space. The command can then be taken
-// piecewise, by Stream, or whole, by Next.
-func (p *Requests) Big(min int) (head [][]byte, ok bool) {
-	if p.err != nil || p.left == 0 || p.bulk < min || len(p.offs) == 0 {
+// Big returns the first arguments of a command in whose middle an argument of at
+// least size bytes is on its way, or of which eight times as much has come; ok is
+// false when there is none. They are good until the next call of Space. The
+// command can then be taken piecewise, by Stream, or whole, by Next.
+func (p *Requests) Big(size int) (head [][]byte, ok bool) {
+	if p.err != nil || p.left == 0 || len(p.offs) == 0 || p.bulk < size && p.pos-p.r < 8*size {
 		return nil, false
 	}
-	p.collect()
+	p.collect(maxHead)
 	return p.args, true
 }
+
+// Over reports whether the command that is coming was announced to be larger than
+// Strict allows. Restart has it read from its begin again, after Strict was set.
+func (p *Requests) Over() bool { return p.over }
+
+// Restart reads the current command from its begin again. Nothing of it may have
+// been handed out by Stream.
+func (p *Requests) Restart() { p.reset() }
 
 // Stream returns what has come of the current command and was not handed out
 // yet; the piece is good until the next call of Space. done says that the command
@@ -175,12 +195,12 @@ func (p *Requests) Stream() (piece []byte, done bool, err error) {
 }
 
 func (p *Requests) reset() {
-	p.pos, p.scan, p.nul, p.left, p.gone = p.r, p.r, false, 0, 0
+	p.pos, p.scan, p.nul, p.over, p.left, p.gone = p.r, p.r, false, false, 0, 0
 	p.offs = p.offs[:0]
 }
 
 // Next returns the next whole request. ok is false when more bytes are needed.
-// An error is a ProtocolError and final. Empty commands are skipped, as Redis does.
+// An error is a ProtocolError or ErrTooLarge, and final. Empty commands are skipped, as Redis does.
 func (p *Requests) Next() (req Request, ok bool, err error) {
 	if p.err != nil {
 		return Request{}, false, p.err
@@ -188,7 +208,7 @@ func (p *Requests) Next() (req Request, ok bool, err error) {
 	for p.pos < p.w {
 		var found bool
 		switch {
-		case p.left == 0 && p.pos == p.r && p.quick():
+		case p.left == 0 && p.pos == p.r && !p.Strict && p.quick():
 			found = true
 		case p.left > 0:
 			found, err = p.array()
@@ -216,10 +236,10 @@ func (p *Requests) Next() (req Request, ok bool, err error) {
 			return Request{}, false, err
 		}
 		if !found {
-			return Request{}, false, nil
+			return Request{}, false, p.tooLarge()
 		}
-		if len(p.offs) > 0 {
-			p.collect()
+		if n := len(p.offs) / 2; n > 0 {
+			p.collect(n)
 		}
 		req = Request{Raw: p.buf[p.r:p.pos:p.pos], Args: p.args}
 		p.last, p.r = p.r, p.pos
@@ -270,9 +290,21 @@ func quickLength(b []byte, from int) (n, next int) {
 	return n, i + 2
 }
 
-func (p *Requests) collect() {
+func (p *Requests) tooLarge() error {
+	limit := p.max
+	if limit == 0 {
+		limit = MaxCommand
+	}
+	if p.w-p.r+8*len(p.offs) > limit {
+		p.err = ErrTooLarge
+	}
+	return p.err
+}
+
+// collect returns the arguments that have come, n at most.
+func (p *Requests) collect(n int) {
 	p.args = p.args[:0]
-	for i := 0; i < len(p.offs); i += 2 {
+	for i := 0; i < min(2*n, len(p.offs)); i += 2 {
 		p.args = append(p.args, p.buf[p.offs[i]:p.offs[i+1]:p.offs[i+1]])
 	}
 }
@@ -323,8 +355,11 @@ func (p *Requests) header() (bool, error) {
 	if !good || n > MaxArgs {
 		return false, ProtocolError("invalid multibulk length")
 	}
-	if p.Strict && n > strictArgs {
-		return false, ProtocolError("unauthenticated multibulk length")
+	if n > strictArgs {
+		if p.Strict {
+			return false, ProtocolError("unauthenticated multibulk length")
+		}
+		p.over = true
 	}
 	p.pos += len(line) + 2
 	p.left, p.bulk = int(max(n, 0)), -1
@@ -366,8 +401,11 @@ func (p *Requests) length() (bool, error) {
 	if !good || n < 0 || n > MaxBulk {
 		return false, ProtocolError("invalid bulk length")
 	}
-	if p.Strict && n > strictBulk {
-		return false, ProtocolError("unauthenticated bulk length")
+	if n > strictBulk {
+		if p.Strict {
+			return false, ProtocolError("unauthenticated bulk length")
+		}
+		p.over = true
 	}
 	p.pos += len(line) + 2
 	p.bulk = int(n)

@@ -99,7 +99,7 @@ func TestFramer(t *testing.T) {
 			t.Fatalf("steps of %d: got %q", step, got)
 		}
 	}
-	for _, bad := range []string{"x\r\n", "$a\r\n", "*99999999999999999999\r\n", ".\r\n", ";1\r\n", "$\r\n", "$1\rx", "$-\r\n"} {
+	for _, bad := range []string{"\x00:1\r\n", "x\r\n", "$a\r\n", "*99999999999999999999\r\n", ".\r\n", ";1\r\n", "$\r\n", "$1\rx", "$-\r\n"} {
 		var f Framer
 		if _, _, err := f.Feed([]byte(bad)); err == nil {
 			t.Errorf("%q was taken", bad)

@@ -136,3 +136,64 @@ func TestStreamEndsWithMalformedInput(t *testing.T) {
 		}
 	}
 }
+
+// TestManyArgumentsAreStreamed takes a command piecewise that has no large
+// argument but no end either.
+func TestManyArgumentsAreStreamed(t *testing.T) {
+	var p Requests
+	p.Advance(copy(p.Space(), "*2000001\r\n$3\r\nDEL\r\n"))
+	for left := 2_000_000; left > 0; {
+		if _, ok, err := p.Next(); ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		if head, ok := p.Big(128 << 10); ok {
+			if string(head[0]) != "DEL" || len(head) > maxHead {
+				t.Fatalf("%d arguments, %q", len(head), head[0])
+			}
+			return
+		}
+		space := p.Space()
+		if len(space) > 4<<20 {
+			t.Fatalf("the buffer has grown to %d", len(space))
+		}
+		n := 0
+		for ; n+7 <= len(space) && left > 0; left-- {
+			n += copy(space[n:], "$1\r\nk\r\n")
+		}
+		p.Advance(n)
+	}
+	t.Fatal("it was never offered")
+}
+
+func TestTooLargeCommand(t *testing.T) {
+	p := Requests{max: 1000}
+	p.Advance(copy(p.Space(), "*3\r\n$4\r\nEVAL\r\n"))
+	for range 2000 {
+		if _, _, err := p.Next(); err != nil {
+			if !errors.Is(err, ErrTooLarge) || p.Buffered() > 1100 {
+				t.Fatalf("%v after %d bytes", err, p.Buffered())
+			}
+			return
+		}
+		p.Advance(copy(p.Space(), "$900\r\n"[:1]))
+		if p.Buffered() < 40 {
+			p.Advance(copy(p.Space(), "900\r\n"))
+		}
+	}
+	t.Fatal("it was taken")
+}
+
+func TestOver(t *testing.T) {
+	for in, over := range map[string]bool{"*10\r\n": false, "*11\r\n": true, "*1\r\n$16384\r\n": false, "*2\r\n$4\r\nECHO\r\n$16385\r\nx": true, "*11": false} {
+		var p Requests
+		p.Advance(copy(p.Space(), in))
+		if _, ok, err := p.Next(); ok || err != nil || p.Over() != over {
+			t.Errorf("%q: %v, %v, over %v", in, ok, err, p.Over())
+		}
+		p.Strict = true
+		p.Restart()
+		if _, _, err := p.Next(); (err != nil) != over {
+			t.Errorf("%q under the strict limits: %v", in, err)
+		}
+	}
+}
