@@ -142,7 +142,7 @@ func (l *loop) lookForSilence() {
 
 // silence is for how long the oldest command in flight has waited without a word.
 func (l *loop) silence(t *trunk) time.Duration {
-	if !t.ready || t.dead || t.head == len(t.fifo) {
+	if !t.ready || t.dead || t.pausedFor != nil || t.head == len(t.fifo) {
 		return 0
 	}
 	return time.Duration(l.now - max(t.heard, t.fifo[t.head].at))
@@ -168,6 +168,7 @@ func (l *loop) replace(t *trunk) {
 		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.dial, route, t.lines)
 		put := func() {
 			t.replacing = false
+			defer l.relieve(t)
 			if err == nil && (t.dead || l.trunks[t.key] != t || l.route.Epoch != route.Epoch || l.stopping) {
 				l.srv.discard(k, fd)
 				return

@@ -40,6 +40,7 @@ type guest struct {
 	in  *resp.Requests // nil while nothing waits to be parsed
 	out []byte         // replies that the socket did not take yet
 
+	pauses   *trunk // is not read until less waits for g
 	trunk    *trunk
 	warm     *trunk // ready on the other side, where it does not share
 	gen      uint64
@@ -169,7 +170,7 @@ func (l *loop) serve(g *guest) {
 			g.stop |= tooDeep
 			break
 		}
-		if t.full() {
+		if t.full() || g.avoids(t) {
 			g.in.Unread()
 			t.wait(g)
 			break
@@ -283,7 +284,9 @@ func (l *loop) deliver(g *guest, b []byte) {
 			return
 		}
 	}
-	g.out = append(g.out, b...)
+	if g.out = append(g.out, b...); len(g.out) > pauseAt {
+		l.clogged = g
+	}
 	switch {
 	case len(g.out) > l.srv.cfg.OutputLimit:
 		l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "bytes", len(g.out))
@@ -315,7 +318,10 @@ func (l *loop) push(g *guest) {
 			return
 		}
 	} else if n > 0 {
-		g.out = append(g.out[:0], g.out[n:]...)
+		g.out = g.out[n:] // moving what is left would cost more than it saves
+	}
+	if g.pauses != nil && len(g.out) <= outboxHigh {
+		l.unpause(g.pauses)
 	}
 	l.mind(g)
 }
@@ -379,6 +385,7 @@ func (l *loop) forget(g *guest) {
 	delete(l.guests, g)
 	delete(l.closing, g)
 	g.out = nil
+	l.unpause(g.pauses)
 	if g.trunk != nil && g.trunk.owner == g {
 		l.release(g.trunk)
 	}

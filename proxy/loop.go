@@ -34,6 +34,8 @@ type loop struct {
 	resumed []*guest            // may go on
 	gated   []*guest            // wait for the gate
 	quiet   map[*trunk]struct{} // replaced, and waiting for their last replies
+	paused  map[*trunk]struct{} // not read, for the sake of a slow client
+	clogged *guest              // has just got more than it reads
 	closing map[*guest]int64    // until when they may take their last replies
 	spare   []*resp.Requests
 	replies []byte
@@ -63,7 +65,7 @@ func newLoop(srv *Server) (*loop, error) {
 		return nil, err
 	}
 	return &loop{srv: srv, poll: poll, guests: make(map[*guest]struct{}), trunks: make(map[string]*trunk),
-		quiet: make(map[*trunk]struct{}), closing: make(map[*guest]int64), replies: make([]byte, replySpace), base: time.Now(), route: srv.gate.Route()}, nil
+		quiet: make(map[*trunk]struct{}), paused: make(map[*trunk]struct{}), closing: make(map[*guest]int64), replies: make([]byte, replySpace), base: time.Now(), route: srv.gate.Route()}, nil
 }
 
 // post has f run by the loop. False means that the loop has ended and f will not run.
@@ -122,6 +124,9 @@ func (l *loop) round() {
 	if len(l.closing) > 0 {
 		timeout = 100 * time.Millisecond
 	}
+	if len(l.paused) > 0 {
+		timeout = pauseTick
+	}
 	var err error
 	if l.events, err = l.poll.Wait(l.events[:0], timeout); err != nil {
 		l.srv.log.Error("waiting for clients", "err", err)
@@ -153,6 +158,9 @@ func (l *loop) round() {
 		l.flush(t)
 	}
 	l.dirty = l.dirty[:0]
+	if len(l.paused) > 0 {
+		l.lookAtPaused()
+	}
 	for g, until := range l.closing {
 		if l.now > until {
 			l.drop(g)

@@ -133,6 +133,9 @@ func (s *Server) Hold(ctx context.Context) error {
 	result := make(chan error, 1)
 	go func() { result <- s.gate.Shut(ctx) }()
 	<-shutting
+	for _, l := range s.eventLoops() {
+		l.post(l.lookAtPaused) // from now on nobody waits for a slow client
+	}
 	tick := time.NewTicker(nudgeEvery)
 	defer tick.Stop()
 	var last error

@@ -42,6 +42,11 @@ type trunk struct {
 	quiet     bool   // it says nothing and was replaced
 	replacing bool
 
+	hungUp    bool   // the server says no more than what is on its way
+	pausedFor *guest // has too much waiting; until then t is not read
+	since     int64  // when that began
+	paused    int64  // for how long it was paused altogether, before that
+
 	out      []byte
 	dirty    bool
 	interest uint32
@@ -110,17 +115,7 @@ func (l *loop) flush(t *trunk) {
 	} else {
 		t.out = append(t.out[:0], t.out[n:]...)
 	}
-	want := epoll.Read
-	if len(t.out) > 0 {
-		want |= epoll.Write
-	}
-	if want != t.interest {
-		t.interest = want
-		if err := l.poll.Change(t.fd, want); err != nil {
-			l.lose(t, err)
-			return
-		}
-	}
+	l.listen(t)
 	l.relieve(t)
 }
 
@@ -141,7 +136,11 @@ func (l *loop) trunkEvent(t *trunk, what uint32) {
 	if what&epoll.Write != 0 {
 		l.flush(t)
 	}
-	for !t.dead {
+	if t.pausedFor != nil && what&(epoll.HungUp|epoll.Gone) != 0 {
+		t.hungUp = true
+		l.unpause(t)
+	}
+	for !t.dead && t.pausedFor == nil {
 		n, again, err := epoll.Receive(t.fd, l.replies)
 		if again {
 			break
@@ -155,6 +154,12 @@ func (l *loop) trunkEvent(t *trunk, what uint32) {
 			l.srv.log.Warn("closing clients: the upstream's reply cannot be read", "side", t.side.String(), "err", err)
 			l.lose(t, err)
 			return
+		}
+		if g := l.clogged; g != nil {
+			l.clogged = nil
+			if l.pause(t, g) {
+				break
+			}
 		}
 		if n < len(l.replies) {
 			break
@@ -245,12 +250,7 @@ func (l *loop) lose(t *trunk, err error) {
 		delete(l.trunks, t.key)
 	}
 	delete(l.quiet, t)
-	if g := t.owner; g != nil && g.trunk == t {
-		g.trunk = nil
-		if t.ready && !g.gone {
-			l.finish(g)
-		}
-	}
+	l.unpause(t)
 	if t.ready {
 		l.unwatch(t.fd)
 		epoll.Close(t.fd)
@@ -263,6 +263,12 @@ func (l *loop) lose(t *trunk, err error) {
 		e.g.inflight -= e.n
 		if !e.g.gone {
 			l.finish(e.g)
+		}
+	}
+	if g := t.owner; g != nil && g.trunk == t {
+		g.trunk = nil
+		if t.ready && !g.gone {
+			l.finish(g)
 		}
 	}
 	waiters := t.waiters
@@ -378,6 +384,7 @@ func (l *loop) detach(g *guest) *link {
 	if t == nil || t.owner != g || !t.ready || t.dead || t.side != l.route.Side || !t.fr.AtStart() {
 		return nil
 	}
+	l.unpause(t)
 	g.trunk, t.owner, t.dead = nil, nil, true
 	l.unwatch(t.fd)
 	conn, err := epoll.Give(t.fd)

@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What to wait for, and what has happened. Gone is reported whether it was asked
-// for or not.
+// What to wait for, and what has happened. HungUp is a part of Read: the peer sends
+// no more. Gone is reported whether it was asked for or not.
 const (
-	Read  = uint32(unix.EPOLLIN | unix.EPOLLRDHUP)
-	Write = uint32(unix.EPOLLOUT)
-	Gone  = uint32(unix.EPOLLERR | unix.EPOLLHUP)
+	HungUp = uint32(unix.EPOLLRDHUP)
+	Read   = uint32(unix.EPOLLIN | unix.EPOLLRDHUP)
+	Write  = uint32(unix.EPOLLOUT)
+	Gone   = uint32(unix.EPOLLERR | unix.EPOLLHUP)
 )
 
 // Supported says whether this system has epoll.

@@ -14,6 +14,7 @@ const (
 	Read uint32 = 1 << iota
 	Write
 	Gone
+	HungUp
 )
 
 // Supported says whether this system has epoll.
