@@ -74,6 +74,8 @@ type Proxy struct {
 	Loops int `koanf:"loops"`
 	// OutputLimit is how many bytes of replies may wait for one client, in bytes.
 	OutputLimit int `koanf:"output_limit"`
+	// OutputTimeout is how long a client may take nothing of its replies; 0 is for ever.
+	OutputTimeout time.Duration `koanf:"output_timeout"`
 	// SlowLogEntries is how many slow commands are remembered; 0 turns the slow log off.
 	SlowLogEntries int `koanf:"slow_log_entries"`
 	// SlowLogSlowerThan is from when on a command is slow: 0 is all of them, less none.
@@ -153,6 +155,7 @@ func Default() Config {
 			OutputLimit:       256 << 20,
 			SlowLogEntries:    128,
 			SlowLogSlowerThan: 10 * time.Millisecond,
+			OutputTimeout:     20 * time.Second,
 			QueryLimit:        1 << 30,
 			DialTimeout:       5 * time.Second,
 			ScriptCache:       10000,

@@ -111,9 +111,15 @@ func (s *Server) watch() {
 		for _, l := range s.eventLoops() {
 			l.post(l.lookForSilence)
 		}
-		if limit := s.cfg.UpstreamTimeout; limit > 0 {
-			for _, sess := range s.snapshotSessions() {
+		now := time.Now()
+		for _, sess := range s.snapshotSessions() {
+			if limit := s.cfg.UpstreamTimeout; limit > 0 {
 				sess.lookForSilence(limit)
+			}
+			if limit := s.cfg.OutputTimeout; limit > 0 && sess.out.stuck(now) > limit {
+				s.log.Warn("closing a client that does not read its replies", "client", sess.peer(), "for", limit.String())
+				s.overflowed.Add(1)
+				sess.close()
 			}
 		}
 	}

@@ -73,7 +73,7 @@ func TestManyAtOnce(t *testing.T) {
 // TestClientThatNeverReads is cut off at the limit; others do not notice.
 func TestClientThatNeverReads(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode setting) {
-		w := newWorld(t, mode, func(c *Config) { c.OutputLimit = 8 << 20 })
+		w := newWorld(t, mode, func(c *Config) { c.OutputTimeout = time.Second })
 		w.do(router.Source, 0, "SET", "big", bytes.Repeat([]byte("x"), 1<<20))
 		deaf, other := w.client(), w.client()
 		deaf.write(bytes.Repeat(words("GET", "big"), 200))
@@ -123,7 +123,7 @@ func TestQueryLimit(t *testing.T) {
 			t.Fatalf("the client was told %q", got)
 		}
 		many := w.client()
-		many.tryWrite(append([]byte("*1000000\r\n$3\r\nDEL\r\n"), bytes.Repeat([]byte("$4\r\nkkkk\r\n"), 999_999)...))
+		many.tryWrite(append([]byte("*1000000\r\n$4\r\nEVAL\r\n"), bytes.Repeat([]byte("$4\r\nkkkk\r\n"), 999_999)...))
 		if got := many.ends(); got != "" {
 			t.Fatalf("the client was told %q", got)
 		}
@@ -152,7 +152,7 @@ func TestMaxMemory(t *testing.T) {
 	}
 	eachMode(t, func(t *testing.T, mode setting) {
 		for name, grow := range ways {
-			w := newWorld(t, mode, func(c *Config) { c.MaxMemory = 16 << 20 })
+			w := newWorld(t, mode, func(c *Config) { c.MaxMemory = 1 << 20 })
 			small, begun := w.client(), w.client()
 			begun.want("MULTI", ok)
 			begun.send("SET small 1")

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +35,30 @@ type outbox struct {
 	closing  bool // a deadline is final
 	drainers sync.WaitGroup
 	sent     int64
+	since    atomic.Int64 // when the write under way began, in Unix nanoseconds; 0 while there is none
+}
+
+const pieceSize = 256 << 10 // bytes written at a time, so that it is seen whether the client takes any
+
+// write writes to the client, without the lock.
+func (o *outbox) write(b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		o.since.Store(time.Now().UnixNano())
+		var k int
+		k, err = o.conn.Write(b[n:min(len(b), n+pieceSize)])
+		n += k
+	}
+	o.since.Store(0)
+	return n, err
+}
+
+// stuck returns for how long a write has waited for the client to take anything.
+func (o *outbox) stuck(now time.Time) time.Duration {
+	since := o.since.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Duration(now.UnixNano() - since)
 }
 
 func newOutbox(conn net.Conn, limit int, hurry func() bool, lost, over func()) *outbox {
@@ -81,7 +106,7 @@ func (o *outbox) flush() {
 	for len(o.pend) > 0 && !o.dead {
 		b := o.take()
 		o.mu.Unlock()
-		n, err := o.conn.Write(b)
+		n, err := o.write(b)
 		o.mu.Lock()
 		o.sent += int64(n)
 		if err != nil && (o.closing || !errors.Is(err, os.ErrDeadlineExceeded)) {
@@ -117,7 +142,7 @@ func (o *outbox) pass(b []byte) {
 	}
 	o.writing = true
 	o.mu.Unlock()
-	n, err := o.conn.Write(b)
+	n, err := o.write(b)
 	o.mu.Lock()
 	o.writing = false
 	o.sent += int64(n)
@@ -187,7 +212,7 @@ func (o *outbox) drain() {
 	for len(o.pend) > 0 && !o.dead {
 		b := o.take()
 		o.mu.Unlock()
-		n, err := o.conn.Write(b)
+		n, err := o.write(b)
 		o.mu.Lock()
 		o.sent += int64(n)
 		if err != nil {
@@ -241,7 +266,7 @@ func (o *outbox) finish() {
 	o.pend = nil
 	o.mu.Unlock()
 	if !dead && len(b) > 0 {
-		n, _ := o.conn.Write(b)
+		n, _ := o.write(b)
 		o.mu.Lock()
 		o.sent += int64(n)
 		o.mu.Unlock()

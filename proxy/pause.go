@@ -76,11 +76,16 @@ func (l *loop) recheck() {
 		t := l.paused[i]
 		g := t.fifo[t.head].g
 		if !l.hurry && !g.gone && g.out.size > shareReply/2 {
+			limit := l.srv.cfg.OutputTimeout
+			if t.owner == nil && len(t.fifo)-t.head > 1 {
+				limit = slowLimit // others wait behind it
+			}
 			switch {
-			case g.out.size < t.slow || t.owner != nil || len(t.fifo)-t.head == 1:
+			case g.out.size < t.slow || limit <= 0:
 				t.slow, t.slowAt = g.out.size, l.now
-			case time.Duration(l.now-t.slowAt) > slowLimit:
-				l.srv.log.Warn("closing a client that does not read its reply while others wait behind it", "client", g.id, "bytes", g.out.size)
+			case time.Duration(l.now-t.slowAt) > limit:
+				l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "for", limit.String(), "bytes", g.out.size)
+				l.srv.overflowed.Add(1)
 				l.drop(g)
 			}
 			continue

@@ -73,9 +73,12 @@ type Config struct {
 	// one command are kept of a client before it is closed; 0 means 1 GiB. MaxMemory
 	// bounds what the buffers of all clients hold together: past it those that hold
 	// most are closed; 0 means no bound. It is looked at 50 times a second.
-	OutputLimit int
-	QueryLimit  int
-	MaxMemory   int
+	// OutputTimeout is how long a client may take nothing of the replies that wait
+	// for it before it is closed; 0 means for ever.
+	OutputLimit   int
+	OutputTimeout time.Duration
+	QueryLimit    int
+	MaxMemory     int
 
 	Upstreams [2]Upstream // indexed by router.Side
 
