@@ -95,15 +95,22 @@ func TestValuesLargerThanASocketTakes(t *testing.T) {
 	server := redistest.Start(t)
 	set := []byte("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$8388608\r\n" + strings.Repeat("x", 8<<20) + "\r\n")
 	get := "*2\r\n$3\r\nGET\r\n$3\r\nbig\r\n"
+	ctx, cancel := context.WithCancel(t.Context())
 	n := 0
-	r, err := Run(t.Context(), Config{Addr: server.Addr(), Clients: 2, For: 200 * time.Millisecond, Next: func(b []byte, _ *rand.Rand) []byte {
-		if n++; n%2 == 1 {
+	r, err := Run(ctx, Config{Addr: server.Addr(), Clients: 2, Next: func(b []byte, _ *rand.Rand) []byte {
+		if n++; n == 9 {
+			cancel()
+		}
+		if n%2 == 1 {
 			return append(b, set...)
 		}
 		return append(b, get...)
 	}})
-	if err != nil || r.Requests == 0 {
-		t.Fatal(r, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Requests != 7 {
+		t.Errorf("%d answers to the 7 requests before the last ones", r.Requests)
 	}
 }
 
