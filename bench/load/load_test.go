@@ -109,8 +109,8 @@ func TestValuesLargerThanASocketTakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Requests != 7 {
-		t.Errorf("%d answers to the 7 requests before the last ones", r.Requests)
+	if r.Requests < 7 { // those before the last ones of both clients
+		t.Errorf("only %d answers to the first 7 requests", r.Requests)
 	}
 }
 
