@@ -99,8 +99,8 @@ func (r *result) ahead(others []string) claim {
 // pinnedAhead says that connections of their own cost no more than at haproxy.
 func (r *result) pinnedAhead() claim {
 	got := r.ratio(pinned, haproxy.name, rateOf)
-	return claim{"pinned at least haproxy's rate", got >= 1, fmt.Sprintf("%.2f of direct; haproxy %.2f",
-		r.ratio(pinned, direct, rateOf), r.ratio(haproxy.name, direct, rateOf))}
+	return claim{"pinned at least haproxy's rate", got >= 1, fmt.Sprintf("%.2f times; %.2f and %.2f of direct",
+		got, r.ratio(pinned, direct, rateOf), r.ratio(haproxy.name, direct, rateOf))}
 }
 
 // latency says what a single client waits longer, by medians over the rounds.

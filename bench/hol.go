@@ -82,6 +82,11 @@ func headOfLine(ctx context.Context, o options, p *park) ([]claim, error) {
 			of(func(p pair) float64 { return p.noisy.p50 }), of(func(p pair) float64 { return p.noisy.p99 }),
 			of(pair.grown), of(func(p pair) float64 { return p.large }))
 	}
+	for _, w := range list {
+		if got := medianOf(rounds[w.name], func(p pair) float64 { return p.noisy.rate }); got < 0.98*o.holRate {
+			fmt.Printf("%s answered only %.0f/s beside the others: with -hol-rate %.0f this machine is too slow\n", w.name, got, o.holRate)
+		}
+	}
 	var claims []claim
 	for _, way := range []string{shared, pinned} {
 		claims = append(claims, holClaim(way, rounds))

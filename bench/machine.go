@@ -31,7 +31,7 @@ func describe(ctx context.Context, p *park, ways []way) machine {
 		command:   "bench " + strings.Join(os.Args[1:], " "),
 	}
 	m.versions = append(m.versions, "redis-server "+p.version,
-		"crossfade "+version(ctx, p.crossfade, "version"), runtime.Version())
+		version(ctx, p.crossfade, "version"))
 	flags := map[string]string{"haproxy": "-v", "twemproxy": "-V", "predixy": "-v"}
 	for _, w := range ways {
 		for _, other := range peers {
@@ -49,7 +49,10 @@ func version(ctx context.Context, binary, flag string) string {
 	defer cancel()
 	out, _ := exec.CommandContext(ctx, binary, flag).CombinedOutput() // some end with a status of 1
 	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	words := strings.Fields(line)
+	words := strings.Fields(strings.TrimPrefix(line, "This is "))
+	if len(words) > 1 && strings.Contains(words[0], "/") { // its own path
+		words = words[1:]
+	}
 	for i, w := range words {
 		if strings.HasPrefix(w, "http") {
 			words = words[:i]

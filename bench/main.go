@@ -42,7 +42,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "`FOLDER` for results.md and results.svg (default: none are written)")
 	flag.BoolVar(&o.check, "check", false, "end with status 1 when a claim fails")
 	flag.BoolVar(&o.hol, "hol", false, "measure instead what large values do to small ones (head of line)")
-	flag.Float64Var(&o.holRate, "hol-rate", 5000, "small requests a second with -hol")
+	flag.Float64Var(&o.holRate, "hol-rate", 2000, "small requests a second with -hol")
 	flag.BoolVar(&o.bulk, "bulk", false, "measure instead what a full copy does to clients")
 	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk")
 	flag.Parse()

@@ -25,7 +25,7 @@ var panels = []panel{
 const (
 	labelWidth = 132
 	panelWidth = 250
-	panelGap   = 26
+	panelGap   = 40
 	rowHeight  = 22
 	topHeight  = 92
 	footHeight = 34

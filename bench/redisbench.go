@@ -118,9 +118,12 @@ func parseSummary(text string) (p50, p99 float64, err error) {
 			continue
 		}
 		values := strings.Fields(lines[i+1])
+		if len(values) != len(names) {
+			return 0, 0, fmt.Errorf("%d names and %d figures in the summary", len(names), len(values))
+		}
 		for name, into := range map[string]*float64{"p50": &p50, "p99": &p99} {
 			at := slices.Index(names, name)
-			if at < 0 || at >= len(values) {
+			if at < 0 {
 				return 0, 0, fmt.Errorf("no %s in the summary", name)
 			}
 			if *into, err = strconv.ParseFloat(values[at], 64); err != nil {
