@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/crossfade/crossfade/admin"
@@ -22,6 +24,7 @@ var bulkLoad = cell{op: "mixed", clients: 50, pipeline: 1, size: 100}
 type beside struct {
 	seen
 	copying time.Duration // how long the copy took; 0 when there was none
+	speed   float64       // keys a second that reached the target
 }
 
 // bulk measures clients beside a full copy.
@@ -31,10 +34,13 @@ type bulk struct {
 	haproxy way
 	rate    float64 // of the clients, a second
 	keys    int
+	period  time.Duration // how long our last copy took, and so theirs is to take
 }
 
 // besideBulk lets clients ask at half of what the proxy can do, while crossfade
-// copies everything; and through haproxy, while another program copies the same.
+// copies everything; and through haproxy, while another program copies the same for
+// as long: where the processors cannot do both, a backlog grows with the time, and
+// the faster program must not look better for that.
 func besideBulk(ctx context.Context, o options, p *park) ([]claim, error) {
 	if o.rounds <= 0 {
 		o.rounds = 3
@@ -82,7 +88,10 @@ func besideBulk(ctx context.Context, o options, p *park) ([]claim, error) {
 	}
 	for round := range o.rounds {
 		for i := range ways {
-			w := ways[(i+round)%len(ways)]
+			w := ways[i]
+			if round%2 == 1 { // nobody is always the first; but ours was before theirs once
+				w = ways[len(ways)-1-i]
+			}
 			got, err := w.run(ctx)
 			if err == nil && ctx.Err() != nil {
 				err = context.Cause(ctx)
@@ -93,16 +102,18 @@ func besideBulk(ctx context.Context, o options, p *park) ([]claim, error) {
 			rounds[w.name] = append(rounds[w.name], got)
 		}
 	}
-	fmt.Printf("\n%-20s%12s%10s%10s%10s%10s\n", "", "answered/s", "p50", "p99", "p999", "keys/s")
+	fmt.Printf("\n%-20s%10s%10s%10s%10s%10s%9s\n", "", "answered/s", "p50", "p99", "p999", "keys/s", "seconds")
 	for _, w := range ways {
 		of := func(f func(beside) float64) float64 { return medianOf(rounds[w.name], f) }
-		speed := ""
-		if took := of(func(x beside) float64 { return x.copying.Seconds() }); took > 0 {
-			speed = fmt.Sprintf("%.0f", float64(b.keys)/took)
-		}
-		fmt.Printf("%-20s%12.0f%10.3f%10.3f%10.3f%10s\n", w.name, of(func(x beside) float64 { return x.rate }),
+		fmt.Printf("%-20s%10.0f%10.3f%10.3f%10.3f%10.0f%9.1f\n", w.name, of(func(x beside) float64 { return x.rate }),
 			of(func(x beside) float64 { return x.p50 }), of(func(x beside) float64 { return x.p99 }),
-			of(func(x beside) float64 { return x.p999 }), speed)
+			of(func(x beside) float64 { return x.p999 }), of(func(x beside) float64 { return x.speed }),
+			of(func(x beside) float64 { return x.copying.Seconds() }))
+	}
+	for _, w := range ways {
+		if got := medianOf(rounds[w.name], func(x beside) float64 { return x.rate }); got < 0.98*b.rate {
+			fmt.Printf("%s: only %.0f of %.0f requests a second were answered\n", w.name, got, b.rate)
+		}
 	}
 	return []claim{bulkClaim(rounds[ways[0].name], rounds[ways[1].name], copierName)}, nil
 }
@@ -169,15 +180,36 @@ func (b *bulk) while(ctx context.Context, addr string, copied func(context.Conte
 		stop() // a load that fails ends the wait for the copy too
 		ended <- outcome{r, err}
 	}()
+	target := b.park.target.Client(0)
+	defer func() { _ = target.Close() }()
+	before, err := restored(ctx, target)
 	begun := time.Now()
-	err := copied(loading)
+	if err == nil {
+		err = copied(loading)
+	}
 	took := time.Since(begun)
 	stop()
 	o := <-ended
-	if o.err != nil || err != nil {
-		return beside{}, errors.Join(o.err, err)
+	after, statErr := restored(ctx, target)
+	if err := errors.Join(o.err, err, statErr); err != nil {
+		return beside{}, err
 	}
-	return beside{seen: seenOf(o.r), copying: took}, nil
+	return beside{seen: seenOf(o.r), copying: took, speed: float64(after-before) / took.Seconds()}, nil
+}
+
+// restored is how many RESTOREs a server has run.
+func restored(ctx context.Context, c *redis.Client) (int64, error) {
+	info, err := c.InfoMap(ctx, "commandstats").Result()
+	if err != nil {
+		return 0, err
+	}
+	for name, stats := range info["Commandstats"] {
+		if name == "cmdstat_restore" {
+			calls, _, _ := strings.Cut(strings.TrimPrefix(stats, "calls="), ",")
+			return strconv.ParseInt(calls, 10, 64)
+		}
+	}
+	return 0, nil
 }
 
 // ours starts a sidecar, which copies from its first moment.
@@ -193,6 +225,7 @@ func (b *bulk) ours(ctx context.Context) (beside, error) {
 	if err != nil {
 		return beside{}, fmt.Errorf("%w; the sidecar's last words:\n%s", err, s.LogTail())
 	}
+	b.period = got.copying
 	if err := ready(ctx, s, 30*time.Second); err != nil {
 		return beside{}, err
 	}
@@ -255,7 +288,8 @@ func (b *bulk) copierProgram(ctx context.Context) (*process, error) {
 		if err != nil {
 			return nil, fmt.Errorf("finding this program: %w", err)
 		}
-		return launch("the copier", log, self, copierVerb, "-from", b.park.source.Addr(), "-to", b.park.target.Addr())
+		return launch("the copier", log, self, copierVerb, "-from", b.park.source.Addr(), "-to", b.park.target.Addr(),
+			"-for", b.period.String())
 	}
 	// RedisShake follows changes, as crossfade does; it says nothing when it lacks them.
 	if err := b.park.source.Client(0).ConfigSet(ctx, "notify-keyspace-events", "AE").Err(); err != nil {
@@ -286,7 +320,8 @@ rdb_restore_command_behavior = "rewrite"
 	return launch("RedisShake", log, b.options.redisShake, path)
 }
 
-// wholeAt waits until the copier has ended in order, or the target has all keys.
+// wholeAt waits until the copier has ended in order. RedisShake never does: it has
+// done its work when the target has all keys, and our copier begins anew then.
 func (b *bulk) wholeAt(ctx context.Context, program *process, target *redis.Client) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -297,6 +332,9 @@ func (b *bulk) wholeAt(ctx context.Context, program *process, target *redis.Clie
 			return program.err
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+		if b.options.redisShake == "" {
+			continue
 		}
 		n, err := target.DBSize(ctx).Result()
 		if err != nil {
