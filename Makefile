@@ -8,11 +8,12 @@ TIMEOUT    ?= 15m
 CHAOS_TIME ?= 10m
 CHAOS_SEED ?= 0
 FUZZTIME   ?= 1h
+BENCH      ?= all
 LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race fuzz lint fmt fmt-check vet demo bench suites e2e-long chaos clean help
+.PHONY: build test race fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk suites e2e-long chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -67,10 +68,20 @@ demo: ## move two real servers there, back and there again under load, and check
 	@$(MAKE) --no-print-directory build
 	bin/crossfade demo
 
-bench: ## measure what the proxy costs, against the server alone
-	scripts/deps.sh
+bench: ## measure the ways to a server, 20 minutes; BENCH=quick: 3, or cells by name
+	scripts/deps.sh bench
 	@$(MAKE) --no-print-directory build
-	$(GO) run ./bench -crossfade bin/crossfade
+	$(GO) run ./bench -crossfade bin/crossfade -cells $(BENCH) $(if $(filter all,$(BENCH)),-out bench)
+
+bench-hol: ## measure what large values and blocked clients do to small requests
+	scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./bench -crossfade bin/crossfade -hol -check
+
+bench-bulk: ## measure what a full copy does to clients, 5 minutes
+	scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./bench -crossfade bin/crossfade -bulk -check
 
 suites: ## run the suites of Redis and its clients through the proxy, and compare
 	@$(MAKE) --no-print-directory run-suites

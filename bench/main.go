@@ -1,6 +1,6 @@
-// Command bench measures what the proxy costs: redis-benchmark against a server alone and through crossfade.
-// It owns the servers, the sidecars and the table that it prints; every figure is a median over alternating rounds.
-// It never compares figures of different rounds' conditions, and never measures a server of the user's.
+// Command bench measures what a hop costs: a server alone, through crossfade, and through other proxies.
+// It owns the servers and proxies that it starts, and the report; every figure is a median over alternating rounds.
+// It never compares figures of different runs, and never measures a server of the user's.
 package main
 
 import (
@@ -9,182 +9,175 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
-	"runtime"
+	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
-
-	"github.com/crossfade/crossfade/admin"
-	"github.com/crossfade/crossfade/internal/demo/sidecar"
-	"github.com/crossfade/crossfade/internal/redistest"
 )
 
 // options are the flags.
 type options struct {
-	crossfade string
-	rounds    int
-	requests  int
-	clients   int
-	pipelines string
-	tests     string
+	crossfade  string
+	cells      string
+	rounds     int
+	seconds    float64
+	out        string
+	check      bool
+	hol, bulk  bool
+	holRate    float64
+	keys       int
+	redisShake string
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == copierVerb {
+		exit(copier(context.Background(), os.Args[2:]))
+	}
 	var o options
 	flag.StringVar(&o.crossfade, "crossfade", "bin/crossfade", "the crossfade `BINARY`")
-	flag.IntVar(&o.rounds, "rounds", 5, "rounds; each measures every way once, in turn")
-	flag.IntVar(&o.requests, "requests", 40_000, "requests a measurement; with a pipeline four times as many")
-	flag.IntVar(&o.clients, "clients", 50, "client connections")
-	flag.StringVar(&o.pipelines, "pipelines", "1,16", "commands a client sends before it waits, several with commas")
-	flag.StringVar(&o.tests, "tests", "get,set,incr,lpush", "the tests of redis-benchmark")
+	flag.StringVar(&o.cells, "cells", "all", "what to measure: all, quick, or `NAMES` with commas between")
+	flag.IntVar(&o.rounds, "rounds", 0, "rounds; each measures every way once, in turn (default 5; quick 3)")
+	flag.Float64Var(&o.seconds, "seconds", 0, "length of one measurement (default 1.8; quick 0.8; -hol 5)")
+	flag.StringVar(&o.out, "out", "", "`FOLDER` for results.md and results.svg (default: none are written)")
+	flag.BoolVar(&o.check, "check", false, "end with status 1 when a claim fails")
+	flag.BoolVar(&o.hol, "hol", false, "measure instead what large values do to small ones (head of line)")
+	flag.Float64Var(&o.holRate, "hol-rate", 2000, "small requests a second with -hol")
+	flag.BoolVar(&o.bulk, "bulk", false, "measure instead what a full copy does to clients")
+	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk")
 	flag.Parse()
+	o.redisShake = os.Getenv("REDISSHAKE")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := run(ctx, o)
 	stop()
+	exit(err)
+}
+
+func exit(err error) {
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
-// way is one route from redis-benchmark to a server. Each has a server of its own:
-// a copy that follows one must not load another.
-type way struct {
-	name, addr string
-}
+// errClaims says that -check found what it looks for.
+var errClaims = errors.New("not all claims hold")
 
 func run(ctx context.Context, o options) (err error) {
-	redistest.SilenceClients()
-	dir, err := os.MkdirTemp("", "crossfade-bench-")
+	for _, tool := range []string{"redis-benchmark", o.crossfade} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%w (scripts/deps.sh bench installs what is missing; make build makes crossfade)", err)
+		}
+	}
+	list, err := choose(o.cells)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	p := &park{crossfade: o.crossfade, dir: dir}
+	p, err := openPark(ctx, o.crossfade)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx))) }()
-
-	direct, err := p.server(ctx)
+	var claims []claim
+	switch {
+	case o.hol:
+		claims, err = headOfLine(ctx, o, p)
+	case o.bulk:
+		claims, err = besideBulk(ctx, o, p)
+	default:
+		claims, err = throughput(ctx, o, p, list)
+	}
 	if err != nil {
 		return err
 	}
-	alone, err := p.proxied(ctx, "alone", false)
-	if err != nil {
-		return err
+	fmt.Println()
+	failed := false
+	for _, c := range claims {
+		fmt.Println(c)
+		failed = failed || !c.pass
 	}
-	copying, err := p.proxied(ctx, "copying", true)
-	if err != nil {
-		return err
+	if failed && o.check {
+		return errClaims
 	}
-	ways := []way{
-		{"direct", direct.Addr()},
-		{"proxy", alone.Addr()},
-		{"proxy+copy", copying.Addr()},
-	}
-	fmt.Printf("%s, %d CPUs, redis-server %s, %d clients, medians of %d rounds\n",
-		processor(), runtime.NumCPU(), p.version, o.clients, o.rounds)
-	fmt.Printf("client, servers and crossfade share the CPUs; figures of one run compare, others do not\n\n")
-	return measureAll(ctx, o, ways)
+	return nil
 }
 
-// park is what runs for the measurement.
-type park struct {
-	crossfade, dir string
-	servers        []*redistest.Server
-	sidecars       []*sidecar.Process
-	version        string
-}
-
-func (p *park) server(ctx context.Context) (*redistest.Server, error) {
-	s, err := redistest.Launch(ctx, redistest.Config{})
-	if err != nil {
-		return nil, err
-	}
-	p.servers = append(p.servers, s)
-	if info, err := s.Client(0).InfoMap(ctx, "server").Result(); err == nil {
-		p.version = info["Server"]["redis_version"]
-	}
-	return s, nil
-}
-
-// proxied starts two servers and a sidecar. With live, its copy follows every
-// write; otherwise the migration is given up, and what is left is the proxy.
-func (p *park) proxied(ctx context.Context, name string, live bool) (*sidecar.Process, error) {
-	source, err := p.server(ctx)
-	if err != nil {
-		return nil, err
-	}
-	target, err := p.server(ctx)
-	if err != nil {
-		return nil, err
-	}
-	dir := p.dir + "/" + name
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	s, err := sidecar.Start(ctx, sidecar.Config{
-		Binary: p.crossfade, Dir: dir, Source: source.URL(0), Target: target.URL(0), Map: "0=0",
-	})
-	if err != nil {
-		return nil, err
-	}
-	p.sidecars = append(p.sidecars, s)
-	if err := ready(ctx, s); err != nil {
-		return nil, err
-	}
-	if !live {
-		if _, err := s.Admin().Complete(ctx, admin.CompleteRequest{StayOnSource: true}); err != nil {
-			return nil, fmt.Errorf("ending the copy: %w", err)
-		}
-	}
-	return s, nil
-}
-
-// ready waits until the copy is live.
-func ready(ctx context.Context, s *sidecar.Process) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the copy is not live after 30 s"))
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		st, err := s.Admin().Status(ctx)
+// ways are all that can be measured here.
+func ways(ctx context.Context, p *park) ([]way, error) {
+	list := []way{p.direct()}
+	for _, upstream := range []string{shared, pinned} {
+		w, err := p.proxied(ctx, upstream)
 		if err != nil {
-			return err
+			return nil, fmt.Errorf("crossfade, %s: %w", upstream, err)
 		}
-		if st.Ready {
-			return nil
+		list = append(list, w)
+	}
+	for _, other := range peers {
+		w, ok, err := p.beside(ctx, other)
+		if err != nil {
+			return nil, err
 		}
-		select {
-		case <-tick.C:
-		case <-s.Done():
-			return fmt.Errorf("the sidecar has ended:\n%s", s.LogTail())
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %s", context.Cause(ctx), strings.Join(st.Reasons, "; "))
+		if ok {
+			list = append(list, w)
+		} else {
+			fmt.Printf("%s is not here and will not be measured\n", other.name)
 		}
 	}
+	return list, nil
 }
 
-func (p *park) close(ctx context.Context) error {
-	var errs []error
-	for _, s := range p.sidecars {
-		errs = append(errs, s.Stop(ctx))
+// throughput measures the cells.
+func throughput(ctx context.Context, o options, p *park, list []cell) ([]claim, error) {
+	if o.rounds <= 0 {
+		o.rounds = 5
+		if o.cells == "quick" {
+			o.rounds = 3
+		}
 	}
-	for _, s := range p.servers {
-		errs = append(errs, s.Close())
+	if o.seconds <= 0 {
+		o.seconds = 1.8
+		if o.cells == "quick" {
+			o.seconds = 0.8
+		}
 	}
-	return errors.Join(errs...)
-}
-
-// processor names the CPU, which every figure depends on.
-func processor() string {
-	text, err := os.ReadFile("/proc/cpuinfo")
+	all, err := ways(ctx, p)
 	if err != nil {
-		return runtime.GOARCH
+		return nil, err
 	}
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
+	about := describe(ctx, p, all)
+	banner(about)
+	fmt.Printf("%d cells, %d ways, %d rounds of %g s: about %.0f minutes\n\n%s", len(list), len(all), o.rounds, o.seconds,
+		float64(len(list)*len(all))*(float64(o.rounds)*(o.seconds+.1)+.4)/60, explain)
+	m := &measurer{park: p, ways: all, rounds: o.rounds, seconds: o.seconds, say: os.Stdout}
+	var rs results
+	for _, c := range list {
+		r, err := m.run(ctx, c)
+		if err != nil {
+			return nil, err
 		}
+		r.print(os.Stdout, all)
+		rs = append(rs, r)
 	}
-	return runtime.GOARCH
+	claims := rs.claims()
+	if o.out == "" {
+		return claims, nil
+	}
+	var text, picture strings.Builder
+	markdown(&text, about, o.rounds, o.seconds, all, rs, claims)
+	plot(&picture, about, rs)
+	for name, content := range map[string]string{"results.md": text.String(), "results.svg": picture.String()} {
+		path := filepath.Join(o.out, name)
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return nil, fmt.Errorf("writing the report: %w", err)
+		}
+		fmt.Println("wrote", path)
+	}
+	return claims, nil
+}
+
+// banner says where this is measured.
+func banner(m machine) {
+	fmt.Printf("%s, %d CPUs, %s, Linux %s, %s\n", m.processor, m.cpus, m.memory, m.kernel, m.date)
+	fmt.Printf("%s\n", strings.Join(m.versions, "; "))
 }

@@ -55,11 +55,12 @@ func (s *session) clean() bool {
 		!s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
 }
 
-// goHome gives the client back to the loop that it came from, once it has needed
-// no connection of its own for quietFor. False means that it stays.
+// goHome gives the client back to the loop that it came from, with what it has sent
+// since its last command, once it has needed no connection of its own for quietFor.
+// False means that it stays.
 func (s *session) goHome() bool {
 	if s.home == nil || s.named || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
-		s.in.Buffered() > 0 || s.link.unselected || !s.waitFrom.IsZero() {
+		s.link.unselected || !s.waitFrom.IsZero() {
 		return false
 	}
 	now := time.Now()
@@ -96,6 +97,10 @@ func (s *session) goHome() bool {
 	g := &guest{id: s.id}
 	if st.ver != 0 || st.db != 0 || st.proto != 2 || st.authed {
 		g.st = &st
+	}
+	if s.in.Buffered() > 0 {
+		in := s.in
+		g.in = &in
 	}
 	fd, err := epoll.Take(s.conn)
 	if err == nil {

@@ -228,10 +228,16 @@ func (s *session) read() error {
 				return err
 			}
 		}
-		if s.goHome() {
+		between := s.in.Buffered() == 0 // two commands, with nothing of the next one here
+		if between && s.goHome() {
 			return errHome
 		}
 		got, err := s.readOnce()
+		if got && err == nil && between && s.move.Load() == nil && s.goHome() {
+			// A client that asks again as soon as it is answered is never seen idle
+			// but here, and takes along what it asks.
+			return errHome
+		}
 		if got || err != nil {
 			return err
 		}

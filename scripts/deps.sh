@@ -3,13 +3,14 @@
 #   scripts/deps.sh         redis-server
 #   scripts/deps.sh race    and a C compiler, for the race detector
 #   scripts/deps.sh suites  and what the suites of Redis and its clients need
+#   scripts/deps.sh bench   and the proxies that are measured: haproxy, twemproxy
 # Does nothing when all is there. Debian and its kin only; elsewhere it says
-# what to install. The packaged redis service is not started.
+# what to install. The packaged services are not started.
 set -eu
 
 say() { printf 'deps: %s\n' "$*"; }
 die() { printf 'deps: %s\n' "$*" >&2; exit 1; }
-have() { command -v "$1" >/dev/null 2>&1; }
+have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 installed() { dpkg -s "$1" >/dev/null 2>&1; }
 
 packages=
@@ -29,13 +30,18 @@ for arg in "$@"; do
 		have node || packages="$packages nodejs"
 		have npm || packages="$packages npm"
 		;;
-	*) die "unknown argument $arg; usage: scripts/deps.sh [race] [suites]" ;;
+	bench)
+		have redis-benchmark || packages="$packages redis-tools"
+		have haproxy || packages="$packages haproxy"
+		have nutcracker || packages="$packages nutcracker"
+		;;
+	*) die "unknown argument $arg; usage: scripts/deps.sh [race] [suites] [bench]" ;;
 	esac
 done
 packages=${packages# }
 [ -n "$packages" ] || exit 0
 
-have apt-get || die "missing: $packages. This is no Debian; install with your system's own tools: redis-server 7.0 or newer in PATH (or named in REDIS_SERVER), and for the race detector a C compiler; the suites need Debian"
+have apt-get || die "missing: $packages. This is no Debian; install with your system's own tools: redis-server 7.0 or newer in PATH (or named in REDIS_SERVER), for the race detector a C compiler, and for the benchmark redis-benchmark, haproxy and nutcracker; the suites need Debian"
 
 # as_root runs a command as root.
 as_root() {
@@ -84,16 +90,16 @@ if ! install_packages; then
 	fi
 fi
 
-case " $packages " in
-*" redis-server "*)
+# Where the policy was somebody else's, the services may run now.
+for service in redis-server haproxy nutcracker; do
+	case " $packages " in *" $service "*) ;; *) continue ;; esac
 	if have systemctl && [ -d /run/systemd/system ]; then
-		say "leaving the redis-server service off"
-		as_root systemctl disable --now redis-server.service >/dev/null 2>&1 || true
-	elif [ -z "$ours" ] && [ -x /etc/init.d/redis-server ]; then
-		say "leaving the redis-server service off"
-		as_root /etc/init.d/redis-server stop >/dev/null 2>&1 || true
+		say "leaving the $service service off"
+		as_root systemctl disable --now "$service.service" >/dev/null 2>&1 || true
+	elif [ -z "$ours" ] && [ -x "/etc/init.d/$service" ]; then
+		say "leaving the $service service off"
+		as_root "/etc/init.d/$service" stop >/dev/null 2>&1 || true
 	fi
-	have redis-server || die "redis-server is installed but not in PATH"
-	;;
-esac
+	have "$service" || die "$service is installed but not in PATH"
+done
 say "done"

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// tick is the unit of the times in /proc/PID/stat, the same on all of Linux' ports
+// that Go has.
+const tick = 10 * time.Millisecond
+
+// cpuTime is the processor time that a process has used, in user mode and in the
+// kernel, of all its threads.
+func cpuTime(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("reading a process's time: %w", err)
+	}
+	return parseCPU(string(text))
+}
+
+// parseCPU reads the fields 14 and 15. The second one is a name in parentheses,
+// which may hold anything.
+func parseCPU(stat string) (time.Duration, error) {
+	i := strings.LastIndexByte(stat, ')')
+	fields := strings.Fields(stat[i+1:])
+	if i < 0 || len(fields) < 13 {
+		return 0, fmt.Errorf("reading a process's time: too few fields: %q", stat)
+	}
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("reading a process's time: %w", err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * tick, nil
+}
+
+// residentMB is the memory that a process holds, in MB (10^6 bytes).
+func residentMB(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("reading a process's memory: %w", err)
+	}
+	return parseResident(string(text))
+}
+
+func parseResident(status string) (float64, error) {
+	for line := range strings.Lines(status) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 64)
+			if err != nil {
+				return 0, fmt.Errorf("reading a process's memory: %w", err)
+			}
+			return kib * 1024 / 1e6, nil
+		}
+	}
+	return 0, fmt.Errorf("reading a process's memory: no VmRSS in %q", status)
+}

@@ -1,0 +1,57 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/epoll"
+	"github.com/crossfade/crossfade/internal/redistest"
+)
+
+// TestBusyClientsShareAgain has clients that need connections of their own for a
+// moment, as all do that speak RESP3, and then ask again as soon as they are
+// answered: they must not keep those connections for as long as they are busy.
+func TestBusyClientsShareAgain(t *testing.T) {
+	if !epoll.Supported {
+		t.Skip("without epoll nothing is shared")
+	}
+	source := redistest.Start(t)
+	link := redistest.NewLink(t, source.Addr())
+	link.SetDelay(time.Millisecond) // no answer is there at once, as on a busy machine
+	w := newWorldOn(t, source, redistest.Start(t), func(c *Config) {
+		c.Upstreams[0].Dial = func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", link.Addr())
+		}
+	})
+	const clients = 4
+	var list []*raw
+	for i := range clients {
+		c := w.client()
+		if i%2 == 0 {
+			c.do("HELLO 3")
+		} else {
+			c.want("MULTI", ok)
+			c.want("EXEC", "*0\r\n")
+		}
+		list = append(list, c)
+	}
+	var wg sync.WaitGroup
+	for i, c := range list {
+		wg.Go(func() {
+			n := 0
+			until(t, "it has no session of its own", func() bool {
+				n++
+				c.want(fmt.Sprintf("SET key%d %d", i, n), ok)
+				c.send(fmt.Sprintf("GET key%d", i), "ECHO then")
+				c.expect(bulk(fmt.Sprint(n)))
+				c.expect(bulk("then"))
+				return len(w.proxy.snapshotSessions()) == 0
+			})
+		})
+	}
+	wg.Wait()
+}
