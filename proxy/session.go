@@ -74,6 +74,7 @@ type session struct {
 	down       bool // the upstream is lost
 	ended      bool
 	heavy      bool // a large reply came since this was last looked at
+	kept       bool // the client knows which connection it has, or has told the server what a shared one must not hold
 	waitsEmpty bool
 }
 
