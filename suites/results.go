@@ -91,10 +91,11 @@ func differences(direct, through *results, known []exception) []difference {
 	return out
 }
 
+// unlisted names those that have neither a reason nor passed another time.
 func unlisted(found []difference) []string {
 	var out []string
 	for _, d := range found {
-		if d.reason == "" {
+		if d.reason == "" && !d.again {
 			out = append(out, d.test)
 		}
 	}
