@@ -219,7 +219,7 @@ func tryAgain(ctx context.Context, o options, s suite, mode string, found []diff
 func measure(ctx context.Context, o options, s suite, mode string, groups []string) (got *results, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, fmt.Errorf("not done after %v", s.limit))
 	defer cancel()
-	w := &way{crossfade: o.crossfade, mode: mode}
+	w := &way{crossfade: o.crossfade, mode: mode, again: len(groups) > 0}
 	defer func() { err = errors.Join(err, w.close(context.WithoutCancel(ctx))) }()
 	if w.dir, err = os.MkdirTemp("", "suites-"); err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ import (
 type way struct {
 	crossfade, mode, dir string
 	addr                 string // of the first server, as clients see it
+	again                bool   // not all tests are run
 
 	servers  []*redistest.Server
 	sidecars []*sidecar.Process
@@ -169,6 +170,9 @@ func (w *way) logOf(dir string) string {
 	mode := w.mode
 	if mode == "" {
 		mode = "direct"
+	}
+	if w.again {
+		mode += ".again"
 	}
 	return dir + "." + mode + ".log"
 }
