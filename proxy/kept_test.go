@@ -52,3 +52,22 @@ func TestDebuggerKeepsItsConnection(t *testing.T) {
 		t.Errorf("the debugger answers %q", got)
 	}
 }
+
+// A transaction that is too long to be moved is so until it ends.
+func TestLongTransactionEnds(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	for _, end := range []string{"EXEC", "DISCARD"} {
+		c.want("MULTI", "+OK\r\n")
+		for range maxQueue + 1 {
+			c.send("GET a")
+		}
+		for range maxQueue + 1 {
+			c.expect("+QUEUED\r\n")
+		}
+		if got := c.do(end); got[0] == '-' {
+			t.Fatalf("%s: %q", end, got)
+		}
+		w.othersGoHome(0)
+	}
+}
