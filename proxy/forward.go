@@ -141,7 +141,6 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 	case vAuth, vHello:
 		return s.authenticate(it, wire)
 	case vClient:
-		s.named = s.named || len(it.args) == 2 && (is(it.args[1], "id") || is(it.args[1], "info"))
 		if it.sub == clientReply {
 			wire = s.replyMode(it, wire)
 		}

@@ -52,14 +52,14 @@ func (s *session) clean() bool {
 	st := &s.st
 	return st.subscribed() == 0 && st.tracking == nil && st.caching == nil && !st.noEvict && !st.noTouch && !st.readonly &&
 		!st.multi && !st.watch && st.stuck == "" && len(st.effects) == 0 &&
-		!s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
+		!s.kept && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
 }
 
 // goHome gives the client back to the loop that it came from, with what it has sent
 // since its last command, once it has needed no connection of its own for quietFor.
 // False means that it stays.
 func (s *session) goHome() bool {
-	if s.home == nil || s.named || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
+	if s.home == nil || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
 		s.link.unselected || !s.waitFrom.IsZero() {
 		return false
 	}

@@ -49,7 +49,6 @@ type session struct {
 	noDB     bool // the current database is not in the map
 	quit     bool
 	eof      bool
-	named    bool // the client has asked for its connection's id, and may name it to others
 	unsure   bool // whether the client has to authenticate is being asked
 	waitFrom time.Time
 	readAt   int64 // when it was read from last
@@ -81,6 +80,7 @@ type session struct {
 	ended      bool
 	heard      time.Time // when the upstream last spoke, or was first waited for; kept only where it matters
 	heavy      bool      // a large reply came since this was last looked at
+	kept       bool      // the client knows which connection it has, or has told the server what a shared one must not hold
 	waitsEmpty bool
 }
 

@@ -272,8 +272,11 @@ func (r *reader) apply(it *item) {
 	case vRaw:
 		r.raw, s.raw = true, true
 	case vScript:
-		if len(args) > 1 && is(args[1], "flush") {
+		switch {
+		case len(args) > 1 && is(args[1], "flush"):
 			s.srv.scripts.Purge()
+		case len(args) == 3 && is(args[1], "debug") && !is(args[2], "no"):
+			st.stuck, s.kept = "it debugs scripts", true
 		}
 	default:
 		st.ver--
@@ -362,7 +365,20 @@ func (r *reader) applyClient(it *item) {
 		}
 	default:
 		st.ver--
+		s.kept = s.kept || tiesDown(args)
 	}
+}
+
+// tiesDown reports whether a subcommand of CLIENT binds the client to its
+// connection: it has learnt the id, by which another will unblock, kill or
+// redirect to it, or it has set what the proxy does not know.
+func tiesDown(args [][]byte) bool {
+	for _, name := range []string{"getname", "getredir", "help", "kill", "list", "pause", "reply", "setname", "trackinginfo", "unblock", "unpause"} {
+		if len(args) > 1 && is(args[1], name) {
+			return false
+		}
+	}
+	return true
 }
 
 // confirmed follows one confirmation of a subscription.

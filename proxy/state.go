@@ -12,6 +12,9 @@ const (
 	maxQueueBytes = 64 << 20 // … and their bytes
 )
 
+// tooLong is why a session cannot be moved until its transaction ends.
+const tooLong = "its transaction is too long to be moved"
+
 // state is what a server knows about a connection besides its data: what has to
 // be said again to the other server for the client not to notice the switch. It
 // follows successful replies, in order. Guarded by session.mu.
@@ -83,7 +86,7 @@ func (st *state) enqueue(it *item) {
 	}
 	st.queueBytes += len(it.raw)
 	if len(st.queue) >= maxQueue || st.queueBytes > maxQueueBytes {
-		st.stuck = "its transaction is too long to be moved"
+		st.stuck = tooLong
 		st.queue = nil
 		return
 	}
@@ -115,6 +118,9 @@ func (st *state) endMulti(unwatched bool) {
 	st.multi, st.dirty, st.queue, st.queueBytes, st.queued, st.effects = false, false, nil, 0, 0, nil
 	if unwatched {
 		st.watch = false
+	}
+	if st.stuck == tooLong {
+		st.stuck = ""
 	}
 	st.ver++
 }

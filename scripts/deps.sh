@@ -24,7 +24,7 @@ for arg in "$@"; do
 	suites)
 		for package in tcl dpkg-dev make gcc libc6-dev libevent-dev debian-archive-keyring redis-tools \
 			python3 python3-pytest python3-pytest-asyncio python3-pytest-timeout python3-async-timeout \
-			python3-packaging python3-jwt python3-numpy; do
+			python3-packaging python3-jwt; do
 			installed "$package" || packages="$packages $package"
 		done
 		have node || packages="$packages nodejs"

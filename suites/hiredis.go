@@ -31,8 +31,8 @@ var hiredisSuite = suite{
 	},
 	run: func(ctx context.Context, dir string, w *way, _ []string) (*results, error) {
 		host, port := w.hostPort()
-		args := []string{"-h", host, "-p", port, "-s", "/nonexistent/socket"}
-		out, err := command(ctx, dir, w.logOf(dir), nil, "./hiredis-test", args...)
+		args := []string{"-o0", "./hiredis-test", "-h", host, "-p", port, "-s", "/nonexistent/socket"}
+		out, err := command(ctx, dir, w.logOf(dir), nil, "stdbuf", args...)
 		if ctx.Err() != nil {
 			return nil, err
 		}

@@ -180,15 +180,9 @@ func compareSuite(ctx context.Context, o options, s suite) (int, error) {
 			return 0, err
 		}
 		found := differences(direct, through, known.of(mode))
-		again := unlisted(found)
-		if len(again) > 0 {
-			// A test that depends on the moment does not differ the second time.
-			second, err := measure(ctx, o, s, mode, groupsOf(again))
-			if err != nil {
+		for range tries {
+			if err := tryAgain(ctx, o, s, mode, found); err != nil {
 				return 0, err
-			}
-			for i := range found {
-				found[i].again = found[i].reason == "" && second.of(found[i].test) == passed
 			}
 		}
 		printCounts("through, "+mode, through)
@@ -197,11 +191,35 @@ func compareSuite(ctx context.Context, o options, s suite) (int, error) {
 	return bad, nil
 }
 
+// tries is how often what differs without a listed reason is run again. Where
+// tests of two connections race, a machine with other work makes some differ that
+// pass the next time.
+const tries = 2
+
+// tryAgain runs the groups of unlisted differences once more, and notes which of
+// them passed now.
+func tryAgain(ctx context.Context, o options, s suite, mode string, found []difference) error {
+	open := unlisted(found)
+	if len(open) == 0 {
+		return nil
+	}
+	got, err := measure(ctx, o, s, mode, groupsOf(open))
+	if err != nil {
+		return err
+	}
+	for i := range found {
+		if found[i].reason == "" && got.of(found[i].test) == passed {
+			found[i].again = true
+		}
+	}
+	return nil
+}
+
 // measure runs a suite one way; mode "" is without the proxy.
 func measure(ctx context.Context, o options, s suite, mode string, groups []string) (got *results, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, fmt.Errorf("not done after %v", s.limit))
 	defer cancel()
-	w := &way{crossfade: o.crossfade, mode: mode}
+	w := &way{crossfade: o.crossfade, mode: mode, again: len(groups) > 0}
 	defer func() { err = errors.Join(err, w.close(context.WithoutCancel(ctx))) }()
 	if w.dir, err = os.MkdirTemp("", "suites-"); err != nil {
 		return nil, err

