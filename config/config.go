@@ -9,8 +9,8 @@ import "time"
 // sizes are bytes. A value is complete and checked once Load has returned it;
 // it is not changed afterwards.
 type Config struct {
-	// Listen is the address for clients: HOST:PORT or unix:PATH.
-	Listen string `koanf:"listen"`
+	// Listen holds the addresses for clients, see ParseListen.
+	Listen []string `koanf:"listen"`
 	// State is the file that remembers the migration over restarts.
 	State string `koanf:"state"`
 
@@ -132,7 +132,7 @@ type Log struct {
 // Default returns the defaults: all of them, in one place.
 func Default() Config {
 	return Config{
-		Listen: "127.0.0.1:6380",
+		Listen: []string{"127.0.0.1:6380"},
 		State:  "crossfade.state",
 		Admin:  Admin{Address: "unix:crossfade.sock"},
 		Proxy: Proxy{

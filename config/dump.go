@@ -24,6 +24,7 @@ func (c Config) Redacted() Config {
 	hide(&c.Source.URL, &c.Source.Password, &c.Target.URL, &c.Target.Password, &c.Admin.Token)
 	c.Databases = maps.Clone(c.Databases)
 	c.LeaveOut = slices.Clone(c.LeaveOut)
+	c.Listen = slices.Clone(c.Listen)
 	return c
 }
 
@@ -88,6 +89,12 @@ func valueNode(value any) *yaml.Node {
 		node := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
 		for _, number := range value {
 			node.Content = append(node.Content, scalar(strconv.Itoa(number), "!!int"))
+		}
+		return node
+	case []string:
+		node := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
+		for _, text := range value {
+			node.Content = append(node.Content, scalar(text, "!!str"))
 		}
 		return node
 	case int:

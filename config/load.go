@@ -85,6 +85,9 @@ func merge(t tree, layers []layer) (Config, []error) {
 	if err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: decoding}); err != nil {
 		return Default(), append(problems, fmt.Errorf("merging the configuration: %w", err))
 	}
+	if len(c.Listen) == 0 {
+		c.Listen = nil
+	}
 	if len(c.Databases) == 0 {
 		c.Databases = nil
 	}

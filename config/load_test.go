@@ -58,7 +58,7 @@ cutover.max_stall: 10ms
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Listen = "127.0.0.1:3"
+	want.Listen = []string{"127.0.0.1:3"}
 	want.State = "env"
 	want.Source = Server{URL: "redis://env", Password: "p=q"}
 	want.Target = Server{URL: "redis://file-target", Password: "0123", TLS: TLS{InsecureSkipVerify: true}}

@@ -46,8 +46,11 @@ func (c Config) ValidateServers() error {
 		if e.Address == "" {
 			continue
 		}
-		if network, address, err := SplitAddress(c.Listen); err == nil && samePlace(network, address, e.Network, e.Address) {
-			problems = append(problems, fmt.Errorf("listen: %q is the address of the %s: give clients another address", c.Listen, side.name))
+		listeners, _ := c.Listeners()
+		for _, l := range listeners {
+			if samePlace(l.Network, l.Address, e.Network, e.Address) {
+				problems = append(problems, fmt.Errorf("listen: %q is the address of the %s: give clients another address", l.Address, side.name))
+			}
 		}
 	}
 	source, target := endpoints["source"], endpoints["target"]
@@ -76,16 +79,12 @@ func prefixed(name string, problems []error) []error {
 }
 
 func (c Config) checkAddresses() []error {
-	var problems []error
-	network, listen, err := SplitAddress(c.Listen)
-	if err != nil {
-		problems = append(problems, fmt.Errorf("listen: %w", err))
-	}
+	listeners, problems := c.Listeners()
 	adminNetwork, admin, adminErr := SplitAddress(c.Admin.Address)
 	switch {
 	case adminErr != nil:
 		problems = append(problems, fmt.Errorf("admin.address: %w", adminErr))
-	case err == nil && samePlace(network, listen, adminNetwork, admin):
+	case slices.ContainsFunc(listeners, func(l Listen) bool { return samePlace(l.Network, l.Address, adminNetwork, admin) }):
 		problems = append(problems, fmt.Errorf("admin.address: %q is the address for clients (listen) as well: give another", c.Admin.Address))
 	case adminNetwork == "tcp" && !loopback(admin) && c.Admin.Token == "":
 		problems = append(problems, fmt.Errorf("admin.token: missing, and admin.address %q can be reached from other machines: "+

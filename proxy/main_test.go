@@ -84,7 +84,7 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	dialer := func(addr string) func(context.Context) (net.Conn, error) {
 		return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
 	}
-	cfg := Config{Listen: "127.0.0.1:0", Shared: *upstreams == "shared", Upstreams: [2]Upstream{{Dial: dialer(source.Addr())}, {Dial: dialer(target.Addr())}}}
+	cfg := Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Shared: *upstreams == "shared", Upstreams: [2]Upstream{{Dial: dialer(source.Addr())}, {Dial: dialer(target.Addr())}}}
 	cfg.Unblock = func(ctx context.Context, side router.Side, ids []int64) error {
 		c := w.server(side).Client(0)
 		defer func() { _ = c.Close() }()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -115,7 +116,7 @@ func (s *sidecar) run(ctx context.Context) error {
 			s.log.Error("closing the state file", "error", err)
 		}
 	}()
-	s.log.Info("crossfade", "version", buildVersion(), "listen", s.proxy.Addr().String(), "admin", s.door.Addr(),
+	s.log.Info("crossfade", "version", buildVersion(), "listen", s.addresses(), "admin", s.door.Addr(),
 		"source", s.ups[router.Source].configured, "target", s.ups[router.Target].configured, "state", s.file.Path())
 
 	life := newLife(ctx)
@@ -128,7 +129,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	life.begin("proxy", s.proxy.Serve)
 	life.begin("migration", s.runMigration)
 	s.serving.Store(true)
-	s.log.Info("serving clients", "listen", s.proxy.Addr().String(), "side", s.migration.Status().Side)
+	s.log.Info("serving clients", "listen", s.addresses(), "side", s.migration.Status().Side)
 
 	<-life.ctx.Done()
 	s.log.Info("stopping", "because", context.Cause(life.ctx))
@@ -136,6 +137,15 @@ func (s *sidecar) run(ctx context.Context) error {
 	err := life.end("admin", "proxy", "migration", "status lines")
 	s.log.Info("stopped", "phase", s.migration.Status().Phase, "side", s.migration.Status().Side)
 	return err
+}
+
+// addresses names where clients connect.
+func (s *sidecar) addresses() string {
+	var texts []string
+	for _, addr := range s.proxy.Addrs() {
+		texts = append(texts, addr.String())
+	}
+	return strings.Join(texts, ",")
 }
 
 // recover settles where the traffic goes and lets the proxy follow.

@@ -96,7 +96,6 @@ func (u *upstream) close() {
 // newProxy makes the proxy in front of both servers.
 func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer, log *slog.Logger) (*proxy.Server, error) {
 	pc := proxy.Config{
-		Listen:          c.Listen,
 		MaxClients:      c.Proxy.MaxClients,
 		Shared:          c.Proxy.Upstream == "shared",
 		Loops:           c.Proxy.Loops,
@@ -108,8 +107,9 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 			return ups[side].unblock(ctx, ids)
 		},
 	}
-	if network, path, err := config.SplitAddress(c.Listen); err == nil && network == "unix" {
-		pc.Listen = "unix:" + path
+	listeners, _ := c.Listeners() // Validate has told its problems
+	for _, l := range listeners {
+		pc.Listen = append(pc.Listen, proxy.Listen{Network: l.Network, Address: l.Address, Mode: l.Mode})
 	}
 	for side, u := range ups {
 		pc.Upstreams[side] = proxy.Upstream{Dial: u.dial, Username: u.configured.Username, Password: u.configured.Password}
