@@ -66,7 +66,15 @@ type Admin struct {
 
 // Proxy is what clients meet.
 type Proxy struct {
-	MaxClients int `koanf:"max_clients"`
+	// TLS is for the tls:// addresses of Listen.
+	TLS ListenTLS `koanf:"tls"`
+	// ProxyProtocol is "off", "optional" or "required": whether connections from
+	// ProxyProtocolFrom begin with a header of the PROXY protocol.
+	ProxyProtocol string `koanf:"proxy_protocol"`
+	// ProxyProtocolFrom lists the networks (CIDR) and addresses whose headers are
+	// believed; "unix" is for unix sockets.
+	ProxyProtocolFrom []string `koanf:"proxy_protocol_from"`
+	MaxClients        int      `koanf:"max_clients"`
 	// Upstream is "shared" or "pinned": whether plain commands of many clients
 	// travel on shared connections, or each client has a connection of its own.
 	Upstream string `koanf:"upstream"`
@@ -136,6 +144,8 @@ func Default() Config {
 		State:  "crossfade.state",
 		Admin:  Admin{Address: "unix:crossfade.sock"},
 		Proxy: Proxy{
+			TLS:             ListenTLS{ClientAuth: "none", MinVersion: "1.2"},
+			ProxyProtocol:   "off",
 			MaxClients:      10000,
 			Upstream:        "shared",
 			Loops:           0,

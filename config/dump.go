@@ -25,6 +25,7 @@ func (c Config) Redacted() Config {
 	c.Databases = maps.Clone(c.Databases)
 	c.LeaveOut = slices.Clone(c.LeaveOut)
 	c.Listen = slices.Clone(c.Listen)
+	c.Proxy.ProxyProtocolFrom = slices.Clone(c.Proxy.ProxyProtocolFrom)
 	return c
 }
 

@@ -88,6 +88,9 @@ func merge(t tree, layers []layer) (Config, []error) {
 	if len(c.Listen) == 0 {
 		c.Listen = nil
 	}
+	if len(c.Proxy.ProxyProtocolFrom) == 0 {
+		c.Proxy.ProxyProtocolFrom = nil
+	}
 	if len(c.Databases) == 0 {
 		c.Databases = nil
 	}

@@ -21,6 +21,9 @@ func (c Config) Validate() error {
 		_, more := side.server.TLS.settings()
 		problems = append(problems, prefixed(side.name, more)...)
 	}
+	problems = append(problems, c.checkListenTLS()...)
+	_, more := c.Proxy.Trusted()
+	problems = append(problems, more...)
 	if c.State == "" {
 		problems = append(problems, errors.New("state: missing: give a file name, such as crossfade.state"))
 	}
@@ -97,6 +100,19 @@ func (c Config) checkAddresses() []error {
 		}
 	}
 	return problems
+}
+
+func (c Config) checkListenTLS() []error {
+	listeners, _ := c.Listeners()
+	wanted := slices.ContainsFunc(listeners, func(l Listen) bool { return l.TLS })
+	switch t := c.Proxy.TLS; {
+	case wanted:
+		_, problems := t.open()
+		return prefixed("proxy.tls", problems)
+	case t.CertFile != "" || t.KeyFile != "" || t.ClientCAFile != "":
+		return []error{errors.New("proxy.tls: files without TLS: begin an address of listen with tls:// or remove them")}
+	}
+	return nil
 }
 
 func (c Config) checkDatabases() []error {

@@ -27,8 +27,18 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.Databases = map[int]int{0: 3, 3: 0} }, ""},
 
 		{func(c *Config) {
-			c.Listen = []string{"127.0.0.1:6380", "[::1]:6380", "tls://:6390", "unix:/s?mode=0660"}
+			c.Listen = []string{"127.0.0.1:6380", "[::1]:6380", "unix:/s?mode=0660"}
 		}, ""},
+		{func(c *Config) { c.Proxy.TLS.CertFile = "c.pem" }, "proxy.tls: files without TLS"},
+		{func(c *Config) { c.Proxy.ProxyProtocol = "v2" }, `proxy.proxy_protocol: "v2" is unknown`},
+		{func(c *Config) { c.Proxy.ProxyProtocol = "optional" }, "proxy.proxy_protocol_from: missing"},
+		{func(c *Config) { c.Proxy.ProxyProtocolFrom = []string{"unix"} }, "of no use with proxy.proxy_protocol: off"},
+		{func(c *Config) {
+			c.Proxy.ProxyProtocol, c.Proxy.ProxyProtocolFrom = "required", []string{"10.0.0.0/8", "::1", "unix"}
+		}, ""},
+		{func(c *Config) {
+			c.Proxy.ProxyProtocol, c.Proxy.ProxyProtocolFrom = "required", []string{"10.0.0.0/33"}
+		}, `"10.0.0.0/33" is no network`},
 		{func(c *Config) { c.Listen = []string{"127.0.0.1:0", "127.0.0.1:0"} }, ""},
 		{func(c *Config) { c.Listen = nil }, "listen: missing: write HOST:PORT or unix:PATH"},
 		{func(c *Config) { c.Listen = []string{""} }, "listen: missing: write HOST:PORT or unix:PATH"},
