@@ -16,12 +16,16 @@ import (
 type Listen struct {
 	Network string      // "tcp" or "unix"
 	Address string      // host:port, or the path of the socket
+	TLS     bool        // clients speak TLS, see Config.TLS
 	Mode    fs.FileMode // of the socket; 0 leaves it to the process's umask
 }
 
 func (a Listen) String() string {
 	if a.Network == "unix" {
 		return "unix:" + a.Address
+	}
+	if a.TLS {
+		return "tls://" + a.Address
 	}
 	return a.Address
 }
@@ -143,31 +147,6 @@ func (s *Server) acceptFrom(l *listener) error {
 			continue
 		}
 		backoff = 5 * time.Millisecond
-		s.admit(conn)
+		s.admit(conn, l)
 	}
-}
-
-// admit counts a client in and serves it. It does not wait for the client.
-func (s *Server) admit(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetNoDelay(true)
-	}
-	s.mu.Lock()
-	if s.cfg.MaxClients > 0 && s.clients >= s.cfg.MaxClients {
-		s.mu.Unlock()
-		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = conn.Write([]byte("-ERR max number of clients reached\r\n"))
-		_ = conn.Close()
-		return
-	}
-	s.clients++
-	s.nextID++
-	id := s.nextID
-	loops := s.loops
-	s.mu.Unlock()
-	s.accepted.Add(1)
-	if n := uint64(len(loops)); n > 0 && loops[id%n].invite(id, conn) == nil {
-		return
-	}
-	s.enlist(newSession(s, id, conn))
 }

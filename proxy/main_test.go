@@ -62,6 +62,7 @@ type world struct {
 	gate           *router.Gate
 	proxy          *Server
 	heard          *heard
+	logs           *logged
 	dbs            router.DBMap
 	epoch          uint64
 }
@@ -79,7 +80,7 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, source: source, target: target, heard: &heard{}, dbs: dbs}
+	w := &world{t: t, source: source, target: target, heard: &heard{}, logs: &logged{}, dbs: dbs}
 	w.gate = router.NewGate(router.Route{Map: dbs})
 	dialer := func(addr string) func(context.Context) (net.Conn, error) {
 		return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
@@ -98,7 +99,9 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	for _, set := range settings {
 		set(&cfg)
 	}
-	w.proxy, err = New(cfg, w.gate, w.heard, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
+	log := slog.NewMultiHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}),
+		slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w.proxy, err = New(cfg, w.gate, w.heard, slog.New(log))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func (l *loop) pin(g *guest) {
 		return
 	}
 	s := newSession(l.srv, g.id, conn)
-	s.home, s.pinnedAt = l, time.Now()
+	s.home, s.pinnedAt, s.where = l, time.Now(), g.where
 	s.st, s.own = g.state(), own
 	if own != nil {
 		own.ver = s.st.ver
@@ -91,7 +91,7 @@ func (s *session) goHome() bool {
 	s.srv.sent.Add(s.out.bytes())
 	s.srv.remove(s)
 	s.moved()
-	g := &guest{id: s.id}
+	g := &guest{id: s.id, where: s.where}
 	if st.ver != 0 || st.db != 0 || st.proto != 2 || st.authed {
 		g.st = &st
 	}

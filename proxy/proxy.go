@@ -5,11 +5,13 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +46,9 @@ type Observer interface {
 // Config of a Server. Zero durations mean: 5 s to dial, 10 s to shut down.
 type Config struct {
 	Listen          []Listen
-	MaxClients      int // 0 means no limit
+	TLS             *tls.Config // for the addresses that speak TLS
+	Headers         Headers     // of the PROXY protocol
+	MaxClients      int         // 0 means no limit
 	DialTimeout     time.Duration
 	ShutdownTimeout time.Duration
 	ScriptCache     int // script bodies kept; 0 means 1000
@@ -112,6 +116,9 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	}
 	if len(cfg.Listen) == 0 {
 		errs = append(errs, errors.New("configuring the proxy: no address to listen on"))
+	}
+	if cfg.TLS == nil && slices.ContainsFunc(cfg.Listen, func(a Listen) bool { return a.TLS }) {
+		errs = append(errs, errors.New("configuring the proxy: no certificate for the addresses that speak TLS"))
 	}
 	if gate == nil || obs == nil || log == nil {
 		errs = append(errs, errors.New("configuring the proxy: gate, observer and logger are needed"))

@@ -34,10 +34,11 @@ var (
 // session is one client. Its own goroutine reads and forwards; the reader of its
 // link answers. Fields above mu belong to the session's goroutine.
 type session struct {
-	srv  *Server
-	id   uint64
-	conn net.Conn
-	out  *outbox
+	srv   *Server
+	id    uint64
+	conn  net.Conn
+	where string // the client's address, when conn does not tell that
+	out   *outbox
 
 	in       resp.Requests
 	wbuf     []byte
@@ -88,7 +89,10 @@ func (s *session) log() *slog.Logger { return s.srv.log.With("client", s.peer())
 // peer names the client for logs and errors. A socket whose peer has reset it has
 // no remote address any more.
 func (s *session) peer() string {
-	if addr := s.conn.RemoteAddr(); addr != nil {
+	if s.where != "" {
+		return s.where
+	}
+	if addr := s.conn.RemoteAddr(); addr != nil && addr.Network() != "unix" {
 		return addr.String()
 	}
 	return fmt.Sprintf("number %d", s.id)

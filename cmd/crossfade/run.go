@@ -68,6 +68,7 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 		if ends[side], err = server.Endpoint(); err != nil {
 			return nil, usage(problems(fmt.Errorf("%s.%w", side, err)))
 		}
+		ends[side].ReportTo(log)
 		s.ups[side] = newUpstream(ends[side], c.Proxy.DialTimeout)
 	}
 	if s.file, err = store.OpenFile(c.State); err != nil {

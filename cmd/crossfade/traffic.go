@@ -109,8 +109,16 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 	}
 	listeners, _ := c.Listeners() // Validate has told its problems
 	for _, l := range listeners {
-		pc.Listen = append(pc.Listen, proxy.Listen{Network: l.Network, Address: l.Address, Mode: l.Mode})
+		pc.Listen = append(pc.Listen, proxy.Listen{Network: l.Network, Address: l.Address, TLS: l.TLS, Mode: l.Mode})
+		if l.TLS && pc.TLS == nil {
+			var err error
+			if pc.TLS, err = c.Proxy.TLS.Server(log); err != nil {
+				return nil, usage(problems(fmt.Errorf("proxy.tls: %w", err)))
+			}
+		}
 	}
+	trusted, _ := c.Proxy.Trusted()
+	pc.Headers = proxy.Headers{Networks: trusted.Networks, Unix: trusted.Unix, Required: c.Proxy.ProxyProtocol == "required"}
 	for side, u := range ups {
 		pc.Upstreams[side] = proxy.Upstream{Dial: u.dial, Username: u.configured.Username, Password: u.configured.Password}
 	}
