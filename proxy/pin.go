@@ -50,7 +50,7 @@ func (s *session) clean() bool {
 	st := &s.st
 	return st.subscribed() == 0 && st.tracking == nil && st.caching == nil && !st.noEvict && !st.noTouch && !st.readonly &&
 		!st.multi && !st.watch && st.stuck == "" && len(st.effects) == 0 &&
-		!s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
+		!s.doubtful && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
 }
 
 // goHome gives the client back to the loop that it came from, once it has needed
@@ -66,7 +66,7 @@ func (s *session) goHome() bool {
 		s.heavy = false
 		s.pinnedAt = now.Add(time.Duration(heavyFor) - quietFor)
 	}
-	if now.Sub(s.pinnedAt) < quietFor || !s.clean() || !s.out.idle() {
+	if now.Sub(s.pinnedAt) < quietFor || !s.clean() || s.srv.wantsAuth(&s.st) || !s.out.idle() {
 		s.mu.Unlock()
 		return false
 	}

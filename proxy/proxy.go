@@ -66,6 +66,11 @@ type Config struct {
 
 	Upstreams [2]Upstream // indexed by router.Side
 
+	// Identities are clients whom the servers know by different names. What nobody
+	// of them says goes to the server as it is; with Users nobody else is let in.
+	Identities []Identity
+	Users      bool
+
 	// Unblock runs CLIENT UNBLOCK id ERROR for each id, under an identity of our
 	// own. Without it, clients that block are closed by a Hold.
 	Unblock func(ctx context.Context, side router.Side, ids []int64) error
@@ -75,8 +80,10 @@ type Config struct {
 type Server struct {
 	cfg  Config
 	gate *router.Gate
-	obs  Observer
-	log  *slog.Logger
+
+	identities []Identity
+	obs        Observer
+	log        *slog.Logger
 
 	scripts  *lru.Cache[string, string]
 	counters map[string]*counter
@@ -142,7 +149,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	if err != nil {
 		return nil, fmt.Errorf("configuring the proxy: %w", err)
 	}
-	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts,
+	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts, identities: identitiesOf(cfg),
 		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{})}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.killed, s.kill = context.WithCancel(context.Background())

@@ -76,6 +76,7 @@ type session struct {
 	ended      bool
 	heavy      bool // a large reply came since this was last looked at
 	waitsEmpty bool
+	doubtful   bool // a HELLO was refused that may have been obeyed in part
 }
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
@@ -195,7 +196,7 @@ func (s *session) adopt(l *link) {
 	s.mu.Lock()
 	s.link, s.upID = l, 0
 	_, mapped := l.route.DB(s.st.db)
-	s.mid = false
+	s.mid, s.doubtful = false, false
 	s.mu.Unlock()
 	s.route = l.route
 	s.noDB = !mapped
