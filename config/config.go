@@ -74,7 +74,11 @@ type Proxy struct {
 	// ProxyProtocolFrom lists the networks (CIDR) and addresses whose headers are
 	// believed; "unix" is for unix sockets.
 	ProxyProtocolFrom []string `koanf:"proxy_protocol_from"`
-	MaxClients        int      `koanf:"max_clients"`
+	// Credentials are clients whom the target knows by other credentials.
+	Credentials []Credential `koanf:"credentials"`
+	// Users are the only ones to be let in, when there are any.
+	Users      []User `koanf:"users"`
+	MaxClients int    `koanf:"max_clients"`
 	// Upstream is "shared" or "pinned": whether plain commands of many clients
 	// travel on shared connections, or each client has a connection of its own.
 	Upstream string `koanf:"upstream"`

@@ -25,6 +25,7 @@ func (c Config) Redacted() Config {
 	c.Databases = maps.Clone(c.Databases)
 	c.LeaveOut = slices.Clone(c.LeaveOut)
 	c.Listen = slices.Clone(c.Listen)
+	c.Proxy.Credentials, c.Proxy.Users = redactRecords(c.Proxy.Credentials), redactRecords(c.Proxy.Users)
 	c.Proxy.ProxyProtocolFrom = slices.Clone(c.Proxy.ProxyProtocolFrom)
 	return c
 }
@@ -79,6 +80,9 @@ func scalar(text, tag string) *yaml.Node {
 }
 
 func valueNode(value any) *yaml.Node {
+	if list := reflect.ValueOf(value); isRecords(list.Type()) {
+		return recordsNode(list)
+	}
 	switch value := value.(type) {
 	case map[int]int:
 		node := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}

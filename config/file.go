@@ -189,6 +189,9 @@ func (r *fileReader) text(k key, value *yaml.Node) (string, bool) {
 		text, ok := plain(node)
 		return text, ok && !isNull(resolve(node)) && !strings.ContainsAny(text, separators)
 	}
+	if isRecords(k.typ) {
+		return recordsText(value)
+	}
 	kind := k.typ.Kind()
 	var parts []string
 	switch {
@@ -234,6 +237,10 @@ func wanted(typ reflect.Type) string {
 	case reflect.Map:
 		return "SOURCE: TARGET pairs, such as {0: 0, 3: 5}"
 	case reflect.Slice:
+		if isRecords(typ) {
+			keys := recordKeys(typ.Elem())
+			return fmt.Sprintf("a list of records, such as [{%s: app, %s: …}]", keys[0], keys[1])
+		}
 		if typ.Elem().Kind() == reflect.String {
 			return "a list, such as [a, b], without commas inside"
 		}

@@ -82,6 +82,9 @@ func sample(k key) string {
 	case reflect.Map:
 		return "3=5"
 	case reflect.Slice:
+		if isRecords(k.typ) {
+			return "[{password: text, target_user: '0123', target_password: 5}, {password_file: text}]"
+		}
 		return "9"
 	case reflect.Bool:
 		if strings.Contains(k.path, "set_notifications") || strings.Contains(k.path, "create_user") {

@@ -15,6 +15,9 @@ import (
 // parseText reads the value of a key of the given type. The error completes the
 // sentence "KEY: VALUE …". Text of a secret is never refused.
 func parseText(typ reflect.Type, text string) (any, error) {
+	if isRecords(typ) {
+		return parseRecords(typ, text)
+	}
 	switch typ {
 	case reflect.TypeFor[string]():
 		return text, nil
@@ -162,6 +165,8 @@ func formatValue(value any) string {
 			texts = append(texts, fmt.Sprintf("%d=%d", from, value[from]))
 		}
 		return strings.Join(texts, ",")
+	case []Credential, []User:
+		return "" // as a flag's default: never one
 	default:
 		return fmt.Sprint(value)
 	}

@@ -24,6 +24,7 @@ func (c Config) Validate() error {
 	problems = append(problems, c.checkListenTLS()...)
 	_, more := c.Proxy.Trusted()
 	problems = append(problems, more...)
+	problems = append(problems, c.Proxy.checkIdentities()...)
 	if c.State == "" {
 		problems = append(problems, errors.New("state: missing: give a file name, such as crossfade.state"))
 	}
@@ -55,6 +56,10 @@ func (c Config) ValidateServers() error {
 				problems = append(problems, fmt.Errorf("listen: %q is the address of the %s: give clients another address", l.Address, side.name))
 			}
 		}
+	}
+	if len(c.Proxy.checkIdentities()) == 0 { // Validate says those
+		_, more := c.Proxy.Identities()
+		problems = append(problems, more...)
 	}
 	source, target := endpoints["source"], endpoints["target"]
 	if source.Address != "" && samePlace(source.Network, source.Address, target.Network, target.Address) {

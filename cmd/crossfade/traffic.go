@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -117,6 +118,15 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 			}
 		}
 	}
+	identities, more := c.Proxy.Identities()
+	if len(more) > 0 {
+		return nil, usage(problems(errors.Join(more...)))
+	}
+	login := func(l config.Login) proxy.Login { return proxy.Login{User: l.User, Password: l.Password.Reveal()} }
+	for _, one := range identities {
+		pc.Identities = append(pc.Identities, proxy.Identity{Client: login(one.Client), Sides: [2]proxy.Login{login(one.Source), login(one.Target)}})
+	}
+	pc.Users = len(c.Proxy.Users) > 0
 	trusted, _ := c.Proxy.Trusted()
 	pc.Headers = proxy.Headers{Networks: trusted.Networks, Unix: trusted.Unix, Required: c.Proxy.ProxyProtocol == "required"}
 	for side, u := range ups {
