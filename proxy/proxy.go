@@ -22,7 +22,7 @@ import (
 )
 
 // Upstream is one side as the proxy reaches it. Username and Password are the
-// credentials of the operator's URL; the clients' own go to the server as they are.
+// credentials of the operator's URL, which belong together as those of an Identity do.
 type Upstream struct {
 	Dial               func(ctx context.Context) (net.Conn, error)
 	Username, Password string
