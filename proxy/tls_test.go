@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -196,12 +197,19 @@ func TestSlowClientWithTLS(t *testing.T) {
 	pair := ca.Issue("127.0.0.1")
 	w := newWorld(t, withTLS(t, config.ListenTLS{CertFile: pair.CertFile, KeyFile: pair.KeyFile}), func(c *Config) { c.OutputLimit = 1 << 20 })
 	c := w.clientTLS(&tls.Config{RootCAs: ca.Pool})
-	w.do(router.Source, 0, "SET", "big", strings.Repeat("x", 16<<20))
-	c.send("GET big")
-	until(t, "it is gone for the proxy", func() bool { return w.proxy.Stats().Clients == 0 })
-	until(t, "it is gone", func() bool {
-		_, err := c.conn.Write(words("PING"))
-		return err != nil
+	w.do(router.Source, 0, "SET", "k", strings.Repeat("x", 64<<10))
+	// One by one, so that its socket is full before the proxy gives it up.
+	until(t, "it is gone for the proxy", func() bool {
+		if w.proxy.Stats().Clients == 0 {
+			return true
+		}
+		c.send("GET k")
+		return false
+	})
+	// It says nothing and takes nothing, and is closed nevertheless.
+	stacks := make([]byte, 1<<20)
+	until(t, "nobody writes to it any more", func() bool {
+		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "(*wrapped).down")
 	})
 }
 
