@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -13,7 +14,7 @@ import (
 const maxSocketPath = 107
 
 // SplitAddress splits an address to listen on or to reach the admin API, as in
-// Config.Listen and Admin.Address: "unix:PATH" (or "unix:///PATH") gives "unix"
+// Admin.Address: "unix:PATH" (or "unix:///PATH") gives "unix"
 // and the path, "HOST:PORT" gives "tcp" and the same text. Port 0 is allowed. The
 // error says what would be right.
 func SplitAddress(text string) (network, address string, err error) {
@@ -35,6 +36,63 @@ func SplitAddress(text string) (network, address string, err error) {
 		return "", "", fmt.Errorf("%q has no host name before the port: write HOST:PORT or unix:PATH", text)
 	}
 	return "tcp", text, nil
+}
+
+// Listen is one address for clients.
+type Listen struct {
+	Network string // "tcp" or "unix"
+	Address string // HOST:PORT, or the path of the socket
+	TLS     bool
+	Mode    fs.FileMode // of the socket; 0 leaves it to the process's umask
+}
+
+// ParseListen reads one of Config.Listen: HOST:PORT, tls://HOST:PORT, unix:PATH or
+// unix:PATH?mode=0660. The error says what would be right.
+func ParseListen(text string) (Listen, error) {
+	if rest, is := strings.CutPrefix(text, "tls://"); is {
+		network, address, err := SplitAddress(rest)
+		if err == nil && network != "tcp" {
+			err = fmt.Errorf("%q: TLS is for HOST:PORT only", text)
+		}
+		return Listen{Network: network, Address: address, TLS: true}, err
+	}
+	path, mode, has := strings.Cut(text, "?mode=")
+	if !has || !strings.HasPrefix(text, "unix:") {
+		network, address, err := SplitAddress(text)
+		return Listen{Network: network, Address: address}, err
+	}
+	bits, err := strconv.ParseUint(mode, 8, 32)
+	if err != nil || bits == 0 || bits > 0o777 {
+		return Listen{}, fmt.Errorf("%q has the mode %q: give an octal one such as 0660", text, mode)
+	}
+	network, address, err := SplitAddress(path)
+	return Listen{Network: network, Address: address, Mode: fs.FileMode(bits)}, err
+}
+
+// Listeners reads Listen. All problems are reported; their texts begin with the key.
+func (c Config) Listeners() ([]Listen, []error) {
+	var list []Listen
+	var problems []error
+	if len(c.Listen) == 0 {
+		problems = append(problems, errors.New("listen: missing: write HOST:PORT or unix:PATH"))
+	}
+	seen := map[string]string{}
+	for _, text := range c.Listen {
+		l, err := ParseListen(text)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("listen: %w", err))
+			continue
+		}
+		place := l.Network + " " + l.Address
+		before, twice := seen[place]
+		if twice && !strings.HasSuffix(l.Address, ":0") {
+			problems = append(problems, fmt.Errorf("listen: %q and %q are one address: keep one", before, text))
+			continue
+		}
+		seen[place] = text
+		list = append(list, l)
+	}
+	return list, problems
 }
 
 func checkSocketPath(path string) error {

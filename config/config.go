@@ -9,8 +9,8 @@ import "time"
 // sizes are bytes. A value is complete and checked once Load has returned it;
 // it is not changed afterwards.
 type Config struct {
-	// Listen is the address for clients: HOST:PORT or unix:PATH.
-	Listen string `koanf:"listen"`
+	// Listen holds the addresses for clients, see ParseListen.
+	Listen []string `koanf:"listen"`
 	// State is the file that remembers the migration over restarts.
 	State string `koanf:"state"`
 
@@ -66,7 +66,19 @@ type Admin struct {
 
 // Proxy is what clients meet.
 type Proxy struct {
-	MaxClients int `koanf:"max_clients"`
+	// TLS is for the tls:// addresses of Listen.
+	TLS ListenTLS `koanf:"tls"`
+	// ProxyProtocol is "off", "optional" or "required": whether connections from
+	// ProxyProtocolFrom begin with a header of the PROXY protocol.
+	ProxyProtocol string `koanf:"proxy_protocol"`
+	// ProxyProtocolFrom lists the networks (CIDR) and addresses whose headers are
+	// believed; "unix" is for unix sockets.
+	ProxyProtocolFrom []string `koanf:"proxy_protocol_from"`
+	// Credentials are clients whom the target knows by other credentials.
+	Credentials []Credential `koanf:"credentials"`
+	// Users are the only ones to be let in, when there are any.
+	Users      []User `koanf:"users"`
+	MaxClients int    `koanf:"max_clients"`
 	// Upstream is "shared" or "pinned": whether plain commands of many clients
 	// travel on shared connections, or each client has a connection of its own.
 	Upstream string `koanf:"upstream"`
@@ -145,10 +157,12 @@ type Log struct {
 // Default returns the defaults: all of them, in one place.
 func Default() Config {
 	return Config{
-		Listen: "127.0.0.1:6380",
+		Listen: []string{"127.0.0.1:6380"},
 		State:  "crossfade.state",
 		Admin:  Admin{Address: "unix:crossfade.sock"},
 		Proxy: Proxy{
+			TLS:               ListenTLS{ClientAuth: "none", MinVersion: "1.2"},
+			ProxyProtocol:     "off",
 			MaxClients:        10000,
 			Upstream:          "shared",
 			Loops:             0,

@@ -24,6 +24,9 @@ func (c Config) Redacted() Config {
 	hide(&c.Source.URL, &c.Source.Password, &c.Target.URL, &c.Target.Password, &c.Admin.Token)
 	c.Databases = maps.Clone(c.Databases)
 	c.LeaveOut = slices.Clone(c.LeaveOut)
+	c.Listen = slices.Clone(c.Listen)
+	c.Proxy.Credentials, c.Proxy.Users = redactRecords(c.Proxy.Credentials), redactRecords(c.Proxy.Users)
+	c.Proxy.ProxyProtocolFrom = slices.Clone(c.Proxy.ProxyProtocolFrom)
 	return c
 }
 
@@ -77,6 +80,9 @@ func scalar(text, tag string) *yaml.Node {
 }
 
 func valueNode(value any) *yaml.Node {
+	if list := reflect.ValueOf(value); isRecords(list.Type()) {
+		return recordsNode(list)
+	}
 	switch value := value.(type) {
 	case map[int]int:
 		node := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
@@ -88,6 +94,12 @@ func valueNode(value any) *yaml.Node {
 		node := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
 		for _, number := range value {
 			node.Content = append(node.Content, scalar(strconv.Itoa(number), "!!int"))
+		}
+		return node
+	case []string:
+		node := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
+		for _, text := range value {
+			node.Content = append(node.Content, scalar(text, "!!str"))
 		}
 		return node
 	case int:

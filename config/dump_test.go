@@ -21,6 +21,12 @@ func full() Config {
 	c.Sync.SetNotifications = false
 	c.Cutover.MaxStall = 1500 * time.Millisecond
 	c.State = "yes"
+	c.Listen = []string{"127.0.0.1:6380", "[::1]:6380", "unix:/a b?mode=0660"}
+	c.Proxy.ProxyProtocol, c.Proxy.ProxyProtocolFrom = "optional", []string{"10.0.0.0/8", "unix"}
+	c.Proxy.Credentials = []Credential{
+		{User: "app", Password: "hidden6", TargetUser: "yes", TargetPassword: "hidden7"},
+		{Password: "hidden8", TargetPasswordFile: "/p: q"},
+	}
 	return c
 }
 

@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/url"
-	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -22,6 +23,25 @@ type Endpoint struct {
 	Username string
 	Password string
 	TLS      *tls.Config // nil: no TLS; its ServerName is set
+
+	files *reloaded[*tls.Config] // nil: TLS is made of no files
+}
+
+// ClientTLS returns the settings for a connection that is made now, nil without
+// TLS: the files of TLS are read again when they have changed.
+func (e Endpoint) ClientTLS() *tls.Config {
+	if e.files == nil {
+		return e.TLS
+	}
+	return e.files.current()
+}
+
+// ReportTo says who is told when TLS files were read again, or cannot be. It holds
+// for all copies of e.
+func (e Endpoint) ReportTo(log *slog.Logger) {
+	if e.files != nil {
+		e.files.reportTo(log)
+	}
 }
 
 // String returns scheme, user and address, never the password.
@@ -55,12 +75,15 @@ func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.String()), nil
 func (s Server) Endpoint() (Endpoint, error) {
 	e, problems := s.address()
 	if s.wantsTLS() {
+		if s.TLS.ServerName == "" {
+			s.TLS.ServerName, _, _ = net.SplitHostPort(e.Address)
+		}
 		settings, more := s.TLS.settings()
 		problems = append(problems, more...)
-		if settings.ServerName == "" {
-			settings.ServerName, _, _ = net.SplitHostPort(e.Address)
-		}
 		e.TLS = settings
+		if len(problems) == 0 {
+			e.files = s.TLS.watch(e)
+		}
 	}
 	if len(problems) > 0 {
 		return Endpoint{}, errors.Join(problems...)
@@ -177,7 +200,23 @@ func queryNames(u *url.URL) string {
 }
 
 // settings reads the files. It returns usable settings next to the problems.
-func (t TLS) settings() (*tls.Config, []error) {
+func (t TLS) settings() (*tls.Config, []error) { return t.parse(readPEM) }
+
+// watch returns e's settings as they follow their files, nil when there are none.
+func (t TLS) watch(e Endpoint) *reloaded[*tls.Config] {
+	files := []string{t.CAFile, t.CertFile, t.KeyFile}
+	if t.CAFile == "" && t.CertFile == "" {
+		return nil
+	}
+	build := func(contents [][]byte) (*tls.Config, error) {
+		settings, problems := t.parse(func(name string) ([]byte, error) { return contents[slices.Index(files, name)], nil })
+		return settings, errors.Join(problems...)
+	}
+	return &reloaded[*tls.Config]{what: e.String(), files: files, build: build, every: lookEvery, value: e.TLS}
+}
+
+// parse makes settings of what read gives for the names of the files.
+func (t TLS) parse(read func(name string) ([]byte, error)) (*tls.Config, []error) {
 	var problems []error
 	settings := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
@@ -185,7 +224,7 @@ func (t TLS) settings() (*tls.Config, []error) {
 		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // the operator's explicit wish
 	}
 	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
+		pem, err := read(t.CAFile)
 		pool := x509.NewCertPool()
 		switch {
 		case err != nil:
@@ -201,11 +240,18 @@ func (t TLS) settings() (*tls.Config, []error) {
 	case t.CertFile == "" && t.KeyFile != "":
 		problems = append(problems, fmt.Errorf("tls.cert_file: missing next to tls.key_file %q: give the certificate of that key", t.KeyFile))
 	case t.CertFile != "":
-		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		certificate, err := read(t.CertFile)
+		if err == nil {
+			var key []byte
+			if key, err = read(t.KeyFile); err == nil {
+				var pair tls.Certificate
+				pair, err = tls.X509KeyPair(certificate, key)
+				settings.Certificates = []tls.Certificate{pair}
+			}
+		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("tls.cert_file: %q with tls.key_file %q: %w: give a readable PEM certificate and its key", t.CertFile, t.KeyFile, err))
 		}
-		settings.Certificates = []tls.Certificate{pair}
 	}
 	return settings, problems
 }

@@ -185,16 +185,19 @@ func (r *fileReader) text(k key, value *yaml.Node) (string, bool) {
 		node = resolve(node)
 		return node.Value, node.Kind == yaml.ScalarNode && plainTags[node.ShortTag()]
 	}
-	inside := func(node *yaml.Node) (string, bool) {
+	inside := func(node *yaml.Node, separators string) (string, bool) {
 		text, ok := plain(node)
-		return text, ok && !isNull(resolve(node)) && !strings.ContainsAny(text, ",=")
+		return text, ok && !isNull(resolve(node)) && !strings.ContainsAny(text, separators)
+	}
+	if isRecords(k.typ) {
+		return recordsText(value)
 	}
 	kind := k.typ.Kind()
 	var parts []string
 	switch {
 	case value.Kind == yaml.SequenceNode && kind == reflect.Slice:
 		for _, item := range value.Content {
-			text, ok := inside(item)
+			text, ok := inside(item, ",")
 			if !ok {
 				return "", false
 			}
@@ -202,8 +205,8 @@ func (r *fileReader) text(k key, value *yaml.Node) (string, bool) {
 		}
 	case value.Kind == yaml.MappingNode && kind == reflect.Map:
 		for i := 0; i+1 < len(value.Content); i += 2 {
-			from, ok1 := inside(value.Content[i])
-			to, ok2 := inside(value.Content[i+1])
+			from, ok1 := inside(value.Content[i], ",=")
+			to, ok2 := inside(value.Content[i+1], ",=")
 			if !ok1 || !ok2 {
 				return "", false
 			}
@@ -234,6 +237,13 @@ func wanted(typ reflect.Type) string {
 	case reflect.Map:
 		return "SOURCE: TARGET pairs, such as {0: 0, 3: 5}"
 	case reflect.Slice:
+		if isRecords(typ) {
+			keys := recordKeys(typ.Elem())
+			return fmt.Sprintf("a list of records, such as [{%s: app, %s: …}]", keys[0], keys[1])
+		}
+		if typ.Elem().Kind() == reflect.String {
+			return "a list, such as [a, b], without commas inside"
+		}
 		return "a list of databases, such as [1, 2]"
 	case reflect.Bool:
 		return "true or false"

@@ -87,11 +87,11 @@ type flagValue struct {
 	name  string
 }
 
-// Set notes the text. Of most flags the last one counts; databases add up, since
-// to drop part of a map silently would leave data behind.
+// Set notes the text. Of most flags the last one counts; lists and databases add up,
+// since to drop part of a map silently would leave data behind.
 func (v *flagValue) Set(text string) error {
 	before, there := v.flags.layer[v.key.path]
-	if kind := v.key.typ.Kind(); there && before.text != "" && text != "" && (kind == reflect.Map || kind == reflect.Slice) {
+	if kind := v.key.typ.Kind(); !isRecords(v.key.typ) && there && before.text != "" && text != "" && (kind == reflect.Map || kind == reflect.Slice) {
 		text = before.text + "," + text
 	}
 	v.flags.layer[v.key.path] = given{text: text, from: "--" + v.name}

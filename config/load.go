@@ -85,6 +85,18 @@ func merge(t tree, layers []layer) (Config, []error) {
 	if err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: decoding}); err != nil {
 		return Default(), append(problems, fmt.Errorf("merging the configuration: %w", err))
 	}
+	if len(c.Listen) == 0 {
+		c.Listen = nil
+	}
+	if len(c.Proxy.ProxyProtocolFrom) == 0 {
+		c.Proxy.ProxyProtocolFrom = nil
+	}
+	if len(c.Proxy.Credentials) == 0 {
+		c.Proxy.Credentials = nil
+	}
+	if len(c.Proxy.Users) == 0 {
+		c.Proxy.Users = nil
+	}
 	if len(c.Databases) == 0 {
 		c.Databases = nil
 	}
@@ -115,6 +127,10 @@ func (l layer) values(t tree) (map[string]any, []error) {
 			place := written.from + ": " + k.path
 			if written.from == "--"+k.path {
 				place = written.from
+			}
+			if isRecords(k.typ) { // may hold secrets
+				problems = append(problems, fmt.Errorf("%s: %w", place, err))
+				continue
 			}
 			problems = append(problems, fmt.Errorf("%s: %q %w", place, brief(written.text), err))
 			continue

@@ -58,7 +58,7 @@ cutover.max_stall: 10ms
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Listen = "127.0.0.1:3"
+	want.Listen = []string{"127.0.0.1:3"}
 	want.State = "env"
 	want.Source = Server{URL: "redis://env", Password: "p=q"}
 	want.Target = Server{URL: "redis://file-target", Password: "0123", TLS: TLS{InsecureSkipVerify: true}}
@@ -82,6 +82,9 @@ func sample(k key) string {
 	case reflect.Map:
 		return "3=5"
 	case reflect.Slice:
+		if isRecords(k.typ) {
+			return "[{password: text, target_user: '0123', target_password: 5}, {password_file: text}]"
+		}
 		return "9"
 	case reflect.Bool:
 		if strings.Contains(k.path, "set_notifications") || strings.Contains(k.path, "create_user") {

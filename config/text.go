@@ -15,6 +15,9 @@ import (
 // parseText reads the value of a key of the given type. The error completes the
 // sentence "KEY: VALUE …". Text of a secret is never refused.
 func parseText(typ reflect.Type, text string) (any, error) {
+	if isRecords(typ) {
+		return parseRecords(typ, text)
+	}
 	switch typ {
 	case reflect.TypeFor[string]():
 		return text, nil
@@ -28,6 +31,8 @@ func parseText(typ reflect.Type, text string) (any, error) {
 		return parseDuration(text)
 	case reflect.TypeFor[[]int]():
 		return parseList(text)
+	case reflect.TypeFor[[]string]():
+		return parseTexts(text), nil
 	case reflect.TypeFor[map[int]int]():
 		return parsePairs(text)
 	}
@@ -104,6 +109,15 @@ func parseList(text string) ([]int, error) {
 	return list, nil
 }
 
+// parseTexts reads "a,b".
+func parseTexts(text string) []string {
+	var list []string
+	for item := range items(text) {
+		list = append(list, strings.TrimSpace(item))
+	}
+	return list
+}
+
 // parsePairs reads "0=0,3=5". A source database that is named twice is an error
 // even with the same target: one of the two is a slip.
 func parsePairs(text string) (map[int]int, error) {
@@ -143,12 +157,16 @@ func formatValue(value any) string {
 			texts[i] = strconv.Itoa(number)
 		}
 		return strings.Join(texts, ",")
+	case []string:
+		return strings.Join(value, ",")
 	case map[int]int:
 		var texts []string
 		for _, from := range slices.Sorted(maps.Keys(value)) {
 			texts = append(texts, fmt.Sprintf("%d=%d", from, value[from]))
 		}
 		return strings.Join(texts, ",")
+	case []Credential, []User:
+		return "" // as a flag's default: never one
 	default:
 		return fmt.Sprint(value)
 	}

@@ -21,6 +21,10 @@ func (c Config) Validate() error {
 		_, more := side.server.TLS.settings()
 		problems = append(problems, prefixed(side.name, more)...)
 	}
+	problems = append(problems, c.checkListenTLS()...)
+	_, more := c.Proxy.Trusted()
+	problems = append(problems, more...)
+	problems = append(problems, c.Proxy.checkIdentities()...)
 	if c.State == "" {
 		problems = append(problems, errors.New("state: missing: give a file name, such as crossfade.state"))
 	}
@@ -46,9 +50,16 @@ func (c Config) ValidateServers() error {
 		if e.Address == "" {
 			continue
 		}
-		if network, address, err := SplitAddress(c.Listen); err == nil && samePlace(network, address, e.Network, e.Address) {
-			problems = append(problems, fmt.Errorf("listen: %q is the address of the %s: give clients another address", c.Listen, side.name))
+		listeners, _ := c.Listeners()
+		for _, l := range listeners {
+			if samePlace(l.Network, l.Address, e.Network, e.Address) {
+				problems = append(problems, fmt.Errorf("listen: %q is the address of the %s: give clients another address", l.Address, side.name))
+			}
 		}
+	}
+	if len(c.Proxy.checkIdentities()) == 0 { // Validate says those
+		_, more := c.Proxy.Identities()
+		problems = append(problems, more...)
 	}
 	source, target := endpoints["source"], endpoints["target"]
 	if source.Address != "" && samePlace(source.Network, source.Address, target.Network, target.Address) {
@@ -76,16 +87,12 @@ func prefixed(name string, problems []error) []error {
 }
 
 func (c Config) checkAddresses() []error {
-	var problems []error
-	network, listen, err := SplitAddress(c.Listen)
-	if err != nil {
-		problems = append(problems, fmt.Errorf("listen: %w", err))
-	}
+	listeners, problems := c.Listeners()
 	adminNetwork, admin, adminErr := SplitAddress(c.Admin.Address)
 	switch {
 	case adminErr != nil:
 		problems = append(problems, fmt.Errorf("admin.address: %w", adminErr))
-	case err == nil && samePlace(network, listen, adminNetwork, admin):
+	case slices.ContainsFunc(listeners, func(l Listen) bool { return samePlace(l.Network, l.Address, adminNetwork, admin) }):
 		problems = append(problems, fmt.Errorf("admin.address: %q is the address for clients (listen) as well: give another", c.Admin.Address))
 	case adminNetwork == "tcp" && !loopback(admin) && c.Admin.Token == "":
 		problems = append(problems, fmt.Errorf("admin.token: missing, and admin.address %q can be reached from other machines: "+
@@ -98,6 +105,19 @@ func (c Config) checkAddresses() []error {
 		}
 	}
 	return problems
+}
+
+func (c Config) checkListenTLS() []error {
+	listeners, _ := c.Listeners()
+	wanted := slices.ContainsFunc(listeners, func(l Listen) bool { return l.TLS })
+	switch t := c.Proxy.TLS; {
+	case wanted:
+		_, problems := t.open()
+		return prefixed("proxy.tls", problems)
+	case t.CertFile != "" || t.KeyFile != "" || t.ClientCAFile != "":
+		return []error{errors.New("proxy.tls: files without TLS: begin an address of listen with tls:// or remove them")}
+	}
+	return nil
 }
 
 func (c Config) checkDatabases() []error {

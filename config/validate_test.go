@@ -19,19 +19,38 @@ func TestValidate(t *testing.T) {
 		want   string // the whole error, or its end after …
 	}{
 		{func(*Config) {}, ""},
-		{func(c *Config) { c.Listen = ":0" }, ""},
-		{func(c *Config) { c.Listen = "unix:///run/x.sock" }, ""},
+		{func(c *Config) { c.Listen = []string{":0"} }, ""},
+		{func(c *Config) { c.Listen = []string{"unix:///run/x.sock"} }, ""},
 		{func(c *Config) { c.Admin.Address = "127.0.0.1:1" }, ""},
 		{func(c *Config) { c.Admin.Address = "[::1]:1" }, ""},
 		{func(c *Config) { c.Admin.Address, c.Admin.Token = "0.0.0.0:1", "word" }, ""},
 		{func(c *Config) { c.Databases = map[int]int{0: 3, 3: 0} }, ""},
 
-		{func(c *Config) { c.Listen = "" }, "listen: missing: write HOST:PORT or unix:PATH"},
-		{func(c *Config) { c.Listen = "6380" }, `listen: "6380" is not an address: write HOST:PORT`},
-		{func(c *Config) { c.Listen = "::1:6380" }, `listen: "::1:6380" is not an address`},
-		{func(c *Config) { c.Listen = "h:x" }, `listen: "h:x" has the port "x": give a number from 0 to 65535`},
-		{func(c *Config) { c.Listen = "redis://h:1" }, `listen: "redis://h:1" is not an address`},
-		{func(c *Config) { c.Listen = long }, "has 108 bytes: give one of at most 107"},
+		{func(c *Config) {
+			c.Listen = []string{"127.0.0.1:6380", "[::1]:6380", "unix:/s?mode=0660"}
+		}, ""},
+		{func(c *Config) { c.Proxy.TLS.CertFile = "c.pem" }, "proxy.tls: files without TLS"},
+		{func(c *Config) { c.Proxy.ProxyProtocol = "v2" }, `proxy.proxy_protocol: "v2" is unknown`},
+		{func(c *Config) { c.Proxy.ProxyProtocol = "optional" }, "proxy.proxy_protocol_from: missing"},
+		{func(c *Config) { c.Proxy.ProxyProtocolFrom = []string{"unix"} }, "of no use with proxy.proxy_protocol: off"},
+		{func(c *Config) {
+			c.Proxy.ProxyProtocol, c.Proxy.ProxyProtocolFrom = "required", []string{"10.0.0.0/8", "::1", "unix"}
+		}, ""},
+		{func(c *Config) {
+			c.Proxy.ProxyProtocol, c.Proxy.ProxyProtocolFrom = "required", []string{"10.0.0.0/33"}
+		}, `"10.0.0.0/33" is no network`},
+		{func(c *Config) { c.Listen = []string{"127.0.0.1:0", "127.0.0.1:0"} }, ""},
+		{func(c *Config) { c.Listen = nil }, "listen: missing: write HOST:PORT or unix:PATH"},
+		{func(c *Config) { c.Listen = []string{""} }, "listen: missing: write HOST:PORT or unix:PATH"},
+		{func(c *Config) { c.Listen = []string{"h:1", "tls://h:1"} }, `listen: "h:1" and "tls://h:1" are one address: keep one`},
+		{func(c *Config) { c.Listen = []string{"tls://unix:/s"} }, `"tls://unix:/s": TLS is for HOST:PORT only`},
+		{func(c *Config) { c.Listen = []string{"unix:/s?mode=rw"} }, `has the mode "rw": give an octal one`},
+		{func(c *Config) { c.Listen = []string{"unix:/s?mode=1777"} }, `has the mode "1777": give an octal one`},
+		{func(c *Config) { c.Listen = []string{"6380"} }, `listen: "6380" is not an address: write HOST:PORT`},
+		{func(c *Config) { c.Listen = []string{"::1:6380"} }, `listen: "::1:6380" is not an address`},
+		{func(c *Config) { c.Listen = []string{"h:x"} }, `listen: "h:x" has the port "x": give a number from 0 to 65535`},
+		{func(c *Config) { c.Listen = []string{"redis://h:1"} }, `listen: "redis://h:1" is not an address`},
+		{func(c *Config) { c.Listen = []string{long} }, "has 108 bytes: give one of at most 107"},
 		{func(c *Config) { c.Admin.Address = "unix:" }, "admin.address: no path after unix:"},
 		{func(c *Config) { c.Admin.Address = ":9000" }, `admin.token: missing, and admin.address ":9000" can be reached`},
 		{func(c *Config) { c.Admin.Address = "10.0.0.1:9000" }, "set CROSSFADE_ADMIN_TOKEN"},
@@ -111,7 +130,7 @@ func TestValidateServers(t *testing.T) {
 	}
 	for i, test := range tests {
 		c := Default()
-		c.Listen, c.Source.URL, c.Target.URL = test.listen, Secret(test.source), Secret(test.target)
+		c.Listen, c.Source.URL, c.Target.URL = []string{test.listen}, Secret(test.source), Secret(test.target)
 		check(t, i, c.ValidateServers(), test.want)
 	}
 	c := Default()

@@ -51,12 +51,12 @@ func newParts(t *testing.T, servers [2]*redistest.Server) *parts {
 	t.Helper()
 	p := &parts{t: t}
 	c := config.Default()
-	c.Listen = "127.0.0.1:0"
+	c.Listen = []string{"127.0.0.1:0"}
 	c.Databases = map[int]int{0: 3, 3: 0}
 	c.Sync.Heartbeat = 200 * time.Millisecond
 	log := slog.New(slog.DiscardHandler)
 	var ends [2]config.Endpoint
-	pc := proxy.Config{Listen: c.Listen, DialTimeout: c.Proxy.DialTimeout, ShutdownTimeout: c.Proxy.ShutdownTimeout, Unblock: p.unblock}
+	pc := proxy.Config{Listen: []proxy.Listen{{Network: "tcp", Address: c.Listen[0]}}, DialTimeout: c.Proxy.DialTimeout, ShutdownTimeout: c.Proxy.ShutdownTimeout, Unblock: p.unblock}
 	for side, s := range servers {
 		ends[side] = must[config.Endpoint](t)(config.Server{URL: config.Secret(s.URL(0))}.Endpoint())
 		p.pools[side] = conn.New(ends[side], "unblock", c.Proxy.DialTimeout)

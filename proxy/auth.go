@@ -4,14 +4,22 @@ import (
 	"fmt"
 
 	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/router"
 )
 
 // authenticate forwards AUTH or HELLO with the credentials of the side.
-func (s *session) authenticate(it *item, wire []byte) error {
-	if s.route.Rewrites() {
-		wire = s.translateAuth(it, wire)
+func (s *session) authenticate(it *item) error {
+	if len(s.srv.identities) > 0 || s.srv.cfg.Users {
+		// Who the connection is now counts, so earlier answers are awaited.
+		if err := s.awaitEmpty(); err != nil {
+			return err
+		}
 	}
-	if !s.link.unselected {
+	if it.spec.verb == vHello && s.srv.cfg.Users && !saysWho(it.args) && !s.isAuthed() {
+		return s.refuse(noAuthHello)
+	}
+	wire := s.translateAuth(it)
+	if !s.link.unselected && !s.srv.cfg.Users {
 		return s.push(it, wire)
 	}
 	it.wake = true
@@ -20,6 +28,9 @@ func (s *session) authenticate(it *item, wire []byte) error {
 	}
 	if err := s.await(it); err != nil {
 		return err
+	}
+	if !s.link.unselected {
+		return nil
 	}
 	return s.selectLate()
 }
@@ -49,46 +60,80 @@ func (s *session) selectLate() error {
 	return nil
 }
 
-// translateAuth exchanges the source's URL credentials for the target's.
-func (s *session) translateAuth(it *item, wire []byte) []byte {
-	source, here := s.srv.cfg.Upstreams[0], s.srv.cfg.Upstreams[s.route.Side]
+// translateAuth says a client's AUTH or HELLO with what the server here knows it by.
+func (s *session) translateAuth(it *item) []byte {
+	return s.srv.authenticates(s.route.Side, it, !s.multi && !s.isAuthed())
+}
+
+// authenticates returns AUTH or HELLO with what the server of a side knows a client
+// by. With fresh the connection is nobody's yet, so where no password is wanted,
+// none is said.
+func (s *Server) authenticates(side router.Side, it *item, fresh bool) []byte {
 	args := it.args
-	if it.spec.verb == vAuth {
-		var user, pass string
-		switch len(args) {
-		case 2:
-			pass = string(args[1])
-		case 3:
-			user, pass = string(args[1]), string(args[2])
-		default:
-			return wire
-		}
+	if it.spec.verb == vHello {
+		return s.greets(side, it.args, fresh)
+	}
+	var user, pass string
+	switch len(args) {
+	case 2:
+		pass = string(args[1])
+	case 3:
+		user, pass = string(args[1]), string(args[2])
+	default:
+		return wireOf(args...)
+	}
+	switch here := s.loginAt(side, user, pass); {
+	case here.same(user, pass):
+		return wireOf(args...)
+	case !here.has() && fresh:
+		it.role, it.text = okReplaced, []byte("+OK\r\n")
+		return words("PING")
+	case !here.has():
+		return words("AUTH", "default", "-") // any password will do, where none is wanted
+	case here.User == "":
+		return words("AUTH", here.Password)
+	default:
+		return words("AUTH", here.User, here.Password)
+	}
+}
+
+// greets is authenticates for HELLO. Every AUTH option is exchanged: some servers
+// obey the last, some each.
+func (s *Server) greets(side router.Side, args [][]byte, fresh bool) []byte {
+	n := min(2, len(args))
+	out := args[:n:n]
+	for i := 2; i < len(args); i++ {
 		switch {
-		case !source.same(user, pass):
-			return wire
-		case !here.has():
-			it.role, it.text = okReplaced, []byte("+OK\r\n")
-			return words("PING")
-		case here.Username == "":
-			return words("AUTH", here.Password)
-		}
-		return words("AUTH", here.Username, here.Password)
-	}
-	for i := 2; i+2 < len(args); i++ {
-		if is(args[i], "setname") {
+		case is(args[i], "auth") && i+2 < len(args):
+			here := s.loginAt(side, string(args[i+1]), string(args[i+2]))
+			switch {
+			case here.has():
+				out = append(out, args[i], []byte(orDefault(here.User)), []byte(here.Password))
+			case !fresh:
+				out = append(out, args[i], []byte("default"), []byte("-"))
+			}
+			i += 2
+		case is(args[i], "setname") && i+1 < len(args):
+			out = append(out, args[i:i+2]...)
 			i++
-			continue
+		default:
+			return wireOf(append(out, args[i:]...)...) // an error to every server
 		}
-		if !is(args[i], "auth") || !source.same(string(args[i+1]), string(args[i+2])) {
-			continue
-		}
-		out := append([][]byte(nil), args[:i]...)
-		if here.has() {
-			out = append(out, args[i], []byte(orDefault(here.Username)), []byte(here.Password))
-		}
-		return wireOf(append(out, args[i+3:]...)...)
 	}
-	return wire
+	return wireOf(out...)
+}
+
+// saysWho reports whether a HELLO says who the client is.
+func saysWho(args [][]byte) bool {
+	for i := 2; i < len(args); i++ {
+		switch {
+		case is(args[i], "auth"):
+			return true
+		case is(args[i], "setname"):
+			i++
+		}
+	}
+	return false
 }
 
 // reset forwards RESET and makes of the fresh connection what a new client's is.

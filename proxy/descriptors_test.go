@@ -37,7 +37,7 @@ func TestDescriptorsChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	up := Upstream{Dial: newDialer(addr)}
-	cfg := Config{Listen: "127.0.0.1:0", Shared: mode == "shared", Upstreams: [2]Upstream{up, up}}
+	cfg := Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Shared: mode == "shared", Upstreams: [2]Upstream{up, up}}
 	p, err := New(cfg, router.NewGate(router.Route{Map: router.Identity(16)}), &heard{}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err != nil {
 		t.Fatal(err)

@@ -13,12 +13,16 @@ var (
 	ownSpec      = &spec{verb: plain}
 )
 
-const noAuth = "NOAUTH Authentication required."
+const (
+	noAuth      = "NOAUTH Authentication required."
+	noAuthHello = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> " +
+		"option can be used to authenticate the client and select the RESP protocol version at the same time"
+)
 
 // barred says why a command cannot go where the session is: the text of an
 // error, "" when it can.
 func (s *session) barred(sp *spec) string {
-	if s.link.unselected {
+	if s.link.unselected || s.srv.cfg.Users && !s.isAuthed() {
 		switch sp.verb {
 		case vAuth, vHello, vQuit, vReset:
 		default:
@@ -71,6 +75,9 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 		it.args = cloneArgs(cmd.Args)
 	}
 	s.describe(it)
+	if it.spec.verb == vAuth || it.spec.verb == vHello {
+		wire = s.translateAuth(it)
+	}
 	it.mayBlock = it.spec.verb == vBlock && it.spec.block.index(it.args) > 0
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
@@ -139,7 +146,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 	case vQuit:
 		s.quit = true
 	case vAuth, vHello:
-		return s.authenticate(it, wire)
+		return s.authenticate(it)
 	case vClient:
 		if it.sub == clientReply {
 			wire = s.replyMode(it, wire)

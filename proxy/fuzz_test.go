@@ -22,7 +22,7 @@ func fuzzServer(tb testing.TB) *Server {
 	source.Username, source.Password = "app", "old"
 	target.Username, target.Password = "tenant", "new"
 	route := router.Route{Side: router.Target, Epoch: 1, Map: router.Identity(16)}
-	s, err := New(Config{Listen: "127.0.0.1:0", Upstreams: [2]Upstream{source, target}}, router.NewGate(route), &heard{}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	s, err := New(Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Upstreams: [2]Upstream{source, target}}, router.NewGate(route), &heard{}, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
 		tb.Fatal(err)
 	}

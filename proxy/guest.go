@@ -35,9 +35,10 @@ const unwatched = uint32(1) << 31
 // holds nothing that a server would know about it but what a trunk has in common.
 // It belongs to its loop.
 type guest struct {
-	id uint64
-	fd int
-	st *state // nil is that of a new connection
+	id    uint64
+	fd    int
+	where string // its address, when the socket does not tell that
+	st    *state // nil is that of a new connection
 
 	in  *resp.Requests // nil while nothing waits to be parsed
 	out backlog        // replies that the socket did not take yet

@@ -252,7 +252,7 @@ func TestManyConnections(t *testing.T) {
 
 func TestUnixSocketAndStopWhileBlocked(t *testing.T) {
 	path := t.TempDir() + "/s"
-	w := newWorld(t, func(c *Config) { c.Listen = "unix:" + path })
+	w := newWorld(t, func(c *Config) { c.Listen = []Listen{{Network: "unix", Address: path}} })
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)

@@ -298,12 +298,12 @@ func (l *loop) release(t *trunk) {
 
 // invite takes a client's connection over. It fails, and leaves conn alone, where
 // the connection is no plain socket.
-func (l *loop) invite(id uint64, conn net.Conn) error {
+func (l *loop) invite(id uint64, conn net.Conn, where string) error {
 	fd, err := epoll.Take(conn)
 	if err != nil {
 		return err
 	}
-	g := &guest{id: id, fd: fd}
+	g := &guest{id: id, fd: fd, where: where}
 	if !l.post(func() { l.welcome(g) }) {
 		epoll.Close(fd)
 		l.srv.clientGone()

@@ -62,6 +62,7 @@ type world struct {
 	gate           *router.Gate
 	proxy          *Server
 	heard          *heard
+	logs           *logged
 	dbs            router.DBMap
 	epoch          uint64
 	stop           context.CancelFunc
@@ -81,9 +82,9 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, source: source, target: target, heard: &heard{}, dbs: dbs}
+	w := &world{t: t, source: source, target: target, heard: &heard{}, logs: &logged{}, dbs: dbs}
 	w.gate = router.NewGate(router.Route{Map: dbs})
-	cfg := Config{Listen: "127.0.0.1:0", Shared: *upstreams == "shared", Upstreams: [2]Upstream{{Dial: newDialer(source.Addr())}, {Dial: newDialer(target.Addr())}}}
+	cfg := Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Shared: *upstreams == "shared", Upstreams: [2]Upstream{{Dial: newDialer(source.Addr())}, {Dial: newDialer(target.Addr())}}}
 	cfg.Unblock = func(ctx context.Context, side router.Side, ids []int64) error {
 		c := w.server(side).Client(0)
 		defer func() { _ = c.Close() }()
@@ -97,7 +98,9 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	for _, set := range settings {
 		set(&cfg)
 	}
-	w.proxy, err = New(cfg, w.gate, w.heard, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
+	log := slog.NewMultiHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}),
+		slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w.proxy, err = New(cfg, w.gate, w.heard, slog.New(log))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func (l *loop) pin(g *guest) {
 		return
 	}
 	s := newSession(l.srv, g.id, conn)
-	s.home, s.pinnedAt = l, time.Now()
+	s.home, s.pinnedAt, s.where = l, time.Now(), g.where
 	s.st, s.own = g.state(), own
 	if own != nil {
 		own.ver = s.st.ver
@@ -52,7 +52,7 @@ func (s *session) clean() bool {
 	st := &s.st
 	return st.subscribed() == 0 && st.tracking == nil && st.caching == nil && !st.noEvict && !st.noTouch && !st.readonly &&
 		!st.multi && !st.watch && st.stuck == "" && len(st.effects) == 0 &&
-		!s.kept && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
+		!s.kept && !s.doubtful && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
 }
 
 // goHome gives the client back to the loop that it came from, with what it has sent
@@ -69,7 +69,7 @@ func (s *session) goHome() bool {
 		s.heavy = false
 		s.pinnedAt = now.Add(time.Duration(heavyFor) - quietFor)
 	}
-	if now.Sub(s.pinnedAt) < quietFor || !s.clean() || !s.out.idle() {
+	if now.Sub(s.pinnedAt) < quietFor || !s.clean() || s.srv.wantsAuth(&s.st) || !s.out.idle() {
 		s.mu.Unlock()
 		return false
 	}
@@ -94,7 +94,7 @@ func (s *session) goHome() bool {
 	s.srv.sent.Add(s.out.bytes())
 	s.srv.remove(s)
 	s.moved()
-	g := &guest{id: s.id}
+	g := &guest{id: s.id, where: s.where}
 	if st.ver != 0 || st.db != 0 || st.proto != 2 || st.authed {
 		g.st = &st
 	}

@@ -5,13 +5,13 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"runtime"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +22,7 @@ import (
 )
 
 // Upstream is one side as the proxy reaches it. Username and Password are the
-// credentials of the operator's URL; the clients' own go to the server as they are.
+// credentials of the operator's URL, which belong together as those of an Identity do.
 type Upstream struct {
 	Dial               func(ctx context.Context) (net.Conn, error)
 	Username, Password string
@@ -45,8 +45,10 @@ type Observer interface {
 
 // Config of a Server. Zero durations mean: 5 s to dial, 10 s to shut down.
 type Config struct {
-	Listen          string // "host:port" or "unix:/path"
-	MaxClients      int    // 0 means no limit
+	Listen          []Listen
+	TLS             *tls.Config // for the addresses that speak TLS
+	Headers         Headers     // of the PROXY protocol
+	MaxClients      int         // 0 means no limit
 	DialTimeout     time.Duration
 	ShutdownTimeout time.Duration
 	ScriptCache     int // script bodies kept; 0 means 1000
@@ -82,6 +84,11 @@ type Config struct {
 
 	Upstreams [2]Upstream // indexed by router.Side
 
+	// Identities are clients whom the servers know by different names. What nobody
+	// of them says goes to the server as it is; with Users nobody else is let in.
+	Identities []Identity
+	Users      bool
+
 	// Unblock runs CLIENT UNBLOCK id ERROR for each id, under an identity of our
 	// own. Without it, clients that block are closed by a Hold.
 	Unblock func(ctx context.Context, side router.Side, ids []int64) error
@@ -91,8 +98,10 @@ type Config struct {
 type Server struct {
 	cfg  Config
 	gate *router.Gate
-	obs  Observer
-	log  *slog.Logger
+
+	identities []Identity
+	obs        Observer
+	log        *slog.Logger
 
 	scripts  *lru.Cache[string, string]
 	counters map[string]*counter
@@ -103,12 +112,12 @@ type Server struct {
 	measures [8]sharedMeasure
 	slow     slowLog
 
-	listener net.Listener
-	stopping context.Context // ends when no new work is taken
-	stop     context.CancelFunc
-	killed   context.Context // ends when all that is left is closed
-	kill     context.CancelFunc
-	serving  sync.WaitGroup
+	listeners []*listener
+	stopping  context.Context // ends when no new work is taken
+	stop      context.CancelFunc
+	killed    context.Context // ends when all that is left is closed
+	kill      context.CancelFunc
+	serving   sync.WaitGroup
 
 	loops []*loop // none when nothing is shared
 	pool  pool    // of pinned connections between two uses
@@ -137,8 +146,11 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 			errs = append(errs, fmt.Errorf("configuring the proxy: no way to dial the %s", side))
 		}
 	}
-	if cfg.Listen == "" {
+	if len(cfg.Listen) == 0 {
 		errs = append(errs, errors.New("configuring the proxy: no address to listen on"))
+	}
+	if cfg.TLS == nil && slices.ContainsFunc(cfg.Listen, func(a Listen) bool { return a.TLS }) {
+		errs = append(errs, errors.New("configuring the proxy: no certificate for the addresses that speak TLS"))
 	}
 	if gate == nil || obs == nil || log == nil {
 		errs = append(errs, errors.New("configuring the proxy: gate, observer and logger are needed"))
@@ -165,7 +177,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	if err != nil {
 		return nil, fmt.Errorf("configuring the proxy: %w", err)
 	}
-	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts,
+	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts, identities: identitiesOf(cfg),
 		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{}),
 		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan)}
 	s.stopping, s.stop = context.WithCancel(context.Background())
@@ -173,69 +185,22 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	return s, nil
 }
 
-// Listen opens the listening socket. Clients that connect wait for Serve.
-func (s *Server) Listen() error {
-	network, addr := "tcp", s.cfg.Listen
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		network, addr = "unix", path
-		removeStale(path)
-	}
-	l, err := net.Listen(network, addr)
-	if err != nil {
-		return fmt.Errorf("listening on %s: %w", s.cfg.Listen, err)
-	}
-	s.listener = l
-	return nil
-}
-
-// removeStale removes a socket that nobody listens on any more.
-func removeStale(path string) {
-	info, err := os.Stat(path)
-	if err != nil || info.Mode()&os.ModeSocket == 0 {
-		return
-	}
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		_ = conn.Close()
-		return
-	}
-	_ = os.Remove(path)
-}
-
-// Addr returns where the server listens, nil before Listen.
-func (s *Server) Addr() net.Addr {
-	if s.listener == nil {
-		return nil
-	}
-	return s.listener.Addr()
-}
-
 // Serve accepts clients until ctx ends, lets what is in flight finish for up to
 // ShutdownTimeout, and returns when all its goroutines have. The error is nil
 // after a stop by ctx. A Server serves once.
 func (s *Server) Serve(ctx context.Context) error {
-	if s.listener == nil {
+	if len(s.listeners) == 0 {
 		return errors.New("serving: Listen was not called")
 	}
 	if err := s.startLoops(); err != nil {
 		return err
 	}
-	unhook := context.AfterFunc(ctx, func() {
-		s.stop()
-		_ = s.listener.Close()
-	})
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		s.watch()
 	}()
-	err := s.accept()
-	if ctx.Err() != nil {
-		err = nil
-	}
-	if unhook() {
-		s.stop()
-		_ = s.listener.Close()
-	}
+	err := s.accept(ctx)
 	timer := time.AfterFunc(s.cfg.ShutdownTimeout, s.kill)
 	stopKill := context.AfterFunc(s.killed, s.closeClients)
 	for _, l := range s.eventLoops() {
@@ -285,52 +250,6 @@ func (s *Server) startLoops() error {
 		s.serving.Go(l.run)
 	}
 	return nil
-}
-
-func (s *Server) accept() error {
-	backoff := 5 * time.Millisecond
-	for {
-		conn, err := s.listener.Accept()
-		if err != nil {
-			if s.stopping.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return fmt.Errorf("accepting clients: %w", err)
-			}
-			s.log.Warn("a client cannot be accepted", "err", err, "again_in", backoff.String())
-			select {
-			case <-time.After(backoff):
-			case <-s.stopping.Done():
-			}
-			backoff = min(2*backoff, time.Second)
-			continue
-		}
-		backoff = 5 * time.Millisecond
-		s.admit(conn)
-	}
-}
-
-func (s *Server) admit(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetNoDelay(true)
-	}
-	s.mu.Lock()
-	if s.cfg.MaxClients > 0 && s.clients >= s.cfg.MaxClients {
-		s.mu.Unlock()
-		s.refused.Add(1)
-		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = conn.Write([]byte("-ERR max number of clients reached\r\n"))
-		_ = conn.Close()
-		return
-	}
-	s.clients++
-	s.nextID++
-	id := s.nextID
-	loops := s.loops
-	s.mu.Unlock()
-	s.accepted.Add(1)
-	if n := uint64(len(loops)); n > 0 && loops[id%n].invite(id, conn) == nil {
-		return
-	}
-	s.enlist(newSession(s, id, conn))
 }
 
 func (s *Server) eventLoops() []*loop {

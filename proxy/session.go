@@ -35,10 +35,11 @@ var (
 // session is one client. Its own goroutine reads and forwards; the reader of its
 // link answers. Fields above mu belong to the session's goroutine.
 type session struct {
-	srv  *Server
-	id   uint64
-	conn net.Conn
-	out  *outbox
+	srv   *Server
+	id    uint64
+	conn  net.Conn
+	where string // the client's address, when conn does not tell that
+	out   *outbox
 
 	in       resp.Requests
 	wbuf     []byte
@@ -82,6 +83,7 @@ type session struct {
 	heavy      bool      // a large reply came since this was last looked at
 	kept       bool      // the client knows which connection it has, or has told the server what a shared one must not hold
 	waitsEmpty bool
+	doubtful   bool // a HELLO was refused that may have been obeyed in part
 }
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
@@ -95,7 +97,10 @@ func (s *session) log() *slog.Logger { return s.srv.log.With("client", s.peer())
 // peer names the client for logs and errors. A socket whose peer has reset it has
 // no remote address any more.
 func (s *session) peer() string {
-	if addr := s.conn.RemoteAddr(); addr != nil {
+	if s.where != "" {
+		return s.where
+	}
+	if addr := s.conn.RemoteAddr(); addr != nil && addr.Network() != "unix" {
 		return addr.String()
 	}
 	return fmt.Sprintf("number %d", s.id)
@@ -201,7 +206,7 @@ func (s *session) adopt(l *link) {
 	s.mu.Lock()
 	s.link, s.upID = l, 0
 	_, mapped := l.route.DB(s.st.db)
-	s.mid = false
+	s.mid, s.doubtful = false, false
 	s.mu.Unlock()
 	s.route = l.route
 	s.noDB = !mapped

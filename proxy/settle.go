@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
-	"github.com/crossfade/crossfade/router"
 	"github.com/tidwall/redcon"
 )
 
@@ -135,6 +134,9 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 		it.retry = true
 		s.srv.ran(it) // the server has counted this as a call, so it stays counted
 		return nil
+	}
+	if failed && it.spec.verb == vHello && len(it.args) > 2 {
+		s.doubtful = true
 	}
 	if failed && refused(text) {
 		s.srv.uncount(it)
@@ -447,8 +449,6 @@ func (s *session) clientView(l *link, el []byte) []byte {
 
 // authenticated records who the client is now.
 func (s *session) authenticated(user, pass string, l *link) {
-	up := s.srv.cfg.Upstreams
 	s.st.authed = true
-	s.st.cred = credential{user: user, pass: pass, operator: up[l.side].same(user, pass) ||
-		l.side == router.Target && up[router.Source].same(user, pass)}
+	s.st.cred = credential{user: user, pass: pass, who: s.srv.identify(l.side, user, pass)}
 }

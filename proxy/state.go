@@ -47,11 +47,10 @@ type state struct {
 	stuck string
 }
 
-// credential is how the client authenticated. operator says that these are the
-// credentials the operator's URL has for the side where the client said them.
+// credential is how the client authenticated.
 type credential struct {
-	user, pass string // user is "" for AUTH password
-	operator   bool
+	user, pass string    // user is "" for AUTH password
+	who        *Identity // nil: both servers are told the same
 }
 
 func newState() state { return state{proto: 2} }
@@ -206,6 +205,8 @@ func (s *Server) setupFull(st *state, route router.Route) []line {
 		for _, it := range st.queue {
 			wire, refusal := s.translate(route, it.spec, it.args)
 			switch {
+			case it.spec.verb == vAuth, it.spec.verb == vHello:
+				wire = s.authenticates(route.Side, it, false)
 			case refusal != "":
 				wire = refusedCommand
 			case wire == nil:
@@ -224,12 +225,12 @@ func (s *Server) setupFull(st *state, route router.Route) []line {
 // spoils a transaction.
 var refusedCommand = []byte("*1\r\n$6\r\nSELECT\r\n")
 
-// has reports whether the operator's URL holds credentials.
-func (u Upstream) has() bool { return u.Password != "" }
-
-// same reports whether a client's credentials are exactly those of the URL.
-func (u Upstream) same(user, pass string) bool {
-	return u.has() && u.Password == pass && orDefault(u.Username) == orDefault(user)
+// login returns the credentials of the operator's URL.
+func (u Upstream) login() Login {
+	if u.Password == "" {
+		return Login{}
+	}
+	return Login{User: u.Username, Password: u.Password}
 }
 
 func orDefault(user string) string {
@@ -242,15 +243,16 @@ func orDefault(user string) string {
 // credentials says how a connection to a side authenticates for a client that
 // comes from another (from == to for a new one).
 func (s *Server) credentials(st *state, from, to router.Side) (user, pass string, ok bool) {
-	up := s.cfg.Upstreams
 	switch {
 	case !st.authed:
-		if from != to && !up[from].has() && up[to].has() {
-			return up[to].Username, up[to].Password, true
+		here := s.cfg.Upstreams[to].login()
+		if s.cfg.Users || from == to || s.cfg.Upstreams[from].login().has() {
+			here = Login{}
 		}
-		return "", "", false
-	case st.cred.operator:
-		return up[to].Username, up[to].Password, up[to].has()
+		return here.User, here.Password, here.has()
+	case st.cred.who != nil:
+		here := st.cred.who.Sides[to]
+		return here.User, here.Password, here.has()
 	}
 	return st.cred.user, st.cred.pass, true
 }

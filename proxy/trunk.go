@@ -358,7 +358,7 @@ func (l *loop) bind(g *guest) *trunk {
 	}
 	st := g.state()
 	lines, key, ok := l.srv.bearing(&st, l.route)
-	if !ok {
+	if !ok || l.srv.wantsAuth(&st) {
 		l.pin(g)
 		return nil
 	}
@@ -428,7 +428,7 @@ func (l *loop) bindOwn(g *guest) *trunk {
 		}
 	}
 	st := g.state()
-	if _, mapped := l.route.DB(st.db); !mapped {
+	if _, mapped := l.route.DB(st.db); !mapped || l.srv.wantsAuth(&st) {
 		l.pin(g)
 		return nil
 	}

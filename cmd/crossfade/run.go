@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -71,6 +72,7 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 		if ends[side], err = server.Endpoint(); err != nil {
 			return nil, usage(problems(fmt.Errorf("%s.%w", side, err)))
 		}
+		ends[side].ReportTo(log)
 		s.ups[side] = newUpstream(ends[side], c.Proxy.DialTimeout)
 	}
 	if s.file, err = store.OpenFile(c.State); err != nil {
@@ -137,7 +139,7 @@ func (s *sidecar) run(ctx context.Context) error {
 			s.log.Error("closing the state file", "error", err)
 		}
 	}()
-	s.log.Info("crossfade", "version", buildVersion(), "listen", s.proxy.Addr().String(), "admin", s.door.Addr(),
+	s.log.Info("crossfade", "version", buildVersion(), "listen", s.addresses(), "admin", s.door.Addr(),
 		"source", s.ups[router.Source].configured, "target", s.ups[router.Target].configured, "state", s.file.Path())
 
 	life := newLife(ctx)
@@ -151,7 +153,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	life.begin("proxy", s.proxy.Serve)
 	life.begin("migration", s.runMigration)
 	s.serving.Store(true)
-	s.log.Info("serving clients", "listen", s.proxy.Addr().String(), "side", s.migration.Status().Side)
+	s.log.Info("serving clients", "listen", s.addresses(), "side", s.migration.Status().Side)
 
 	<-life.ctx.Done()
 	s.log.Info("stopping", "because", context.Cause(life.ctx))
@@ -159,6 +161,15 @@ func (s *sidecar) run(ctx context.Context) error {
 	err := life.end("admin", "proxy", "migration", "status lines", "numbers")
 	s.log.Info("stopped", "phase", s.migration.Status().Phase, "side", s.migration.Status().Side)
 	return err
+}
+
+// addresses names where clients connect.
+func (s *sidecar) addresses() string {
+	var texts []string
+	for _, addr := range s.proxy.Addrs() {
+		texts = append(texts, addr.String())
+	}
+	return strings.Join(texts, ",")
 }
 
 // recover settles where the traffic goes and lets the proxy follow.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -96,7 +97,6 @@ func (u *upstream) close() {
 // newProxy makes the proxy in front of both servers.
 func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer, log *slog.Logger) (*proxy.Server, error) {
 	pc := proxy.Config{
-		Listen:            c.Listen,
 		MaxClients:        c.Proxy.MaxClients,
 		Shared:            c.Proxy.Upstream == "shared",
 		Loops:             c.Proxy.Loops,
@@ -114,9 +114,27 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 			return ups[side].unblock(ctx, ids)
 		},
 	}
-	if network, path, err := config.SplitAddress(c.Listen); err == nil && network == "unix" {
-		pc.Listen = "unix:" + path
+	listeners, _ := c.Listeners() // Validate has told its problems
+	for _, l := range listeners {
+		pc.Listen = append(pc.Listen, proxy.Listen{Network: l.Network, Address: l.Address, TLS: l.TLS, Mode: l.Mode})
+		if l.TLS && pc.TLS == nil {
+			var err error
+			if pc.TLS, err = c.Proxy.TLS.Server(log); err != nil {
+				return nil, usage(problems(fmt.Errorf("proxy.tls: %w", err)))
+			}
+		}
 	}
+	identities, more := c.Proxy.Identities()
+	if len(more) > 0 {
+		return nil, usage(problems(errors.Join(more...)))
+	}
+	login := func(l config.Login) proxy.Login { return proxy.Login{User: l.User, Password: l.Password.Reveal()} }
+	for _, one := range identities {
+		pc.Identities = append(pc.Identities, proxy.Identity{Client: login(one.Client), Sides: [2]proxy.Login{login(one.Source), login(one.Target)}})
+	}
+	pc.Users = len(c.Proxy.Users) > 0
+	trusted, _ := c.Proxy.Trusted()
+	pc.Headers = proxy.Headers{Networks: trusted.Networks, Unix: trusted.Unix, Required: c.Proxy.ProxyProtocol == "required"}
 	for side, u := range ups {
 		pc.Upstreams[side] = proxy.Upstream{Dial: u.dial, Username: u.configured.Username, Password: u.configured.Password}
 	}

@@ -46,10 +46,11 @@ func Dial(ctx context.Context, e config.Endpoint, timeout time.Duration) (net.Co
 			return nil, explain(ctx, e, "connecting to", start, err)
 		}
 	}
-	if e.TLS == nil {
+	settings := e.ClientTLS()
+	if settings == nil {
 		return conn, nil
 	}
-	secure := tls.Client(conn, withServerName(e))
+	secure := tls.Client(conn, withServerName(settings, e.Address))
 	if err := secure.HandshakeContext(bounded); err != nil {
 		_ = conn.Close()
 		return nil, explain(ctx, e, "TLS handshake with", start, err)
@@ -58,13 +59,13 @@ func Dial(ctx context.Context, e config.Endpoint, timeout time.Duration) (net.Co
 }
 
 // withServerName fills in what a hand-made endpoint may lack.
-func withServerName(e config.Endpoint) *tls.Config {
-	if e.TLS.ServerName != "" {
-		return e.TLS
+func withServerName(settings *tls.Config, address string) *tls.Config {
+	if settings.ServerName != "" {
+		return settings
 	}
-	settings := e.TLS.Clone()
-	settings.ServerName = e.Address
-	if host, _, err := net.SplitHostPort(e.Address); err == nil {
+	settings = settings.Clone()
+	settings.ServerName = address
+	if host, _, err := net.SplitHostPort(address); err == nil {
 		settings.ServerName = host
 	}
 	return settings
