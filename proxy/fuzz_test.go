@@ -199,7 +199,7 @@ func lookInto(t *testing.T, s *Server, sp *spec, route router.Route, args [][]by
 	if sp.verb == vAuth || sp.verb == vHello {
 		it := &item{spec: sp, args: args}
 		sess := &session{srv: s, route: route}
-		got := oneCommand(t, sess.translateAuth(it, wireOf(args...)))
+		got := oneCommand(t, sess.translateAuth(it))
 		want := cloneArgs(args)
 		for i := range want {
 			said := i == 0 && sp.verb == vAuth && len(want) == 3 || i > 1 && sp.verb == vHello && is(args[i], "auth") && i+2 < len(want)
