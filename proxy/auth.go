@@ -82,8 +82,8 @@ func (s *Server) authenticates(side router.Side, it *item, fresh bool) []byte {
 	default:
 		return wireOf(args...)
 	}
-	switch here := s.loginAt(side, user, pass); {
-	case here.same(user, pass):
+	switch here, own := s.loginAt(side, user, pass); {
+	case own:
 		return wireOf(args...)
 	case !here.has() && fresh:
 		it.role, it.text = okReplaced, []byte("+OK\r\n")
@@ -105,8 +105,10 @@ func (s *Server) greets(side router.Side, args [][]byte, fresh bool) []byte {
 	for i := 2; i < len(args); i++ {
 		switch {
 		case is(args[i], "auth") && i+2 < len(args):
-			here := s.loginAt(side, string(args[i+1]), string(args[i+2]))
+			here, own := s.loginAt(side, string(args[i+1]), string(args[i+2]))
 			switch {
+			case own:
+				out = append(out, args[i:i+3]...)
 			case here.has():
 				out = append(out, args[i], []byte(orDefault(here.User)), []byte(here.Password))
 			case !fresh:

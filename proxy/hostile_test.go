@@ -355,7 +355,7 @@ func TestHalfClosedClients(t *testing.T) {
 func TestNeverReads(t *testing.T) {
 	bothWays(t, func(t *testing.T, shared setting) {
 		source := redistest.Start(t, redistest.WithConfig("client-output-buffer-limit", "normal", "32mb", "0", "0"))
-		w := newWorldOn(t, source, redistest.Start(t), shared, func(c *Config) { c.OutputLimit = 16 << 20 })
+		w := newWorldOn(t, source, redistest.Start(t), shared, func(c *Config) { c.OutputLimit, c.OutputTimeout = 16<<20, 2*time.Second })
 		w.do(0, 0, "SET", "large", strings.Repeat("x", 60_000))
 		stop := w.bystander()
 		peak := heapPeak()

@@ -64,16 +64,16 @@ func (s *Server) wantsAuth(st *state) bool { return s.cfg.Users && !st.authed }
 // loginAt returns what the server of a side is told for what a client says. Who is nobody
 // the proxy knows, where it must know everybody, gets a name that no server can
 // have, for its space: so the refusal is the server's own, as is the note in its
-// ACL LOG.
-func (s *Server) loginAt(side router.Side, user, pass string) Login {
+// ACL LOG. own says that these are the client's own words, whatever they are.
+func (s *Server) loginAt(side router.Side, user, pass string) (here Login, own bool) {
 	who := s.identify(side, user, pass)
 	switch {
 	case who != nil:
-		return who.Sides[side]
+		return who.Sides[side], who.Sides[side].same(user, pass)
 	case s.cfg.Users:
-		return Login{User: orDefault(user) + " (refused by the proxy)", Password: "-"}
+		return Login{User: orDefault(user) + " (refused by the proxy)", Password: "-"}, false
 	}
-	return Login{User: user, Password: pass}
+	return Login{User: user, Password: pass}, true
 }
 
 // isAuthed reports whether the connection is somebody's, as far as it was answered.

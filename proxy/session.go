@@ -374,7 +374,10 @@ func (s *session) flushUp() error {
 // write writes to the upstream. When that fails, what it said before is awaited.
 func (s *session) write(b []byte) error {
 	if _, err := s.link.conn.Write(b); err != nil {
-		timer := time.AfterFunc(time.Second, s.link.close)
+		timer := time.AfterFunc(time.Second, func() {
+			s.link.close()
+			s.out.within(closeFor) // its reader may be waiting for the client
+		})
 		defer timer.Stop()
 		<-s.link.done
 		return errUpstreamGone

@@ -25,7 +25,7 @@ func TestWaitIsForTheWritesBefore(t *testing.T) {
 	replica := redistest.Start(t)
 	rc := replica.Client(0)
 	defer func() { _ = rc.Close() }()
-	if err := rc.SlaveOf(context.Background(), "127.0.0.1", fmt.Sprint(w.source.Port())).Err(); err != nil {
+	if err := rc.ReplicaOf(context.Background(), "127.0.0.1", fmt.Sprint(w.source.Port())).Err(); err != nil {
 		t.Fatal(err)
 	}
 	c := w.client()
