@@ -114,22 +114,28 @@ func silentSocket(conn net.Conn) bool { return !polled(conn, unix.POLLRDHUP|unix
 // polled reports whether any of the events, an error or the end is there now. A
 // connection that cannot be asked has none.
 func polled(conn net.Conn, events int16) bool {
-	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		return polled(tls.NetConn(), events)
-	}
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return true
-	}
 	var there bool
-	err = raw.Control(func(fd uintptr) {
+	err := onSocket(conn, func(fd int) {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
 		n, err := unix.Poll(fds, 0)
 		there = err == nil && n > 0 && fds[0].Revents != 0
 	})
 	return there || err != nil
+}
+
+// onSocket calls f with the descriptor of a connection, of the one below it with
+// TLS, and not at all where there is none. An error says that it is closed.
+func onSocket(conn net.Conn, f func(fd int)) error {
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return onSocket(tls.NetConn(), f)
+	}
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) { f(int(fd)) })
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/epoll"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -116,7 +117,7 @@ func (s *Server) watch() {
 			if limit := s.cfg.UpstreamTimeout; limit > 0 {
 				sess.lookForSilence(limit)
 			}
-			if limit := s.cfg.OutputTimeout; limit > 0 && sess.out.stuck(now) > limit {
+			if limit := s.cfg.OutputTimeout; limit > 0 && sess.out.stuck(now) > limit/2 && sess.tookNothing(now, limit) {
 				s.log.Warn("closing a client that does not read its replies", "client", sess.peer(), "for", limit.String())
 				s.overflowed.Add(1)
 				sess.close()
@@ -195,6 +196,20 @@ func (l *loop) replace(t *trunk) {
 			l.srv.discard(k, fd)
 		}
 	})
+}
+
+// tookNothing reports whether the client has taken nothing for about limit of what
+// is being written to it. It is for the watch only.
+func (s *session) tookNothing(now time.Time, limit time.Duration) bool {
+	n, ok := uint64(0), false
+	_ = onSocket(s.conn, func(fd int) { n, ok = epoll.Taken(fd) })
+	if !ok {
+		return s.out.stuck(now) > limit
+	}
+	if n != s.taken || s.takenAt.IsZero() {
+		s.taken, s.takenAt = n, now
+	}
+	return now.Sub(s.takenAt) > limit/2
 }
 
 // lookForSilence closes the session's connection when a command has waited for

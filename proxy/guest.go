@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/epoll"
@@ -74,6 +75,17 @@ func (g *guest) weigh(size int) {
 		return
 	}
 	g.reply = max(1, g.reply+(size-g.reply)/8)
+}
+
+// peer names the client for logs.
+func (g *guest) peer() string {
+	if g.where != "" {
+		return g.where
+	}
+	if name := epoll.Peer(g.fd); name != "" {
+		return name
+	}
+	return fmt.Sprintf("number %d", g.id)
 }
 
 func (g *guest) state() state {
@@ -321,7 +333,7 @@ func (l *loop) deliver(g *guest, b []byte) {
 	l.spill += len(b)
 	switch {
 	case g.out.size > l.srv.cfg.OutputLimit:
-		l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "bytes", g.out.size)
+		l.srv.log.Warn("closing a client that does not read its replies", "client", g.peer(), "bytes", g.out.size)
 		l.srv.overflowed.Add(1)
 		l.drop(g)
 		return

@@ -28,6 +28,11 @@ func (s *session) limit() (again bool, err error) {
 		s.link.open = true
 		return true, nil
 	}
+	if s.srv.cfg.Users { // nobody is let in without
+		s.in.Strict = true
+		s.in.Restart()
+		return true, nil
+	}
 	if err := s.enter(); err != nil {
 		return false, err
 	}

@@ -13,8 +13,9 @@ const (
 // holder is a client and what waits for it and from it.
 type holder struct {
 	bytes int64
-	peer  any
+	peer  func() string
 	drop  func()
+	name  string // what peer says, of those that may be closed
 }
 
 // boundMemory closes the clients that hold most while all of them together hold
@@ -25,18 +26,19 @@ func (s *Server) boundMemory() {
 	add := func(h holder) {
 		total += h.bytes
 		if h.bytes >= worthwhile {
+			h.name = h.peer()
 			all = append(all, h)
 		}
 	}
 	for _, l := range s.eventLoops() {
 		l.call(func() {
 			for g := range l.guests {
-				add(holder{g.holds(), g.id, func() { l.post(func() { l.drop(g) }) }})
+				add(holder{bytes: g.holds(), peer: g.peer, drop: func() { l.post(func() { l.drop(g) }) }})
 			}
 		})
 	}
 	for _, sess := range s.snapshotSessions() {
-		add(holder{sess.holds(), sess.id, sess.close})
+		add(holder{bytes: sess.holds(), peer: sess.peer, drop: sess.close})
 	}
 	limit := int64(s.cfg.MaxMemory)
 	if total <= limit {
@@ -47,7 +49,7 @@ func (s *Server) boundMemory() {
 		if total <= limit {
 			break
 		}
-		s.log.Warn("closing a client to make room: all together hold more than proxy.max_memory", "client", h.peer, "bytes", h.bytes, "of", total)
+		s.log.Warn("closing a client to make room: all together hold more than proxy.max_memory", "client", h.name, "bytes", h.bytes, "of", total)
 		h.drop()
 		total -= h.bytes
 	}

@@ -253,3 +253,28 @@ func TestStopHasADeadline(t *testing.T) {
 		}
 	})
 }
+
+// TestSlowButSteadyReader takes little at a time, but never nothing for as long as
+// the limit.
+func TestSlowButSteadyReader(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, func(c *Config) { c.OutputTimeout = 2 * time.Second })
+		w.do(router.Source, 0, "SET", "big", bytes.Repeat([]byte("x"), 30<<20))
+		c, other := w.client(), w.client()
+		_ = c.conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		c.send("GET big")
+		piece := make([]byte, 64<<10)
+		begin, total := time.Now(), 0
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for time.Since(begin) < 6*time.Second { // three times the limit
+			<-tick.C
+			_ = c.conn.SetReadDeadline(time.Now().Add(patience))
+			n, err := c.conn.Read(piece)
+			if total += n; err != nil {
+				t.Fatalf("closed after %v and %d bytes: %v", time.Since(begin), total, err)
+			}
+		}
+		other.want("PING", "+PONG\r\n")
+	})
+}

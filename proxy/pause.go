@@ -56,6 +56,15 @@ func (l *loop) pause(t *trunk) {
 	l.retire(t)
 }
 
+// takes reports whether the guest in front of t has taken anything since this was
+// asked last. The kernel tells of room only when there is much of it.
+func (l *loop) takes(t *trunk, g *guest) bool {
+	was, size := t.taken, t.slow
+	t.taken, _ = epoll.Taken(g.fd)
+	t.slow = g.out.size
+	return g.out.size < size || t.taken > was
+}
+
 // retire has t take no more commands.
 func (l *loop) retire(t *trunk) {
 	t.retired = true
@@ -81,10 +90,10 @@ func (l *loop) recheck() {
 				limit = slowLimit // others wait behind it
 			}
 			switch {
-			case g.out.size < t.slow || limit <= 0:
-				t.slow, t.slowAt = g.out.size, l.now
+			case l.takes(t, g) || limit <= 0:
+				t.slowAt = l.now
 			case time.Duration(l.now-t.slowAt) > limit:
-				l.srv.log.Warn("closing a client that does not read its replies", "client", g.id, "for", limit.String(), "bytes", g.out.size)
+				l.srv.log.Warn("closing a client that does not read its replies", "client", g.peer(), "for", limit.String(), "bytes", g.out.size)
 				l.srv.overflowed.Add(1)
 				l.drop(g)
 			}

@@ -55,6 +55,9 @@ type session struct {
 	readAt   int64 // when it was read from last
 	cur      call  // the command that is being forwarded
 
+	taken   uint64 // by the client, when the watch looked last
+	takenAt time.Time
+
 	own      *link     // brought along, until it is connected
 	home     *loop     // where it goes when it needs no connection of its own; nil: nowhere
 	pinnedAt time.Time // when it last needed one
@@ -88,11 +91,17 @@ type session struct {
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
 	s := &session{srv: srv, id: id, conn: conn, st: newState(), wakeup: make(chan struct{}, 1), readAt: srv.clock()}
-	s.out = newOutbox(conn, srv.cfg.OutputLimit, s.hurry, func() { _ = conn.Close() }, func() { srv.overflowed.Add(1) })
+	s.out = newOutbox(conn, srv.cfg.OutputLimit, s.hurry, func() { _ = conn.Close() }, s.overflow)
 	return s
 }
 
 func (s *session) log() *slog.Logger { return s.srv.log.With("client", s.peer()) }
+
+// overflow notes that the client is closed because too much waits for it.
+func (s *session) overflow() {
+	s.srv.overflowed.Add(1)
+	s.log().Warn("closing a client that does not read its replies", "more_than", s.srv.cfg.OutputLimit)
+}
 
 // peer names the client for logs and errors. A socket whose peer has reset it has
 // no remote address any more.

@@ -33,11 +33,12 @@ type trunk struct {
 	ready bool
 	dead  bool
 
-	retired bool  // takes no more commands; closed once all are answered
-	paused  bool  // is not read
-	deaf    bool  // is not watched, because it would say again and again that it is gone
-	slow    int   // what waited for the guest in front when it was looked at last
-	slowAt  int64 // when it has become less
+	retired bool   // takes no more commands; closed once all are answered
+	paused  bool   // is not read
+	deaf    bool   // is not watched, because it would say again and again that it is gone
+	taken   uint64 // what the guest in front had taken when it was looked at last
+	slow    int    // what waited for the guest in front when it was looked at last
+	slowAt  int64  // when it has become less
 
 	proved  int64 // when the server was last seen to let unauthenticated clients in
 	proving bool

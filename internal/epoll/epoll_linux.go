@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -186,6 +187,32 @@ func Send(fd int, b []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// Taken returns how many bytes the other end of a TCP connection has taken so far,
+// since it was made; ok is false for other sockets. (Linux, include/uapi/linux/tcp.h:
+// tcpi_bytes_acked.)
+func Taken(fd int) (n uint64, ok bool) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, false
+	}
+	return info.Bytes_acked, true
+}
+
+// Peer names the other end of a socket, "" where it has no name.
+func Peer(fd int) string {
+	sa, err := unix.Getpeername(fd)
+	if err != nil {
+		return ""
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port)).String()
+	}
+	return ""
 }
 
 // Take takes the descriptor out of a TCP or unix connection: the caller owns it

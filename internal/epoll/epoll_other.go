@@ -57,6 +57,12 @@ func Receive(int, []byte) (n int, again bool, err error) { return 0, false, errN
 // Send fails.
 func Send(int, []byte) (n int, err error) { return 0, errNone }
 
+// Taken is not known here.
+func Taken(int) (uint64, bool) { return 0, false }
+
+// Peer is not known here.
+func Peer(int) string { return "" }
+
 // Take fails.
 func Take(net.Conn) (fd int, err error) { return -1, errNone }
 
