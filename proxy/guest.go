@@ -52,6 +52,7 @@ type guest struct {
 	stop     uint16
 	interest uint32
 	gone     bool
+	letIn    bool  // as session.letIn
 	heavy    int64 // until when it is better off alone
 	waitFrom int64
 	readAt   int64 // when it was read from last
