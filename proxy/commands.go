@@ -230,6 +230,16 @@ func (s *spec) touchesData() bool {
 	return false
 }
 
+// forAnybody reports whether a server obeys a command of who has yet to
+// authenticate.
+func (s *spec) forAnybody() bool {
+	switch s.verb {
+	case vAuth, vHello, vReset, vQuit:
+		return true
+	}
+	return false
+}
+
 func is(arg []byte, word string) bool {
 	return len(arg) == len(word) && strings.EqualFold(string(arg), word)
 }

@@ -23,9 +23,7 @@ const (
 // error, "" when it can.
 func (s *session) barred(sp *spec) string {
 	if s.link.unselected || s.srv.cfg.Users && !s.isAuthed() {
-		switch sp.verb {
-		case vAuth, vHello, vQuit, vReset:
-		default:
+		if !sp.forAnybody() {
 			return noAuth
 		}
 	}

@@ -53,6 +53,7 @@ type guest struct {
 	stop     uint16
 	interest uint32
 	gone     bool
+	letIn    bool  // as session.letIn
 	heavy    int64 // until when it is better off alone
 	waitFrom int64
 	readAt   int64 // when it was read from last
@@ -132,7 +133,8 @@ func (l *loop) guestEvent(g *guest, what uint32) {
 	switch {
 	case g.stop == 0:
 		l.receive(g)
-	case what&epoll.Gone == 0: // it was stopped in this round
+	case what&epoll.Gone == 0: // it was stopped since the kernel was asked
+		l.mind(g)
 	case g.stop&hungUpEnd != 0: // it takes no replies any more
 		l.drop(g)
 	default: // the kernel would say so again and again

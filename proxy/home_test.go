@@ -10,6 +10,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/epoll"
 	"github.com/crossfade/crossfade/internal/redistest"
+	"golang.org/x/sys/unix"
 )
 
 // TestBusyClientsShareAgain has clients that need connections of their own for a
@@ -54,4 +55,35 @@ func TestBusyClientsShareAgain(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestHomeComingWithALostConnection has a client come back to its loop with a
+// connection that cannot be watched: it gets another one.
+func TestHomeComingWithALostConnection(t *testing.T) {
+	if !epoll.Supported {
+		t.Skip("without epoll nobody comes back")
+	}
+	w := newWorld(t, func(c *Config) { c.Shared, c.Loops = false, 1 })
+	w.client().want("PING", "+PONG\r\n")
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := epoll.Give(pair[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	c := &raw{t: t, conn: conn}
+	w.proxy.mu.Lock()
+	w.proxy.clients++
+	w.proxy.mu.Unlock()
+	l := w.proxy.eventLoops()[0]
+	l.call(func() {
+		const none = 1 << 16 // no descriptor
+		g := &guest{id: 1000, fd: pair[0]}
+		l.attach(g, &link{srv: w.proxy, route: l.route}, none)
+		l.welcome(g)
+	})
+	c.want("PING", "+PONG\r\n")
 }

@@ -247,7 +247,7 @@ func (l *loop) awaitGate() {
 }
 
 // reroute says where commands go from the next opening of the gate on. Nothing
-// is in flight.
+// is in flight, unless a switch was given up: then it is the side of before.
 func (l *loop) reroute(route router.Route) {
 	l.route = route
 	l.gen++
@@ -258,7 +258,9 @@ func (l *loop) reroute(route router.Route) {
 		}
 	}
 	for t := range l.retired {
-		l.lose(t, errRetired)
+		if t.side != route.Side {
+			l.lose(t, errRetired)
+		}
 	}
 	if l.srv.cfg.Shared {
 		return

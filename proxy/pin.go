@@ -21,7 +21,7 @@ func (l *loop) pin(g *guest) {
 	}
 	g.gone = true
 	l.unwatch(g.fd)
-	in, out, own := g.in, g.out, l.detach(g)
+	in, out, letIn, own := g.in, g.out, g.letIn || g.trunk != nil, l.detach(g)
 	g.in = nil
 	l.forget(g)
 	conn, err := epoll.Give(g.fd)
@@ -33,7 +33,7 @@ func (l *loop) pin(g *guest) {
 	}
 	s := newSession(l.srv, g.id, conn)
 	s.home, s.pinnedAt, s.where = l, time.Now(), g.where
-	s.st, s.own = g.state(), own
+	s.st, s.own, s.letIn = g.state(), own, letIn
 	if own != nil {
 		own.ver = s.st.ver
 	}
@@ -77,7 +77,7 @@ func (s *session) goHome() bool {
 	s.link, s.ended = nil, true
 	others := []*link{s.warm, s.ahead}
 	s.warm, s.ahead = nil, nil
-	st := s.st
+	st, letIn := s.st, s.letIn
 	k.key = bearingKey(k.side, s.srv.setup(&st, k.from, k.route, true))
 	s.mu.Unlock()
 
@@ -94,7 +94,7 @@ func (s *session) goHome() bool {
 	s.srv.sent.Add(s.out.bytes())
 	s.srv.remove(s)
 	s.moved()
-	g := &guest{id: s.id, where: s.where}
+	g := &guest{id: s.id, where: s.where, letIn: letIn}
 	if st.ver != 0 || st.db != 0 || st.proto != 2 || st.authed {
 		g.st = &st
 	}
@@ -153,7 +153,8 @@ type pool struct {
 }
 
 // pooled returns a connection in the session's state that was there before it,
-// its own or one from the pool; nil when there is none.
+// its own or one from the pool; nil when there is none. Those in the pool may be
+// older than the server's password, so they are for none that was not let in before.
 func (s *session) pooled(route router.Route) (*link, error) {
 	if own := s.own; own != nil {
 		s.own = nil
@@ -163,6 +164,12 @@ func (s *session) pooled(route router.Route) (*link, error) {
 		own.close()
 	}
 	if s.home == nil || !s.srv.cfg.Shared {
+		return nil, nil
+	}
+	s.mu.Lock()
+	letIn := s.letIn || s.st.authed
+	s.mu.Unlock()
+	if !letIn {
 		return nil, nil
 	}
 	lines, ver, from := s.snapshot(route, true)

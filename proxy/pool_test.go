@@ -22,3 +22,17 @@ func TestSwitchWhilePooledConnectionsAreInUse(t *testing.T) {
 	w.switchTo(router.Target)
 	c.want("EXEC", "*0\r\n")
 }
+
+// TestPoolKnowsLikeConnections has a client say what every library says of itself:
+// the connections of two that say the same are alike.
+func TestPoolKnowsLikeConnections(t *testing.T) {
+	w := newWorld(t)
+	st := newState()
+	st.info = map[string][]byte{"lib-name": []byte("a"), "lib-ver": []byte("1")}
+	key := bearingKey(router.Source, w.proxy.setup(&st, router.Source, w.gate.Route(), true))
+	for range 64 {
+		if again := bearingKey(router.Source, w.proxy.setup(&st, router.Source, w.gate.Route(), true)); again != key {
+			t.Fatalf("%q is not %q", again, key)
+		}
+	}
+}

@@ -327,11 +327,13 @@ func (r *reader) finish() {
 		if s.st.multi && s.st.stuck == "" {
 			s.st.stuck = "its transaction was not followed"
 		}
+		s.letIn = s.letIn || !r.tally.head.failing
 		c, known := s.fifo.pop()
 		r.took(c, known, nil)
 		r.leaves++
 		r.advance()
 	case ofItem:
+		s.letIn = s.letIn || !r.tally.head.failing && !r.it.spec.forAnybody()
 		r.finishItem()
 	}
 	r.coll, r.it, r.owner = nil, nil, nobody

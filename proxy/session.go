@@ -87,6 +87,7 @@ type session struct {
 	kept       bool      // the client knows which connection it has, or has told the server what a shared one must not hold
 	waitsEmpty bool
 	doubtful   bool // a HELLO was refused that may have been obeyed in part
+	letIn      bool // a server has taken a command of the client, so it has let it in
 }
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {

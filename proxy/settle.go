@@ -270,7 +270,7 @@ func (r *reader) apply(it *item) {
 		ver := st.ver
 		*st = newState()
 		st.ver = ver + 1
-		s.mute, s.skip, s.skipNext = false, false, false
+		s.mute, s.skip, s.skipNext, s.letIn = false, false, false, false
 	case vRaw:
 		r.raw, s.raw = true, true
 	case vScript:

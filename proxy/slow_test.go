@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -135,4 +137,37 @@ func TestWindowGoesByTheSizeOfReplies(t *testing.T) {
 	if g.window() != deepest {
 		t.Error("the window does not open again:", g.window())
 	}
+}
+
+// TestClientIsNotAskedForWhileItsServerIsDialled has a client send before its own
+// upstream is connected. The loop must not be woken by that again and again.
+func TestClientIsNotAskedForWhileItsServerIsDialled(t *testing.T) {
+	dialled := make(chan struct{})
+	w := newWorld(t, func(c *Config) {
+		c.Shared = false
+		dial := c.Upstreams[0].Dial
+		c.Upstreams[0].Dial = func(ctx context.Context) (net.Conn, error) {
+			select {
+			case <-dialled:
+				return dial(ctx)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	})
+	c := w.client()
+	c.send("PING")
+	until(t, "the kernel is not asked for the client", func() bool {
+		asked := 1
+		for _, l := range w.proxy.eventLoops() {
+			l.call(func() {
+				for g := range l.guests {
+					asked = int(g.interest)
+				}
+			})
+		}
+		return asked == 0
+	})
+	close(dialled)
+	c.expect("+PONG\r\n")
 }

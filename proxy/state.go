@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 
@@ -162,8 +163,8 @@ func (s *Server) setup(st *state, from router.Side, route router.Route, full boo
 	if len(st.name) > 0 {
 		out = append(out, line{wire: wireOf([]byte("CLIENT"), []byte("SETNAME"), st.name), what: "CLIENT SETNAME"})
 	}
-	for attr, v := range st.info {
-		out = append(out, line{wire: wireOf([]byte("CLIENT"), []byte("SETINFO"), []byte(attr), v), what: "CLIENT SETINFO", lenient: true})
+	for _, attr := range slices.Sorted(maps.Keys(st.info)) { // in order, so that like connections are found to be so
+		out = append(out, line{wire: wireOf([]byte("CLIENT"), []byte("SETINFO"), []byte(attr), st.info[attr]), what: "CLIENT SETINFO", lenient: true})
 	}
 	if st.noEvict {
 		out = append(out, line{wire: words("CLIENT", "NO-EVICT", "ON"), what: "CLIENT NO-EVICT", lenient: true})

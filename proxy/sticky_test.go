@@ -65,6 +65,45 @@ func TestConnectionWithAKnownIDIsKept(t *testing.T) {
 	c.expect("*-1\r\n")
 }
 
+// TestPooledConnectionLetsNobodyIn sets a password while there are connections
+// from before it: who comes later must not get in by one of those, but who was let
+// in before still is.
+func TestPooledConnectionLetsNobodyIn(t *testing.T) {
+	w := newWorld(t)
+	const line, refused = "EVAL \"return redis.call('get', 'a')\" 0", "-NOAUTH Authentication required.\r\n"
+	before, alone := w.client(), w.client()
+	before.want("SET a 1", ok)
+	before.want(line, bulk("1"))
+	alone.want(line, bulk("1"))
+	w.shares()
+	w.do(router.Source, 0, "CONFIG", "SET", "requirepass", "p")
+	for _, c := range []*raw{before, alone} {
+		w.client().want(line, refused)
+		c.want(line, bulk("1"))
+		w.client().want(line, refused)
+		if *upstreams == "shared" {
+			until(t, "the connection is in the pool", func() bool { return w.pooled() > 0 })
+		}
+	}
+	after := w.client()
+	after.want(line, refused)
+	after.want("AUTH p", ok)
+	after.want(line, bulk("1"))
+	after.want("RESET", "+RESET\r\n")
+	after.want(line, refused)
+}
+
+// pooled returns how many connections wait to be used again.
+func (w *world) pooled() (n int) {
+	p := &w.proxy.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, list := range p.links {
+		n += len(list)
+	}
+	return n
+}
+
 // TestNewClientNeedsThePasswordOfNow sets a password while an unauthenticated
 // connection is shared: who comes later must not get in by it.
 func TestNewClientNeedsThePasswordOfNow(t *testing.T) {

@@ -439,7 +439,8 @@ func (l *loop) bindOwn(g *guest) *trunk {
 	return nil
 }
 
-// attach makes a connection that a session has used a guest's own again.
+// attach makes a connection that a session has used a guest's own again. Where that
+// cannot be, welcome, which must follow, gets it another one.
 func (l *loop) attach(g *guest, k *link, fd int) {
 	t := &trunk{l: l, side: k.side, owner: g}
 	g.trunk = t
@@ -448,8 +449,8 @@ func (l *loop) attach(g *guest, k *link, fd int) {
 		t.dead = true
 	}
 	l.connected(t, k, fd, nil)
-	if g.trunk != nil && !t.ready {
-		l.finish(g)
+	if !t.ready {
+		g.trunk = nil
 	}
 	g.gen = l.gen
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/router"
@@ -151,4 +152,30 @@ func TestWarmConnectionsDied(t *testing.T) {
 	if w.do(router.Target, 5, "GET", "in3") != "1" {
 		t.Fatal("written into the wrong database")
 	}
+}
+
+// TestSwitchGivenUpWithWritesPaused has a write wait at the server for so long that
+// its shared connection takes no more commands, and a switch given up for it.
+func TestSwitchGivenUpWithWritesPaused(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shared, c.Loops = true, 1 })
+	c, other := w.client(), w.client()
+	c.want("GET a", "$-1\r\n")
+	w.do(router.Source, 0, "CLIENT", "PAUSE", 60000, "WRITE")
+	c.send("INCR a")
+	until(t, "others go on with another connection", func() bool {
+		l, n := w.proxy.eventLoops()[0], 0
+		l.call(func() { n = len(l.retired) })
+		return n == 1
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	old := w.gate.Route()
+	if err := w.proxy.Hold(ctx); err == nil {
+		t.Fatal("the gate got empty")
+	}
+	w.proxy.Release(old)
+	other.want("GET a", "$-1\r\n")
+	w.do(router.Source, 0, "CLIENT", "UNPAUSE")
+	c.expect(":1\r\n")
+	c.want("INCR a", ":2\r\n")
 }
