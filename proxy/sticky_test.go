@@ -42,6 +42,25 @@ func TestWaitIsForTheWritesBefore(t *testing.T) {
 		}
 		c.want("WAIT 1 5000", ":1\r\n")
 	}
+	if *upstreams == "shared" && !strings.Contains(rc.Info(context.Background(), "commandstats").Val(), "cmdstat_spublish") {
+		t.Error("the connection that waits has replicated nothing: since Redis 7.2 it would not have waited")
+	}
+}
+
+// TestWaitOfWhoMayNotPublish keeps a client where its next writes and its next WAIT
+// are of one connection.
+func TestWaitOfWhoMayNotPublish(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shared = true })
+	w.do(router.Source, 0, "ACL", "SETUSER", "app", "on", ">p", "allkeys", "resetchannels", "+@all")
+	c := w.client()
+	c.want("AUTH app p", "+OK\r\n")
+	c.want("WAIT 0 10", ":0\r\n")
+	for deadline := time.Now().Add(3 * quietFor); time.Now().Before(deadline); {
+		c.want("SET a 1", "+OK\r\n")
+	}
+	if n := len(w.proxy.snapshotSessions()); n != 1 {
+		t.Errorf("%d clients have a session", n)
+	}
 }
 
 // TestConnectionWithAKnownIDIsKept has a client ask for its id: whoever it tells
