@@ -128,6 +128,9 @@ func (l *loop) round() {
 	if len(l.closing) > 0 || len(l.paused) > 0 {
 		timeout = 100 * time.Millisecond
 	}
+	if len(l.resumed) > 0 { // the last flushes have let somebody go on
+		timeout = 0
+	}
 	var err error
 	if l.events, err = l.poll.Wait(l.events[:0], timeout); err != nil {
 		l.srv.log.Error("waiting for clients", "err", err)
