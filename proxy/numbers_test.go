@@ -31,14 +31,16 @@ func (n Numbers) family(name string) Family {
 func (w *world) wantCounts(before Numbers, want string) Numbers {
 	w.t.Helper()
 	var n Numbers
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		if n = w.proxy.Numbers().Since(before); counts(n) == want {
-			return n
+	defer func() {
+		if got := counts(n); got != want {
+			w.t.Logf("counted: %s", got)
 		}
-		if time.Now().After(deadline) {
-			w.t.Fatalf("counted: %s\nwant:    %s", counts(n), want)
-		}
-	}
+	}()
+	until(w.t, "the numbers are "+want, func() bool {
+		n = w.proxy.Numbers().Since(before)
+		return counts(n) == want
+	})
+	return n
 }
 
 func TestEveryRowHasAFamily(t *testing.T) {
