@@ -68,10 +68,10 @@ func TestProcessFiguresAreRead(t *testing.T) {
 			t.Errorf("%q was read as %v", text, got)
 		}
 	}
-	if got, err := parseResident("Name:\tx\nVmHWM:\t 3000 kB\nVmRSS:\t 2000 kB\n"); err != nil || got != 2.048 {
+	if got, err := parseMemory("Name:\tx\nVmHWM:\t 3000 kB\nVmRSS:\t 2000 kB\n", "VmRSS:"); err != nil || got != 2.048 {
 		t.Errorf("read %v, %v", got, err)
 	}
-	if got, err := parseResident("Name:\tx\n"); err == nil {
+	if got, err := parseMemory("Name:\tx\n", "VmRSS:"); err == nil {
 		t.Errorf("nothing was read as %v", got)
 	}
 	if _, err := os.Stat("/proc/self/stat"); err == nil {

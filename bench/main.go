@@ -28,11 +28,15 @@ type options struct {
 	holRate    float64
 	keys       int
 	redisShake string
+	sync       bool
 }
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == copierVerb {
 		exit(copier(context.Background(), os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == floorVerb {
+		exit(floor(context.Background(), os.Args[2:]))
 	}
 	var o options
 	flag.StringVar(&o.crossfade, "crossfade", "bin/crossfade", "the crossfade `BINARY`")
@@ -44,7 +48,8 @@ func main() {
 	flag.BoolVar(&o.hol, "hol", false, "measure instead what large values do to small ones (head of line)")
 	flag.Float64Var(&o.holRate, "hol-rate", 2000, "small requests a second with -hol")
 	flag.BoolVar(&o.bulk, "bulk", false, "measure instead what a full copy does to clients")
-	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk")
+	flag.BoolVar(&o.sync, "sync", false, "measure instead how fast a full copy is")
+	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk and -sync")
 	flag.Parse()
 	o.redisShake = os.Getenv("REDISSHAKE")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -83,6 +88,8 @@ func run(ctx context.Context, o options) (err error) {
 	switch {
 	case o.hol:
 		claims, err = headOfLine(ctx, o, p)
+	case o.sync:
+		claims, err = copySpeed(ctx, o, p)
 	case o.bulk:
 		claims, err = besideBulk(ctx, o, p)
 	default:

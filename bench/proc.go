@@ -42,17 +42,22 @@ func parseCPU(stat string) (time.Duration, error) {
 }
 
 // residentMB is the memory that a process holds, in MB (10^6 bytes).
-func residentMB(pid int) (float64, error) {
+func residentMB(pid int) (float64, error) { return memoryMB(pid, "VmRSS:") }
+
+// peakMB is the most that a process has held, in MB.
+func peakMB(pid int) (float64, error) { return memoryMB(pid, "VmHWM:") }
+
+func memoryMB(pid int, field string) (float64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, fmt.Errorf("reading a process's memory: %w", err)
 	}
-	return parseResident(string(text))
+	return parseMemory(string(text), field)
 }
 
-func parseResident(status string) (float64, error) {
+func parseMemory(status, field string) (float64, error) {
 	for line := range strings.Lines(status) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, field); ok {
 			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 64)
 			if err != nil {
 				return 0, fmt.Errorf("reading a process's memory: %w", err)
@@ -60,5 +65,5 @@ func parseResident(status string) (float64, error) {
 			return kib * 1024 / 1e6, nil
 		}
 	}
-	return 0, fmt.Errorf("reading a process's memory: no VmRSS in %q", status)
+	return 0, fmt.Errorf("reading a process's memory: no %s in %q", field, status)
 }

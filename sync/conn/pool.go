@@ -1,4 +1,4 @@
-// Package conn gives go-redis clients for one server, one client a database.
+// Package conn gives clients for one server: go-redis ones, one a database, and wires for bulk work.
 // It owns their settings: no silent retry, contexts obeyed, a name that tells them apart.
 // It never selects a database on a connection that somebody else may get.
 package conn

@@ -120,6 +120,13 @@ func (s *Set) Take(ctx context.Context, limit int) ([]string, error) {
 	}
 }
 
+// TakeNow is Take without the waiting: nil when nothing is queued.
+func (s *Set) TakeNow(limit int) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.take(limit)
+}
+
 func (s *Set) take(limit int) []string {
 	n := min(limit, len(s.queue)-s.head)
 	if n <= 0 {

@@ -42,6 +42,16 @@ func (b *brake) enter(ctx context.Context) error {
 	}
 }
 
+// tryEnter is enter without the waiting.
+func (b *brake) tryEnter() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.pulled {
+		b.inside++
+	}
+	return !b.pulled
+}
+
 // leave ends a copy: its outcome is known, or the connection it was sent on is
 // gone from the server.
 func (b *brake) leave() {

@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,8 +10,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
-	"github.com/crossfade/crossfade/sync/value"
+	"github.com/crossfade/crossfade/sync/pipe"
 )
 
 // lane keeps one database of To equal to one database of From.
@@ -20,7 +20,8 @@ type lane struct {
 	m        *Mirror
 	from, to int
 	dirty    *dirty.Set
-	batch    value.Batch
+	ways     *pipe.Ways
+	pages    chan task // from the scanner to the workers
 
 	// scan state. wanted rises with each request; a scan that began at wanted
 	// value n makes the lane as good as n when it ends.
@@ -42,7 +43,14 @@ type counters struct {
 }
 
 func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
-	return &lane{m: m, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake()}
+	return &lane{
+		m: m, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake(),
+		pages: make(chan task),
+		ways: &pipe.Ways{
+			Source: func(ctx context.Context) (*conn.Wire, error) { return m.cfg.From.Wire(ctx, from) },
+			Big:    bigFrom,
+		},
+	}
 }
 
 func (l *lane) src() *redis.Client { return l.m.cfg.From.DB(l.from) }
@@ -50,8 +58,9 @@ func (l *lane) dst() *redis.Client { return l.m.cfg.To.DB(l.to) } // for reading
 
 // start runs the workers and the scanner until the mirror stops.
 func (l *lane) start() {
-	for range l.m.cfg.Workers {
-		l.m.wg.Go(l.work)
+	for i := range l.m.cfg.Workers {
+		w := newWorker(l, i == 0 && l.m.cfg.Workers > 1)
+		l.m.wg.Go(w.run)
 	}
 	l.m.wg.Go(l.scanner)
 }
@@ -112,85 +121,6 @@ func (l *lane) waitClean(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// work copies dirty keys until the mirror stops.
-func (l *lane) work() {
-	for {
-		keys, err := l.dirty.Take(l.m.ctx, l.m.cfg.Batch)
-		if err != nil {
-			return
-		}
-		if err := l.brake.enter(l.m.ctx); err != nil {
-			l.dirty.Retry(keys)
-			return
-		}
-		l.copyKeys(keys)
-	}
-}
-
-// copyKeys brings keys in hand across and gives them back. The brake was
-// entered by the caller and is left here. The copy itself is not cancelled by
-// Stop: an answer that nobody waits for would be a write that may still arrive.
-func (l *lane) copyKeys(keys []string) {
-	to := l.m.writer()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
-	failed, err := l.copyOnce(ctx, to.pool.DB(l.to), keys)
-	cancel()
-	if err != nil && l.m.ctx.Err() == nil {
-		l.m.errs.add("copy", fmt.Errorf("copying %d keys of database %d from %s to %s: %w", len(keys), l.from, l.m.cfg.From, l.m.cfg.To, err))
-		l.m.replaceWriter(to) // returns once nothing of the old one can arrive any more
-	}
-	l.brake.leave()
-	if len(failed) == 0 {
-		l.finished(keys)
-		l.dirty.Done(keys)
-		return
-	}
-	bad := make(map[string]bool, len(failed))
-	for _, k := range failed {
-		bad[k] = true
-	}
-	good := make([]string, 0, len(keys)-len(failed))
-	for _, k := range keys {
-		if !bad[k] {
-			good = append(good, k)
-		}
-	}
-	l.finished(good)
-	l.dirty.Done(good)
-	sleep(l.m.ctx, 100*time.Millisecond) // a server that is away or full is not hammered
-	l.dirty.Retry(failed)
-}
-
-// copyOnce returns the keys that were not copied; err is set when the outcome
-// of a write to To is unknown or a connection failed.
-func (l *lane) copyOnce(ctx context.Context, dst *redis.Client, keys []string) (failed []string, err error) {
-	outcomes, err := l.batch.Copy(ctx, l.src(), dst, keys)
-	if err != nil {
-		return keys, err
-	}
-	for i, o := range outcomes {
-		if errors.Is(o.Err, value.ErrRestoreRefused) {
-			o, o.Err = value.Logical(ctx, l.src(), dst, keys[i])
-		}
-		if o.Err != nil {
-			failed = append(failed, keys[i])
-			bad := fmt.Errorf("copying key %q of database %d from %s to %s: %w", keys[i], l.from, l.m.cfg.From, l.m.cfg.To, o.Err)
-			l.m.errs.add("copy", bad)
-			if value.Unknown(o.Err) {
-				err = bad
-			}
-			continue
-		}
-		l.count.bytes.Add(o.Bytes)
-		if o.Removed {
-			l.count.removed.Add(1)
-		} else {
-			l.count.copied.Add(1)
-		}
-	}
-	return failed, err
 }
 
 func (l *lane) finished(keys []string) {
@@ -269,54 +199,31 @@ func (l *lane) scan(ctx context.Context) error {
 	return nil
 }
 
+// scanFrom gives every page to the workers and returns when all of them are copied,
+// or, where that failed, dirty.
 func (l *lane) scanFrom(ctx context.Context) error {
-	pages := make(chan []string)
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(ctx)
-	defer wg.Wait()
-	defer cancel()
-	var scanErr error
-	wg.Go(func() {
-		defer close(pages)
-		scanErr = eachPage(ctx, l.src(), l.m.cfg.ScanCount, func(keys []string) error {
+	var under sync.WaitGroup
+	defer under.Wait() // the workers give back what they have taken, whatever happens
+	err := eachPage(ctx, l.src(), l.m.cfg.ScanCount, func(keys []string) error {
+		l.count.scanned.Add(int64(len(keys)))
+		for mine := l.dirty.Claim(keys); len(mine) > 0; {
+			n := min(len(mine), l.m.cfg.Batch)
+			under.Add(1)
 			select {
-			case pages <- keys:
-				return nil
+			case l.pages <- task{keys: mine[:n:n], done: under.Done}:
 			case <-ctx.Done():
+				under.Done()
+				l.dirty.Retry(mine)
 				return context.Cause(ctx)
 			}
-		})
+			mine = mine[n:]
+		}
+		return nil
 	})
-	var copiers sync.WaitGroup
-	for range l.m.cfg.Workers {
-		copiers.Go(func() {
-			for keys := range pages {
-				l.count.scanned.Add(int64(len(keys)))
-				l.copyPage(ctx, keys)
-			}
-		})
-	}
-	copiers.Wait()
-	wg.Wait()
-	if scanErr != nil {
-		return fmt.Errorf("scanning database %d of %s: %w", l.from, l.m.cfg.From, scanErr)
+	if err != nil {
+		return fmt.Errorf("scanning database %d of %s: %w", l.from, l.m.cfg.From, err)
 	}
 	return nil
-}
-
-// copyPage claims and copies one page of a scan. What cannot be copied now is
-// given back as dirty.
-func (l *lane) copyPage(ctx context.Context, keys []string) {
-	mine := l.dirty.Claim(keys)
-	for len(mine) > 0 {
-		n := min(len(mine), l.m.cfg.Batch)
-		if err := l.brake.enter(ctx); err != nil {
-			l.dirty.Retry(mine)
-			return
-		}
-		l.copyKeys(mine[:n:n])
-		mine = mine[n:]
-	}
 }
 
 func (l *lane) scanTo(ctx context.Context) error {

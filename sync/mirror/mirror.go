@@ -263,7 +263,7 @@ func (m *Mirror) Stop() {
 	}
 	m.mu.Unlock()
 	m.wg.Wait()
-	_ = m.writer().pool.Close()
+	m.writer().close()
 }
 
 // Mark says that keys of From's database db may have changed without an event.

@@ -2,8 +2,10 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -19,11 +21,55 @@ import (
 type writer struct {
 	pool *conn.Pool
 	gen  int
+
+	mu     sync.Mutex
+	wires  map[*conn.Wire]struct{}
+	closed bool // nothing is written any more, and no wire dialled
 }
+
+var errReplaced = errors.New("the connections for copying are being replaced")
 
 func newWriter(base *conn.Pool, timeout time.Duration, gen int) *writer {
 	name := strings.TrimPrefix(base.Name(), conn.NamePrefix)
-	return &writer{pool: conn.New(base.Endpoint(), fmt.Sprintf("%s:copy:%d", name, gen), timeout), gen: gen}
+	return &writer{
+		pool: conn.New(base.Endpoint(), fmt.Sprintf("%s:copy:%d", name, gen), timeout), gen: gen,
+		wires: make(map[*conn.Wire]struct{}),
+	}
+}
+
+// wire dials one more connection of the set. It is the caller's to close, and is
+// closed under its hands when the set is replaced.
+func (w *writer) wire(ctx context.Context, db int) (*conn.Wire, error) {
+	wire, err := w.pool.Wire(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		wire.Close()
+		return nil, errReplaced
+	}
+	for old := range w.wires { // those that their owners have closed meanwhile
+		if old.Closed() {
+			delete(w.wires, old)
+		}
+	}
+	w.wires[wire] = struct{}{}
+	return wire, nil
+}
+
+// close ends every connection of the set. What lies in their sockets may still
+// arrive.
+func (w *writer) close() {
+	w.mu.Lock()
+	w.closed = true
+	for wire := range w.wires {
+		wire.Close()
+	}
+	clear(w.wires)
+	w.mu.Unlock()
+	_ = w.pool.Close()
 }
 
 // writer returns the current set.
@@ -43,6 +89,7 @@ func (m *Mirror) replaceWriter(old *writer) {
 		return
 	}
 	next := newWriter(m.cfg.To, m.cfg.Timeout, old.gen+1)
+	old.close() // first: what is sent on a connection dialled after the killing would escape it
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := KillNamed(ctx, m.cfg.To.DB(0), func(name string) bool { return name == old.pool.Name() })
@@ -55,7 +102,6 @@ func (m *Mirror) replaceWriter(old *writer) {
 			break
 		}
 	}
-	_ = old.pool.Close()
 	m.mu.Lock()
 	m.out = next
 	m.mu.Unlock()

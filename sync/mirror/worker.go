@@ -1,0 +1,238 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/pipe"
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+// bigFrom is from how many bytes on the source a key is not copied in one piece:
+// about what a server dumps or restores in a millisecond or two.
+const bigFrom = 512 << 10
+
+// task is a number of keys in hand, which were entered into the brake by nobody
+// yet. done, where there is one, is called when they are given back.
+type task struct {
+	keys []string
+	done func()
+}
+
+// worker copies keys of one lane, those that are dirty and those that a scan has
+// claimed, through a pipe of its own.
+type worker struct {
+	l     *lane
+	pipe  *pipe.Pipe
+	to    *writer // the set that the pipe's connection to To is of
+	scans bool    // scanned keys come first; the other workers take dirty ones first
+	sick  []task  // could not be copied: to be tried again after a pause
+}
+
+func newWorker(l *lane, scans bool) *worker {
+	w := &worker{l: l, scans: scans}
+	w.pipe = pipe.New(l.ways, w.dial)
+	return w
+}
+
+// dial connects to To.
+func (w *worker) dial(ctx context.Context) (*conn.Wire, error) {
+	w.to = w.l.m.writer()
+	return w.to.wire(ctx, w.l.to)
+}
+
+// run copies until the mirror stops. What is under way then is not cancelled: an
+// answer that nobody waits for would be a write that may still arrive.
+func (w *worker) run() {
+	defer w.pipe.Close()
+	for {
+		next, ok := w.next()
+		if !ok {
+			return
+		}
+		jobs, err := w.pipe.Step(w.l.m.ctx, next)
+		if err != nil {
+			w.failed(jobs, err)
+		}
+		for _, j := range jobs {
+			w.settle(j)
+		}
+	}
+}
+
+// next returns the next job, entered into the brake; nil while there is none but
+// something is under way, and not ok when there will be none any more.
+func (w *worker) next() (job *pipe.Job, ok bool) {
+	l := w.l
+	idle := w.pipe.Idle()
+	if len(w.sick) > 0 {
+		if !idle {
+			return nil, true
+		}
+		sleep(l.m.ctx, 100*time.Millisecond) // a server that is away or full is not hammered
+		w.retry()
+	}
+	for {
+		if l.m.ctx.Err() != nil {
+			return nil, !idle
+		}
+		changed := l.dirty.Changed() // before looking: a change in between must wake us
+		if !l.brake.tryEnter() {
+			if !idle {
+				return nil, true // who has pulled the brake waits for what is under way
+			}
+			if l.brake.enter(l.m.ctx) != nil {
+				return nil, false
+			}
+		}
+		t, found := w.look()
+		if found {
+			return pipe.NewJob(t.keys, t.done), true
+		}
+		l.brake.leave()
+		if !idle {
+			return nil, true
+		}
+		select {
+		case t := <-l.pages:
+			if l.brake.enter(l.m.ctx) != nil {
+				w.back(t)
+				return nil, false
+			}
+			return pipe.NewJob(t.keys, t.done), true
+		case <-changed:
+		case <-l.m.ctx.Done():
+		}
+	}
+}
+
+// look takes what is there.
+func (w *worker) look() (t task, found bool) {
+	if !w.scans {
+		if keys := w.l.dirty.TakeNow(w.l.m.cfg.Batch); len(keys) > 0 {
+			return task{keys: keys}, true
+		}
+	}
+	select {
+	case t = <-w.l.pages:
+		return t, true
+	default:
+	}
+	if w.scans {
+		if keys := w.l.dirty.TakeNow(w.l.m.cfg.Batch); len(keys) > 0 {
+			return task{keys: keys}, true
+		}
+	}
+	return task{}, false
+}
+
+// back gives keys back that were not copied.
+func (w *worker) back(t task) {
+	w.l.dirty.Retry(t.keys)
+	if t.done != nil {
+		t.done()
+	}
+}
+
+func (w *worker) retry() {
+	for _, t := range w.sick {
+		w.back(t)
+	}
+	w.sick = nil
+}
+
+// failed makes sure that nothing of what was under way can still arrive.
+func (w *worker) failed(jobs []*pipe.Job, err error) {
+	l := w.l
+	keys, unknown := 0, false
+	for _, j := range jobs {
+		if j.Failed {
+			keys += len(j.Keys)
+			unknown = unknown || j.Unknown
+		}
+	}
+	if l.m.ctx.Err() == nil {
+		l.m.errs.add("copy", fmt.Errorf("copying %d keys of database %d from %s to %s: %w", keys, l.from, l.m.cfg.From, l.m.cfg.To, err))
+	}
+	if unknown {
+		l.m.replaceWriter(w.to) // returns once nothing of the old one can arrive any more
+	}
+}
+
+// settle gives back the keys of a job that has come out of the pipe.
+func (w *worker) settle(j *pipe.Job) {
+	l := w.l
+	done, _ := j.Note.(func())
+	good := make([]string, 0, len(j.Keys))
+	var bad, again, big []string
+	for i, o := range j.Outcomes {
+		k := j.Keys[i]
+		switch {
+		case o.Err == nil:
+			good = append(good, k)
+			l.count.add(o)
+			continue
+		case errors.Is(o.Err, pipe.ErrChanged):
+			again = append(again, k)
+			continue
+		case errors.Is(o.Err, value.ErrRestoreRefused): // ErrTooBig as well
+			big = append(big, k)
+			continue
+		}
+		bad = append(bad, k)
+		if !j.Failed {
+			l.m.errs.add("copy", fmt.Errorf("copying database %d from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
+		}
+	}
+	if len(big) > 0 {
+		more, sick := w.byType(big)
+		good, bad = append(good, more...), append(bad, sick...)
+	}
+	l.brake.leave()
+	l.finished(good)
+	l.dirty.Done(good)
+	l.dirty.Retry(again)
+	if len(bad) > 0 {
+		w.sick = append(w.sick, task{keys: bad, done: done})
+		return
+	}
+	if done != nil {
+		done()
+	}
+}
+
+// byType copies keys one by one that RESTORE does not take.
+func (w *worker) byType(keys []string) (good, bad []string) {
+	l := w.l
+	for _, k := range keys {
+		to := l.m.writer()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
+		o, err := value.Logical(ctx, l.src(), to.pool.DB(l.to), k)
+		cancel()
+		if err == nil {
+			l.count.add(o)
+			good = append(good, k)
+			continue
+		}
+		bad = append(bad, k)
+		if l.m.ctx.Err() == nil {
+			l.m.errs.add("copy", fmt.Errorf("copying key %q of database %d from %s to %s: %w", k, l.from, l.m.cfg.From, l.m.cfg.To, err))
+		}
+		if value.Unknown(err) {
+			l.m.replaceWriter(to)
+		}
+	}
+	return good, bad
+}
+
+func (c *counters) add(o value.Outcome) {
+	c.bytes.Add(o.Bytes)
+	if o.Removed {
+		c.removed.Add(1)
+	} else {
+		c.copied.Add(1)
+	}
+}

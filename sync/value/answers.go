@@ -1,0 +1,21 @@
+package value
+
+import "fmt"
+
+// UnknownCommand reports whether err is a server's answer that it does not know the
+// command.
+func UnknownCommand(err error) bool { return unknownCommand(err) }
+
+// Classify gives a refusal of the target its name: ErrRestoreRefused, ErrOutOfMemory.
+// Any other error is returned as it is, without the arguments a server repeats.
+func Classify(err error) error { return classify(err) }
+
+// Forbids makes a server's answer that it does not know or does not permit DUMP or
+// RESTORE an ErrRestoreRefused: the key can still be copied by type. Any other error
+// is returned as Classify does.
+func Forbids(err error) error {
+	if unknownCommand(err) || says(err, "noperm") {
+		return fmt.Errorf("%w: %w", ErrRestoreRefused, discreet(err))
+	}
+	return classify(err)
+}
