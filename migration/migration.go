@@ -12,6 +12,7 @@ import (
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
+	"github.com/crossfade/crossfade/sync/throttle"
 )
 
 // Traffic is what a migration needs of the proxy: the clients' side of a switch.
@@ -32,6 +33,9 @@ type Traffic interface {
 	UpstreamAddrs(side router.Side) map[string]struct{}
 	// Silent counts commands that no notification reports, see mirror.Config.
 	Silent() (forwarded, finished map[string]int64)
+	// Served counts the commands that clients were answered, those that wait in the
+	// server left out, and the time that all of them took together.
+	Served() (commands int64, took time.Duration)
 }
 
 // Stalls tells how long clients waited.
@@ -185,7 +189,13 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
 		Silent:              m.traffic.Silent,
 		Scripts:             m.traffic.Scripts,
+		Served:              m.served,
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
+}
+
+func (m *Migration) served() throttle.Served {
+	commands, took := m.traffic.Served()
+	return throttle.Served{Commands: commands, Time: took}
 }
 
 func (m *Migration) setProblems(problems ...string) {

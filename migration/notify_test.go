@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/redistest"
@@ -96,6 +97,7 @@ func (idle) Stalls() Stalls                                 { return Stalls{} }
 func (idle) Scripts() []string                              { return nil }
 func (idle) UpstreamAddrs(router.Side) map[string]struct{}  { return nil }
 func (idle) Silent() (forwarded, finished map[string]int64) { return nil, nil }
+func (idle) Served() (commands int64, took time.Duration)   { return 0, 0 }
 
 // quietMigration returns a migration between two servers that does nothing yet.
 func quietMigration(t *testing.T, source, target config.Endpoint, change func(*config.Config)) *Migration {

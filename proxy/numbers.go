@@ -115,6 +115,31 @@ func (s *Server) countConnections(n *Numbers) {
 	}
 }
 
+// Served counts the commands that were answered, those left out that may wait in the
+// server, and the time that all of them took together. It is cheaper than Numbers.
+func (s *Server) Served() (commands int64, took time.Duration) {
+	for _, l := range s.eventLoops() {
+		part := l.numbers()
+		for f := range part.m.families {
+			if family(f) != fBlocking {
+				commands += part.m.families[f].total.Count()
+				took += part.m.families[f].total.Sum
+			}
+		}
+	}
+	for i := range s.measures {
+		for f := range s.measures[i].families {
+			if family(f) != fBlocking {
+				var h Histogram
+				s.measures[i].families[f].total.addTo(&h)
+				commands += h.Count()
+				took += h.Sum
+			}
+		}
+	}
+	return commands, took
+}
+
 // loopNumbers is what a loop adds to them.
 type loopNumbers struct {
 	m      measure

@@ -207,7 +207,11 @@ func (l *lane) scanFrom(ctx context.Context) error {
 	err := eachPage(ctx, l.src(), l.m.cfg.ScanCount, func(keys []string) error {
 		l.count.scanned.Add(int64(len(keys)))
 		for mine := l.dirty.Claim(keys); len(mine) > 0; {
-			n := min(len(mine), l.m.cfg.Batch)
+			n := min(len(mine), l.m.throttle.Batch(l.m.cfg.Batch))
+			if err := l.m.throttle.Wait(ctx, n); err != nil {
+				l.dirty.Retry(mine)
+				return err
+			}
 			under.Add(1)
 			select {
 			case l.pages <- task{keys: mine[:n:n], done: under.Done}:

@@ -16,6 +16,7 @@ import (
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
+	"github.com/crossfade/crossfade/sync/throttle"
 )
 
 // KeyPrefix begins the keys of ours. They are never copied, counted or compared,
@@ -55,6 +56,10 @@ type Config struct {
 	// Silent counts the commands without notifications that went through the
 	// proxy, per command: nil when nobody counts. See foreign.go.
 	Silent func() (forwarded, finished map[string]int64)
+	// Limits bound the copies of scans; Served is what they are paced by besides, so
+	// that clients do not feel them. nil: they are not.
+	Limits throttle.Limits
+	Served func() throttle.Served
 	// Scripts returns the script bodies that the proxy saw: what they run inside
 	// counts on the server too. nil: none.
 	Scripts func() []string
@@ -87,6 +92,7 @@ type Mirror struct {
 	following bool
 	beat      heartbeat
 	foreign   foreign
+	throttle  *throttle.Throttle
 	errs      recentErrors
 
 	functions carriedFunctions
@@ -109,6 +115,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		m.lanes[from] = newLane(m, from, to, dirty.New(cfg.DirtyLimit))
 	}
 	m.beat.init()
+	m.throttle = throttle.New(cfg.Limits, cfg.Served)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
 	return m
 }
@@ -192,6 +199,7 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 	if started {
 		return nil
 	}
+	m.wg.Go(func() { m.throttle.Run(m.ctx) })
 	for _, db := range m.order {
 		m.lanes[db].start()
 	}
@@ -203,6 +211,7 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 // To is still the process that took it all. Writers that go on may keep it
 // waiting until ctx ends.
 func (m *Mirror) Drain(ctx context.Context) error {
+	defer m.throttle.Hurry()()
 	for {
 		if err := m.barrier(ctx); err != nil {
 			return err

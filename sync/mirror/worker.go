@@ -168,12 +168,14 @@ func (w *worker) settle(j *pipe.Job) {
 	done, _ := j.Note.(func())
 	good := make([]string, 0, len(j.Keys))
 	var bad, again, big []string
+	var bytes int64
 	for i, o := range j.Outcomes {
 		k := j.Keys[i]
 		switch {
 		case o.Err == nil:
 			good = append(good, k)
 			l.count.add(o)
+			bytes += o.Bytes
 			continue
 		case errors.Is(o.Err, pipe.ErrChanged):
 			again = append(again, k)
@@ -192,6 +194,9 @@ func (w *worker) settle(j *pipe.Job) {
 		good, bad = append(good, more...), append(bad, sick...)
 	}
 	l.brake.leave()
+	if done != nil {
+		l.m.throttle.Spent(bytes)
+	}
 	l.finished(good)
 	l.dirty.Done(good)
 	l.dirty.Retry(again)

@@ -1,0 +1,179 @@
+// Package throttle says how fast a scan may copy: as fast as it goes, or as clients bear it, or as it was told.
+// It owns the limits, the pause, and the measuring of what clients feel.
+// It never copies, never holds up a change that a client made, and never a drain.
+package throttle
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Limits are what an operator sets. 0 is no limit.
+type Limits struct {
+	Keys  int64 `json:"keys_per_second"`
+	Bytes int64 `json:"bytes_per_second"`
+}
+
+// Throttle is one for all scans of a mirror. All methods are safe for concurrent use.
+type Throttle struct {
+	feel *feel // nil: nobody watches the clients
+
+	mu      sync.Mutex
+	limits  Limits
+	paused  bool
+	urgent  int           // drains that must not wait
+	free    time.Time     // when the next keys may go by the limits
+	changed chan struct{} // closed and replaced when whoever waits must look again
+}
+
+// New returns a throttle. served counts what clients were answered, see Served; with
+// nil the scan goes as fast as the limits let it.
+func New(l Limits, served func() Served) *Throttle {
+	t := &Throttle{limits: l, changed: make(chan struct{})}
+	if served != nil {
+		t.feel = newFeel(served)
+	}
+	return t
+}
+
+// Run watches the clients until ctx ends.
+func (t *Throttle) Run(ctx context.Context) {
+	if t.feel != nil {
+		t.feel.run(ctx)
+	}
+}
+
+// Batch returns how many keys may go at once, at most most: fewer while clients
+// feel the copy, so that none of them waits behind many.
+func (t *Throttle) Batch(most int) int {
+	if t.feel != nil && t.feel.pace() > 0 {
+		return min(most, gentleBatch)
+	}
+	return most
+}
+
+// gentleBatch is how many keys go at once while clients feel it: about a tenth of a
+// millisecond of a server's time.
+const gentleBatch = 32
+
+// Wait waits until n more keys may be copied. The error is ctx's cause.
+func (t *Throttle) Wait(ctx context.Context, n int) error {
+	for {
+		t.mu.Lock()
+		wait, changed := t.delay(n), t.changed
+		t.mu.Unlock()
+		if wait == 0 {
+			return nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+		timer.Stop()
+	}
+}
+
+// forever is how long a pause may last without anybody looking.
+const forever = time.Hour
+
+// delay returns how long n keys must wait before they ask again, and when it is 0
+// counts them.
+func (t *Throttle) delay(n int) time.Duration {
+	if t.urgent > 0 {
+		return 0
+	}
+	if t.paused {
+		return forever
+	}
+	now := time.Now()
+	if wait := t.free.Sub(now); wait > 0 {
+		return wait
+	}
+	if t.feel != nil {
+		if wait := t.feel.delay(now, n); wait > 0 {
+			return wait
+		}
+	}
+	if t.limits.Keys > 0 {
+		t.free = later(t.free, now).Add(time.Duration(n) * time.Second / time.Duration(t.limits.Keys))
+	}
+	return 0
+}
+
+// later is when what waits behind before may begin: an idle time is not made up for
+// by a burst of more than a moment.
+func later(before, now time.Time) time.Time {
+	if earliest := now.Add(-burst); before.Before(earliest) {
+		return earliest
+	}
+	return before
+}
+
+const burst = 10 * time.Millisecond
+
+// Spent tells how many bytes were copied, so that the next ones wait for them.
+func (t *Throttle) Spent(bytes int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.limits.Bytes > 0 {
+		t.free = later(t.free, time.Now()).Add(time.Duration(float64(bytes) / float64(t.limits.Bytes) * float64(time.Second)))
+	}
+}
+
+// Set changes the limits from now on.
+func (t *Throttle) Set(l Limits) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.limits, t.free = l, time.Time{}
+	t.wake()
+}
+
+// Pause stops scans until Resume. Changes that clients make are still carried.
+func (t *Throttle) Pause() { t.set(func() { t.paused = true }) }
+
+// Resume ends a pause.
+func (t *Throttle) Resume() { t.set(func() { t.paused = false }) }
+
+// Hurry lets everything go, paused or not, until the function that it returns is
+// called, once.
+func (t *Throttle) Hurry() (end func()) {
+	t.set(func() { t.urgent++ })
+	return func() { t.set(func() { t.urgent-- }) }
+}
+
+func (t *Throttle) set(change func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	change()
+	t.wake()
+}
+
+func (t *Throttle) wake() { // with mu held
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// Status is what a throttle does at the moment.
+type Status struct {
+	Limits
+	Paused bool `json:"paused"`
+	// Pace is how many keys a second are let through for the clients' sake, 0
+	// while they feel nothing.
+	Pace int64 `json:"pace"`
+}
+
+// Status returns it.
+func (t *Throttle) Status() Status {
+	t.mu.Lock()
+	s := Status{Limits: t.limits, Paused: t.paused}
+	t.mu.Unlock()
+	if t.feel != nil {
+		s.Pace = int64(t.feel.pace())
+	}
+	return s
+}
