@@ -13,7 +13,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk suites e2e-long chaos clean help
+.PHONY: build test race fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync suites e2e-long chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -82,6 +82,12 @@ bench-bulk: ## measure what a full copy does to clients, 5 minutes
 	scripts/deps.sh bench
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./bench -crossfade bin/crossfade -bulk -check
+
+bench-sync: ## measure how fast a full copy is, and how late a change arrives; REDISSHAKE: its binary
+	scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./bench -crossfade bin/crossfade -sync -check
+	$(GO) run ./bench -crossfade bin/crossfade -lag -check
 
 suites: ## run the suites of Redis and its clients through the proxy, and compare
 	@$(MAKE) --no-print-directory run-suites

@@ -28,7 +28,7 @@ type options struct {
 	holRate    float64
 	keys       int
 	redisShake string
-	sync       bool
+	sync, lag  bool
 }
 
 func main() {
@@ -49,6 +49,7 @@ func main() {
 	flag.Float64Var(&o.holRate, "hol-rate", 2000, "small requests a second with -hol")
 	flag.BoolVar(&o.bulk, "bulk", false, "measure instead what a full copy does to clients")
 	flag.BoolVar(&o.sync, "sync", false, "measure instead how fast a full copy is")
+	flag.BoolVar(&o.lag, "lag", false, "measure instead how long a write takes to the target")
 	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk and -sync")
 	flag.Parse()
 	o.redisShake = os.Getenv("REDISSHAKE")
@@ -90,6 +91,8 @@ func run(ctx context.Context, o options) (err error) {
 		claims, err = headOfLine(ctx, o, p)
 	case o.sync:
 		claims, err = copySpeed(ctx, o, p)
+	case o.lag:
+		claims, err = lag(ctx, p)
 	case o.bulk:
 		claims, err = besideBulk(ctx, o, p)
 	default:
