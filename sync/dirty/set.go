@@ -6,6 +6,7 @@ package dirty
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Set is the coalescing set of dirty keys of one database. A key is queued, in
@@ -17,12 +18,12 @@ type Set struct {
 	limit int
 
 	mu       sync.Mutex
-	state    map[string]keyState
-	queue    []string // FIFO; queue[head:] is live
-	head     int
-	inHand   int
+	keys     store
+	queue    ring // numbers of the queued keys, the oldest first
 	overflow bool
 	changed  chan struct{} // closed and replaced whenever a waiter may go on
+
+	oldest, aged uint32 // Age's last answer, and when that was
 }
 
 type keyState uint8
@@ -35,7 +36,7 @@ const (
 
 // New returns an empty set that holds at most limit keys (0: no bound).
 func New(limit int) *Set {
-	return &Set{limit: limit, state: make(map[string]keyState), changed: make(chan struct{})}
+	return &Set{limit: limit, keys: newStore(), changed: make(chan struct{})}
 }
 
 // Mark says that key's copy may be stale. Past the limit the key is not kept:
@@ -57,24 +58,22 @@ func (s *Set) MarkAll(keys []string) {
 }
 
 func (s *Set) mark(key string) {
-	switch s.state[key] {
-	case queued, stale:
-		return
-	case held:
-		s.state[key] = stale
+	id, hash, known := s.keys.find(key)
+	if known {
+		if e := s.keys.at(id); e.state == held {
+			e.state, e.again = stale, s.keys.now()
+		}
 		return
 	}
-	if s.limit > 0 && len(s.state) >= s.limit {
+	if s.limit > 0 && s.keys.n >= s.limit {
 		if !s.overflow {
 			s.overflow = true
 			s.wake()
 		}
 		return
 	}
-	s.state[key] = queued
-	wasEmpty := s.head == len(s.queue)
-	s.queue = append(s.queue, key)
-	if wasEmpty {
+	s.queue.push(s.keys.add(key, hash, queued))
+	if s.queue.n == 1 {
 		s.wake()
 	}
 }
@@ -87,11 +86,11 @@ func (s *Set) Claim(keys []string) []string {
 	defer s.mu.Unlock()
 	mine := keys[:0]
 	for _, k := range keys {
-		if _, known := s.state[k]; known {
+		_, hash, known := s.keys.find(k)
+		if known {
 			continue
 		}
-		s.state[k] = held
-		s.inHand++
+		s.keys.take(s.keys.add(k, hash, held))
 		mine = append(mine, k)
 	}
 	return mine
@@ -128,27 +127,16 @@ func (s *Set) TakeNow(limit int) []string {
 }
 
 func (s *Set) take(limit int) []string {
-	n := min(limit, len(s.queue)-s.head)
+	n := min(limit, s.queue.n)
 	if n <= 0 {
 		return nil
 	}
 	keys := make([]string, n)
-	copy(keys, s.queue[s.head:s.head+n])
-	clear(s.queue[s.head : s.head+n]) // let go of the strings
-	s.head += n
-	if s.head == len(s.queue) {
-		s.queue, s.head = s.queue[:0], 0
-		if cap(s.queue) > 1<<16 {
-			s.queue = nil
-		}
-	} else if s.head > 1<<12 && s.head > len(s.queue)/2 {
-		s.queue = append(s.queue[:0], s.queue[s.head:]...)
-		s.head = 0
+	for i := range keys {
+		id := s.queue.pop()
+		keys[i] = string(s.keys.key(id))
+		s.keys.take(id)
 	}
-	for _, k := range keys {
-		s.state[k] = held
-	}
-	s.inHand += n
 	return keys
 }
 
@@ -163,12 +151,20 @@ func (s *Set) giveBack(keys []string, again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, k := range keys {
-		s.inHand--
-		if again || s.state[k] == stale {
-			s.state[k] = queued
-			s.queue = append(s.queue, k)
-		} else {
-			delete(s.state, k)
+		id, _, known := s.keys.find(k)
+		if !known {
+			panic("dirty: a key was given back that was not in hand")
+		}
+		s.keys.release(id)
+		switch e := s.keys.at(id); {
+		case again: // its age is that of the change that was not copied
+			e.state = queued
+			s.queue.push(id)
+		case e.state == stale:
+			e.state, e.since = queued, e.again
+			s.queue.push(id)
+		default:
+			s.keys.remove(id)
 		}
 	}
 	s.wake()
@@ -179,15 +175,13 @@ func (s *Set) giveBack(keys []string, again bool) {
 func (s *Set) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, st := range s.state {
-		switch st {
-		case queued:
-			delete(s.state, k)
-		case stale:
-			s.state[k] = held
-		}
+	for s.queue.n > 0 {
+		s.keys.remove(s.queue.pop())
 	}
-	s.queue, s.head, s.overflow = nil, 0, false
+	for _, id := range s.keys.hands {
+		s.keys.at(id).state = held
+	}
+	s.overflow = false
 	s.wake()
 }
 
@@ -195,14 +189,38 @@ func (s *Set) Forget() {
 func (s *Set) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.state)
+	return s.keys.n
 }
 
 // InHand returns how many keys somebody is copying.
 func (s *Set) InHand() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.inHand
+	return len(s.keys.hands)
+}
+
+// Age returns how long ago the oldest of the changes was marked that are not yet
+// copied, to the millisecond, and 0 when there is none. Keys that were claimed by a
+// scan count from then. With very many keys the answer may be a second old, and is
+// then too high rather than too low.
+func (s *Set) Age() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys.n == 0 {
+		return 0
+	}
+	now := s.keys.now()
+	const many, soon = 100_000, 1000
+	if s.keys.n < many || now-s.aged > soon { // who has waited for a retry stands at the end: all are asked
+		s.oldest, s.aged = now, now
+		for i := range s.queue.n {
+			s.oldest = min(s.oldest, s.keys.at(s.queue.nth(i)).since)
+		}
+		for _, id := range s.keys.hands {
+			s.oldest = min(s.oldest, s.keys.at(id).since)
+		}
+	}
+	return time.Duration(now-s.oldest) * time.Millisecond
 }
 
 // Overflowed reports whether a mark was dropped since the last ClearOverflow.
@@ -224,7 +242,7 @@ func (s *Set) ClearOverflow() {
 func (s *Set) WaitClean(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		clean, changed := len(s.state) == 0, s.changed
+		clean, changed := s.keys.n == 0, s.changed
 		s.mu.Unlock()
 		if clean {
 			return nil
@@ -249,4 +267,37 @@ func (s *Set) Changed() <-chan struct{} {
 func (s *Set) wake() {
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// ring is a queue of numbers.
+type ring struct {
+	b       []uint32 // a power of two long, or empty
+	head, n int
+}
+
+func (r *ring) push(id uint32) {
+	if r.n == len(r.b) {
+		r.resize(max(64, 2*len(r.b)))
+	}
+	r.b[(r.head+r.n)&(len(r.b)-1)] = id
+	r.n++
+}
+
+func (r *ring) nth(i int) uint32 { return r.b[(r.head+i)&(len(r.b)-1)] }
+
+func (r *ring) pop() uint32 {
+	id := r.b[r.head]
+	r.head = (r.head + 1) & (len(r.b) - 1)
+	if r.n--; r.n == 0 && len(r.b) > 1<<16 {
+		*r = ring{}
+	}
+	return id
+}
+
+func (r *ring) resize(n int) {
+	b := make([]uint32, n)
+	for i := range r.n {
+		b[i] = r.b[(r.head+i)&(len(r.b)-1)]
+	}
+	r.b, r.head = b, 0
 }
