@@ -19,6 +19,7 @@ import (
 
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/verify"
 )
 
@@ -47,6 +48,13 @@ func (f *fake) Rollback(context.Context, migration.SwitchOptions) (migration.Rep
 
 func (f *fake) Abort(context.Context) error {
 	return &migration.Refused{Reasons: []string{"no switch", "none at all"}}
+}
+
+func (f *fake) Throttle(o migration.ThrottleOptions) (t throttle.Status) {
+	if o.Keys != nil {
+		t.Keys = *o.Keys
+	}
+	return t
 }
 
 func (f *fake) Complete(_ context.Context, o migration.CompleteOptions) ([]string, error) {

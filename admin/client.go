@@ -18,6 +18,7 @@ import (
 
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/verify"
 )
 
@@ -106,6 +107,11 @@ func (c *Client) Abort(ctx context.Context) (done []string, err error) {
 	var d Done
 	err = c.call(ctx, http.MethodPost, pathAbort, nil, &d)
 	return d.Done, err
+}
+
+// Throttle changes how fast scans may copy, and says how fast that is.
+func (c *Client) Throttle(ctx context.Context, o ThrottleRequest) (t throttle.Status, err error) {
+	return t, c.call(ctx, http.MethodPost, pathThrottle, o, &t)
 }
 
 // Complete ends the migration and says what was done.

@@ -28,6 +28,7 @@ const (
 	pathAbort    = "/v1/abort"
 	pathComplete = "/v1/complete"
 	pathVerify   = "/v1/verify"
+	pathThrottle = "/v1/throttle"
 )
 
 // maxBody bounds a request's body, in bytes.
@@ -58,6 +59,7 @@ func (s *Server) routes() map[string]route {
 		pathAbort:    s.verb(s.abort),
 		pathComplete: s.verb(s.complete),
 		pathVerify:   s.verb(s.verify),
+		pathThrottle: s.verb(s.throttle),
 	}
 }
 
@@ -95,6 +97,22 @@ func (s *Server) verb(run func(ctx context.Context, r *http.Request, body []byte
 		return reply, err
 	}}
 }
+
+func (s *Server) throttle(_ context.Context, _ *http.Request, body []byte) (any, error) {
+	var request ThrottleRequest
+	if err := decode(body, &request); err != nil {
+		return nil, err
+	}
+	for name, n := range map[string]*int64{"keys_per_second": request.Keys, "bytes_per_second": request.Bytes} {
+		if n != nil && (*n < 0 || *n > maxPerSecond) {
+			return nil, badRequest(fmt.Errorf("%s: %d is out of range: give 0 for no bound, or 1 to %d", name, *n, int64(maxPerSecond)))
+		}
+	}
+	return s.opt.Operator.Throttle(migration.ThrottleOptions(request)), nil
+}
+
+// maxPerSecond bounds what a throttle may be set to.
+const maxPerSecond = 1 << 50
 
 func (s *Server) cutover(ctx context.Context, _ *http.Request, body []byte) (any, error) {
 	return switchOver(ctx, body, s.opt.Operator.Cutover)

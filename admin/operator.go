@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/verify"
 )
 
@@ -20,6 +21,7 @@ type Operator interface {
 	Rollback(context.Context, migration.SwitchOptions) (migration.Report, error)
 	Abort(context.Context) error
 	Complete(context.Context, migration.CompleteOptions) ([]string, error)
+	Throttle(migration.ThrottleOptions) throttle.Status
 	Verify(context.Context, migration.VerifyOptions) (verify.Report, error)
 }
 
@@ -34,6 +36,13 @@ type (
 	// CompleteRequest is for /v1/complete.
 	CompleteRequest struct {
 		StayOnSource bool `json:"stay_on_source,omitempty"`
+	}
+	// ThrottleRequest is for /v1/throttle. What is left out stays as it is; 0 is no
+	// bound.
+	ThrottleRequest struct {
+		Keys   *int64 `json:"keys_per_second,omitempty"`
+		Bytes  *int64 `json:"bytes_per_second,omitempty"`
+		Paused *bool  `json:"paused,omitempty"`
 	}
 	// VerifyRequest is for /v1/verify. Sample is the share of the keys that is
 	// compared, above 0 and at most 1; 0 means all of them.

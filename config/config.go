@@ -118,6 +118,11 @@ type Sync struct {
 	// DirtyLimit bounds the dirty keys held in memory, per database; past it
 	// the database is scanned again instead.
 	DirtyLimit int `koanf:"dirty_limit"`
+	// Considerate paces a scan by how soon and how often clients are served.
+	Considerate bool `koanf:"considerate"`
+	// KeysPerSecond and BytesPerSecond bound what a scan copies; 0 is no bound.
+	KeysPerSecond  int `koanf:"keys_per_second"`
+	BytesPerSecond int `koanf:"bytes_per_second"`
 	// Heartbeat is how often a key is written to prove that changes arrive.
 	Heartbeat time.Duration `koanf:"heartbeat"`
 	// SetNotifications allows CONFIG SET notify-keyspace-events, put back at complete.
@@ -180,6 +185,7 @@ func Default() Config {
 			Batch:            256,
 			ScanCount:        1000,
 			DirtyLimit:       1_000_000,
+			Considerate:      true,
 			Heartbeat:        time.Second,
 			SetNotifications: true,
 		},

@@ -180,6 +180,12 @@ func (c Config) checkRanges() []error {
 	number("sync.batch", c.Sync.Batch, 1, 10_000)
 	number("sync.scan_count", c.Sync.ScanCount, 1, 100_000)
 	number("sync.dirty_limit", c.Sync.DirtyLimit, 1, 1_000_000_000)
+	if c.Sync.KeysPerSecond != 0 {
+		number("sync.keys_per_second", c.Sync.KeysPerSecond, 1, 1_000_000_000)
+	}
+	if c.Sync.BytesPerSecond != 0 {
+		number("sync.bytes_per_second", c.Sync.BytesPerSecond, 1, 1<<50)
+	}
 	duration("sync.heartbeat", c.Sync.Heartbeat, 10*time.Millisecond, time.Minute)
 	duration("cutover.max_stall", c.Cutover.MaxStall, time.Millisecond, 5*time.Minute)
 	duration("cutover.max_lag", c.Cutover.MaxLag, time.Millisecond, time.Minute)

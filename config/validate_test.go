@@ -78,6 +78,8 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.Sync.Batch = 10001 }, "sync.batch: 10001 is out of range: give 1 to 10000"},
 		{func(c *Config) { c.Sync.ScanCount = 0 }, "sync.scan_count: "},
 		{func(c *Config) { c.Sync.DirtyLimit = 0 }, "sync.dirty_limit: "},
+		{func(c *Config) { c.Sync.KeysPerSecond = -1 }, "sync.keys_per_second: "},
+		{func(c *Config) { c.Sync.BytesPerSecond = -1 }, "sync.bytes_per_second: "},
 		{func(c *Config) { c.Sync.Heartbeat = time.Millisecond }, "sync.heartbeat: 1ms is out of range: give 10ms to 1m"},
 		{func(c *Config) { c.Cutover.MaxStall = 0 }, "cutover.max_stall: 0s is out of range: give 1ms to 5m"},
 		{func(c *Config) { c.Cutover.MaxLag = 0 }, "cutover.max_lag: "},

@@ -69,8 +69,9 @@ type Migration struct {
 	mirror   *mirror.Mirror // the one that runs; nil before
 	problems []string       // why the migration does not go on by itself
 	abort    context.CancelCauseFunc
-	report   *Report // of the newest attempt, also while it runs
-	password string  // of our own user
+	report   *Report         // of the newest attempt, also while it runs
+	password string          // of our own user
+	scan     throttle.Status // how fast scans may copy; Pace is not kept here
 
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
@@ -88,6 +89,7 @@ func New(opt Options, log *slog.Logger) *Migration {
 		cfg: opt.Config, opt: opt, log: log, traffic: opt.Traffic,
 		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
+	m.scan.Keys, m.scan.Bytes = int64(m.cfg.Sync.KeysPerSecond), int64(m.cfg.Sync.BytesPerSecond)
 	m.ids[router.Source] = newIdentity(router.Source, opt.Source, instance, timeout)
 	m.ids[router.Target] = newIdentity(router.Target, opt.Target, instance, timeout)
 	return m
@@ -174,6 +176,10 @@ func (m *Migration) mapFrom(side router.Side) router.DBMap {
 // newMirror makes the mirror that copies from one side to the other.
 func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 	pool := m.ids[from].Pool()
+	var served func() throttle.Served
+	if m.cfg.Sync.Considerate {
+		served = m.served
+	}
 	return mirror.New(mirror.Config{
 		From: pool, To: m.ids[from.Other()].Pool(),
 		Map:                 m.mapFrom(from),
@@ -189,13 +195,9 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
 		Silent:              m.traffic.Silent,
 		Scripts:             m.traffic.Scripts,
-		Served:              m.served,
+		Limits:              m.limits(),
+		Served:              served,
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
-}
-
-func (m *Migration) served() throttle.Served {
-	commands, took := m.traffic.Served()
-	return throttle.Served{Commands: commands, Time: took}
 }
 
 func (m *Migration) setProblems(problems ...string) {
@@ -212,8 +214,12 @@ func (m *Migration) activeMirror() *mirror.Mirror {
 
 func (m *Migration) setMirror(mi *mirror.Mirror) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.mirror = mi
-	m.mu.Unlock()
+	if mi != nil { // what was said to an earlier one holds
+		mi.Throttle().Set(m.scan.Limits)
+		mi.Throttle().Pause(m.scan.Paused)
+	}
 }
 
 // Silent, Flushed, Swapped and Functions are what the proxy saw its clients do

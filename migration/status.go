@@ -7,6 +7,7 @@ import (
 
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
+	"github.com/crossfade/crossfade/sync/throttle"
 )
 
 // Status is what `crossfade status --json` prints. Names and units are stable.
@@ -25,6 +26,8 @@ type Status struct {
 	Target    string           `json:"target"`
 	Databases []DatabaseStatus `json:"databases"`
 	LeaveOut  []int            `json:"leave_out"`
+
+	Throttle throttle.Status `json:"throttle"` // of scans
 
 	Dirty  int     `json:"dirty"`  // keys whose copy is stale, all databases
 	LagMS  float64 `json:"lag_ms"` // of the newest heartbeat, write to read back
@@ -89,7 +92,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func (m *Migration) Status() Status {
 	m.mu.Lock()
 	r, problems, report, mi := m.rec.clone(), m.problems, m.report, m.mirror
-	pairs := m.dbmap
+	pairs, scan := m.dbmap, m.scan
 	m.mu.Unlock()
 	s := Status{
 		ID: r.ID, Phase: r.Phase, Side: r.Side, Epoch: r.Epoch,
@@ -117,10 +120,12 @@ func (m *Migration) Status() Status {
 		p := mi.Progress()
 		s.Dirty, s.LagMS, s.Gaps, s.Resync = p.Dirty, ms(p.Lag), p.Gaps, p.Reason
 		s.Errors = append(s.Errors, p.Errors...)
+		scan = mi.Throttle().Status()
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
 		}
 	}
+	s.Throttle = scan
 	s.Reasons = append(s.Reasons, problems...)
 	s.Reasons = append(s.Reasons, m.reasons(r, mi)...)
 	s.Ready = len(s.Reasons) == 0

@@ -3,12 +3,14 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/throttle"
 )
 
 func jsonLine(value any) ([]byte, error) {
@@ -51,6 +53,9 @@ func renderStatus(st admin.StatusReply, width int) string {
 	if !st.Phase.Ended() {
 		line("lag", fmt.Sprintf("%s, %s dirty", millis(st.LagMS), plural(st.Dirty, "key")))
 	}
+	if t := st.Throttle; t != (throttle.Status{}) && scanning(st.Databases) {
+		line("throttle", throttleText(t))
+	}
 	if p := st.Proxy; p != nil {
 		line("traffic", trafficLine(p))
 		if p.Recent.PerSecond > 0 {
@@ -83,6 +88,10 @@ func renderStatus(st admin.StatusReply, width int) string {
 		}
 	}
 	return b.String()
+}
+
+func scanning(list []migration.DatabaseStatus) bool {
+	return slices.ContainsFunc(list, func(d migration.DatabaseStatus) bool { return !d.Done })
 }
 
 func nextSwitch(side router.Side) string {

@@ -297,6 +297,9 @@ func (m *Mirror) Rescan(db int, why string) {
 	m.log.Info("scanning again", "from", m.cfg.From.String(), "database", db, "because", why)
 }
 
+// Throttle is what says how fast scans may go.
+func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }
+
 func (m *Mirror) heartbeatKey() string { return HeartbeatPrefix + m.cfg.Name }
 
 // sink takes the keys of events.

@@ -133,11 +133,8 @@ func (t *Throttle) Set(l Limits) {
 	t.wake()
 }
 
-// Pause stops scans until Resume. Changes that clients make are still carried.
-func (t *Throttle) Pause() { t.set(func() { t.paused = true }) }
-
-// Resume ends a pause.
-func (t *Throttle) Resume() { t.set(func() { t.paused = false }) }
+// Pause stops scans, or lets them go on. Changes that clients make are still carried.
+func (t *Throttle) Pause(on bool) { t.set(func() { t.paused = on }) }
 
 // Hurry lets everything go, paused or not, until the function that it returns is
 // called, once.

@@ -60,7 +60,7 @@ func TestIdleTimeIsNoCredit(t *testing.T) {
 func TestPauseAndHurry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := New(Limits{Keys: 1}, nil)
-		th.Pause()
+		th.Pause(true)
 		went := make(chan time.Duration, 1)
 		begun := time.Now()
 		go func() {
@@ -74,11 +74,11 @@ func TestPauseAndHurry(t *testing.T) {
 			t.Fatal("keys went through a pause")
 		default:
 		}
-		th.Resume()
+		th.Pause(false)
 		if d := <-went; d != 3*time.Hour {
 			t.Errorf("went after %v", d)
 		}
-		th.Pause()
+		th.Pause(true)
 		end := th.Hurry()
 		if took := scan(t.Context(), t, th, 10_000, func(int) {}); took > 0 {
 			t.Errorf("a drain waited %v", took)
