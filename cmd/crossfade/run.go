@@ -111,10 +111,6 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 	return s, nil
 }
 
-// gcPercent trades some memory, of which a proxy has little, for the collector's
-// share of the processor, of which clients would notice more.
-const gcPercent = 300
-
 // tune sets what the environment does not: threads have a processor of the
 // scheduler each besides those that all other work shares, so that a busy copy
 // never stands between a client and its reply.
@@ -123,7 +119,7 @@ func tune(threads int) {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + threads)
 	}
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		debug.SetGCPercent(gcMost)
 	}
 }
 
@@ -144,6 +140,9 @@ func (s *sidecar) run(ctx context.Context) error {
 
 	life := newLife(ctx)
 	life.begin("admin", s.door.Serve)
+	if os.Getenv("GOGC") == "" {
+		life.begin("collector", paceCollector)
+	}
 	// Clients that connect meanwhile wait in the listener's queue.
 	if err := s.recover(life.ctx); err != nil {
 		return errors.Join(err, life.end(), s.dropClients())
