@@ -27,9 +27,10 @@ race: ## run the tests under the race detector, the long ones shortened
 	scripts/deps.sh race
 	CGO_ENABLED=1 $(GO) test -race -short -p $(PARALLEL) -timeout $(TIMEOUT) ./...
 
-e2e-long: ## run the long end-to-end tests: a million keys, 200 switches
+e2e-long: ## run the long end-to-end tests: a million keys, 200 switches, 100 kills, 1000 random runs
 	scripts/deps.sh
-	E2E_LONG=1 E2E_SWITCHES=200 $(GO) test ./e2e -run 'TestMillion|TestSwitches' -count 1 -v -timeout 2h
+	E2E_LONG=1 E2E_SWITCHES=200 E2E_KILLS=100 E2E_RANDOM=1000 \
+		$(GO) test ./e2e -run 'TestMillion|TestSwitches|TestKilledAtRandom|TestRandomCommands' -count 1 -v -timeout 2h
 
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
 	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor; do \
