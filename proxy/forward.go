@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"crypto/sha1"
-	"encoding/hex"
 	"time"
 
 	"github.com/tidwall/redcon"
@@ -45,6 +43,9 @@ func (s *session) dispatch(cmd redcon.Command) error {
 	}
 	if text := s.barred(sp); text != "" {
 		return s.refuse(text)
+	}
+	if sp.mayTie(cmd.Args[0]) {
+		s.keep()
 	}
 	if (sp.verb == plain || sp.verb == vNoData) && !s.multi {
 		return s.pushPlain(cmd.Raw)
@@ -93,11 +94,11 @@ func (s *session) describe(it *item) {
 		it.sub = clientSub(it.args)
 	case vEval:
 		if len(it.args) > 1 {
-			s.srv.remember(it.args[1])
+			s.srv.scripts.remember(it.args[1])
 		}
 	case vScript:
 		if len(it.args) == 3 && is(it.args[1], "load") {
-			s.srv.remember(it.args[2])
+			s.srv.scripts.remember(it.args[2])
 		}
 	case vSubscribe, vUnsubscribe:
 		if !s.multi {
@@ -161,8 +162,31 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 		if s.noDB {
 			return s.selectAgain(it, wire)
 		}
+	case vReplconf:
+		if acknowledges(it.args) {
+			return nil
+		}
 	}
 	return s.push(it, wire)
+}
+
+// acknowledges reports whether a REPLCONF is one that no server answers, and that
+// means nothing to it from who is no replica. On the connection of a replica nothing
+// is looked at any more.
+func acknowledges(args [][]byte) bool {
+	for i := 1; i+1 < len(args); i += 2 {
+		if is(args[i], "ack") || is(args[i], "getack") {
+			return true
+		}
+	}
+	return false
+}
+
+// keep has the client keep its connection from now on.
+func (s *session) keep() {
+	s.mu.Lock()
+	s.kept = true
+	s.mu.Unlock()
 }
 
 // scan keeps cursors of one side away from the other.
@@ -221,13 +245,8 @@ func (s *session) selectAgain(it *item, wire []byte) error {
 
 // push puts an item in flight. The ticket goes with it.
 func (s *session) push(it *item, wire []byte) error {
-	s.mu.Lock()
-	full := s.fifo.items > maxItems
-	s.mu.Unlock()
-	if full {
-		if err := s.awaitEmpty(); err != nil {
-			return err
-		}
+	if err := s.makeRoom(); err != nil {
+		return err
 	}
 	s.srv.count(it)
 	s.mu.Lock()
@@ -247,6 +266,17 @@ func (s *session) push(it *item, wire []byte) error {
 		s.ticket = false
 	}
 	return s.send(wire)
+}
+
+// makeRoom waits where too many commands in flight are more than plain.
+func (s *session) makeRoom() error {
+	s.mu.Lock()
+	full := s.fifo.items > maxItems
+	s.mu.Unlock()
+	if full {
+		return s.awaitEmpty()
+	}
+	return nil
 }
 
 func (s *session) pushPlain(raw []byte) error {
@@ -286,6 +316,9 @@ func (s *session) refuse(text string) error {
 	if s.multi {
 		return s.push(&item{spec: ownSpec, mode: modeLine, role: replaced, text: reply, gate: true}, refusedCommand)
 	}
+	if err := s.makeRoom(); err != nil {
+		return err
+	}
 	s.local(reply)
 	return nil
 }
@@ -312,10 +345,4 @@ func (s *session) ask(wires ...[]byte) ([][]byte, error) {
 		replies = append(replies, it.reply)
 	}
 	return replies, nil
-}
-
-// remember keeps a script's body, for the other side and for EVALSHA.
-func (s *Server) remember(body []byte) {
-	sum := sha1.Sum(body)
-	s.scripts.Add(hex.EncodeToString(sum[:]), string(body))
 }

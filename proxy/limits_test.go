@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,50 @@ func TestClientThatNeverReads(t *testing.T) {
 	})
 }
 
+// TestStrangerThatNeverReads asks without end and takes no answer, before AUTH: the
+// answers are the proxy's own, and no server's limit is in the way.
+func TestStrangerThatNeverReads(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Users = true
+		c.Identities = []Identity{{Client: Login{"web", "w"}}}
+		c.OutputTimeout = time.Second
+	})
+	c := w.client()
+	_ = c.conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		for b, err := bytes.Repeat([]byte("x\n"), 1<<16), error(nil); err == nil; {
+			_, err = c.conn.Write(b)
+		}
+	}()
+	most := int64(0)
+	until(t, "the client is closed", func() bool {
+		for _, s := range w.proxy.snapshotSessions() {
+			most = max(most, s.holds())
+		}
+		return w.proxy.Stats().Clients == 0
+	})
+	<-wrote
+	if most > 1<<20 {
+		t.Errorf("%d bytes were kept for it", most)
+	}
+}
+
+// TestRefusedThatNeverReads is a client whose database the map does not have.
+func TestRefusedThatNeverReads(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.OutputLimit = 4 << 20 })
+	c := w.client()
+	c.want("SELECT 1", ok)
+	w.switchTo(router.Target)
+	go func() {
+		for b, err := bytes.Repeat([]byte("get x\n"), 1<<14), error(nil); err == nil; {
+			_, err = c.conn.Write(b)
+		}
+	}()
+	until(t, "the client is closed", func() bool { return w.proxy.Stats().Clients == 0 })
+}
+
 // TestSubscriberThatNeverReads is closed by the server, by its own limit for
 // subscribers, which a proxy that read on for it would take away.
 func TestSubscriberThatNeverReads(t *testing.T) {
@@ -130,6 +175,25 @@ func TestQueryLimit(t *testing.T) {
 		if got := fmt.Sprint(w.do(router.Source, 0, "EXISTS", "a", "b")); got != "1" {
 			t.Errorf("%s keys", got)
 		}
+	})
+}
+
+// TestMaxBulk follows a server whose proto-max-bulk-len was raised, and has a limit of
+// its own where it was not.
+func TestMaxBulk(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		const size = 600 << 20
+		source := redistest.Start(t, redistest.WithConfig("proto-max-bulk-len", fmt.Sprint(size)))
+		w := newWorldOn(t, source, redistest.Start(t), mode, func(c *Config) { c.MaxBulk = size })
+		c, other := w.client(), w.client()
+		c.write([]byte(fmt.Sprintf("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$%d\r\n", size)))
+		until(t, "the server waits for the rest", func() bool {
+			c.write(make([]byte, 4<<10))
+			other.want("PING", "+PONG\r\n")
+			return regexp.MustCompile(`qbuf-free=6[0-9]{8} `).MatchString(fmt.Sprint(w.do(router.Source, 0, "CLIENT", "LIST")))
+		})
+		other.tryWrite([]byte(fmt.Sprintf("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$%d\r\n", size+1)))
+		other.expect("-ERR Protocol error: invalid bulk length\r\n")
 	})
 }
 

@@ -92,6 +92,7 @@ type session struct {
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
 	s := &session{srv: srv, id: id, conn: conn, st: newState(), wakeup: make(chan struct{}, 1), readAt: srv.clock()}
+	s.in.Bulk = srv.cfg.MaxBulk
 	s.out = newOutbox(conn, srv.cfg.OutputLimit, s.hurry, func() { _ = conn.Close() }, s.overflow)
 	return s
 }
@@ -154,6 +155,9 @@ func (s *session) serve() error {
 		}
 		s.waitFrom = time.Time{} // it may have been answered without the upstream
 		s.out.kick()
+		if s.srv.cfg.Users && !s.isAuthed() {
+			s.out.room(strangerHas)
+		}
 		switch {
 		case err != nil:
 		case s.isRaw():
