@@ -159,8 +159,12 @@ func TestCorpusErrors(t *testing.T) {
 			}
 			direct.clear(t)
 			proxied.clear(t)
-			want := play(t, direct.addr, sc, proto, pipelined, func() {})
-			got := play(t, proxied.addr, sc, proto, pipelined, func() {})
+			way := pipelined
+			if k.name == "auth" {
+				way = oneByOne // since 7.2 there are answers only to who has had the others
+			}
+			want := play(t, direct.addr, sc, proto, way, func() {})
+			got := play(t, proxied.addr, sc, proto, way, func() {})
 			sameLines(t, got, want)
 		}
 	})
