@@ -2,14 +2,17 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/crossfade/crossfade/internal/redistest"
@@ -277,9 +280,23 @@ func (s stage) clear(t testing.TB) {
 }
 
 func corpusServer(c *redistest.Config) {
-	redistest.WithConfig("enable-debug-command", "yes")(c)
+	if !older(programVersion(), 7, 0) {
+		redistest.WithConfig("enable-debug-command", "yes")(c)
+	}
 	redistest.WithConfig("slowlog-log-slower-than", "-1")(c)
 }
+
+// programVersion is that of the server program that the tests use: 8.1 of Valkey
+// counts as newer than 7 of Redis, which is right.
+var programVersion = sync.OnceValue(func() string {
+	program := cmp.Or(os.Getenv("REDIS_SERVER"), "redis-server")
+	out, err := exec.Command(program, "--version").Output()
+	_, v, found := strings.Cut(string(out), "v=")
+	if err != nil || !found {
+		panic(fmt.Sprintf("asking %s for its version: %q, %v", program, out, err))
+	}
+	return v
+})
 
 func directStage(t testing.TB) stage {
 	s := redistest.Start(t, corpusServer)
