@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -41,6 +42,8 @@ func TestMatrix(t *testing.T) {
 // moveThereAndBack makes a cutover and a rollback while everything changes. The
 // options are both servers'.
 func moveThereAndBack(t *testing.T, from, to redistest.Program, opts ...redistest.Option) {
+	opts = append(opts, redistest.WithACL(replicator+" on >"+password+" +psync +replconf +ping"),
+		redistest.WithConfig("repl-diskless-sync-delay", "0"))
 	start := func(p redistest.Program) *redistest.Server {
 		if p.Path != "" {
 			return redistest.Start(t, append(opts, redistest.WithBinary(p.Path))...)
@@ -70,14 +73,14 @@ func moveThereAndBack(t *testing.T, from, to redistest.Program, opts ...redistes
 		if err := through.end(); err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
-		redistest.Eventually(t, 60*time.Second, func() error {
-			for a, b := range map[int]int{0: 0, 3: 5} {
-				if err := picturesDiffer(ctx, src.Client(a), dst.Client(b)); err != nil {
-					return fmt.Errorf("database %d: %w", a, err)
-				}
-			}
-			return nil
-		}, "both sides equal %s", when)
+		left, closeLeft := look(t, src, from)
+		right, closeRight := look(t, dst, to)
+		defer closeRight()
+		defer closeLeft()
+		for a, b := range map[int]int{0: 0, 3: 5} {
+			this, that := left(a), right(b)
+			redistest.Eventually(t, 30*time.Second, func() error { return picturesDiffer(ctx, this, that) }, "database %d equal %s", a, when)
+		}
 		z.begin()
 		through.begin()
 	}
@@ -96,6 +99,36 @@ func moveThereAndBack(t *testing.T, from, to redistest.Program, opts ...redistes
 	t.Logf("%d changes of the zoo", z.changes)
 	through.mustHold(t, src.Addr(), func(db int) int { return db })
 	c.end(true)
+}
+
+// replicator is a user who may replicate and nothing else: no fence concerns it.
+const replicator, password = "replicator", "secret"
+
+// look returns a client of a new replica, since nobody is let in where the fence is.
+// It speaks RESP2, in which all servers answer alike. The replica ends with close.
+func look(tb testing.TB, s *redistest.Server, p redistest.Program) (client func(db int) *redis.Client, closeAll func()) {
+	tb.Helper()
+	opts := []redistest.Option{redistest.WithConfig("replicaof", "127.0.0.1", fmt.Sprint(s.Port())),
+		redistest.WithConfig("masteruser", replicator), redistest.WithConfig("masterauth", password)}
+	if p.Path != "" {
+		opts = append(opts, redistest.WithBinary(p.Path))
+	}
+	replica := redistest.Start(tb, opts...)
+	redistest.Eventually(tb, 20*time.Second, func() bool {
+		return strings.Contains(replica.Client(0).Info(context.Background(), "replication").Val(), "master_link_status:up")
+	}, "a replica of %s", s.Addr())
+	var clients []*redis.Client
+	client = func(db int) *redis.Client {
+		c := redis.NewClient(&redis.Options{Addr: replica.Addr(), DB: db, Protocol: 2})
+		clients = append(clients, c)
+		return c
+	}
+	return client, func() {
+		for _, c := range clients {
+			_ = c.Close()
+		}
+		_ = replica.Close()
+	}
 }
 
 // zookeepers change the zoo through the proxy. Only end may be called after begin,
