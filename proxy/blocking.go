@@ -9,18 +9,20 @@ import (
 // blocking forwards a command that may wait in the server, and nothing after it
 // until its answer is there, so that it can be said again elsewhere in order.
 func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, forever bool) error {
-	var err error
-	switch sp.name {
-	case "xread":
-		err = s.lastIDs(args)
-	case "wait", "waitaof":
-		err = s.claimWrites()
-	}
-	if err != nil {
-		return err
+	if sp.name == "xread" {
+		if err := s.lastIDs(args); err != nil {
+			return err
+		}
 	}
 	deadline := time.Now().Add(d)
 	for {
+		if sp.name == "wait" || sp.name == "waitaof" {
+			if text, err := s.claimWrites(); err != nil {
+				return err
+			} else if text != "" {
+				return s.refuse(text)
+			}
+		}
 		if err := s.askID(); err != nil {
 			return err
 		}
@@ -52,25 +54,6 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 			args[at] = sp.block.format(time.Until(deadline))
 		}
 	}
-}
-
-// claimWrites has a WAIT wait for what the client has written on shared
-// connections too. Servers since Redis 7.2 have a connection wait for the last of
-// its own commands that was replicated, which this one becomes: a message that
-// nobody hears, because there are no patterns of shard channels. A client that may
-// not send it stays here from now on, so that its next writes are this connection's.
-func (s *session) claimWrites() error {
-	if s.home == nil || !s.srv.cfg.Shared {
-		return nil
-	}
-	replies, err := s.ask(words("SPUBLISH", "crossfade:wait", ""))
-	if err != nil {
-		return err
-	}
-	if resp.IsError(replies[0]) {
-		s.keep()
-	}
-	return nil
 }
 
 // askID sends CLIENT ID ahead of the first blocking command of a connection; the

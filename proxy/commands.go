@@ -117,6 +117,8 @@ var table = func() map[string]*spec {
 	add(spec{verb: vScript}, "script")
 	add(spec{verb: vFunction}, "function")
 	add(spec{verb: vSilent, keys: firstKey}, "xack", "xclaim", "xautoclaim", "xackdel", "xdelex")
+	// Vector sets of Redis 8: its own type, but as silent as modules may be.
+	add(spec{verb: vSilent, keys: firstKey}, "vadd", "vrem", "vsetattr")
 	add(spec{verb: vSilent, keys: allKeys}, "pfcount")
 	add(spec{verb: vReadonly}, "readonly")
 	add(spec{verb: vReadwrite}, "readwrite")

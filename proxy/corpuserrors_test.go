@@ -135,6 +135,7 @@ func TestCorpusErrors(t *testing.T) {
 	for _, name := range strings.Fields("subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe quit reset multi exec discard hello client|reply client|tracking bgsave") {
 		left[name] = "has more than one reply"
 	}
+	left["host:"], left["post"] = "end the connection", "end the connection" // before 7.0
 	rules["scan"] = "type" // cursors that are guessed lead anywhere
 	eachStage(t, func(t *testing.T, direct, proxied stage, proto int) {
 		for _, k := range commandsOf(t, direct.server) {
@@ -159,8 +160,12 @@ func TestCorpusErrors(t *testing.T) {
 			}
 			direct.clear(t)
 			proxied.clear(t)
-			want := play(t, direct.addr, sc, proto, pipelined, func() {})
-			got := play(t, proxied.addr, sc, proto, pipelined, func() {})
+			way := pipelined
+			if k.name == "auth" {
+				way = oneByOne // since 7.2 there are answers only to who has had the others
+			}
+			want := play(t, direct.addr, sc, proto, way, func() {})
+			got := play(t, proxied.addr, sc, proto, way, func() {})
 			sameLines(t, got, want)
 		}
 	})

@@ -76,7 +76,8 @@ func (s *Server) UpstreamAddrs(side router.Side) map[string]struct{} {
 
 // The commands whose calls are counted: none of them tells keyspace
 // notifications what it did.
-var countedCommands = []string{"xreadgroup", "xack", "xackdel", "xdelex", "xclaim", "xautoclaim", "pfcount", "flushdb", "flushall", "swapdb", "function", "scripts"}
+var countedCommands = []string{"xreadgroup", "xack", "xackdel", "xdelex", "xclaim", "xautoclaim", "pfcount", "vadd", "vrem", "vsetattr",
+	"flushdb", "flushall", "swapdb", "function", "scripts"}
 
 // counter counts one kind of silent command. pending are those of forwarded
 // whose outcome is not known yet, or will never be.

@@ -1,13 +1,11 @@
 package proxy
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -15,52 +13,6 @@ import (
 func (w *world) shares() {
 	w.t.Helper()
 	until(w.t, "no client has a session", func() bool { return len(w.proxy.snapshotSessions()) == 0 })
-}
-
-// TestWaitIsForTheWritesBefore has a client write on a shared connection and WAIT,
-// which is for the writes of the connection that it comes on.
-func TestWaitIsForTheWritesBefore(t *testing.T) {
-	w := newWorld(t)
-	w.do(router.Source, 0, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
-	replica := redistest.Start(t)
-	rc := replica.Client(0)
-	defer func() { _ = rc.Close() }()
-	if err := rc.ReplicaOf(context.Background(), "127.0.0.1", fmt.Sprint(w.source.Port())).Err(); err != nil {
-		t.Fatal(err)
-	}
-	c := w.client()
-	until(t, "the replica follows", func() bool { return c.do("SET a 1") == "+OK\r\n" && c.do("WAIT 1 1000") == ":1\r\n" })
-	for range 3 {
-		w.shares()
-		if err := replica.Stop(); err != nil {
-			t.Fatal(err)
-		}
-		c.want("SET a 2", "+OK\r\n")
-		c.want("WAIT 1 50", ":0\r\n")
-		if err := replica.Cont(); err != nil {
-			t.Fatal(err)
-		}
-		c.want("WAIT 1 5000", ":1\r\n")
-	}
-	if *upstreams == "shared" && !strings.Contains(rc.Info(context.Background(), "commandstats").Val(), "cmdstat_spublish") {
-		t.Error("the connection that waits has replicated nothing: since Redis 7.2 it would not have waited")
-	}
-}
-
-// TestWaitOfWhoMayNotPublish keeps a client where its next writes and its next WAIT
-// are of one connection.
-func TestWaitOfWhoMayNotPublish(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Shared = true })
-	w.do(router.Source, 0, "ACL", "SETUSER", "app", "on", ">p", "allkeys", "resetchannels", "+@all")
-	c := w.client()
-	c.want("AUTH app p", "+OK\r\n")
-	c.want("WAIT 0 10", ":0\r\n")
-	for deadline := time.Now().Add(3 * quietFor); time.Now().Before(deadline); {
-		c.want("SET a 1", "+OK\r\n")
-	}
-	if n := len(w.proxy.snapshotSessions()); n != 1 {
-		t.Errorf("%d clients have a session", n)
-	}
 }
 
 // TestConnectionWithAKnownIDIsKept has a client ask for its id: whoever it tells

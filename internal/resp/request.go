@@ -1,6 +1,6 @@
 // Package resp frames the Redis protocol without decoding it: requests into commands, replies into elements.
 // It owns the limits and the wording of protocol errors, exactly as Redis has them.
-// It never does I/O, never allocates by a length that was only announced, and never changes a byte.
+// It never does I/O, never allocates by a length that was only announced, and never changes a byte but those that stand for a line end.
 package resp
 
 import (
@@ -48,7 +48,7 @@ func (e ProtocolError) Reply() []byte { return []byte("-ERR " + e.Error() + "\r\
 // Request is one command of a client. Raw and Args point into the reader's
 // buffer and are good until the next call of Space.
 type Request struct {
-	Raw    []byte   // as it came
+	Raw    []byte   // as it came; what passed for a line end in an array is one
 	Args   [][]byte // at least one
 	Inline bool     // Raw is not a RESP array
 }
@@ -183,6 +183,9 @@ func (p *Requests) Stream() (piece []byte, done bool, err error) {
 			continue
 		}
 		n := min(p.w-p.pos, p.bulk+2-p.gone)
+		for i := max(p.bulk, p.gone); i < p.gone+n; i++ {
+			p.buf[p.pos+i-p.gone] = "\r\n"[i-p.bulk]
+		}
 		p.pos += n
 		p.gone += n
 		if p.gone == p.bulk+2 {
@@ -271,7 +274,7 @@ func (p *Requests) quick() bool {
 			return false
 		}
 		n, from := quickLength(b, at+1)
-		if at = from + n + 2; from == 0 || at > len(b) {
+		if at = from + n + 2; from == 0 || at > len(b) || b[at-2] != '\r' || b[at-1] != '\n' {
 			return false
 		}
 		args = append(args, b[from:from+n:from+n])
@@ -288,7 +291,7 @@ func quickLength(b []byte, from int) (n, next int) {
 		n = 10*n + int(b[i]-'0')
 		i++
 	}
-	if i == from || i+1 >= len(b) || b[i] != '\r' || b[from] == '0' && i > from+1 {
+	if i == from || i+1 >= len(b) || b[i] != '\r' || b[i+1] != '\n' || b[from] == '0' && i > from+1 {
 		return 0, 0
 	}
 	return n, i + 2
@@ -314,7 +317,9 @@ func (p *Requests) collect(n int) {
 }
 
 // line finds the line that starts at pos and ends with '\r' and one more byte,
-// as Redis reads it. ok is false when it has not all come yet.
+// as Redis reads it. ok is false when it has not all come yet. The byte becomes
+// '\n', as what stands behind an argument becomes a line end: Valkey since 9.1 closes
+// the connection that anything else comes on, which others may share.
 func (p *Requests) line(tooBig ProtocolError) (line []byte, ok bool, err error) {
 	end := p.find('\r')
 	if end < 0 {
@@ -327,6 +332,7 @@ func (p *Requests) line(tooBig ProtocolError) (line []byte, ok bool, err error) 
 		p.scan = end
 		return nil, false, nil
 	}
+	p.buf[end+1] = '\n'
 	return p.buf[p.pos:end], true, nil
 }
 
@@ -383,6 +389,7 @@ func (p *Requests) array() (bool, error) {
 		}
 		p.offs = append(p.offs, p.pos, p.pos+p.bulk)
 		p.pos += p.bulk + 2
+		p.buf[p.pos-2], p.buf[p.pos-1] = '\r', '\n'
 		p.bulk = -1
 		p.left--
 	}

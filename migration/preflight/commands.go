@@ -26,7 +26,7 @@ func topics() []topic {
 		{[]string{"move"}, true,
 			"with other database numbers it is mapped only when it goes through the proxy",
 			"Send it through the proxy."},
-		{[]string{"xreadgroup", "xack", "xclaim", "xautoclaim", "pfcount"}, false,
+		{[]string{"xreadgroup", "xack", "xclaim", "xautoclaim", "xackdel", "pfcount", "vadd", "vrem", "vsetattr"}, false,
 			"no notification reports what they change: it is seen at once only when they go through the proxy",
 			"Point these clients at the proxy; otherwise everything is scanned again each time that it is noticed."},
 		{[]string{"function|load", "function|delete", "function|flush", "function|restore"}, false,

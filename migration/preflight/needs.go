@@ -98,7 +98,7 @@ func needs(key string) []need {
 		{at: roleBoth, args: a("HGET", other, "f"), why: compare},
 		{at: roleBoth, args: a("SISMEMBER", other, "m"), why: compare},
 		{at: roleBoth, args: a("ZSCORE", other, "m"), why: compare},
-		{at: roleTo, args: a("RESTORE", other, 0, "no payload")},
+		{at: roleTo, args: a("RESTORE", other, 0, "no payload"), optional: true, why: "the fast way to copy values"},
 		{at: roleTo, args: a("PEXPIREAT", key, "32503680000000")},
 		{at: roleTo, args: a("PERSIST", other)},
 		{at: roleTo, args: a("PEXPIRE", key, 60000)},

@@ -136,7 +136,9 @@ func restoreFailed(in *inspection, err error) Finding {
 	text := err.Error()
 	switch {
 	case refused(err):
-		return fail("Grant it (see permissions).", "%s: RESTORE is not permitted: %v", in.to, err)
+		text, _, _ = strings.Cut(text, ", with args")
+		return warn("Grant it (see permissions), where that is possible; without it values are copied command by command, which takes several times as long.",
+			"%s: RESTORE is not permitted: %s", in.to, text)
 	case strings.HasPrefix(text, "OOM"):
 		return fail("Give it more memory (see memory).", "%s is out of memory and takes no keys: %v", in.to, err)
 	case strings.HasPrefix(text, "READONLY"):

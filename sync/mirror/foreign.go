@@ -13,10 +13,11 @@ import (
 // clients; a writer that bypasses the proxy is found by counting: when the
 // server has run more of them than the proxy forwarded, somebody else did.
 // (Server sources: t_stream.c, hyperloglog.c, db.c call no notifyKeyspaceEvent
-// there.) The name "function" stands for all FUNCTION subcommands that change.
+// there, nor does the module vectorset of Redis 8.) The name "function" stands for all FUNCTION subcommands that change.
 var silentCommands = map[string]string{
 	"xreadgroup": "xreadgroup", "xack": "xack", "xclaim": "xclaim", "xautoclaim": "xautoclaim",
-	"pfcount": "pfcount", "flushdb": "flushdb", "flushall": "flushall", "swapdb": "swapdb",
+	"xackdel": "xackdel", "pfcount": "pfcount", "vadd": "vadd", "vrem": "vrem", "vsetattr": "vsetattr",
+	"flushdb": "flushdb", "flushall": "flushall", "swapdb": "swapdb",
 	"function|load": "function", "function|delete": "function", "function|flush": "function", "function|restore": "function",
 }
 
@@ -154,7 +155,7 @@ func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
 			continue
 		}
 		name, stats, _ := strings.Cut(rest, ":")
-		family, silent := silentCommands[name]
+		family, silent := silentCommands[strings.ToLower(name)] // modules may use capitals
 		if !silent {
 			continue
 		}

@@ -1,0 +1,104 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
+)
+
+// replicated gives the source a replica, and waits until it follows.
+func (w *world) replicated() *redistest.Server {
+	w.t.Helper()
+	w.do(router.Source, 0, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
+	replica := redistest.Start(w.t)
+	rc := replica.Client(0)
+	if err := rc.ReplicaOf(context.Background(), "127.0.0.1", fmt.Sprint(w.source.Port())).Err(); err != nil {
+		w.t.Fatal(err)
+	}
+	until(w.t, "the replica follows", func() bool {
+		return strings.Contains(fmt.Sprint(w.do(router.Source, 0, "INFO", "replication")), "state=online")
+	})
+	return replica
+}
+
+// TestWaitIsForTheWritesBefore has clients write on a shared connection and WAIT,
+// which is for the writes of the connection that it comes on.
+func TestWaitIsForTheWritesBefore(t *testing.T) {
+	w := newWorld(t)
+	replica := w.replicated()
+	if v := version(t, w.source); !older(v, 6, 2) {
+		w.do(router.Source, 0, "ACL", "SETUSER", "nochannel", "on", ">p", "allkeys", "resetchannels", "+@all")
+		w.do(router.Source, 0, "ACL", "SETUSER", "nokey", "on", ">p", "~a", "resetchannels", "+@all")
+	}
+	for _, user := range []string{"", "nochannel", "nokey"} {
+		t.Run("user "+user, func(t *testing.T) {
+			w.t = t
+			for range 3 {
+				c := w.client()
+				if user != "" {
+					c.want("AUTH "+user+" p", ok)
+				}
+				c.want("SET a 1", ok)
+				if user == "" || *upstreams == "shared" {
+					w.shares() // with a user, nothing but the first writes
+				}
+				// What comes before has arrived, so that it cannot be waited for.
+				before := dialRaw(t, w.source.Addr())
+				before.want("SET b 1", ok)
+				before.want("WAIT 1 5000", ":1\r\n")
+				before.close()
+				if err := replica.Stop(); err != nil {
+					t.Fatal(err)
+				}
+				c.want("SET a 2", ok)
+				first := c.do("WAIT 1 50")
+				if want := "-" + noClaim + "\r\n"; user == "nokey" && first == want {
+					if *upstreams != "shared" || older(version(t, w.source), 7, 2) {
+						t.Errorf("WAIT is refused where it need not be")
+					}
+				} else if first != ":0\r\n" {
+					t.Errorf("WAIT is answered with %q while the replica stands still", first)
+				}
+				if err := replica.Cont(); err != nil {
+					t.Fatal(err)
+				}
+				if user != "nokey" {
+					c.want("WAIT 1 5000", ":1\r\n")
+				}
+				c.close()
+			}
+		})
+	}
+	w.t = t
+}
+
+// older reports whether a version is below major.minor.
+func older(version string, major, minor int) bool {
+	var a, b int
+	_, _ = fmt.Sscanf(version, "%d.%d", &a, &b)
+	return a < major || a == major && b < minor
+}
+
+// TestWaitOfWhoMayNotPublish keeps a client where its next writes and its next WAIT
+// are of one connection.
+func TestWaitOfWhoMayNotPublish(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shared = true })
+	if older(version(t, w.source), 6, 2) {
+		t.Skip("this server has no rights to channels")
+	}
+	w.do(router.Source, 0, "ACL", "SETUSER", "app", "on", ">p", "allkeys", "resetchannels", "+@all")
+	c := w.client()
+	c.want("AUTH app p", ok)
+	c.want("WAIT 0 10", ":0\r\n")
+	for deadline := time.Now().Add(3 * quietFor); time.Now().Before(deadline); {
+		c.want("SET a 1", ok)
+	}
+	if n := len(w.proxy.snapshotSessions()); n != 1 {
+		t.Errorf("%d clients have a session", n)
+	}
+}
