@@ -149,6 +149,7 @@ func (m *Mirror) Listen(ctx context.Context) error {
 		return err
 	}
 	m.wg.Go(m.heartbeats)
+	m.wg.Go(m.watchTo)
 	return nil
 }
 
@@ -162,6 +163,7 @@ func (m *Mirror) Rebase(ctx context.Context) error {
 	for _, l := range m.lanes {
 		l.rebase()
 	}
+	m.beat.forget()
 	m.mu.Lock()
 	m.reason = ""
 	m.mu.Unlock()
