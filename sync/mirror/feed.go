@@ -25,6 +25,7 @@ type feed struct {
 	nc   net.Conn
 	r    *bufio.Reader
 	sink func(db int, keys []string)
+	each func(db int, key string, event []byte) // of each event; nil: nobody asks
 
 	mu      sync.Mutex // guards writes to nc and waiters
 	next    uint64
@@ -41,13 +42,13 @@ const (
 
 // openFeed connects, subscribes to patterns and returns once the server has
 // confirmed the subscription. read must then be run by the caller.
-func openFeed(ctx context.Context, pool *conn.Pool, timeout time.Duration, patterns []string, sink func(db int, keys []string)) (*feed, error) {
+func openFeed(ctx context.Context, pool *conn.Pool, timeout time.Duration, patterns []string, sink func(db int, keys []string), each func(db int, key string, event []byte)) (*feed, error) {
 	e := pool.Endpoint()
 	nc, err := endpoint.Dial(ctx, e, timeout)
 	if err != nil {
 		return nil, err
 	}
-	f := &feed{nc: nc, r: bufio.NewReaderSize(nc, 256<<10), sink: sink, waiters: make(map[string]chan struct{}), done: make(chan struct{})}
+	f := &feed{nc: nc, r: bufio.NewReaderSize(nc, 256<<10), sink: sink, each: each, waiters: make(map[string]chan struct{}), done: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_ = nc.SetDeadline(time.Now().Add(timeout))
@@ -229,7 +230,10 @@ func (f *feed) readReply(pending *pendingKeys) error {
 	switch {
 	case n == 4 && string(parts[0]) == "pmessage":
 		if pending != nil {
-			if db, key, ok := parseEvent(parts[2], parts[3]); ok {
+			if db, key, event, ok := parseEvent(parts[2], parts[3]); ok {
+				if f.each != nil {
+					f.each(db, key, event)
+				}
 				pending.add(db, key)
 			}
 		}
@@ -249,26 +253,26 @@ func (f *feed) readReply(pending *pendingKeys) error {
 
 // parseEvent understands __keyevent@<db>__:<event> with the key as payload and
 // __keyspace@<db>__:<key> with the event as payload.
-func parseEvent(channel, payload []byte) (db int, key string, ok bool) {
+func parseEvent(channel, payload []byte) (db int, key string, event []byte, ok bool) {
 	rest, isEvent := bytes.CutPrefix(channel, []byte("__keyevent@"))
 	if !isEvent {
 		var isSpace bool
 		if rest, isSpace = bytes.CutPrefix(channel, []byte("__keyspace@")); !isSpace {
-			return 0, "", false
+			return 0, "", nil, false
 		}
 	}
 	num, after, found := bytes.Cut(rest, []byte("__:"))
 	if !found {
-		return 0, "", false
+		return 0, "", nil, false
 	}
 	db, err := strconv.Atoi(string(num))
 	if err != nil {
-		return 0, "", false
+		return 0, "", nil, false
 	}
 	if isEvent {
-		return db, string(payload), true
+		return db, string(payload), after, true
 	}
-	return db, string(after), true
+	return db, string(after), payload, true
 }
 
 func (f *feed) line() ([]byte, error) {

@@ -63,6 +63,9 @@ type Config struct {
 	// Scripts returns the script bodies that the proxy saw: what they run inside
 	// counts on the server too. nil: none.
 	Scripts func() []string
+	// Bypassing names the clients that are connected to From past the proxy. nil:
+	// nobody can tell.
+	Bypassing func(context.Context) ([]string, error)
 }
 
 // Mirror copies From to To and keeps it equal. The order of its life:
@@ -82,6 +85,7 @@ type Mirror struct {
 	mu        sync.Mutex
 	out       *writer       // where copies are written
 	silent    bool          // connected, but events are known not to come
+	deaf      string        // the classes of which none come, "" when all do
 	feed      *feed         // nil while there is none
 	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
 	reason    string        // why the mirror cannot vouch for being complete, or ""
@@ -93,6 +97,8 @@ type Mirror struct {
 	beat      heartbeat
 	foreign   foreign
 	throttle  *throttle.Throttle
+	views     views
+	classes   classes
 	errs      recentErrors
 
 	functions carriedFunctions
@@ -116,6 +122,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.beat.init()
 	m.throttle = throttle.New(cfg.Limits, cfg.Served)
+	m.views.init(m.order)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
 	return m
 }
@@ -150,6 +157,7 @@ func (m *Mirror) Listen(ctx context.Context) error {
 	}
 	m.wg.Go(m.heartbeats)
 	m.wg.Go(m.watchTo)
+	m.wg.Go(m.compareViews)
 	return nil
 }
 
@@ -198,6 +206,7 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 	started := m.following
 	m.following = true
 	m.mu.Unlock()
+	m.views.on.Store(true)
 	if started {
 		return nil
 	}
@@ -323,12 +332,25 @@ func (m *Mirror) sink(db int, keys []string) {
 	l.dirty.MarkAll(mine)
 }
 
+// heard takes each event by itself, before sink has its key.
+func (m *Mirror) heard(db int, key string, event []byte) {
+	if strings.HasPrefix(key, KeyPrefix) {
+		if db == m.order[0] && strings.HasPrefix(key, m.heartbeatKey()) {
+			m.classes.told(key, event)
+		}
+		return
+	}
+	if m.views.on.Load() && m.views.mapped[db] {
+		m.views.told(db, key, event)
+	}
+}
+
 // subscribe opens a feed.
 func (m *Mirror) subscribe(ctx context.Context) (*feed, error) {
 	if err := m.cfg.EnsureNotifications(ctx); err != nil {
 		return nil, err
 	}
-	return openFeed(ctx, m.feedPool(), m.cfg.Timeout, []string{keyeventPattern, keyspacePattern}, m.sink)
+	return openFeed(ctx, m.feedPool(), m.cfg.Timeout, []string{keyeventPattern, keyspacePattern}, m.sink, m.heard)
 }
 
 // feedPool is From, but for tests that lead the feed alone through a slow link.
@@ -364,6 +386,7 @@ func (m *Mirror) supervise(f *feed) {
 		m.feed = nil
 		m.feedUp = make(chan struct{})
 		m.mu.Unlock()
+		m.views.reset()
 		m.noteGap(fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err))
 		if f = m.resubscribe(); f == nil {
 			return
