@@ -188,6 +188,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		From: pool, To: m.ids[from.Other()].Pool(),
 		Map:                 m.mapFrom(from),
 		Name:                from.String(),
+		Feed:                m.cfg.Sync.Feed,
 		Workers:             m.cfg.Sync.Workers,
 		Batch:               m.cfg.Sync.Batch,
 		ScanCount:           m.cfg.Sync.ScanCount,

@@ -34,6 +34,8 @@ type Status struct {
 	Gaps   int     `json:"gaps"`   // times that changes may have been missed, since the start
 	Resync string  `json:"resync"` // why the databases are scanned again, or ""
 
+	// Feed is what tells of changes: notifications or tracking.
+	Feed string `json:"feed,omitempty"`
 	// Views is how the notifications and the proxy's own view of writes differ.
 	Views mirror.Views `json:"views"`
 
@@ -125,6 +127,7 @@ func (m *Migration) Status() Status {
 		s.Errors = append(s.Errors, p.Errors...)
 		scan = mi.Throttle().Status()
 		s.Views = p.Views
+		s.Feed, s.Views = p.Feed, p.Views
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
 		}

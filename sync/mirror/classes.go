@@ -78,6 +78,9 @@ func (m *Mirror) proveClasses(ctx context.Context) error {
 	m.deaf = lacking
 	m.mu.Unlock()
 	switch {
+	case lacking != "" && m.cfg.Feed == FeedAuto:
+		m.track(fmt.Errorf("those of class %s do not arrive", lacking))
+		m.dropFeed() // a gap, which a scan repairs once the other feed is there
 	case lacking != "" && was == "":
 		m.noteGap(fmt.Sprintf("keyspace notifications of class %s do not arrive from %s; see notify-keyspace-events there", lacking, m.cfg.From))
 	case lacking == "" && was != "":

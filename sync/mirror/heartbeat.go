@@ -46,6 +46,15 @@ func (h *heartbeat) sawEvent() {
 	}
 }
 
+// lacksEvent notes that the event of the newest beat should be here and is not.
+func (h *heartbeat) lacksEvent() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.seen {
+		h.missed++
+	}
+}
+
 func (h *heartbeat) copied() {
 	select {
 	case h.copies <- struct{}{}:
@@ -153,13 +162,52 @@ func (m *Mirror) heartbeats() {
 		}
 		m.checkFeed()
 		m.checkForeign()
-		seq, _ := m.beat.begin()
+		seq, event := m.beat.begin()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := m.writeBeat(ctx, seq)
 		cancel()
-		if err != nil && m.ctx.Err() == nil {
-			m.errs.add("heartbeat", err)
+		if err != nil {
+			if m.ctx.Err() == nil {
+				m.errs.add("heartbeat", err)
+			}
 			m.beat.sawEvent() // nothing was written, so no event is owed
+			continue
+		}
+		m.awaitEvent(event)
+	}
+}
+
+// awaitEvent returns when the event of the newest beat has come, or would have:
+// one that is only late, behind a million others, is no sign of anything. A feed
+// on which nothing moves at all is dropped.
+func (m *Mirror) awaitEvent(event <-chan struct{}) {
+	for {
+		m.mu.Lock()
+		f := m.feed
+		m.mu.Unlock()
+		if f == nil {
+			return
+		}
+		before := f.taken.Load()
+		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+		err := f.Barrier(ctx)
+		late := ctx.Err() != nil
+		cancel()
+		select {
+		case <-event:
+			return
+		default:
+		}
+		switch {
+		case err == nil:
+			m.beat.lacksEvent()
+			return
+		case !late || m.ctx.Err() != nil: // it has ended
+			return
+		case f.taken.Load() == before:
+			m.errs.add("feed", fmt.Errorf("nothing came on the notification connection to %s for %v, not even the answer to a PING", m.cfg.From, m.cfg.Timeout))
+			f.Close()
+			return
 		}
 	}
 }
@@ -221,15 +269,15 @@ func (m *Mirror) checkFeed() {
 	}
 	m.beat.mu.Lock()
 	seen := m.beat.seen
-	if !seen {
-		m.beat.missed++
-	}
 	missed := m.beat.missed
 	m.beat.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
-	err := m.cfg.CheckNotifications(ctx)
-	cancel()
+	var err error
+	if !m.isTracking() {
+		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+		err = m.cfg.CheckNotifications(ctx)
+		cancel()
+	}
 	if m.ctx.Err() != nil {
 		return
 	}
@@ -237,6 +285,9 @@ func (m *Mirror) checkFeed() {
 	case errors.As(err, new(*NotificationsOff)):
 	case missed >= 2:
 		if missed%10 == 2 {
+			if missed > 10 && m.cfg.Feed == FeedAuto {
+				m.track(errNoEvents)
+			}
 			m.dropFeed() // a connection that swallows everything is replaced
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
@@ -261,11 +312,18 @@ func (m *Mirror) checkFeed() {
 		// is seen in the status and is not over before anybody could look.
 		return
 	}
-	ctx, cancel = context.WithTimeout(m.ctx, m.cfg.Timeout)
+	if m.isTracking() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
 	if err := m.cfg.EnsureNotifications(ctx); err != nil && m.ctx.Err() == nil {
 		m.errs.add("notifications", err)
 		m.setReason(err.Error())
+		if m.cfg.Feed == FeedAuto && errors.As(err, new(*NotificationsOff)) {
+			m.track(err)
+			m.dropFeed()
+		}
 	}
 }
 

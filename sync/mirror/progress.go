@@ -27,7 +27,8 @@ type Progress struct {
 	Dirty     int
 	Lag       time.Duration
 	Errors    []Error
-	Views     Views // how the notifications and the proxy's own view differ
+	Feed      string // FeedNotifications or FeedTracking
+	Views     Views  // how the notifications and the proxy's own view differ
 }
 
 // Database is the progress of one database. From and To are server-side numbers.
@@ -73,6 +74,9 @@ func (d Database) ETA() time.Duration {
 func (m *Mirror) Progress() Progress {
 	m.mu.Lock()
 	p := Progress{Reason: m.reason, Gaps: m.gaps}
+	if p.Feed = FeedNotifications; m.tracking {
+		p.Feed = FeedTracking
+	}
 	following, up, silent := m.following, m.feed != nil, m.silent || m.deaf != ""
 	m.mu.Unlock()
 	complete := true

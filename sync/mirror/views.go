@@ -297,6 +297,10 @@ func (v *views) progress() Views {
 // and keeps nothing of list.
 func (m *Mirror) Wrote(list []Write) {
 	m.mu.Lock()
+	if m.tracking && m.feed != nil {
+		m.mu.Unlock()
+		return
+	}
 	deaf := m.feed == nil || m.silent || m.deaf != ""
 	m.mu.Unlock()
 	if deaf {
@@ -319,6 +323,9 @@ func (m *Mirror) compareViews() {
 		case <-m.ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if m.isTracking() {
+			continue // it tells no databases
 		}
 		m.views.cut()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
