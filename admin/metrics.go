@@ -55,6 +55,9 @@ func (c scrape) Describe(out chan<- *prometheus.Desc) {
 		descInFlight, descErrors, descReceived, descSent, descClients, descAccepted, descRefused, descOutput, descUpstreams, descSlow} {
 		out <- d
 	}
+	for _, d := range syncDescs {
+		out <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -70,6 +73,7 @@ func (c scrape) Collect(out chan<- prometheus.Metric) {
 	gauge(descLag, st.LagMS/1000)
 	gauge(descDirty, float64(st.Dirty))
 	count(descGaps, float64(st.Gaps))
+	collectSync(out, st)
 	if c.s.opt.Meter == nil {
 		return
 	}

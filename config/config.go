@@ -127,6 +127,9 @@ type Sync struct {
 	BytesPerSecond int `koanf:"bytes_per_second"`
 	// Heartbeat is how often a key is written to prove that changes arrive.
 	Heartbeat time.Duration `koanf:"heartbeat"`
+	// Feed is what tells of changes: "notifications", "tracking" (CLIENT TRACKING), or
+	// "auto": tracking where notifications cannot be had.
+	Feed string `koanf:"feed"`
 	// SetNotifications allows CONFIG SET notify-keyspace-events, put back at complete.
 	SetNotifications bool `koanf:"set_notifications"`
 	// AcceptLoss carries it over when the server that the clients are on comes
@@ -190,6 +193,7 @@ func Default() Config {
 			DirtyLimit:       1_000_000,
 			Considerate:      true,
 			Heartbeat:        time.Second,
+			Feed:             "auto",
 			SetNotifications: true,
 		},
 		Cutover: Cutover{

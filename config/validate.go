@@ -160,6 +160,9 @@ func (c Config) checkRanges() []error {
 		}
 	}
 	number("proxy.max_clients", c.Proxy.MaxClients, 1, 1_000_000)
+	if !slices.Contains([]string{"auto", "notifications", "tracking"}, c.Sync.Feed) {
+		problems = append(problems, fmt.Errorf("sync.feed: %q is not known: give auto, notifications or tracking", c.Sync.Feed))
+	}
 	if c.Proxy.Upstream != "shared" && c.Proxy.Upstream != "pinned" {
 		problems = append(problems, fmt.Errorf("proxy.upstream: %q is not known: give shared or pinned", c.Proxy.Upstream))
 	}

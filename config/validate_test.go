@@ -72,6 +72,7 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.Proxy.ScriptCache = -1 }, "proxy.script_cache: "},
 		{func(c *Config) { c.Proxy.MaxBulk = 1 }, "proxy.max_bulk: "},
 		{func(c *Config) { c.Proxy.Upstream = "both" }, "proxy.upstream: "},
+		{func(c *Config) { c.Sync.Feed = "psync" }, "sync.feed: "},
 		{func(c *Config) { c.Proxy.Loops = 65 }, "proxy.loops: "},
 		{func(c *Config) { c.Proxy.OutputLimit = 1 }, "proxy.output_limit: "},
 		{func(c *Config) { c.Proxy.ShutdownTimeout = -1 }, "give 0s to 1h"},

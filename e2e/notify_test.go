@@ -74,8 +74,46 @@ func urlOf(name string, s *redistest.Server) string {
 	return s.URL(0)
 }
 
+// TestTrackingWhereNotificationsCannotBeHad has the same source, and CLIENT TRACKING
+// for a feed, there and back: what is written through the proxy and past it arrives.
+func TestTrackingWhereNotificationsCannotBeHad(t *testing.T) {
+	for name, options := range withoutConfig() {
+		t.Run(name, func(t *testing.T) {
+			src, dst := redistest.Start(t, options...), redistest.Start(t)
+			url := urlOf(name, src)
+			text, code := verb(t, "check", "--source", url, "--target", dst.URL(0), "--map", "0=0,3=5")
+			if code != 0 || !strings.Contains(unwrapped(text), "CLIENT TRACKING") {
+				t.Errorf("check ended with status %d and does not say that CLIENT TRACKING is used:\n%s", code, text)
+			}
+			c := newSidecar(t, setup{source: url, target: dst.URL(0), dbmap: "0=0,3=5"})
+			c.start("")
+			if s := c.awaitReady(); s.Feed != "tracking" {
+				t.Errorf("the feed is %q", s.Feed)
+			}
+			client := redis.NewClient(redistest.Options(c.addr, 3))
+			defer func() { _ = client.Close() }()
+			past := src.Client(0)
+			for i := range 500 {
+				do(t, client, "SET", fmt.Sprintf("through:%d", i), i)
+				do(t, past, "HSET", fmt.Sprintf("past:%d", i%50), i, i)
+			}
+			equalSides(t, src, dst, "0=0,3=5")
+			if name == "forbidden by ACL" {
+				return // there is no fence against the clients of this test that are connected past the proxy
+			}
+			if _, err := c.cutover(); err != nil {
+				t.Fatalf("the cutover: %v", err)
+			}
+			do(t, client, "SET", "after", "the cutover")
+			if v, err := dst.Client(5).Get(t.Context(), "after").Result(); err != nil || v != "the cutover" {
+				t.Errorf("on the target: %q, %v", v, err)
+			}
+		})
+	}
+}
+
 // TestNotificationsCannotBeSwitchedOn has a source that reports nothing and lets
-// nobody change that: the operator is told the command, and clients are served,
+// nobody change that, and no other feed: the operator is told the command, and clients are served,
 // but nothing is called ready that could lose a write.
 func TestNotificationsCannotBeSwitchedOn(t *testing.T) {
 	for name, options := range withoutConfig() {
@@ -88,7 +126,7 @@ func TestNotificationsCannotBeSwitchedOn(t *testing.T) {
 }
 
 func checkNamesCommand(t *testing.T, url string, src, dst *redistest.Server) {
-	text, code := verb(t, "check", "--source", url, "--target", dst.URL(0), "--map", "0=0")
+	text, code := verb(t, "check", "--source", url, "--target", dst.URL(0), "--map", "0=0", "--sync.feed", "notifications")
 	if code != exitRefused {
 		t.Errorf("check ended with status %d, want %d", code, exitRefused)
 	}
@@ -98,7 +136,7 @@ func checkNamesCommand(t *testing.T, url string, src, dst *redistest.Server) {
 }
 
 func runIsNotReady(t *testing.T, url string, src, dst *redistest.Server) {
-	c := newSidecar(t, setup{source: url, target: dst.URL(0), dbmap: "0=0"})
+	c := newSidecar(t, setup{source: url, target: dst.URL(0), dbmap: "0=0", extra: []string{"--sync.feed", "notifications"}})
 	c.start("")
 	named := func(s migration.Status) bool {
 		return strings.Contains(unwrapped(strings.Join(s.Reasons, "\n")), switchOnBy(src))

@@ -44,7 +44,7 @@ func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) 
 	return preflight.Run(ctx, preflight.Env{
 		From: from, To: to, FromName: "source", ToName: "target",
 		Map: dbmap, Explicit: len(cfg.Databases) > 0, LeaveOut: cfg.LeaveOut,
-		SetNotifications: cfg.Sync.SetNotifications, CreateUser: cfg.Cutover.CreateUser, Unsafe: cfg.Cutover.Unsafe,
+		Feed: cfg.Sync.Feed, SetNotifications: cfg.Sync.SetNotifications, CreateUser: cfg.Cutover.CreateUser, Unsafe: cfg.Cutover.Unsafe,
 	}, preflight.StageCheck), nil
 }
 
@@ -54,7 +54,7 @@ func (m *Migration) env(from router.Side) preflight.Env {
 		From: m.ids[from].Pool(), To: m.ids[from.Other()].Pool(),
 		FromName: from.String(), ToName: from.Other().String(),
 		Map: m.mapFrom(from), Explicit: len(m.cfg.Databases) > 0, LeaveOut: m.cfg.LeaveOut,
-		SetNotifications: m.cfg.Sync.SetNotifications, CreateUser: m.cfg.Cutover.CreateUser, Unsafe: m.cfg.Cutover.Unsafe,
+		Feed: m.cfg.Sync.Feed, SetNotifications: m.cfg.Sync.SetNotifications, CreateUser: m.cfg.Cutover.CreateUser, Unsafe: m.cfg.Cutover.Unsafe,
 		Resumed: m.record().Copied,
 		Proxied: m.traffic.UpstreamAddrs(from),
 		User:    m.ids[from].user(),

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
@@ -75,6 +77,8 @@ type Migration struct {
 	report   *Report         // of the newest attempt, also while it runs
 	password string          // of our own user
 	scan     throttle.Status // how fast scans may copy; Pace is not kept here
+
+	wantsWrites atomic.Bool
 
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
@@ -187,6 +191,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		From: pool, To: m.ids[from.Other()].Pool(),
 		Map:                 m.mapFrom(from),
 		Name:                from.String(),
+		Feed:                m.cfg.Sync.Feed,
 		Workers:             m.cfg.Sync.Workers,
 		Batch:               m.cfg.Sync.Batch,
 		ScanCount:           m.cfg.Sync.ScanCount,
@@ -200,6 +205,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Scripts:             m.traffic.Scripts,
 		Limits:              m.limits(),
 		Served:              served,
+		Bypassing:           func(ctx context.Context) ([]string, error) { return preflight.Bypassing(ctx, m.env(from)) },
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
 }
 
@@ -216,6 +222,7 @@ func (m *Migration) activeMirror() *mirror.Mirror {
 }
 
 func (m *Migration) setMirror(mi *mirror.Mirror) {
+	m.wantsWrites.Store(mi != nil)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mirror = mi
@@ -256,6 +263,30 @@ func (m *Migration) Swapped(a, b int) {
 			mi.Rescan(n, "SWAPDB through the proxy")
 		}
 	}
+}
+
+// WantsWrites reports whether Wrote has a use for what clients write.
+func (m *Migration) WantsWrites() bool { return m.wantsWrites.Load() }
+
+// Wrote says what clients wrote that notifications do tell. It may change list and
+// keeps nothing of it.
+func (m *Migration) Wrote(list []mirror.Write) {
+	m.mu.Lock()
+	mi, onTarget, pairs := m.mirror, m.rec.Side == router.Target, m.dbmap
+	m.mu.Unlock()
+	if mi == nil {
+		return
+	}
+	if onTarget {
+		for i := range list {
+			db, ok := pairs.Target(list[i].DB)
+			if !ok {
+				list[i].Key = nil
+			}
+			list[i].DB = db
+		}
+	}
+	mi.Wrote(list)
 }
 
 // Functions says that function libraries changed.

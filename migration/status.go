@@ -34,6 +34,11 @@ type Status struct {
 	Gaps   int     `json:"gaps"`   // times that changes may have been missed, since the start
 	Resync string  `json:"resync"` // why the databases are scanned again, or ""
 
+	// Feed is what tells of changes: notifications or tracking.
+	Feed string `json:"feed,omitempty"`
+	// Views is how the notifications and the proxy's own view of writes differ.
+	Views mirror.Views `json:"views"`
+
 	Fence       string         `json:"fence"` // level of the fence that is up, or ""
 	LastCutover *Report        `json:"last_cutover"`
 	Errors      []mirror.Error `json:"errors"`
@@ -121,6 +126,8 @@ func (m *Migration) Status() Status {
 		s.Dirty, s.LagMS, s.Gaps, s.Resync = p.Dirty, ms(p.Lag), p.Gaps, p.Reason
 		s.Errors = append(s.Errors, p.Errors...)
 		scan = mi.Throttle().Status()
+		s.Views = p.Views
+		s.Feed, s.Views = p.Feed, p.Views
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
 		}

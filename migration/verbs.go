@@ -140,7 +140,11 @@ func (m *Migration) removeKeys(ctx context.Context, side router.Side) (removed i
 	}
 	for _, db := range dbs {
 		c := p.DB(db)
-		keys := []string{mirror.HeartbeatPrefix + "source", mirror.HeartbeatPrefix + "target"}
+		var keys []string
+		for _, name := range []string{"source", "target"} {
+			beat := mirror.HeartbeatPrefix + name
+			keys = append(keys, beat, beat+mirror.ProbeSuffix, beat+mirror.ProbeExpiresSuffix)
+		}
 		if db == 0 {
 			keys = append(keys, store.RecordKey, store.JournalKey, store.FenceKey)
 		}

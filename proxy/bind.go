@@ -54,7 +54,7 @@ func (l *loop) bind(g *guest) *trunk {
 	}
 	switch {
 	case t == nil:
-		t = &trunk{l: l, key: key, side: l.route.Side, lines: lines}
+		t = &trunk{l: l, key: key, side: l.route.Side, db: st.db, lines: lines}
 		l.trunks[key] = t
 		l.dial(t, l.route, lines)
 		t.wait(g)
@@ -123,7 +123,7 @@ func (l *loop) bindOwn(g *guest) *trunk {
 		l.pin(g)
 		return nil
 	}
-	g.trunk = &trunk{l: l, side: l.route.Side, owner: g}
+	g.trunk = &trunk{l: l, side: l.route.Side, db: st.db, owner: g}
 	l.dial(g.trunk, l.route, l.srv.setup(&st, router.Source, l.route, true))
 	g.trunk.wait(g)
 	return nil
@@ -132,7 +132,8 @@ func (l *loop) bindOwn(g *guest) *trunk {
 // attach makes a connection that a session has used a guest's own again. Where that
 // cannot be, welcome, which must follow, gets it another one.
 func (l *loop) attach(g *guest, k *link, fd int) {
-	t := &trunk{l: l, side: k.side, owner: g}
+	st := g.state()
+	t := &trunk{l: l, side: k.side, db: st.db, owner: g}
 	g.trunk = t
 	if k.side != l.route.Side || k.route.Epoch != l.route.Epoch {
 		t.owner, g.trunk = nil, nil // the traffic was moved meanwhile
@@ -248,12 +249,13 @@ func (l *loop) prepare(ctx context.Context, route router.Route) error {
 		return l.prepareOwn(ctx, route)
 	}
 	wanted := make(map[string][]line)
+	dbs := make(map[string]int)
 	l.call(func() {
 		for g := range l.guests {
 			st := g.state()
 			lines, key, ok := l.srv.bearing(&st, route)
 			if ok && l.trunks[key] == nil && g.trunk != nil {
-				wanted[key] = lines
+				wanted[key], dbs[key] = lines, st.db
 			}
 		}
 	})
@@ -272,7 +274,7 @@ func (l *loop) prepare(ctx context.Context, route router.Route) error {
 				l.srv.discard(k, fd)
 				return
 			}
-			t := &trunk{l: l, key: key, side: route.Side, lines: lines}
+			t := &trunk{l: l, key: key, side: route.Side, db: dbs[key], lines: lines}
 			l.trunks[key] = t
 			l.connected(t, k, fd, nil)
 		}
@@ -287,6 +289,7 @@ func (l *loop) prepare(ctx context.Context, route router.Route) error {
 func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 	type want struct {
 		g     *guest
+		db    int
 		lines []line
 	}
 	var wanted []want
@@ -294,7 +297,7 @@ func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 		for g := range l.guests {
 			st := g.state()
 			if _, mapped := route.DB(st.db); mapped && g.trunk != nil && g.trunk.side != route.Side {
-				wanted = append(wanted, want{g, l.srv.setup(&st, g.trunk.side, route, true)})
+				wanted = append(wanted, want{g, st.db, l.srv.setup(&st, g.trunk.side, route, true)})
 			}
 		}
 	})
@@ -314,7 +317,7 @@ func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 			if w.g.warm != nil {
 				l.lose(w.g.warm, errUpstreamGone)
 			}
-			w.g.warm = &trunk{l: l, side: route.Side, owner: w.g}
+			w.g.warm = &trunk{l: l, side: route.Side, db: w.db, owner: w.g}
 			l.connected(w.g.warm, k, fd, nil)
 		}
 		if !l.post(put) {

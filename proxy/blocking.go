@@ -28,6 +28,7 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 		}
 		it := &item{spec: sp, args: args, mode: modeLine, gate: true, wake: true, block: &blocked{at: at, forever: forever, deadline: deadline}}
 		s.describe(it)
+		s.describeWrites(it, args)
 		if err := s.push(it, wireOf(args...)); err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ type call struct {
 	size uint32 // bytes
 	row  uint16 // of the table
 	args uint16 // its words; so many or more at the highest number
+	keys uint32 // bytes of the keys that it may change, kept beside; or unkept
 }
 
 func (sp *spec) call(at int64, args, size int) call {
@@ -30,6 +31,7 @@ type calls struct {
 	head, tail uint   // how many were taken, and how many were put
 	fresh      uint   // those from here on were not passed on yet
 	over       int    // not remembered; they follow all that are
+	keys       keptKeys
 }
 
 func (q *calls) len() int { return int(q.tail-q.head) + q.over }
@@ -38,6 +40,7 @@ func (q *calls) len() int { return int(q.tail-q.head) + q.over }
 func (q *calls) push(c call, limit int) {
 	if int(q.tail-q.head) == len(q.ring) && !q.grow(limit) || q.over > 0 {
 		q.over++
+		q.keys.drop(c.keys)
 		return
 	}
 	q.ring[q.tail&uint(len(q.ring)-1)] = c

@@ -59,7 +59,8 @@ type spec struct {
 	set    byte // which set of subscriptions: channels, patterns, shard channels
 	share  bool // may travel on a connection that others use too
 	family family
-	row    uint16 // its number in rows
+	writes *writeForm // nil: it changes no keys, or none that can be told
+	row    uint16     // its number in rows
 }
 
 // The sets of subscriptions.
@@ -134,6 +135,7 @@ var table = func() map[string]*spec {
 		}
 		m[name].share = true
 	}
+	formsOf(m)
 	return m
 }()
 

@@ -27,6 +27,9 @@ func (s *session) upstreamEnded(l *link) {
 func (s *session) loseAll() (events []event, leaves int) {
 	dbs := []int{s.st.db}
 	queue := s.st.effects
+	if !s.fifo.empty() && s.srv.wantsWrites() {
+		events = append(events, event{kind: wroteUnknown, db: s.st.db})
+	}
 	for !s.fifo.empty() {
 		it, _ := s.fifo.peek()
 		_, _ = s.fifo.pop()
@@ -57,6 +60,7 @@ func (s *session) loseAll() (events []event, leaves int) {
 		it.lost = true
 		it.finish()
 	}
+	s.fifo.calls.keys = keptKeys{}
 	return events, leaves
 }
 

@@ -169,7 +169,7 @@ func (l *loop) giveUp(t *trunk) bool {
 // replace dials another trunk for the key of t.
 func (l *loop) replace(t *trunk) {
 	t.replacing = true
-	other := &trunk{l: l, key: t.key, side: t.side, lines: t.lines}
+	other := &trunk{l: l, key: t.key, side: t.side, db: t.db, lines: t.lines}
 	route := l.route
 	l.srv.serving.Go(func() {
 		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.dial, route, t.lines)

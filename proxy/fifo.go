@@ -27,7 +27,9 @@ type item struct {
 
 	sub       byte // of CLIENT: which subcommand
 	keys      []string
-	counted   string // the silent counter that was raised for it
+	wrote     []string // keys that may change with a notification
+	unknown   bool     // … and others that nobody can name
+	counted   string   // the silent counter that was raised for it
 	epoch     uint64
 	sent      time.Time
 	block     *blocked
@@ -140,7 +142,7 @@ func (f *fifo) pop() (c call, known bool) {
 			f.slots = nil
 		}
 		if len(f.calls.ring) > 1024 {
-			f.calls = calls{}
+			f.calls = calls{keys: f.calls.keys}
 		}
 	} else if f.head > 1024 && f.head > len(f.slots)/2 {
 		f.slots = append([]slot(nil), f.slots[f.head:]...)

@@ -37,7 +37,7 @@ func (s *session) barred(sp *spec) string {
 // dispatch forwards one command. The session holds a ticket of the gate.
 func (s *session) dispatch(cmd redcon.Command) error {
 	sp := lookup(cmd.Args[0])
-	s.cur = sp.call(s.readAt, len(cmd.Args), len(cmd.Raw))
+	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(cmd.Args), len(cmd.Raw)), sp, cmd.Args
 	if s.home != nil && (!sp.share || len(cmd.Raw) > shareRequest) {
 		s.pinnedAt = time.Now()
 	}
@@ -74,6 +74,7 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 		it.args = cloneArgs(cmd.Args)
 	}
 	s.describe(it)
+	s.describeWrites(it, cmd.Args)
 	if it.spec.verb == vAuth || it.spec.verb == vHello {
 		wire = s.translateAuth(it)
 	}
@@ -107,6 +108,17 @@ func (s *session) describe(it *item) {
 	}
 }
 
+// describeWrites fills in which keys a command may change.
+func (s *session) describeWrites(it *item, args [][]byte) {
+	switch {
+	case !s.srv.wantsWrites():
+	case it.spec.writes != nil:
+		it.spec.writes.each(args, func(key []byte) { it.wrote = append(it.wrote, string(key)) })
+	case it.spec.mayWrite():
+		it.unknown = true
+	}
+}
+
 // special forwards a command that is not plain, outside of a transaction.
 func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 	sp := it.spec
@@ -125,6 +137,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 	}
 	it.args = cloneArgs(cmd.Args)
 	s.describe(it)
+	s.describeWrites(it, it.args)
 	switch sp.verb {
 	case vMulti:
 		s.multi = s.multi || len(it.args) == 1
@@ -288,7 +301,16 @@ func (s *session) pushPlain(raw []byte) error {
 	if s.srv.cfg.UpstreamTimeout > 0 && s.fifo.empty() {
 		s.heard = time.Now()
 	}
-	s.fifo.pushPlain(s.cur)
+	c := s.cur
+	if s.srv.wantsWrites() {
+		switch {
+		case s.curSpec.writes != nil:
+			c.keys = s.fifo.calls.keys.keep(s.curSpec.writes, s.curArgs)
+		case s.curSpec.mayWrite():
+			c.keys = unkept
+		}
+	}
+	s.fifo.pushPlain(c)
 	s.mu.Unlock()
 	s.ticket = false
 	return s.send(raw)

@@ -48,6 +48,9 @@ type loop struct {
 	in, out  int64 // bytes of this round
 	m        measure
 
+	watching bool // what clients write is to be handed over
+	written  written
+
 	waiting  bool // a goroutine waits for the gate
 	stopping bool
 
@@ -137,6 +140,7 @@ func (l *loop) round() {
 		return
 	}
 	l.now = int64(time.Since(l.base))
+	l.watching = l.srv.wantsWrites()
 	for _, ev := range l.events {
 		switch w := l.at[ev.FD]; {
 		case w.t != nil:
@@ -172,8 +176,26 @@ func (l *loop) round() {
 	l.account()
 }
 
+// wrote notes what the oldest command of t has written, now that it is answered.
+func (l *loop) wrote(t *trunk, c call) {
+	var kept []byte
+	if c.keys != unkept {
+		kept = t.calls.keys.take(c.keys)
+	}
+	if !l.watching {
+		return
+	}
+	l.written.answered(t.db, c, kept, t.begins)
+	if len(l.written.list) >= mostWritten {
+		l.written.handOver(l.srv.writes)
+	}
+}
+
 // account adds the round's figures to the server's.
 func (l *loop) account() {
+	if l.watching {
+		l.written.handOver(l.srv.writes)
+	}
 	if l.commands != 0 {
 		l.srv.commands.Add(l.commands)
 		l.commands = 0

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,8 +37,21 @@ const patience = 10 * time.Second
 
 // heard is an observer that writes down what it hears.
 type heard struct {
-	mu  sync.Mutex
-	log []string
+	mu     sync.Mutex
+	log    []string
+	writes func([]Write) // nil: they are counted only
+	wrote  atomic.Int64
+}
+
+func (h *heard) WantsWrites() bool { return true }
+
+func (h *heard) Wrote(writes []Write) {
+	h.wrote.Add(int64(len(writes)))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.writes != nil {
+		h.writes(writes)
+	}
 }
 
 func (h *heard) add(format string, args ...any) {

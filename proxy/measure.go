@@ -40,8 +40,12 @@ type handedOn struct {
 }
 
 // submitted notes that a request of g was added to what waits for t.
-func (l *loop) submitted(t *trunk, g *guest, sp *spec, args, size int) {
-	t.calls.push(sp.call(g.readAt, args, size), trunkCalls)
+func (l *loop) submitted(t *trunk, g *guest, sp *spec, args [][]byte, size int) {
+	c := sp.call(g.readAt, len(args), size)
+	if l.watching && sp.writes != nil {
+		c.keys = t.calls.keys.keep(sp.writes, args)
+	}
+	t.calls.push(c, trunkCalls)
 	l.m.inflight++
 }
 
@@ -54,7 +58,11 @@ func (l *loop) replied(t *trunk, g *guest) {
 	}
 	if !ok {
 		l.m.untimed++
+		l.wrote(t, call{keys: unkept})
 		return
+	}
+	if c.keys != 0 {
+		l.wrote(t, c)
 	}
 	if c.sent == 0 { // passed on in this very round
 		c.sent = l.now

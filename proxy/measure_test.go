@@ -12,11 +12,12 @@ import (
 func measured(n int) (round func(), l *loop) {
 	l = &loop{srv: &Server{}, base: time.Now(), m: measure{slow: never}}
 	t, g, sp := &trunk{l: l}, &guest{}, lookup([]byte("get"))
+	args := [][]byte{[]byte("get"), []byte("key")}
 	return func() {
 		l.now = int64(time.Since(l.base))
 		g.readAt = l.now
 		for range n {
-			l.submitted(t, g, sp, 2, 40)
+			l.submitted(t, g, sp, args, 40)
 		}
 		l.dirty = append(l.dirty[:0], t)
 		l.passOn()

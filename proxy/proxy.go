@@ -104,6 +104,7 @@ type Server struct {
 
 	identities []Identity
 	obs        Observer
+	writes     WriteObserver // nil when the observer is none
 	log        *slog.Logger
 
 	scripts  *scripts
@@ -183,6 +184,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts, identities: identitiesOf(cfg),
 		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{}),
 		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan)}
+	s.writes, _ = obs.(WriteObserver)
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.killed, s.kill = context.WithCancel(context.Background())
 	return s, nil
@@ -316,6 +318,9 @@ func (s *Server) remove(sess *session) {
 	delete(s.sessions, sess)
 	s.mu.Unlock()
 }
+
+// wantsWrites reports whether somebody wants to hear of writes now.
+func (s *Server) wantsWrites() bool { return s.writes != nil && s.writes.WantsWrites() }
 
 func (s *Server) addLink(l *link) {
 	s.mu.Lock()

@@ -26,11 +26,13 @@ type reader struct {
 	size  int    // bytes of the current element
 
 	// gathered under the session's lock, acted on after it
-	tally  tally
-	events []event
-	leaves int
-	wake   bool
-	raw    bool // from here on the bytes are a stream
+	tally   tally
+	begins  [4]byte // the current reply
+	written written
+	events  []event
+	leaves  int
+	wake    bool
+	raw     bool // from here on the bytes are a stream
 }
 
 // owner says what the current element is.
@@ -107,6 +109,9 @@ func (r *reader) chunk(b []byte) bool {
 	for range leaves {
 		s.srv.gate.Leave()
 	}
+	if s.srv.writes != nil {
+		r.written.handOver(s.srv.writes)
+	}
 	r.measured()
 	s.out.flush()
 	if wake {
@@ -128,6 +133,7 @@ func (r *reader) feed(b []byte) error {
 		if r.fr.AtStart() {
 			r.size = 0
 			r.tally.head.begin(b[0])
+			r.begins = headOf(b)
 			r.begin(b[0])
 			if r.raw {
 				continue
@@ -329,6 +335,7 @@ func (r *reader) finish() {
 		}
 		s.letIn = s.letIn || !r.tally.head.failing
 		c, known := s.fifo.pop()
+		r.wrote(c, known)
 		r.took(c, known, nil)
 		r.leaves++
 		r.advance()
@@ -338,6 +345,20 @@ func (r *reader) finish() {
 	}
 	r.coll, r.it, r.owner = nil, nil, nobody
 	r.locals()
+}
+
+// wrote notes what a plain command has written, now that it is answered.
+func (r *reader) wrote(c call, known bool) {
+	f := &r.s.fifo
+	switch {
+	case (!known || r.s.st.multi) && r.s.srv.wantsWrites():
+		_ = f.calls.keys.take(c.keys &^ unkept)
+		r.written.answered(r.s.st.db, call{keys: unkept}, nil, r.begins)
+	case c.keys == unkept:
+		r.written.answered(r.s.st.db, c, nil, r.begins)
+	case c.keys > 0:
+		r.written.answered(r.s.st.db, c, f.calls.keys.take(c.keys), r.begins)
+	}
 }
 
 // advance does what follows every command of the client.

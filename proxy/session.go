@@ -54,6 +54,8 @@ type session struct {
 	waitFrom time.Time
 	readAt   int64 // when it was read from last
 	cur      call  // the command that is being forwarded
+	curSpec  *spec // … its row
+	curArgs  [][]byte
 
 	taken   uint64 // by the client, when the watch looked last
 	takenAt time.Time

@@ -41,6 +41,7 @@ type state struct {
 	queueBytes int
 	queued     int     // how many the server has queued, also where queue stopped following
 	effects    []*item // those of them that change this state or concern the observer
+	writes     []*item // those that may change keys and have no other effect
 	watch      bool
 
 	// stuck says why the session cannot be moved to another server; it is closed
@@ -75,8 +76,11 @@ func (st *state) subscribe(set byte, name string, on bool) {
 func (st *state) enqueue(it *item) {
 	it.index = st.queued
 	st.queued++
-	if it.hasEffect() {
+	switch {
+	case it.hasEffect():
 		st.effects = append(st.effects, it)
+	case (len(it.wrote) > 0 || it.unknown) && len(st.writes) < maxQueue:
+		st.writes = append(st.writes, it)
 	}
 	if isConfirming(it) {
 		st.stuck = "it subscribes inside a transaction"
@@ -115,7 +119,7 @@ func (st *state) needsElements() bool {
 }
 
 func (st *state) endMulti(unwatched bool) {
-	st.multi, st.dirty, st.queue, st.queueBytes, st.queued, st.effects = false, false, nil, 0, 0, nil
+	st.multi, st.dirty, st.queue, st.queueBytes, st.queued, st.effects, st.writes = false, false, nil, 0, 0, nil, nil
 	if unwatched {
 		st.watch = false
 	}

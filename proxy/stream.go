@@ -34,7 +34,10 @@ func (s *session) stream() (bool, error) {
 	}
 	s.pinnedAt = time.Now()
 	s.srv.commands.Add(1)
-	s.cur = sp.call(s.readAt, len(head)+1, 0)
+	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(head)+1, 0), sp, nil
+	if w := sp.writes; w != nil && w.last > 0 && w.last < len(head) {
+		s.curArgs = head
+	}
 	if err := s.enter(); err != nil {
 		return false, err
 	}

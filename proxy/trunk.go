@@ -24,6 +24,7 @@ type trunk struct {
 	l     *loop
 	key   string
 	side  router.Side
+	db    int   // its clients'
 	link  *link // for the server's books; its descriptor is fd
 	fd    int
 	ready bool
@@ -64,8 +65,9 @@ type trunk struct {
 	size  int  // bytes of the current reply
 	stray bool // the current element answers nobody
 
-	calls calls     // what fifo holds, for the numbers
-	reply replyHead // of the current reply
+	calls  calls     // what fifo holds, for the numbers
+	reply  replyHead // of the current reply
+	begins [4]byte   // … its first bytes
 }
 
 // entry is a run of commands of one guest, inside the gate with one ticket.
@@ -219,6 +221,7 @@ func (l *loop) answer(t *trunk, b []byte) error {
 				return fmt.Errorf("%w: nobody has asked for it", resp.ErrReply)
 			}
 			t.reply.begin(b[pos])
+			t.begins = headOf(b[pos:])
 		}
 		n, done := 0, true
 		if t.fr.AtStart() {
@@ -311,7 +314,10 @@ func (l *loop) lose(t *trunk, err error) {
 	}
 	entries := t.fifo[t.head:]
 	t.fifo, t.head, t.out = nil, 0, nil
-	l.m.inflight -= int64(t.calls.len())
+	if n := t.calls.len(); n > 0 {
+		l.m.inflight -= int64(n)
+		l.wrote(t, call{keys: unkept}) // nobody knows which of them the server has run
+	}
 	t.calls = calls{}
 	for _, e := range entries {
 		l.srv.gate.Leave()

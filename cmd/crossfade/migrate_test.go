@@ -159,10 +159,10 @@ func TestTwoAtOnce(t *testing.T) {
 	cf.awaitReady(t)
 }
 
-// TestNotReady: notifications are off and may not be switched on.
+// TestNotReady: notifications are off, may not be switched on, and nothing else is allowed.
 func TestNotReady(t *testing.T) {
 	source, target := redistest.Start(t), redistest.Start(t)
-	args := []string{"--sync.set_notifications=false"}
+	args := []string{"--sync.set_notifications=false", "--sync.feed=notifications"}
 	if r := must(t, shortDir(t), 3, append([]string{"check", "--json", "--source", url(source), "--target", url(target)}, args...)...); !strings.Contains(r.stdout, `"ok": false`) {
 		t.Errorf("check --json: %s", r.stdout)
 	}

@@ -62,6 +62,13 @@ func renderStatus(st admin.StatusReply, width int) string {
 			line("latency", latencyLine(p.Recent))
 		}
 	}
+	for i, text := range viewLines(st.Views) {
+		name := ""
+		if i == 0 {
+			name = "views"
+		}
+		line(name, text)
+	}
 	if st.Gaps > 0 {
 		text := fmt.Sprintf("%d since the start", st.Gaps)
 		if st.Resync != "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/crossfade/crossfade/proxy"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/mirror"
 )
 
 // traffic is the proxy as a migration sees it.
@@ -32,7 +34,25 @@ func (t traffic) Stalls() migration.Stalls {
 // the migration is set after both are made and before the proxy serves.
 type observer struct{ *migration.Migration }
 
-var _ proxy.Observer = (*observer)(nil)
+var (
+	_ proxy.Observer      = (*observer)(nil)
+	_ proxy.WriteObserver = (*observer)(nil)
+)
+
+// writeLists are for Wrote, which is called often.
+var writeLists = sync.Pool{New: func() any { return new([]mirror.Write) }}
+
+// Wrote gives the proxy's writes the migration's type.
+func (o *observer) Wrote(writes []proxy.Write) {
+	list := writeLists.Get().(*[]mirror.Write)
+	for _, w := range writes {
+		*list = append(*list, mirror.Write(w))
+	}
+	o.Migration.Wrote(*list)
+	clear(*list)
+	*list = (*list)[:0]
+	writeLists.Put(list)
+}
 
 // upstream is one server as the proxy reaches it.
 type upstream struct {

@@ -50,6 +50,16 @@ func bypasses(ctx context.Context, env Env) ([]bypassing, error) {
 	return out, nil
 }
 
+// Bypassing names the clients that are connected to From past the proxy.
+func Bypassing(ctx context.Context, env Env) ([]string, error) {
+	list, err := bypasses(ctx, env)
+	out := make([]string, 0, len(list))
+	for _, b := range list {
+		out = append(out, b.String())
+	}
+	return out, err
+}
+
 func fields(line string) map[string]string {
 	out := make(map[string]string)
 	for field := range strings.FieldsSeq(line) {

@@ -68,7 +68,7 @@ func merged(have string) string {
 func checkNotifications(ctx context.Context, in *inspection) []Finding {
 	var out []Finding
 	for _, s := range in.sides() {
-		for _, f := range notifications(ctx, in, s) {
+		for _, f := range changesOf(ctx, in, s) {
 			if s == in.to && f.Level == Fail && in.Unsafe {
 				f.Level = Warn
 				f.What += "; there will be no way back"
@@ -80,6 +80,41 @@ func checkNotifications(ctx context.Context, in *inspection) []Finding {
 		}
 	}
 	return out
+}
+
+// changesOf says which feed tells of a server's changes, and whether it does.
+func changesOf(ctx context.Context, in *inspection, s *server) []Finding {
+	if in.Feed == "tracking" {
+		return one(tracking(ctx, s, "sync.feed asks for it"))
+	}
+	out := notifications(ctx, in, s)
+	if in.Feed != "auto" {
+		return out
+	}
+	for _, f := range out {
+		if f.Level == Fail {
+			if instead := tracking(ctx, s, f.What); instead.Level != Fail {
+				instead.Do = f.Do
+				return one(instead)
+			}
+		}
+	}
+	return out
+}
+
+// tracking looks whether CLIENT TRACKING can be used.
+func tracking(ctx context.Context, s *server, why string) Finding {
+	cn := s.pool.DB(0).Conn()
+	defer func() { _ = cn.Close() }()
+	err := cn.Do(ctx, "CLIENT", "TRACKING", "ON", "BCAST").Err()
+	if err == nil {
+		err = cn.Do(ctx, "CLIENT", "TRACKING", "OFF").Err()
+	}
+	if err != nil {
+		return fail("Redis 6 and later have it; an ACL rule must allow CLIENT.", "%s: CLIENT TRACKING cannot be used (%v)", s, err)
+	}
+	return warn("Keyspace notifications are cheaper.",
+		"%s: changes are followed by CLIENT TRACKING, which tells no database, so each changed key is looked at in all that are mapped; because: %s", s, why)
 }
 
 func notifications(ctx context.Context, in *inspection, s *server) []Finding {

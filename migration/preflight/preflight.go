@@ -58,6 +58,8 @@ type Env struct {
 	Explicit bool
 	// LeaveOut are From's databases that are not moved although they hold keys.
 	LeaveOut []int
+	// Feed is sync.feed: auto, notifications or tracking.
+	Feed string
 	// SetNotifications: we may CONFIG SET notify-keyspace-events.
 	SetNotifications bool
 	// CreateUser: we may create a user of ours.

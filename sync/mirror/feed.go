@@ -10,13 +10,14 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/endpoint"
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
-// feed is one subscription to a server's keyspace notifications. Redis writes
+// feed is one subscription to a server's changes. By keyspace notifications: Redis writes
 // an event into the subscriber's output buffer inside the command that causes
 // it, so a PING on this very connection is answered behind every event of every
 // command that ran before it: an exact barrier (notify.c, pubsub.c). The reader
@@ -25,6 +26,12 @@ type feed struct {
 	nc   net.Conn
 	r    *bufio.Reader
 	sink func(db int, keys []string)
+	each func(db int, key string, event []byte) // of each event; nil: nobody asks
+	all  func()                                 // tracking: every key may have changed
+
+	tracking bool // see tracking.go
+
+	taken atomic.Int64 // messages read
 
 	mu      sync.Mutex // guards writes to nc and waiters
 	next    uint64
@@ -39,19 +46,24 @@ const (
 	maxBulk         = 512 << 20
 )
 
-// openFeed connects, subscribes to patterns and returns once the server has
-// confirmed the subscription. read must then be run by the caller.
-func openFeed(ctx context.Context, pool *conn.Pool, timeout time.Duration, patterns []string, sink func(db int, keys []string)) (*feed, error) {
+// open connects, subscribes and returns once the server has confirmed that. The
+// caller has set what the keys go to, and must then run read.
+func (f *feed) open(ctx context.Context, pool *conn.Pool, timeout time.Duration) (*feed, error) {
 	e := pool.Endpoint()
 	nc, err := endpoint.Dial(ctx, e, timeout)
 	if err != nil {
 		return nil, err
 	}
-	f := &feed{nc: nc, r: bufio.NewReaderSize(nc, 256<<10), sink: sink, waiters: make(map[string]chan struct{}), done: make(chan struct{})}
+	f.nc, f.r, f.waiters, f.done = nc, bufio.NewReaderSize(nc, 256<<10), make(map[string]chan struct{}), make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_ = nc.SetDeadline(time.Now().Add(timeout))
-	if err := f.greet(pool, patterns); err != nil {
+	if f.tracking {
+		if err := f.greetTracking(pool); err != nil {
+			_ = nc.Close()
+			return nil, fmt.Errorf("switching on CLIENT TRACKING at %s: %w", pool, err)
+		}
+	} else if err := f.greet(pool, []string{keyeventPattern, keyspacePattern}); err != nil {
 		_ = nc.Close()
 		return nil, fmt.Errorf("subscribing to the keyspace notifications of %s: %w", pool, err)
 	}
@@ -74,11 +86,7 @@ func (f *feed) greet(pool *conn.Pool, patterns []string) error {
 			return err
 		}
 	}
-	if err := f.call("CLIENT", "SETNAME", pool.Name()+":feed"); err != nil && !errors.As(err, new(serverError)) {
-		return err
-	}
-	// Where it exists it keeps maxmemory-clients from cutting the feed off.
-	if err := f.call("CLIENT", "NO-EVICT", "on"); err != nil && !errors.As(err, new(serverError)) {
+	if err := f.greetNames(pool); err != nil {
 		return err
 	}
 	if err := f.send(append([]string{"PSUBSCRIBE"}, patterns...)...); err != nil {
@@ -92,6 +100,18 @@ func (f *feed) greet(pool *conn.Pool, patterns []string) error {
 	return nil
 }
 
+// greetNames says who we are and that we matter, where the server knows that.
+func (f *feed) greetNames(pool *conn.Pool) error {
+	if err := f.call("CLIENT", "SETNAME", pool.Name()+":feed"); err != nil && !errors.As(err, new(serverError)) {
+		return err
+	}
+	// Where it exists it keeps maxmemory-clients from cutting the feed off.
+	if err := f.call("CLIENT", "NO-EVICT", "on"); err != nil && !errors.As(err, new(serverError)) {
+		return err
+	}
+	return nil
+}
+
 // serverError is an error reply.
 type serverError string
 
@@ -101,7 +121,14 @@ func (f *feed) call(args ...string) error {
 	if err := f.send(args...); err != nil {
 		return err
 	}
-	return f.readReply(nil)
+	return f.readOne(nil)
+}
+
+func (f *feed) readOne(pending *pendingKeys) error {
+	if f.tracking {
+		return f.readValue(pending)
+	}
+	return f.readReply(pending)
 }
 
 func (f *feed) send(args ...string) error {
@@ -126,9 +153,10 @@ func (f *feed) read() error {
 	var pending pendingKeys
 	var err error
 	for {
-		if err = f.readReply(&pending); err != nil {
+		if err = f.readOne(&pending); err != nil {
 			break
 		}
+		f.taken.Add(1)
 		if f.r.Buffered() == 0 || pending.n >= 1024 {
 			pending.flush(f.sink)
 		}
@@ -145,6 +173,15 @@ func (f *feed) read() error {
 // Barrier returns once every event of every command that the server ran before
 // the call was delivered to sink.
 func (f *feed) Barrier(ctx context.Context) error {
+	if f.tracking { // its first answer may overtake what came before it
+		if err := f.ping(ctx); err != nil {
+			return err
+		}
+	}
+	return f.ping(ctx)
+}
+
+func (f *feed) ping(ctx context.Context) error {
 	f.mu.Lock()
 	f.next++
 	id := "crossfade:" + strconv.FormatUint(f.next, 10)
@@ -229,7 +266,10 @@ func (f *feed) readReply(pending *pendingKeys) error {
 	switch {
 	case n == 4 && string(parts[0]) == "pmessage":
 		if pending != nil {
-			if db, key, ok := parseEvent(parts[2], parts[3]); ok {
+			if db, key, event, ok := parseEvent(parts[2], parts[3]); ok {
+				if f.each != nil {
+					f.each(db, key, event)
+				}
 				pending.add(db, key)
 			}
 		}
@@ -237,38 +277,43 @@ func (f *feed) readReply(pending *pendingKeys) error {
 		if pending != nil {
 			pending.flush(f.sink) // what came before the barrier is delivered before it
 		}
-		f.mu.Lock()
-		if ch, ok := f.waiters[string(parts[1])]; ok {
-			close(ch)
-			delete(f.waiters, string(parts[1]))
-		}
-		f.mu.Unlock()
+		f.pong(parts[1])
 	}
 	return nil
 }
 
+// pong lets go on who waits for the answer to a PING.
+func (f *feed) pong(id []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ch, ok := f.waiters[string(id)]; ok {
+		close(ch)
+		delete(f.waiters, string(id))
+	}
+}
+
 // parseEvent understands __keyevent@<db>__:<event> with the key as payload and
 // __keyspace@<db>__:<key> with the event as payload.
-func parseEvent(channel, payload []byte) (db int, key string, ok bool) {
+func parseEvent(channel, payload []byte) (db int, key string, event []byte, ok bool) {
 	rest, isEvent := bytes.CutPrefix(channel, []byte("__keyevent@"))
 	if !isEvent {
 		var isSpace bool
 		if rest, isSpace = bytes.CutPrefix(channel, []byte("__keyspace@")); !isSpace {
-			return 0, "", false
+			return 0, "", nil, false
 		}
 	}
 	num, after, found := bytes.Cut(rest, []byte("__:"))
 	if !found {
-		return 0, "", false
+		return 0, "", nil, false
 	}
 	db, err := strconv.Atoi(string(num))
 	if err != nil {
-		return 0, "", false
+		return 0, "", nil, false
 	}
 	if isEvent {
-		return db, string(payload), true
+		return db, string(payload), after, true
 	}
-	return db, string(after), true
+	return db, string(after), payload, true
 }
 
 func (f *feed) line() ([]byte, error) {

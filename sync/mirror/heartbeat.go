@@ -12,21 +12,29 @@ import (
 // heartbeat proves, again and again, that a write to From becomes an event, is
 // copied and can be read on To, and measures how long that takes.
 type heartbeat struct {
-	mu      sync.Mutex
-	sent    time.Time     // of the newest beat
-	seq     int64         // of the newest beat
-	seen    bool          // its event arrived
-	arrived bool          // it was read back on To
-	lag     time.Duration // of the newest beat that arrived
-	missed  int           // beats in a row without their event
-	event   chan struct{} // closed when the event of the newest beat arrives
-	copies  chan struct{} // one token per finished copy of the key
+	mu     sync.Mutex
+	out    []beat        // written and not read back yet, oldest first
+	lag    time.Duration // of the newest beat that arrived
+	seen   bool          // the event of the newest beat arrived
+	missed int           // beats in a row without their event
+	event  chan struct{} // closed when the event of the newest beat arrives
+	copies chan struct{} // one token per finished copy of the key
 }
+
+// beat is one write of the heartbeat's key; its number is the value.
+type beat struct {
+	seq  int64
+	sent time.Time
+}
+
+// mostBeats bounds those that are under way. Of more, the oldest is kept, which
+// tells how long To has been without.
+const mostBeats = 64
 
 func (h *heartbeat) init() {
 	h.event = make(chan struct{})
 	h.copies = make(chan struct{}, 1)
-	h.arrived, h.seen = true, true
+	h.seen = true
 }
 
 func (h *heartbeat) sawEvent() {
@@ -35,6 +43,15 @@ func (h *heartbeat) sawEvent() {
 	if !h.seen {
 		h.seen, h.missed = true, 0
 		close(h.event)
+	}
+}
+
+// lacksEvent notes that the event of the newest beat should be here and is not.
+func (h *heartbeat) lacksEvent() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.seen {
+		h.missed++
 	}
 }
 
@@ -49,27 +66,55 @@ func (h *heartbeat) copied() {
 func (h *heartbeat) begin() (seq int64, event <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.seq = time.Now().UnixNano()
-	h.sent, h.seen, h.arrived = time.Now(), false, false
+	b := beat{seq: time.Now().UnixNano(), sent: time.Now()}
+	if len(h.out) == mostBeats {
+		h.out = append(h.out[:1], h.out[2:]...)
+	}
+	h.out = append(h.out, b)
+	h.seen = false
 	h.event = make(chan struct{})
-	return h.seq, h.event
+	return b.seq, h.event
 }
 
-func (h *heartbeat) acrossAt(now time.Time) {
+// arrived notes that beat seq was read on To: those before it need not be. One
+// that is newer than all was not written by this mirror.
+func (h *heartbeat) arrived(seq int64, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.arrived {
-		h.arrived, h.lag = true, now.Sub(h.sent)
+	if len(h.out) == 0 || seq > h.out[len(h.out)-1].seq {
+		return
 	}
+	n := 0
+	for n < len(h.out) && h.out[n].seq <= seq {
+		if h.out[n].seq == seq {
+			h.lag = now.Sub(h.out[n].sent)
+		}
+		n++
+	}
+	h.out = append(h.out[:0], h.out[n:]...)
 }
 
-// Lag returns the newest measured lag, or the age of a beat that is still on
-// its way when that is longer.
+// forget drops the beats under way: nothing of before matters to To.
+func (h *heartbeat) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.out = nil
+}
+
+// waiting reports whether a beat is under way.
+func (h *heartbeat) waiting() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.out) > 0
+}
+
+// Lag returns the newest measured lag, or for how long the oldest beat has been
+// on its way when that is longer. While To takes nothing it grows and grows.
 func (h *heartbeat) Lag() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.arrived {
-		return max(h.lag, time.Since(h.sent))
+	if len(h.out) > 0 {
+		return max(h.lag, time.Since(h.out[0].sent))
 	}
 	return h.lag
 }
@@ -104,8 +149,72 @@ func (m *Mirror) proveFeed(ctx context.Context) error {
 	}
 }
 
-// heartbeats runs until the mirror stops.
+// heartbeats looks after From until the mirror stops. It does not wait for To,
+// which may be away: what From does is noticed at once all the same.
 func (m *Mirror) heartbeats() {
+	tick := time.NewTicker(m.cfg.Heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		m.checkFeed()
+		m.checkForeign()
+		seq, event := m.beat.begin()
+		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+		err := m.writeBeat(ctx, seq)
+		cancel()
+		if err != nil {
+			if m.ctx.Err() == nil {
+				m.errs.add("heartbeat", err)
+			}
+			m.beat.sawEvent() // nothing was written, so no event is owed
+			continue
+		}
+		m.awaitEvent(event)
+	}
+}
+
+// awaitEvent returns when the event of the newest beat has come, or would have:
+// one that is only late, behind a million others, is no sign of anything. A feed
+// on which nothing moves at all is dropped.
+func (m *Mirror) awaitEvent(event <-chan struct{}) {
+	for {
+		m.mu.Lock()
+		f := m.feed
+		m.mu.Unlock()
+		if f == nil {
+			return
+		}
+		before := f.taken.Load()
+		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+		err := f.Barrier(ctx)
+		late := ctx.Err() != nil
+		cancel()
+		select {
+		case <-event:
+			return
+		default:
+		}
+		switch {
+		case err == nil:
+			m.beat.lacksEvent()
+			return
+		case !late || m.ctx.Err() != nil: // it has ended
+			return
+		case f.taken.Load() == before:
+			m.errs.add("feed", fmt.Errorf("nothing came on the notification connection to %s for %v, not even the answer to a PING", m.cfg.From, m.cfg.Timeout))
+			f.Close()
+			return
+		}
+	}
+}
+
+// watchTo looks after To until the mirror stops: whether beats arrive there, and
+// what is no key.
+func (m *Mirror) watchTo() {
 	tick := time.NewTicker(m.cfg.Heartbeat)
 	defer tick.Stop()
 	for {
@@ -114,19 +223,11 @@ func (m *Mirror) heartbeats() {
 			return
 		case <-m.beat.copies:
 			m.readBack()
-			continue
 		case <-tick.C:
-		}
-		m.checkFeed()
-		m.checkForeign()
-		m.checkTo()
-		seq, _ := m.beat.begin()
-		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
-		err := m.writeBeat(ctx, seq)
-		cancel()
-		if err != nil && m.ctx.Err() == nil {
-			m.errs.add("heartbeat", err)
-			m.beat.sawEvent() // nothing was written, so no event is owed
+			if m.beat.waiting() {
+				m.readBack() // its copy was made in a way that said nothing
+			}
+			m.checkTo()
 		}
 	}
 }
@@ -146,20 +247,13 @@ func (m *Mirror) checkTo() {
 	_, _ = m.checkRun(ctx)
 }
 
-// readBack looks whether the newest beat is on To.
+// readBack looks which beat is on To.
 func (m *Mirror) readBack() {
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
 	to, _ := m.cfg.Map.Target(m.order[0])
-	got, err := m.cfg.To.DB(to).Get(ctx, m.heartbeatKey()).Int64()
-	if err != nil {
-		return
-	}
-	m.beat.mu.Lock()
-	newest := m.beat.seq
-	m.beat.mu.Unlock()
-	if got == newest {
-		m.beat.acrossAt(time.Now())
+	if got, err := m.cfg.To.DB(to).Get(ctx, m.heartbeatKey()).Int64(); err == nil {
+		m.beat.arrived(got, time.Now())
 	}
 }
 
@@ -175,15 +269,15 @@ func (m *Mirror) checkFeed() {
 	}
 	m.beat.mu.Lock()
 	seen := m.beat.seen
-	if !seen {
-		m.beat.missed++
-	}
 	missed := m.beat.missed
 	m.beat.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
-	err := m.cfg.CheckNotifications(ctx)
-	cancel()
+	var err error
+	if !m.isTracking() {
+		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+		err = m.cfg.CheckNotifications(ctx)
+		cancel()
+	}
 	if m.ctx.Err() != nil {
 		return
 	}
@@ -191,6 +285,9 @@ func (m *Mirror) checkFeed() {
 	case errors.As(err, new(*NotificationsOff)):
 	case missed >= 2:
 		if missed%10 == 2 {
+			if missed > 10 && m.cfg.Feed == FeedAuto {
+				m.track(errNoEvents)
+			}
 			m.dropFeed() // a connection that swallows everything is replaced
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
@@ -215,11 +312,18 @@ func (m *Mirror) checkFeed() {
 		// is seen in the status and is not over before anybody could look.
 		return
 	}
-	ctx, cancel = context.WithTimeout(m.ctx, m.cfg.Timeout)
+	if m.isTracking() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
 	if err := m.cfg.EnsureNotifications(ctx); err != nil && m.ctx.Err() == nil {
 		m.errs.add("notifications", err)
 		m.setReason(err.Error())
+		if m.cfg.Feed == FeedAuto && errors.As(err, new(*NotificationsOff)) {
+			m.track(err)
+			m.dropFeed()
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,8 @@ type Config struct {
 	Map router.DBMap
 	// Name tells the mirrors there and back apart.
 	Name string
+	// Feed is one of FeedAuto, FeedNotifications and FeedTracking; "" is the second.
+	Feed string
 
 	Workers    int           // copies at the same time, per database
 	Batch      int           // keys per round trip
@@ -63,6 +66,9 @@ type Config struct {
 	// Scripts returns the script bodies that the proxy saw: what they run inside
 	// counts on the server too. nil: none.
 	Scripts func() []string
+	// Bypassing names the clients that are connected to From past the proxy. nil:
+	// nobody can tell.
+	Bypassing func(context.Context) ([]string, error)
 }
 
 // Mirror copies From to To and keeps it equal. The order of its life:
@@ -82,6 +88,8 @@ type Mirror struct {
 	mu        sync.Mutex
 	out       *writer       // where copies are written
 	silent    bool          // connected, but events are known not to come
+	tracking  bool          // the feed is CLIENT TRACKING
+	deaf      string        // the classes of which none come, "" when all do
 	feed      *feed         // nil while there is none
 	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
 	reason    string        // why the mirror cannot vouch for being complete, or ""
@@ -93,6 +101,8 @@ type Mirror struct {
 	beat      heartbeat
 	foreign   foreign
 	throttle  *throttle.Throttle
+	views     views
+	classes   classes
 	errs      recentErrors
 
 	functions carriedFunctions
@@ -116,6 +126,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.beat.init()
 	m.throttle = throttle.New(cfg.Limits, cfg.Served)
+	m.views.init(m.order)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
 	return m
 }
@@ -145,11 +156,47 @@ func (m *Mirror) Listen(ctx context.Context) error {
 	m.listening = true
 	m.mu.Unlock()
 	m.wg.Go(func() { m.supervise(f) })
-	if err := m.proveFeed(ctx); err != nil {
+	if err := m.proveFeed(ctx); err != nil && !m.trackInstead(ctx, err) {
 		return err
 	}
 	m.wg.Go(m.heartbeats)
+	m.wg.Go(m.watchTo)
+	m.wg.Go(m.compareViews)
 	return nil
+}
+
+// trackInstead tries tracking when no notification has come at all.
+func (m *Mirror) trackInstead(ctx context.Context, err error) bool {
+	if m.cfg.Feed != FeedAuto || m.isTracking() || !errors.Is(err, errNoEvents) {
+		return false
+	}
+	m.track(err)
+	m.dropFeed()
+	if err := m.proveTracking(ctx); err != nil {
+		return false
+	}
+	m.mu.Lock()
+	m.gaps, m.reason = 0, "" // nothing was followed yet that could have been missed
+	m.mu.Unlock()
+	return true
+}
+
+// proveTracking waits for a tracking feed, and for a heartbeat on it.
+func (m *Mirror) proveTracking(ctx context.Context) error {
+	for {
+		if err := m.barrier(ctx); err != nil && ctx.Err() != nil {
+			return err
+		}
+		m.mu.Lock()
+		there := m.feed != nil && m.feed.tracking
+		m.mu.Unlock()
+		if there {
+			return m.proveFeed(ctx)
+		}
+		if !sleep(ctx, 5*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // Rebase declares that everything From was told before this call is known to
@@ -162,6 +209,7 @@ func (m *Mirror) Rebase(ctx context.Context) error {
 	for _, l := range m.lanes {
 		l.rebase()
 	}
+	m.beat.forget()
 	m.mu.Lock()
 	m.reason = ""
 	m.mu.Unlock()
@@ -196,6 +244,7 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 	started := m.following
 	m.following = true
 	m.mu.Unlock()
+	m.views.on.Store(true)
 	if started {
 		return nil
 	}
@@ -235,6 +284,9 @@ func (m *Mirror) Drain(ctx context.Context) error {
 // stillTold returns an error when From has stopped reporting its changes: what
 // was drained is then not known to be all.
 func (m *Mirror) stillTold(ctx context.Context) error {
+	if m.isTracking() {
+		return nil // no setting of the server's can take it away
+	}
 	err := m.cfg.CheckNotifications(ctx)
 	if errors.As(err, new(*NotificationsOff)) {
 		m.mu.Lock()
@@ -304,6 +356,12 @@ func (m *Mirror) heartbeatKey() string { return HeartbeatPrefix + m.cfg.Name }
 
 // sink takes the keys of events.
 func (m *Mirror) sink(db int, keys []string) {
+	if db == anyDatabase {
+		for _, n := range m.order {
+			m.sink(n, slices.Clone(keys))
+		}
+		return
+	}
 	l, ok := m.lanes[db]
 	if !ok {
 		return
@@ -321,12 +379,38 @@ func (m *Mirror) sink(db int, keys []string) {
 	l.dirty.MarkAll(mine)
 }
 
+// heard takes each event by itself, before sink has its key.
+func (m *Mirror) heard(db int, key string, event []byte) {
+	if strings.HasPrefix(key, KeyPrefix) {
+		if db == m.order[0] && strings.HasPrefix(key, m.heartbeatKey()) {
+			m.classes.told(key, event)
+		}
+		return
+	}
+	if m.views.on.Load() && m.views.mapped[db] {
+		m.views.told(db, key, event)
+	}
+}
+
 // subscribe opens a feed.
 func (m *Mirror) subscribe(ctx context.Context) (*feed, error) {
-	if err := m.cfg.EnsureNotifications(ctx); err != nil {
-		return nil, err
+	if m.cfg.Feed == FeedTracking {
+		m.mu.Lock()
+		m.tracking = true
+		m.mu.Unlock()
 	}
-	return openFeed(ctx, m.feedPool(), m.cfg.Timeout, []string{keyeventPattern, keyspacePattern}, m.sink)
+	if !m.isTracking() {
+		err := m.cfg.EnsureNotifications(ctx)
+		switch {
+		case err == nil:
+		case m.cfg.Feed == FeedAuto && errors.As(err, new(*NotificationsOff)):
+			m.track(err)
+		default:
+			return nil, err
+		}
+	}
+	f := &feed{sink: m.sink, each: m.heard, all: m.flushedSomewhere, tracking: m.isTracking()}
+	return f.open(ctx, m.feedPool(), m.cfg.Timeout)
 }
 
 // feedPool is From, but for tests that lead the feed alone through a slow link.
@@ -362,6 +446,7 @@ func (m *Mirror) supervise(f *feed) {
 		m.feed = nil
 		m.feedUp = make(chan struct{})
 		m.mu.Unlock()
+		m.views.reset()
 		m.noteGap(fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err))
 		if f = m.resubscribe(); f == nil {
 			return

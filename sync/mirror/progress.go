@@ -27,6 +27,8 @@ type Progress struct {
 	Dirty     int
 	Lag       time.Duration
 	Errors    []Error
+	Feed      string // FeedNotifications or FeedTracking
+	Views     Views  // how the notifications and the proxy's own view differ
 }
 
 // Database is the progress of one database. From and To are server-side numbers.
@@ -72,7 +74,10 @@ func (d Database) ETA() time.Duration {
 func (m *Mirror) Progress() Progress {
 	m.mu.Lock()
 	p := Progress{Reason: m.reason, Gaps: m.gaps}
-	following, up, silent := m.following, m.feed != nil, m.silent
+	if p.Feed = FeedNotifications; m.tracking {
+		p.Feed = FeedTracking
+	}
+	following, up, silent := m.following, m.feed != nil, m.silent || m.deaf != ""
 	m.mu.Unlock()
 	complete := true
 	for _, db := range m.order {
@@ -83,6 +88,7 @@ func (m *Mirror) Progress() Progress {
 	}
 	p.Lag = m.beat.Lag()
 	p.Errors = m.errs.list()
+	p.Views = m.views.progress()
 	switch {
 	case !following:
 		p.State = Idle

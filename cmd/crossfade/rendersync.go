@@ -1,0 +1,38 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+// viewLines tell how the notifications and the proxy's own view differ.
+func viewLines(v mirror.Views) []string {
+	var out []string
+	if v.Bypassed > 0 {
+		text := fmt.Sprintf("somebody writes past the proxy: about %s", plural(int(v.Bypassed), "change"))
+		if v.PerSecond > 0 {
+			text += fmt.Sprintf(", %.0f a second now", v.PerSecond)
+		}
+		text += fmt.Sprintf(", databases %s, keys like %s", strings.Trim(fmt.Sprint(v.Databases), "[]"), quotedList(v.Keys))
+		if len(v.Clients) > 0 {
+			text += "; connected past it: " + strings.Join(v.Clients, "; ")
+		}
+		out = append(out, text)
+	}
+	for _, command := range slices.Sorted(maps.Keys(v.Unannounced)) {
+		out = append(out, fmt.Sprintf("%s of %s through the proxy caused no notification", plural(int(v.Unannounced[command]), "write"), strings.ToUpper(command)))
+	}
+	return out
+}
+
+func quotedList(list []string) string {
+	quoted := make([]string, len(list))
+	for i, s := range list {
+		quoted[i] = fmt.Sprintf("%.60q", s)
+	}
+	return strings.Join(quoted, ", ")
+}

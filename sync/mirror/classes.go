@@ -1,0 +1,134 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// The heartbeat proves that some event comes, not that all do: a server whose
+// setting we may not read can leave out those of a type. So now and then a key of
+// ours becomes each type in turn, and its events must come. (Evictions cannot be
+// proved so; a server that shows its setting is asked instead.)
+
+// classBeats is every how many heartbeats the classes are proved.
+const classBeats = 10
+
+// proof is one command on the key, the event that it must cause, and the event's
+// class as the server's setting names it.
+type proof struct {
+	class, event string
+	args         []any
+}
+
+func proofs(key string) []proof {
+	del := proof{"g", "del", []any{"DEL", key}}
+	return []proof{
+		{"$", "set", []any{"SET", key, 1}}, del,
+		{"l", "lpush", []any{"LPUSH", key, 1}}, del,
+		{"s", "sadd", []any{"SADD", key, 1}}, del,
+		{"z", "zadd", []any{"ZADD", key, 1, 1}}, del,
+		{"h", "hset", []any{"HSET", key, 1, 1}}, del,
+		{"t", "xadd", []any{"XADD", key, "*", 1, 1}}, del,
+	}
+}
+
+type classes struct {
+	mu      sync.Mutex
+	seen    map[string]bool // events since the last proof began
+	expired bool            // … and that of the key that expires
+	expires time.Time       // when that was written; zero when it was not
+}
+
+// ProbeSuffix ends the names of the keys with which the classes are proved, one
+// for what is done with it and one that expires.
+const (
+	ProbeSuffix        = ":probe"
+	ProbeExpiresSuffix = ":probe:expires"
+)
+
+// told takes an event of a key of ours.
+func (c *classes) told(key string, event []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case strings.HasSuffix(key, ProbeSuffix):
+		if c.seen != nil {
+			c.seen[string(event)] = true
+		}
+	case strings.HasSuffix(key, ProbeExpiresSuffix) && string(event) == "expired":
+		c.expired = true
+	}
+}
+
+// proveClasses notes a gap when events of a class do not come, and has everything
+// scanned when they come again.
+func (m *Mirror) proveClasses(ctx context.Context) error {
+	lacking, err := m.lackingClasses(ctx)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	was := m.deaf
+	m.deaf = lacking
+	m.mu.Unlock()
+	switch {
+	case lacking != "" && m.cfg.Feed == FeedAuto:
+		m.track(fmt.Errorf("those of class %s do not arrive", lacking))
+		m.dropFeed() // a gap, which a scan repairs once the other feed is there
+	case lacking != "" && was == "":
+		m.noteGap(fmt.Sprintf("keyspace notifications of class %s do not arrive from %s; see notify-keyspace-events there", lacking, m.cfg.From))
+	case lacking == "" && was != "":
+		for _, l := range m.lanes {
+			l.requestScan()
+		}
+		m.log.Info("notifications of all classes arrive again, scanning what was missed", "from", m.cfg.From.String())
+	}
+	return nil
+}
+
+// lackingClasses returns the classes of which no event comes, "" when all are there.
+func (m *Mirror) lackingClasses(ctx context.Context) (string, error) {
+	c, db, c2 := &m.classes, m.cfg.From.DB(m.order[0]), m.heartbeatKey()
+	list := proofs(c2 + ProbeSuffix)
+	if err := db.Exists(ctx, c2+ProbeExpiresSuffix).Err(); err != nil { // removes it, if it is still there
+		return "", fmt.Errorf("proving the notifications of %s by class: %w", m.cfg.From, err)
+	}
+	c.mu.Lock()
+	c.seen = make(map[string]bool)
+	c.mu.Unlock()
+	pipe := db.Pipeline()
+	cmds := make([]*redis.Cmd, len(list))
+	for i, p := range list {
+		cmds[i] = pipe.Do(ctx, p.args...)
+	}
+	if _, err := pipe.Exec(ctx); err != nil && cmds[len(cmds)-1].Err() != nil {
+		return "", fmt.Errorf("proving the notifications of %s by class: %w", m.cfg.From, err)
+	}
+	if err := m.barrier(ctx); err != nil {
+		return "", err
+	}
+	var lacking []string
+	c.mu.Lock()
+	for i, p := range list {
+		if cmds[i].Err() == nil && !c.seen[p.event] && !slices.Contains(lacking, p.class) {
+			lacking = append(lacking, p.class)
+		}
+	}
+	if !c.expires.IsZero() && !c.expired && time.Since(c.expires) > 100*time.Millisecond {
+		lacking = append(lacking, "x")
+	}
+	c.seen, c.expired, c.expires = nil, false, time.Time{}
+	c.mu.Unlock()
+	if err := db.Set(ctx, c2+ProbeExpiresSuffix, 1, time.Millisecond).Err(); err == nil {
+		c.mu.Lock()
+		c.expires = time.Now()
+		c.mu.Unlock()
+	}
+	return strings.Join(lacking, ""), nil
+}
