@@ -21,6 +21,7 @@ type Operator interface {
 	Abort(context.Context) error
 	Complete(context.Context, migration.CompleteOptions) ([]string, error)
 	Verify(context.Context, migration.VerifyOptions) (verify.Report, error)
+	LastVerification() (verify.Report, bool)
 }
 
 // The bodies of requests. An empty body is the zero value.
@@ -36,9 +37,11 @@ type (
 		StayOnSource bool `json:"stay_on_source,omitempty"`
 	}
 	// VerifyRequest is for /v1/verify. Sample is the share of the keys that is
-	// compared, above 0 and at most 1; 0 means all of them.
+	// compared, above 0 and at most 1; 0 means all of them. Repair makes equal what
+	// differs.
 	VerifyRequest struct {
 		Sample float64 `json:"sample,omitempty"`
+		Repair bool    `json:"repair,omitempty"`
 	}
 )
 
