@@ -80,6 +80,8 @@ type Migration struct {
 
 	wantsWrites atomic.Bool
 
+	verification verification
+
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
 	verb     sync.Mutex // taken after operator: whoever changes the state, the background work too
@@ -238,6 +240,7 @@ func (m *Migration) setMirror(mi *mirror.Mirror) {
 
 // Silent says that keys may have changed.
 func (m *Migration) Silent(db int, keys ...string) {
+	m.verification.silent.Add(1)
 	if mi, n, ok := m.observed(db); ok {
 		mi.Mark(n, keys...)
 	}
@@ -245,6 +248,7 @@ func (m *Migration) Silent(db int, keys ...string) {
 
 // Flushed says that a database (-1: all) was flushed.
 func (m *Migration) Flushed(db int) {
+	m.verification.silent.Add(1)
 	if db < 0 {
 		if mi := m.activeMirror(); mi != nil {
 			mi.Rescan(-1, "FLUSHALL through the proxy")
@@ -258,6 +262,7 @@ func (m *Migration) Flushed(db int) {
 
 // Swapped says that two databases changed places.
 func (m *Migration) Swapped(a, b int) {
+	m.verification.silent.Add(1)
 	for _, db := range []int{a, b} {
 		if mi, n, ok := m.observed(db); ok {
 			mi.Rescan(n, "SWAPDB through the proxy")
@@ -338,6 +343,10 @@ func (m *Migration) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+	m.recallVerified()
+	var walking sync.WaitGroup
+	walking.Go(func() { m.verifyAlways(ctx) })
+	defer walking.Wait() // before the connections are closed
 	m.supervise(ctx)
 	return nil
 }

@@ -5,13 +5,38 @@ import (
 	"slices"
 )
 
-func equalStream(ctx context.Context, p *pair) (d Diff, err error) {
-	sa, sb, err := both(
-		func() (stream, error) { return readStream(ctx, p.a, p.keyA) },
-		func() (stream, error) { return readStream(ctx, p.b, p.keyB) })
+// equalStream compares streams, and looks again at what the chunks do not show when
+// they differ: acknowledging and claiming entries goes on unseen by a WATCH.
+func equalStream(ctx context.Context, p *pair) (Diff, error) {
+	before, err := p.streams(ctx)
 	if err != nil {
 		return Diff{}, err
 	}
+	d, err := equalStreams(ctx, p, before[0], before[1])
+	if err != nil || d.Equal() {
+		return d, err
+	}
+	after, err := p.streams(ctx)
+	if err != nil {
+		return Diff{}, err
+	}
+	for i := range before {
+		x, y := before[i], after[i]
+		if x.length != y.length || x.last != y.last || !slices.Equal(x.groups, y.groups) {
+			d.Torn = true
+		}
+	}
+	return d, nil
+}
+
+func (p *pair) streams(ctx context.Context) ([2]stream, error) {
+	sa, sb, err := both(
+		func() (stream, error) { return readStream(ctx, p.a, p.keyA) },
+		func() (stream, error) { return readStream(ctx, p.b, p.keyB) })
+	return [2]stream{sa, sb}, err
+}
+
+func equalStreams(ctx context.Context, p *pair, sa, sb stream) (d Diff, err error) {
 	switch {
 	case sa.length != sb.length:
 		return differ(Value, "%d entries on the source, %d on the target", sa.length, sb.length), nil
@@ -23,9 +48,6 @@ func equalStream(ctx context.Context, p *pair) (d Diff, err error) {
 		return differ(Value, "stream has max-deleted-id %s on the source, %s on the target", sa.maxDeleted, sb.maxDeleted), nil
 	}
 	err = eachEntries(ctx, p.a, p.keyA, sa.last, func(x []entry) error {
-		if !d.Equal() {
-			return nil
-		}
 		y, err := entries(ctx, p.b, p.keyB, x[0].id, x[len(x)-1].id, len(x))
 		if err != nil {
 			return err
@@ -40,11 +62,11 @@ func equalStream(ctx context.Context, p *pair) (d Diff, err error) {
 			default:
 				continue
 			}
-			break
+			return errEnough
 		}
 		return nil
 	})
-	if err != nil || !d.Equal() {
+	if err = enough(err); err != nil || !d.Equal() {
 		return d, err
 	}
 	return equalGroups(ctx, p, sa.groups, sb.groups)
@@ -97,21 +119,18 @@ func equalGroup(ctx context.Context, p *pair, g group) (d Diff, err error) {
 		return Diff{}, nil
 	}
 	err = eachPending(ctx, p.a, p.keyA, g.name, func(x []pending) error {
-		if !d.Equal() {
-			return nil
-		}
 		y, err := pendings(ctx, p.b, p.keyB, g.name, x[0].id, len(x))
 		if err != nil {
 			return err
 		}
 		for i, e := range x {
 			if d = p.equalPending(g.name, e, y, i); !d.Equal() {
-				break
+				return errEnough
 			}
 		}
 		return nil
 	})
-	return d, err
+	return d, enough(err)
 }
 
 func (p *pair) equalPending(group string, e pending, y []pending, i int) Diff {
