@@ -242,7 +242,7 @@ func (m *Migration) setMirror(mi *mirror.Mirror) {
 func (m *Migration) Silent(db int, keys ...string) {
 	m.verification.silent.Add(1)
 	if mi, n, ok := m.observed(db); ok {
-		mi.Mark(n, keys...)
+		mi.Silent(n, keys...)
 	}
 }
 

@@ -26,6 +26,7 @@ type Status struct {
 	Target    string           `json:"target"`
 	Databases []DatabaseStatus `json:"databases"`
 	LeaveOut  []int            `json:"leave_out"`
+	Big       []BigKeyStatus   `json:"big_keys"` // that are being copied, the first ones
 
 	Throttle throttle.Status `json:"throttle"` // of scans
 
@@ -59,6 +60,17 @@ type DatabaseStatus struct {
 	Rate    float64 `json:"keys_per_second"`
 	ETA     float64 `json:"eta_seconds"`
 	Done    bool    `json:"done"` // nothing is left to scan
+}
+
+// BigKeyStatus is a big key that is being copied, or waits for it.
+type BigKeyStatus struct {
+	Database int     `json:"database"` // of the source
+	Key      string  `json:"key"`
+	Type     string  `json:"type"`
+	Bytes    int64   `json:"bytes"` // written, since the sidecar started
+	Size     int64   `json:"size"`  // in memory, as the server says; 0: it does not say
+	Percent  float64 `json:"percent"`
+	Wait     float64 `json:"wait_seconds"` // until its turn, for one that was copied not long ago
 }
 
 // Report is one attempt to switch.
@@ -104,7 +116,7 @@ func (m *Migration) Status() Status {
 		ID: r.ID, Phase: r.Phase, Side: r.Side, Epoch: r.Epoch,
 		Source: m.ids[router.Source].url.String(), Target: m.ids[router.Target].url.String(),
 		LeaveOut: r.LeaveOut, LastCutover: report,
-		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{},
+		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
 	}
 	if s.LeaveOut == nil {
 		s.LeaveOut = []int{}
@@ -131,6 +143,13 @@ func (m *Migration) Status() Status {
 		s.Feed, s.Views = p.Feed, p.Views
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
+		}
+		for _, k := range p.Big {
+			db := k.Database
+			if r.Side == router.Target { // the mirror runs the other way
+				db = k.To
+			}
+			s.Big = append(s.Big, BigKeyStatus{Database: db, Key: k.Key, Type: k.Type, Bytes: k.Bytes, Size: k.Size, Percent: k.Percent, Wait: k.Wait.Seconds()})
 		}
 	}
 	s.Throttle = scan
@@ -181,11 +200,20 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 	default:
 		out = append(out, "the copy is "+string(p.State))
 	}
+	for _, k := range p.Big {
+		if m.tooSlow(k) {
+			out = append(out, fmt.Sprintf("key %q of database %d (%s) changes all the time in ways that take a whole copy, and that takes %v: clients would wait for it longer than half of the limit (cutover.max_stall) of %v", k.Key, k.Database, k.Type, k.Cost.Round(time.Millisecond), m.cfg.Cutover.MaxStall))
+		}
+	}
 	if p.Lag > m.cfg.Cutover.MaxLag {
 		out = append(out, fmt.Sprintf("the lag is %v, the limit (cutover.max_lag) %v", p.Lag.Round(time.Millisecond), m.cfg.Cutover.MaxLag))
 	}
 	return append(out, m.verifyReasons()...)
 }
+
+// tooSlow reports whether clients would wait for a big key for longer than a
+// switch may take: one that is due for a whole copy again, and that takes long.
+func (m *Migration) tooSlow(k mirror.BigKey) bool { return k.Cost > m.cfg.Cutover.MaxStall/2 }
 
 func percents(dbs []mirror.Database) string {
 	var parts []string

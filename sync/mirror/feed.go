@@ -15,6 +15,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/endpoint"
 	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 // feed is one subscription to a server's changes. By keyspace notifications: Redis writes
@@ -25,7 +26,7 @@ import (
 type feed struct {
 	nc   net.Conn
 	r    *bufio.Reader
-	sink func(db int, keys []string)
+	sink func(db int, events events)
 	each func(db int, key string, event []byte) // of each event; nil: nobody asks
 	all  func()                                 // tracking: every key may have changed
 
@@ -207,28 +208,39 @@ func (f *feed) ping(ctx context.Context) error {
 // Close ends the connection; read then returns.
 func (f *feed) Close() { _ = f.nc.Close() }
 
-// pendingKeys collects the keys of events that arrived together.
+// events are the keys of events, in order, and what each says happened.
+type events struct {
+	keys    []string
+	changes []value.Changes
+}
+
+// pendingKeys collects events that arrived together.
 type pendingKeys struct {
-	byDB map[int][]string
+	byDB map[int]*events
 	n    int
 }
 
-func (p *pendingKeys) add(db int, key string) {
+func (p *pendingKeys) add(db int, key string, change value.Changes) {
 	if p.byDB == nil {
-		p.byDB = make(map[int][]string)
+		p.byDB = make(map[int]*events)
 	}
-	p.byDB[db] = append(p.byDB[db], key)
+	e := p.byDB[db]
+	if e == nil {
+		e = new(events)
+		p.byDB[db] = e
+	}
+	e.keys, e.changes = append(e.keys, key), append(e.changes, change)
 	p.n++
 }
 
-func (p *pendingKeys) flush(sink func(int, []string)) {
+func (p *pendingKeys) flush(sink func(int, events)) {
 	if p.n == 0 {
 		return
 	}
-	for db, keys := range p.byDB {
-		if len(keys) > 0 {
-			sink(db, keys)
-			p.byDB[db] = keys[:0]
+	for db, e := range p.byDB {
+		if len(e.keys) > 0 {
+			sink(db, *e)
+			e.keys, e.changes = e.keys[:0], e.changes[:0]
 		}
 	}
 	p.n = 0
@@ -270,7 +282,7 @@ func (f *feed) readReply(pending *pendingKeys) error {
 				if f.each != nil {
 					f.each(db, key, event)
 				}
-				pending.add(db, key)
+				pending.add(db, key, value.ChangeOf(event))
 			}
 		}
 	case n == 2 && string(parts[0]) == "pong":

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 // Where notifications cannot be had, CLIENT TRACKING … BCAST tells of changes. It
@@ -132,7 +133,7 @@ func (f *feed) readPush(parts string, pending *pendingKeys) error {
 		if pending == nil {
 			continue
 		}
-		if pending.add(anyDatabase, string(key)); pending.n >= 1024 {
+		if pending.add(anyDatabase, string(key), value.Remade); pending.n >= 1024 {
 			pending.flush(f.sink)
 		}
 	}
