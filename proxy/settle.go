@@ -135,7 +135,7 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 		s.srv.ran(it) // the server has counted this as a call, so it stays counted
 		return nil
 	}
-	if failed && it.spec.verb == vHello && len(it.args) > 2 {
+	if failed && halfObeyed(it) {
 		s.doubtful = true
 	}
 	if failed && refused(text) {
@@ -152,6 +152,10 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 	}
 	return out
 }
+
+// halfObeyed reports whether a command that was refused may have been obeyed in
+// part: a HELLO that has logged the client in, and then did not like the name.
+func halfObeyed(it *item) bool { return it.spec.verb == vHello && len(it.args) > 2 }
 
 // queues reports whether a server inside a transaction queues this command
 // rather than running it.
@@ -209,6 +213,7 @@ func (r *reader) settleExec(reply []byte, failed bool, text string) {
 		s.srv.ran(q)
 		r.events = append(r.events, eventsOf(q, st.db, bad)...)
 		if bad {
+			s.doubtful = s.doubtful || halfObeyed(q)
 			continue
 		}
 		if isConfirming(q) {
