@@ -221,13 +221,8 @@ func (s *session) selectAgain(it *item, wire []byte) error {
 
 // push puts an item in flight. The ticket goes with it.
 func (s *session) push(it *item, wire []byte) error {
-	s.mu.Lock()
-	full := s.fifo.items > maxItems
-	s.mu.Unlock()
-	if full {
-		if err := s.awaitEmpty(); err != nil {
-			return err
-		}
+	if err := s.makeRoom(); err != nil {
+		return err
 	}
 	s.srv.count(it)
 	s.mu.Lock()
@@ -247,6 +242,17 @@ func (s *session) push(it *item, wire []byte) error {
 		s.ticket = false
 	}
 	return s.send(wire)
+}
+
+// makeRoom waits where too many commands in flight are more than plain.
+func (s *session) makeRoom() error {
+	s.mu.Lock()
+	full := s.fifo.items > maxItems
+	s.mu.Unlock()
+	if full {
+		return s.awaitEmpty()
+	}
+	return nil
 }
 
 func (s *session) pushPlain(raw []byte) error {
@@ -285,6 +291,9 @@ func (s *session) refuse(text string) error {
 	reply := []byte("-" + text + "\r\n")
 	if s.multi {
 		return s.push(&item{spec: ownSpec, mode: modeLine, role: replaced, text: reply, gate: true}, refusedCommand)
+	}
+	if err := s.makeRoom(); err != nil {
+		return err
 	}
 	s.local(reply)
 	return nil

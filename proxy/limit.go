@@ -6,7 +6,10 @@ import (
 	"github.com/crossfade/crossfade/internal/resp"
 )
 
-const unsureAhead = 128 << 10 // bytes read from a client while it is asked whether it has to authenticate
+const (
+	unsureAhead = 128 << 10 // bytes read from a client while it is asked whether it has to authenticate
+	strangerHas = 16 << 10  // bytes of the proxy's own refusals that may wait for one before it is read no further
+)
 
 // limit holds a client who has yet to authenticate to Redis' limits, so that it
 // costs no memory. Whether the server wants AUTH is asked once, when a command is

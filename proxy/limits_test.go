@@ -84,6 +84,50 @@ func TestClientThatNeverReads(t *testing.T) {
 	})
 }
 
+// TestStrangerThatNeverReads asks without end and takes no answer, before AUTH: the
+// answers are the proxy's own, and no server's limit is in the way.
+func TestStrangerThatNeverReads(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Users = true
+		c.Identities = []Identity{{Client: Login{"web", "w"}}}
+		c.OutputTimeout = time.Second
+	})
+	c := w.client()
+	_ = c.conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		for b, err := bytes.Repeat([]byte("x\n"), 1<<16), error(nil); err == nil; {
+			_, err = c.conn.Write(b)
+		}
+	}()
+	most := int64(0)
+	until(t, "the client is closed", func() bool {
+		for _, s := range w.proxy.snapshotSessions() {
+			most = max(most, s.holds())
+		}
+		return w.proxy.Stats().Clients == 0
+	})
+	<-wrote
+	if most > 1<<20 {
+		t.Errorf("%d bytes were kept for it", most)
+	}
+}
+
+// TestRefusedThatNeverReads is a client whose database the map does not have.
+func TestRefusedThatNeverReads(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.OutputLimit = 4 << 20 })
+	c := w.client()
+	c.want("SELECT 1", ok)
+	w.switchTo(router.Target)
+	go func() {
+		for b, err := bytes.Repeat([]byte("get x\n"), 1<<14), error(nil); err == nil; {
+			_, err = c.conn.Write(b)
+		}
+	}()
+	until(t, "the client is closed", func() bool { return w.proxy.Stats().Clients == 0 })
+}
+
 // TestSubscriberThatNeverReads is closed by the server, by its own limit for
 // subscribers, which a proxy that read on for it would take away.
 func TestSubscriberThatNeverReads(t *testing.T) {

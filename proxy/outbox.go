@@ -168,12 +168,28 @@ func (o *outbox) pass(b []byte) {
 // waits for the client.
 func (o *outbox) kick() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.writing || o.dead || len(o.pend) == 0 {
+	if len(o.pend) > o.limit {
+		if !o.dead {
+			o.over()
+		}
+		o.die()
 		return
 	}
-	o.writing = true
-	o.startDrain()
+	if !o.writing && !o.dead && len(o.pend) > 0 {
+		o.writing = true
+		o.startDrain()
+	}
+	o.mu.Unlock()
+}
+
+// room waits, after kick, until no more than n bytes wait for the client, unless
+// there is a hurry.
+func (o *outbox) room(n int) {
+	o.mu.Lock()
+	for o.writing && len(o.pend) > n && !o.dead && !o.hurry() {
+		o.cond.Wait()
+	}
+	o.mu.Unlock()
 }
 
 // take hands out what waits and puts the spare buffer in its place.

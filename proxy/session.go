@@ -154,6 +154,9 @@ func (s *session) serve() error {
 		}
 		s.waitFrom = time.Time{} // it may have been answered without the upstream
 		s.out.kick()
+		if s.srv.cfg.Users && !s.isAuthed() {
+			s.out.room(strangerHas)
+		}
 		switch {
 		case err != nil:
 		case s.isRaw():
