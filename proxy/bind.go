@@ -68,11 +68,11 @@ func (l *loop) bind(g *guest) *trunk {
 	case !t.ready:
 		t.wait(g)
 		return nil
-	case g.trunk == nil && !st.authed && (t.proving || l.now-t.proved > int64(proofLasts)):
+	case g.stranger(&st) && (t.proving || l.now-t.proved > int64(proofLasts)):
 		t.wait(g)
 		l.prove(t, lines)
 		return nil
-	case g.trunk == nil && !st.authed && t.barred:
+	case g.stranger(&st) && t.barred:
 		l.pin(g)
 		return nil
 	}
@@ -80,8 +80,13 @@ func (l *loop) bind(g *guest) *trunk {
 	return t
 }
 
+// stranger reports whether g has neither authenticated nor ever been let in without.
+func (g *guest) stranger(st *state) bool { return g.trunk == nil && !st.authed && !g.letIn }
+
 // prove finds out whether the server would still let a new client in that has not
-// authenticated: the shared connection may be older than the server's password.
+// authenticated: the shared connection may be older than the server's password. Where
+// it does not say, because it has no room or does not answer, such a client gets a
+// connection of its own, or what it would get without a proxy.
 func (l *loop) prove(t *trunk, lines []line) {
 	if t.proving {
 		return
@@ -95,9 +100,7 @@ func (l *loop) prove(t *trunk, lines []line) {
 		}
 		l.post(func() {
 			t.proving, t.proved = false, l.now
-			if err == nil || errors.Is(err, errAlone) { // else the server has not said
-				t.barred = err != nil
-			}
+			t.barred = err != nil
 			l.relieve(t)
 		})
 	})

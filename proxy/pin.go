@@ -86,7 +86,9 @@ func (s *session) goHome() bool {
 	<-k.done
 	closeAll(others...)
 	own := -1
-	if s.srv.cfg.Shared {
+	if s.srv.cfg.Shared && !letIn && !st.authed {
+		k.close() // on it the server may want a password of those who were let in before
+	} else if s.srv.cfg.Shared {
 		s.srv.pool.put(k)
 	} else if own = s.disown(k); own < 0 {
 		_ = s.conn.Close() // as the loss of an upstream closes any client

@@ -99,6 +99,8 @@ func TestPooledConnectionLetsNobodyIn(t *testing.T) {
 	for _, c := range []*raw{before, alone} {
 		w.client().want(line, refused)
 		c.want(line, bulk("1"))
+		w.shares()
+		c.want("GET a", bulk("1"))
 		w.client().want(line, refused)
 		if *upstreams == "shared" {
 			until(t, "the connection is in the pool", func() bool { return w.pooled() > 0 })
@@ -148,4 +150,36 @@ func TestNewClientNeedsThePasswordOfNow(t *testing.T) {
 		defer c.close()
 		return c.do("GET a") == bulk("1")
 	})
+}
+
+// TestFullServerLetsNobodyInUnproved has a server that has been given a password and
+// has no room to say so.
+func TestFullServerLetsNobodyInUnproved(t *testing.T) {
+	w := newWorld(t)
+	before := w.client()
+	before.want("SET a 1", ok)
+	admin := dialRaw(t, w.source.Addr())
+	admin.want("CONFIG SET requirepass p", ok)
+	admin.want("CONFIG SET maxclients 1", ok)
+	until(t, "new clients are not let in", func() bool {
+		c := w.client()
+		defer c.close()
+		return c.do("GET a") == "-ERR max number of clients reached\r\n"
+	})
+	before.want("GET a", bulk("1"))
+}
+
+// TestWhoWasLetInIsNotProvedAnew has a client come back from a connection of its own
+// while the server has no room for another one, and wants a password by now.
+func TestWhoWasLetInIsNotProvedAnew(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	c.want("SET a 1", ok)
+	c.want("SELECT 0", ok)
+	admin := dialRaw(t, w.source.Addr())
+	admin.want("CONFIG SET requirepass p", ok)
+	w.shares()
+	w.proxy.pool.distrust(router.Source)
+	admin.want("CONFIG SET maxclients 1", ok)
+	c.want("GET a", bulk("1"))
 }
