@@ -12,9 +12,11 @@ import (
 // behind it can be read before it. A little of it is kept in memory. When that is
 // used up, the connection is retired, so that nobody else gets behind it, and is
 // read no faster than the client reads. Who was behind it already waits, but not
-// for ever: a client that reads nothing at all meanwhile is closed. On a connection
-// of one client alone, what is not read waits at the server, whose limits it is up
-// to, and commands go on being sent: a client may send all before it reads.
+// for ever: after slowLimit a client that has read nothing at all is closed, and
+// what comes for one that reads slowly is kept in memory after all, up to its limit,
+// so that the others get theirs. On a connection of one client alone, what is not
+// read waits at the server, whose limits it is up to, and commands go on being sent:
+// a client may send all before it reads.
 const (
 	spillMax  = 32 << 20 // bytes of one loop that may wait for its guests before that
 	slowLimit = 5 * time.Second
@@ -43,12 +45,17 @@ func (l *loop) blocks(t *trunk, g *guest) bool {
 		return false
 	case t.owner != nil:
 		return g.out.size > outboxHigh
+	case t.rushed:
+		return false
 	}
 	return g.out.size > shareReply && l.spill > spillMax
 }
 
 func (l *loop) pause(t *trunk) {
 	t.paused, t.slow, t.slowAt = true, t.fifo[t.head].g.out.size, l.now
+	if t.pausedAt == 0 {
+		t.pausedAt = l.now
+	}
 	l.paused = append(l.paused, t)
 	if !l.attend(t) || t.owner != nil {
 		return
@@ -86,18 +93,22 @@ func (l *loop) recheck() {
 		g := t.fifo[t.head].g
 		if !l.hurry && !g.gone && g.out.size > shareReply/2 {
 			limit := l.srv.cfg.OutputTimeout
-			if t.owner == nil && len(t.fifo)-t.head > 1 {
-				limit = slowLimit // others wait behind it
+			others := t.owner == nil && len(t.fifo)-t.head > 1
+			if others {
+				limit = slowLimit
 			}
 			switch {
 			case l.takes(t, g) || limit <= 0:
 				t.slowAt = l.now
+				t.rushed = others && time.Duration(l.now-t.pausedAt) > slowLimit
 			case time.Duration(l.now-t.slowAt) > limit:
 				l.srv.log.Warn("closing a client that does not read its replies", "client", g.peer(), "for", limit.String(), "bytes", g.out.size)
 				l.srv.overflowed.Add(1)
 				l.drop(g)
 			}
-			continue
+			if !t.rushed {
+				continue
+			}
 		}
 		l.paused = slices.Delete(l.paused, i, i+1)
 		t.paused = false

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,6 +79,36 @@ func TestReaderOfNothingHoldsNobodyUp(t *testing.T) {
 	if n, err := io.Copy(io.Discard, large.conn); err == nil && n >= largeValue {
 		t.Errorf("the client that did not read got %d bytes", n)
 	}
+}
+
+// TestSlowReaderHoldsOthersUpBriefly has the client in front read all the time, but
+// so slowly that its value takes minutes.
+func TestSlowReaderHoldsOthersUpBriefly(t *testing.T) {
+	w, large, small := behind(t)
+	until(t, "the connection is read no further", func() bool { _, paused := w.spilled(); return paused })
+	_ = large.conn.SetReadDeadline(time.Time{})
+	answered := make(chan struct{})
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer large.close()
+	group.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for piece := make([]byte, 8<<10); ; <-tick.C {
+			select {
+			case <-answered:
+				return
+			default:
+			}
+			if _, err := large.conn.Read(piece); err != nil {
+				t.Errorf("the slow client: %v", err)
+				return
+			}
+		}
+	})
+	small.expect(bulk("s"))
+	close(answered)
+	small.want("GET small", bulk("s"))
 }
 
 func TestSlowReaderDoesNotHoldASwitchUp(t *testing.T) {

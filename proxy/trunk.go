@@ -36,6 +36,9 @@ type trunk struct {
 	slow    int    // what waited for the guest in front when it was looked at last
 	slowAt  int64  // when it has become less
 
+	pausedAt int64 // when it was paused first
+	rushed   bool  // others have waited behind a slow guest for long enough
+
 	proved  int64 // when the server was last seen to let unauthenticated clients in
 	proving bool
 	barred  bool // … or not to
