@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"crypto/sha1"
-	"encoding/hex"
 	"time"
 
 	"github.com/tidwall/redcon"
@@ -93,11 +91,11 @@ func (s *session) describe(it *item) {
 		it.sub = clientSub(it.args)
 	case vEval:
 		if len(it.args) > 1 {
-			s.srv.remember(it.args[1])
+			s.srv.scripts.remember(it.args[1])
 		}
 	case vScript:
 		if len(it.args) == 3 && is(it.args[1], "load") {
-			s.srv.remember(it.args[2])
+			s.srv.scripts.remember(it.args[2])
 		}
 	case vSubscribe, vUnsubscribe:
 		if !s.multi {
@@ -321,10 +319,4 @@ func (s *session) ask(wires ...[]byte) ([][]byte, error) {
 		replies = append(replies, it.reply)
 	}
 	return replies, nil
-}
-
-// remember keeps a script's body, for the other side and for EVALSHA.
-func (s *Server) remember(body []byte) {
-	sum := sha1.Sum(body)
-	s.scripts.Add(hex.EncodeToString(sum[:]), string(body))
 }

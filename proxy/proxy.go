@@ -18,7 +18,6 @@ import (
 
 	"github.com/crossfade/crossfade/internal/epoll"
 	"github.com/crossfade/crossfade/router"
-	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // Upstream is one side as the proxy reaches it. Username and Password are the
@@ -51,7 +50,7 @@ type Config struct {
 	MaxClients      int         // 0 means no limit
 	DialTimeout     time.Duration
 	ShutdownTimeout time.Duration
-	ScriptCache     int // script bodies kept; 0 means 1000
+	ScriptCache     int // script bodies kept, of 64 MiB at most; 0 means 1000
 
 	// Shared has the plain commands of many clients travel on shared upstream
 	// connections. Without it, or where the system has no epoll, each client has a
@@ -103,7 +102,7 @@ type Server struct {
 	obs        Observer
 	log        *slog.Logger
 
-	scripts  *lru.Cache[string, string]
+	scripts  *scripts
 	counters map[string]*counter
 
 	commands, received, sent, accepted, refused, overflowed atomic.Int64
@@ -173,7 +172,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	scripts, err := lru.New[string, string](cfg.ScriptCache)
+	scripts, err := newScripts(cfg.ScriptCache)
 	if err != nil {
 		return nil, fmt.Errorf("configuring the proxy: %w", err)
 	}

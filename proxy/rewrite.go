@@ -112,9 +112,7 @@ func (s *Server) refuseScript(route router.Route, sp *spec, args [][]byte) strin
 	case sp.verb == vEval && len(args) > 1:
 		body = args[1]
 	case sp.verb == vEvalSHA && len(args) > 1:
-		if known, ok := s.scripts.Peek(string(bytes.ToLower(args[1]))); ok {
-			body = []byte(known)
-		}
+		body = s.scripts.body(args[1])
 	case sp.verb == vScript && len(args) > 2 && is(args[1], "load"),
 		sp.verb == vFunction && len(args) > 2 && is(args[1], "load"):
 		body = args[len(args)-1]

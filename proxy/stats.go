@@ -58,7 +58,7 @@ func (s *Server) stalled(d time.Duration) {
 }
 
 // Scripts returns the script bodies seen, the least recently used first.
-func (s *Server) Scripts() []string { return s.scripts.Values() }
+func (s *Server) Scripts() []string { return s.scripts.all() }
 
 // UpstreamAddrs returns the local addresses ("ip:port") of the connections to a
 // side, to tell them from those of clients that bypass the proxy.
