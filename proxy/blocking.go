@@ -68,9 +68,7 @@ func (s *session) claimWrites() error {
 		return err
 	}
 	if resp.IsError(replies[0]) {
-		s.mu.Lock()
-		s.kept = true
-		s.mu.Unlock()
+		s.keep()
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
@@ -42,7 +44,8 @@ const (
 	vSilent
 	vReadonly
 	vReadwrite
-	vNoData // plain, but allowed where the current database is not in the map
+	vNoData   // plain, but allowed where the current database is not in the map
+	vReplconf // what a replica says about its connection
 )
 
 // spec is a row of the command table.
@@ -119,9 +122,10 @@ var table = func() map[string]*spec {
 	add(spec{verb: vReadwrite}, "readwrite")
 	add(spec{verb: vNoData}, "ping", "echo", "command", "info", "config", "time", "acl", "publish", "spublish", "pubsub",
 		"lastsave", "role", "latency", "slowlog", "module", "lolwut")
-	// Nothing special, but known by name to the numbers.
+	add(spec{verb: vReplconf}, "replconf")
+	// Nothing special, but known to leave nothing behind at the connection.
 	add(spec{verb: plain}, "debug", "memory", "save", "bgsave", "bgrewriteaof", "shutdown", "failover", "replicaof", "slaveof",
-		"cluster", "asking", "migrate", "replconf")
+		"cluster", "asking", "migrate", "xgroup", "xinfo", "xsetid", "pfdebug", "pfselftest", "restore-asking", "commandlog")
 	for _, name := range strings.Fields(shareable) {
 		if m[name] == nil {
 			add(spec{verb: plain}, name)
@@ -152,6 +156,23 @@ const shareable = `
 	zrevrank zscore zunion zunionstore`
 
 var plainSpec = &spec{}
+
+// modules are the commands of modules that are known to leave nothing behind at the
+// connection: what their names begin with, up to the dot, or the whole names.
+var modules = [...]string{"json.", "ft.", "bf.", "cf.", "cms.", "topk.", "tdigest.", "ts.", "graph.",
+	"vadd", "vcard", "vdim", "vemb", "vgetattr", "vinfo", "vismember", "vlinks", "vrandmember", "vrange", "vrem", "vsetattr", "vsim"}
+
+// mayTie reports whether a command is unknown to the point that it might tell the
+// server something about the connection: who the client is, say.
+func (s *spec) mayTie(word []byte) bool {
+	if s != plainSpec {
+		return false
+	}
+	if i := bytes.IndexByte(word, '.'); i >= 0 {
+		word = word[:i+1]
+	}
+	return !slices.ContainsFunc(modules[:], func(name string) bool { return is(word, name) })
+}
 
 // lookup finds a command's row by its first word, in any case.
 func lookup(word []byte) *spec {

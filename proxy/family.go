@@ -47,16 +47,18 @@ var members = [families]string{
 		zrandmember zrange zrangebylex zrangebyscore zrangestore zrank zrem zremrangebylex zremrangebyrank zremrangebyscore
 		zrevrange zrevrangebylex zrevrangebyscore zrevrank zscan zscore zunion zunionstore
 		geoadd geodist geohash geopos georadius georadius_ro georadiusbymember georadiusbymember_ro geosearch geosearchstore`,
-	fStream:      "xadd xdel xdelex xlen xpending xrange xrevrange xtrim xread xreadgroup xack xackdel xclaim xautoclaim",
+	fStream: `xadd xdel xdelex xlen xpending xrange xrevrange xtrim xread xreadgroup xack xackdel xclaim xautoclaim
+		xgroup xinfo xsetid`,
 	fPubsub:      "publish spublish pubsub subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe",
 	fScript:      "eval eval_ro evalsha evalsha_ro fcall fcall_ro script function",
 	fTransaction: "multi exec discard watch unwatch",
 	fBlocking:    "blpop brpop blmove brpoplpush blmpop bzpopmin bzpopmax bzmpop wait waitaof",
 	fKeys: `copy del dump exists expire expireat expiretime keys migrate move object persist pexpire pexpireat pexpiretime pttl
-		randomkey rename renamenx restore scan sort sort_ro touch ttl type unlink`,
+		randomkey rename renamenx restore restore-asking scan sort sort_ro touch ttl type unlink`,
 	fConnection: "auth hello select client quit reset readonly readwrite asking ping echo",
 	fServer: `monitor sync psync flushall flushdb swapdb dbsize command info config time acl lastsave role latency slowlog
-		module lolwut debug memory save bgsave bgrewriteaof shutdown failover replicaof slaveof cluster replconf`,
+		module lolwut debug memory save bgsave bgrewriteaof shutdown failover replicaof slaveof cluster replconf
+		pfdebug pfselftest commandlog`,
 }
 
 // rows are the rows of the table by their number. The first one stands for what is

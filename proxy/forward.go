@@ -44,6 +44,9 @@ func (s *session) dispatch(cmd redcon.Command) error {
 	if text := s.barred(sp); text != "" {
 		return s.refuse(text)
 	}
+	if sp.mayTie(cmd.Args[0]) {
+		s.keep()
+	}
 	if (sp.verb == plain || sp.verb == vNoData) && !s.multi {
 		return s.pushPlain(cmd.Raw)
 	}
@@ -159,8 +162,31 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 		if s.noDB {
 			return s.selectAgain(it, wire)
 		}
+	case vReplconf:
+		if acknowledges(it.args) {
+			return nil
+		}
 	}
 	return s.push(it, wire)
+}
+
+// acknowledges reports whether a REPLCONF is one that no server answers, and that
+// means nothing to it from who is no replica. On the connection of a replica nothing
+// is looked at any more.
+func acknowledges(args [][]byte) bool {
+	for i := 1; i+1 < len(args); i += 2 {
+		if is(args[i], "ack") || is(args[i], "getack") {
+			return true
+		}
+	}
+	return false
+}
+
+// keep has the client keep its connection from now on.
+func (s *session) keep() {
+	s.mu.Lock()
+	s.kept = true
+	s.mu.Unlock()
 }
 
 // scan keeps cursors of one side away from the other.

@@ -3,6 +3,8 @@ package proxy
 import (
 	"strings"
 	"testing"
+
+	"github.com/crossfade/crossfade/router"
 )
 
 // pinned says how many clients have a connection of their own.
@@ -70,4 +72,33 @@ func TestLongTransactionEnds(t *testing.T) {
 		}
 		w.othersGoHome(0)
 	}
+}
+
+// What the proxy does not know may tell the server who the client is, as a module's
+// command can, so its connection is nobody else's. Known modules do not.
+func TestUnknownCommandKeepsItsConnection(t *testing.T) {
+	w := newWorld(t)
+	for i, line := range []string{"SOME.LOGIN token", "JSONX", "REPLCONF listening-port 1"} {
+		w.client().do(line)
+		w.othersGoHome(i + 1)
+		if n := w.pinned(); n != i+1 {
+			t.Fatalf("after %s %d clients have a connection of their own, want %d", line, n, i+1)
+		}
+	}
+	for _, line := range []string{"JSON.GET a", "ft.search i q", "XINFO STREAM a", "VCARD a"} {
+		w.client().do(line)
+	}
+	w.othersGoHome(3)
+}
+
+// REPLCONF ACK is not answered, by whomever it is said. Nobody waits for that.
+func TestAcknowledgementIsNotWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	c.send("SET a 1", "REPLCONF ACK 0", "AUTH x y", "REPLCONF GETACK *", "REPLCONF capa eof ack 1", "GET a")
+	c.expect(ok)
+	c.expect(wrongPass)
+	c.expect(bulk("1"))
+	w.switchTo(router.Target)
+	c.want("GET a", "$-1\r\n")
 }

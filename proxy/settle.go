@@ -257,6 +257,8 @@ func (r *reader) apply(it *item) {
 		}
 	case vClient:
 		r.applyClient(it)
+	case vReplconf:
+		s.kept = true
 	case vReadonly, vReadwrite:
 		st.readonly = it.spec.verb == vReadonly
 	case vMulti:

@@ -98,7 +98,7 @@ func (st *state) enqueue(it *item) {
 func (it *item) hasEffect() bool {
 	switch it.spec.verb {
 	case vSelect, vAuth, vHello, vClient, vSubscribe, vUnsubscribe, vReadonly, vReadwrite,
-		vFlushAll, vFlushDB, vSwapDB, vFunction, vScript:
+		vFlushAll, vFlushDB, vSwapDB, vFunction, vScript, vReplconf:
 		return true
 	}
 	return len(it.keys) > 0 || it.counted != ""

@@ -41,6 +41,9 @@ func (s *session) stream() (bool, error) {
 	defer s.leave()
 	text := s.barred(sp)
 	if text == "" {
+		if sp.mayTie(head[0]) {
+			s.keep()
+		}
 		if err := s.pushPlain(nil); err != nil {
 			return false, err
 		}
