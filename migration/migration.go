@@ -19,6 +19,9 @@ import (
 type Traffic interface {
 	// Prepare opens the sessions' connections to a side ahead of the switch.
 	Prepare(ctx context.Context, to router.Side) error
+	// Settle waits for clients that are in the middle of a large value. Prepare has come
+	// before, whether it has failed or not.
+	Settle(ctx context.Context) error
 	// Hold makes new commands wait and returns once none is in flight.
 	Hold(ctx context.Context) error
 	// Align brings subscribers level on both sides, while held and fenced.

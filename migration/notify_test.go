@@ -90,6 +90,7 @@ func TestNotifyCommand(t *testing.T) {
 type idle struct{}
 
 func (idle) Prepare(context.Context, router.Side) error     { return nil }
+func (idle) Settle(context.Context) error                   { return nil }
 func (idle) Hold(context.Context) error                     { return nil }
 func (idle) Align(context.Context, router.Route) error      { return nil }
 func (idle) Release(router.Route)                           {}

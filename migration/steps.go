@@ -88,9 +88,13 @@ func (a *attempt) prepare(ctx context.Context) error {
 		// That side is fenced from the last switch and refuses part of what
 		// sessions say; they connect again when the fence is down.
 		a.log.Info("some sessions cannot be prepared while the fence is up", "error", err)
-		return nil
+		err = nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// Who is in the middle of a large value would hold up everybody else.
+	return a.traffic.Settle(ctx)
 }
 
 // waitReady waits until the copy is live, by the operator's patience.

@@ -147,6 +147,9 @@ func (w *world) switchTo(side router.Side, during ...func()) {
 	if err := w.proxy.Prepare(ctx, side); err != nil {
 		w.t.Fatalf("Prepare: %v", err)
 	}
+	if err := w.proxy.Settle(ctx); err != nil {
+		w.t.Fatalf("Settle: %v", err)
+	}
 	if err := w.proxy.Hold(ctx); err != nil {
 		w.t.Fatalf("Hold: %v", err)
 	}

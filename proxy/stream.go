@@ -88,8 +88,9 @@ func (s *session) stream() (bool, error) {
 	}
 }
 
-// awaitStreams waits until no command is passed on piecewise any more.
-func (s *Server) awaitStreams(ctx context.Context) error {
+// Settle waits until no command is passed on piecewise any more. Prepare comes
+// before it, also one that has failed.
+func (s *Server) Settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, streamPatience, fmt.Errorf("not whole within %v", streamPatience))
 	defer cancel()
 	tick := time.NewTicker(streamTick)

@@ -70,7 +70,8 @@ func bounded[T any](all []T, f func(T) error) error {
 // would have to say there, but for subscriptions, tracking and transactions. The
 // error names the sessions that cannot; they would be closed at the switch. From
 // now on until Release, large commands are kept until they have come whole, so
-// that no slow client keeps the gate from getting empty.
+// that no slow client keeps the gate from getting empty; Settle waits for those that
+// were begun before.
 func (s *Server) Prepare(ctx context.Context, side router.Side) error {
 	s.switching.Lock()
 	defer s.switching.Unlock()
@@ -81,7 +82,6 @@ func (s *Server) Prepare(ctx context.Context, side router.Side) error {
 	for _, l := range s.eventLoops() {
 		err = errors.Join(err, l.prepare(ctx, route))
 	}
-	err = errors.Join(err, s.awaitStreams(ctx))
 	if err != nil {
 		return fmt.Errorf("preparing the %s for the clients: %w", side, err)
 	}
