@@ -137,6 +137,8 @@ func (l *loop) guestEvent(g *guest, what uint32) {
 		l.mind(g)
 	case g.stop&hungUpEnd != 0: // it takes no replies any more
 		l.drop(g)
+	case g.stop == atGate: // nor does this one, and nothing of what it waits for has been passed on
+		l.drop(g)
 	default: // the kernel would say so again and again
 		l.poll.Remove(g.fd)
 		g.interest = unwatched

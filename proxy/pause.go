@@ -93,7 +93,7 @@ func (l *loop) recheck() {
 		g := t.fifo[t.head].g
 		if !l.hurry && !g.gone && g.out.size > shareReply/2 {
 			limit := l.srv.cfg.OutputTimeout
-			others := t.owner == nil && len(t.fifo)-t.head > 1
+			others := slices.ContainsFunc(t.fifo[t.head:], func(e entry) bool { return e.g != g })
 			if others {
 				limit = slowLimit
 			}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -178,4 +179,32 @@ func TestSwitchGivenUpWithWritesPaused(t *testing.T) {
 	w.do(router.Source, 0, "CLIENT", "UNPAUSE")
 	c.expect(":1\r\n")
 	c.want("INCR a", ":2\r\n")
+}
+
+// TestResetWhileHeld has clients reset their connections while they wait for a
+// switch: they are let go at once, and what they wanted does not happen.
+func TestResetWhileHeld(t *testing.T) {
+	w := newWorld(t)
+	w.do(router.Source, 0, "RPUSH", "q", "e")
+	c, other := w.client(), w.client()
+	c.want("PING", "+PONG\r\n")
+	other.want("PING", "+PONG\r\n")
+	ctx := context.Background()
+	if err := w.proxy.Hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.send("LPOP q")
+	other.send("LLEN q")
+	until(t, "both wait", func() bool {
+		n := 0
+		for _, l := range w.proxy.eventLoops() {
+			l.call(func() { n += len(l.gated) })
+		}
+		return n == 2
+	})
+	_ = c.conn.(*net.TCPConn).SetLinger(0)
+	c.close()
+	until(t, "the client is gone", func() bool { return w.proxy.Stats().Clients == 1 })
+	w.proxy.Release(router.Route{Map: w.dbs})
+	other.expect(":1\r\n")
 }
