@@ -94,6 +94,8 @@ type Proxy struct {
 	SlowLogSlowerThan time.Duration `koanf:"slow_log_slower_than"`
 	// QueryLimit is how many bytes of one command are kept of a client.
 	QueryLimit int `koanf:"query_limit"`
+	// MaxBulk is how many bytes one argument of a command may have.
+	MaxBulk int `koanf:"max_bulk"`
 	// MaxMemory is how many bytes the buffers of all clients may hold; 0 is no bound.
 	MaxMemory int `koanf:"max_memory"`
 	// DialTimeout bounds connecting to a server.
@@ -176,6 +178,7 @@ func Default() Config {
 			SlowLogSlowerThan: 10 * time.Millisecond,
 			OutputTimeout:     20 * time.Second,
 			QueryLimit:        1 << 30,
+			MaxBulk:           512 << 20,
 			DialTimeout:       5 * time.Second,
 			ScriptCache:       10000,
 			ShutdownTimeout:   10 * time.Second,

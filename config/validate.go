@@ -169,6 +169,7 @@ func (c Config) checkRanges() []error {
 	duration("proxy.slow_log_slower_than", c.Proxy.SlowLogSlowerThan, -time.Hour, time.Hour)
 	duration("proxy.output_timeout", c.Proxy.OutputTimeout, 0, 24*time.Hour)
 	number("proxy.query_limit", c.Proxy.QueryLimit, 1<<20, 1<<30)
+	number("proxy.max_bulk", c.Proxy.MaxBulk, 1<<20, 1<<40)
 	if c.Proxy.MaxMemory != 0 {
 		number("proxy.max_memory", c.Proxy.MaxMemory, 1<<20, 1<<50)
 	}

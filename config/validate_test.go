@@ -70,6 +70,7 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.Proxy.MaxClients = 0 }, "proxy.max_clients: 0 is out of range: give 1 to 1000000"},
 		{func(c *Config) { c.Proxy.DialTimeout = time.Hour }, "proxy.dial_timeout: 1h0m0s is out of range: give 10ms to 5m"},
 		{func(c *Config) { c.Proxy.ScriptCache = -1 }, "proxy.script_cache: "},
+		{func(c *Config) { c.Proxy.MaxBulk = 1 }, "proxy.max_bulk: "},
 		{func(c *Config) { c.Proxy.Upstream = "both" }, "proxy.upstream: "},
 		{func(c *Config) { c.Proxy.Loops = 65 }, "proxy.loops: "},
 		{func(c *Config) { c.Proxy.OutputLimit = 1 }, "proxy.output_limit: "},

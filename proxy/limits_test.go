@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -174,6 +175,25 @@ func TestQueryLimit(t *testing.T) {
 		if got := fmt.Sprint(w.do(router.Source, 0, "EXISTS", "a", "b")); got != "1" {
 			t.Errorf("%s keys", got)
 		}
+	})
+}
+
+// TestMaxBulk follows a server whose proto-max-bulk-len was raised, and has a limit of
+// its own where it was not.
+func TestMaxBulk(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		const size = 600 << 20
+		source := redistest.Start(t, redistest.WithConfig("proto-max-bulk-len", fmt.Sprint(size)))
+		w := newWorldOn(t, source, redistest.Start(t), mode, func(c *Config) { c.MaxBulk = size })
+		c, other := w.client(), w.client()
+		c.write([]byte(fmt.Sprintf("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$%d\r\n", size)))
+		until(t, "the server waits for the rest", func() bool {
+			c.write(make([]byte, 4<<10))
+			other.want("PING", "+PONG\r\n")
+			return regexp.MustCompile(`qbuf-free=6[0-9]{8} `).MatchString(fmt.Sprint(w.do(router.Source, 0, "CLIENT", "LIST")))
+		})
+		other.tryWrite([]byte(fmt.Sprintf("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$%d\r\n", size+1)))
+		other.expect("-ERR Protocol error: invalid bulk length\r\n")
 	})
 }
 

@@ -322,7 +322,7 @@ func (l *loop) takeRequests() *resp.Requests {
 		l.spare = l.spare[:n-1]
 		return in
 	}
-	return new(resp.Requests)
+	return &resp.Requests{Bulk: l.srv.cfg.MaxBulk}
 }
 
 func (l *loop) giveRequests(in *resp.Requests) {

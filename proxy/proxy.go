@@ -81,6 +81,10 @@ type Config struct {
 	QueryLimit    int
 	MaxMemory     int
 
+	// MaxBulk is how many bytes one argument may have: the servers' proto-max-bulk-len.
+	// 0 means 512 MiB.
+	MaxBulk int
+
 	Upstreams [2]Upstream // indexed by router.Side
 
 	// Identities are clients whom the servers know by different names. What nobody

@@ -92,6 +92,7 @@ type session struct {
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
 	s := &session{srv: srv, id: id, conn: conn, st: newState(), wakeup: make(chan struct{}, 1), readAt: srv.clock()}
+	s.in.Bulk = srv.cfg.MaxBulk
 	s.out = newOutbox(conn, srv.cfg.OutputLimit, s.hurry, func() { _ = conn.Close() }, s.overflow)
 	return s
 }

@@ -106,6 +106,7 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 		OutputTimeout:     c.Proxy.OutputTimeout,
 		QueryLimit:        c.Proxy.QueryLimit,
 		MaxMemory:         c.Proxy.MaxMemory,
+		MaxBulk:           c.Proxy.MaxBulk,
 		UpstreamTimeout:   c.Proxy.UpstreamTimeout,
 		DialTimeout:       c.Proxy.DialTimeout,
 		ShutdownTimeout:   max(c.Proxy.ShutdownTimeout, time.Millisecond), // 0 would mean its default

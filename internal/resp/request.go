@@ -5,6 +5,7 @@ package resp
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -12,7 +13,7 @@ import (
 
 // Limits of Redis on requests.
 const (
-	MaxBulk   = 512 << 20     // bytes of one argument (proto-max-bulk-len)
+	MaxBulk   = 512 << 20     // bytes of one argument (the default of proto-max-bulk-len)
 	MaxInline = 64 << 10      // bytes of an inline command, or of one length line
 	MaxArgs   = math.MaxInt32 // arguments of one command; memory grows only with what arrived
 
@@ -58,6 +59,9 @@ type Requests struct {
 	// Strict has the limits hold that Redis sets a client who has yet to
 	// authenticate: strictArgs arguments of strictBulk bytes.
 	Strict bool
+
+	// Bulk is how many bytes an argument may have; 0 means MaxBulk.
+	Bulk int
 
 	buf  []byte
 	r, w int  // buf[r:w] is not consumed yet; the current command starts at r
@@ -398,7 +402,7 @@ func (p *Requests) length() (bool, error) {
 		return false, ProtocolError(fmt.Sprintf("expected '$', got '%s'", printable(p.buf[p.pos])))
 	}
 	n, good := Integer(line[1:])
-	if !good || n < 0 || n > MaxBulk {
+	if !good || n < 0 || n > int64(cmp.Or(p.Bulk, MaxBulk)) {
 		return false, ProtocolError("invalid bulk length")
 	}
 	if n > strictBulk {
