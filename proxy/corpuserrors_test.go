@@ -136,7 +136,7 @@ func TestCorpusErrors(t *testing.T) {
 		left[name] = "has more than one reply"
 	}
 	left["host:"], left["post"] = "end the connection", "end the connection" // before 7.0
-	rules["scan"] = "type" // cursors that are guessed lead anywhere
+	rules["scan"] = "type"                                                   // cursors that are guessed lead anywhere
 	eachStage(t, func(t *testing.T, direct, proxied stage, proto int) {
 		for _, k := range commandsOf(t, direct.server) {
 			if left[k.name] != "" {

@@ -407,3 +407,26 @@ func TestVanishedWhileBlocked(t *testing.T) {
 		}
 	})
 }
+
+// TestServerIsBusy has clients in another database whose shared connection has to be
+// made while the server runs a script: they are told so, and not closed.
+func TestServerIsBusy(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shared = true })
+	w.do(router.Source, 0, "CONFIG", "SET", "lua-time-limit", "1")
+	c, runs, stops := w.client(), w.client(), w.client()
+	c.want("SELECT 3", ok)
+	w.shares()
+	runs.send(`EVAL "while true do end" 0`)
+	const busy = "-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n"
+	until(t, "the server is busy", func() bool { return stops.do("GET a") == busy })
+	c.send("SET a 1", "GET a", "GET a")
+	for range 3 {
+		c.expect(busy)
+	}
+	c.want("INCR n", busy)
+	stops.want("SCRIPT KILL", ok)
+	if got := runs.next(); !strings.HasPrefix(got, "-ERR Error running script") && !strings.HasPrefix(got, "-ERR Script killed") {
+		t.Errorf("the script ended with %q", got)
+	}
+	until(t, "the client is served", func() bool { return c.do("INCR n") == ":1\r\n" })
+}

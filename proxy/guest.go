@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/epoll"
@@ -432,8 +433,12 @@ func (l *loop) forget(g *guest) {
 	g.trunk, g.warm = nil, nil
 }
 
-// refuse tells a client why it cannot be served, and closes it.
+// refuse tells a client why it cannot be served, and closes it, unless the server is
+// busy and will take it later.
 func (l *loop) refuse(g *guest, err error) {
+	if l.refusedAsBusy(g, err) {
+		return
+	}
 	l.srv.cannotConnect(err)
 	var refused *setupError
 	if errors.As(err, &refused) && refused.greeting() {
@@ -444,4 +449,21 @@ func (l *loop) refuse(g *guest, err error) {
 	if !g.gone {
 		l.finish(g)
 	}
+}
+
+// refusedAsBusy answers a command as a server does that runs a long script, where the
+// server would not even take the guest's database for that reason. The guest goes on
+// with its next command. Nothing of it is in flight.
+func (l *loop) refusedAsBusy(g *guest, err error) bool {
+	var refused *setupError
+	if g.in == nil || !errors.As(err, &refused) || !strings.HasPrefix(refused.answer, "BUSY ") {
+		return false
+	}
+	if _, ok, err := g.in.Next(); !ok || err != nil {
+		return false
+	}
+	l.deliver(g, redcon.AppendError(nil, refused.answer))
+	g.stop &^= forTrunk
+	l.resumed = append(l.resumed, g)
+	return true
 }
