@@ -38,7 +38,7 @@ func TestKilledAtRandom(t *testing.T) {
 		}
 		<-time.After(moment) // the moment is what is tried, not waited for
 		s.c.kill()
-		<-switching
+		_ = <-switching
 		s.c.start("")
 		if i%10 == 9 {
 			s.goOn(50)
