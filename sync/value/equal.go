@@ -22,7 +22,8 @@ const (
 	Type    Kind = "type"
 	Value   Kind = "value"
 	Expiry  Kind = "expiry"
-	Group   Kind = "group" // a stream's group, consumer or pending entries
+	Group   Kind = "group"  // a stream's group, consumer or pending entries
+	Unsure  Kind = "unsure" // the payloads differ, and nothing else can be asked about the type
 )
 
 // Diff is the first difference found between two keys.
@@ -30,16 +31,22 @@ type Diff struct {
 	Kind  Kind
 	Words string // what differs, without any value; "" when nothing does
 	Gone  bool   // neither side has the key
+	Big   bool   // it was compared in chunks, so there are no prints
+	Torn  bool   // it changed while it was read, so the difference proves nothing
 	Bytes int64  // of payload read from a
 
 	// PrintA and PrintB stand for the sides' states: one that differs from an
-	// earlier one of the same Comparer means that the side changed. 0 means
+	// earlier one of the same Comparer means that the side changed, and two that
+	// are the same mean the same value and expiry on whichever sides. 0 means
 	// not known, which is so for big keys.
 	PrintA, PrintB uint64
 }
 
 // Equal reports whether the keys are equal.
 func (d Diff) Equal() bool { return d.Kind == Same }
+
+// Absent is the print of a key that is not there.
+const Absent uint64 = 1
 
 func differ(k Kind, format string, args ...any) Diff {
 	return Diff{Kind: k, Words: fmt.Sprintf(format, args...)}
@@ -59,11 +66,10 @@ type Comparer struct {
 	// 0 means 16 MiB.
 	Bound int64
 
-	a, b  dumper
+	sides [2]reader
 	pace  pace
 	once  sync.Once
 	seed  maphash.Seed
-	blind [2]sync.Map // servers without MEMORY USAGE, by address
 }
 
 // Equal compares keyA on a with keyB on b with a Comparer's defaults. Encodings
@@ -101,32 +107,37 @@ func (c *Comparer) Compare(ctx context.Context, a, b *redis.Client, keys []strin
 }
 
 func (c *Comparer) compare(ctx context.Context, a, b *redis.Client, keysA, keysB []string) ([]Diff, error) {
-	c.once.Do(func() { c.seed = maphash.MakeSeed() })
-	bigA, bigB, err := both(
-		func() ([]bool, error) { return c.weigh(ctx, a, keysA, &c.blind[0]) },
-		func() ([]bool, error) { return c.weigh(ctx, b, keysB, &c.blind[1]) })
+	c.once.Do(c.plant)
+	weightA, weightB, err := both(
+		func() ([]int64, error) { return c.sides[0].weigh(ctx, a, keysA) },
+		func() ([]int64, error) { return c.sides[1].weigh(ctx, b, keysB) })
 	if err != nil {
 		return nil, err
 	}
-	big := bigA
-	for i := range big {
-		big[i] = bigA[i] || bigB[i]
+	weight := weightA
+	for i := range weight {
+		weight[i] = max(weightA[i], weightB[i])
 	}
+	limit := orDefault(c.Big, 1<<20)
 	seenA, seenB, err := both(
-		func() ([]dump, error) { return readSmall(ctx, &c.a, a, keysA, big) },
-		func() ([]dump, error) { return readSmall(ctx, &c.b, b, keysB, big) })
+		func() ([]sight, error) { return c.sides[0].read(ctx, a, keysA, weight, limit) },
+		func() ([]sight, error) { return c.sides[1].read(ctx, b, keysB, weight, limit) })
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Diff, len(keysA))
 	for i := range out {
-		if out[i], err = c.one(ctx, a, b, keysA[i], keysB[i], seenA[i], seenB[i], big[i]); err != nil {
+		big := weight[i] >= limit
+		if out[i], err = c.one(ctx, a, b, keysA[i], keysB[i], seenA[i], seenB[i], big); err != nil {
 			return nil, fmt.Errorf("comparing key %q on %s with %q on %s: %w", keysA[i], at(a), keysB[i], at(b), err)
 		}
-		seenA[i], seenB[i] = dump{}, dump{} // the payloads may go
+		out[i].Big = big
+		seenA[i], seenB[i] = sight{}, sight{} // the payloads may go
 	}
 	return out, nil
 }
+
+func (c *Comparer) plant() { c.seed = maphash.MakeSeed() }
 
 // both runs f and g at the same time.
 func both[T any](f, g func() (T, error)) (x, y T, err error) {
@@ -138,22 +149,14 @@ func both[T any](f, g func() (T, error)) (x, y T, err error) {
 	return x, y, errors.Join(errX, errY)
 }
 
-// weigh says which keys are big. A server that does not tell has none.
-func (c *Comparer) weigh(ctx context.Context, on *redis.Client, keys []string, blind *sync.Map) ([]bool, error) {
-	big := make([]bool, len(keys))
-	addr := on.Options().Addr
-	if _, known := blind.Load(addr); known {
-		return big, nil
-	}
-	sizes, err := Weigh(ctx, on, keys)
-	if unknownCommand(err) || redis.IsPermissionError(err) {
-		blind.Store(addr, true)
-		return big, nil
-	}
+// IsBig says which keys of a server are compared in chunks.
+func (c *Comparer) IsBig(ctx context.Context, on *redis.Client, keys []string) ([]bool, error) {
+	weight, err := c.sides[0].weigh(ctx, on, keys)
 	if err != nil {
 		return nil, err
 	}
-	for i, n := range sizes {
+	big := make([]bool, len(keys))
+	for i, n := range weight {
 		big[i] = n >= orDefault(c.Big, 1<<20)
 	}
 	return big, nil
@@ -182,32 +185,8 @@ func Weigh(ctx context.Context, c *redis.Client, keys []string) ([]int64, error)
 	return out, nil
 }
 
-// readSmall reads the keys that are not big; the big ones' dumps are empty.
-func readSmall(ctx context.Context, d *dumper, c *redis.Client, keys []string, big []bool) ([]dump, error) {
-	small := make([]string, 0, len(keys))
-	for i, k := range keys {
-		if !big[i] {
-			small = append(small, k)
-		}
-	}
-	read, err := d.read(ctx, c, small)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]dump, len(keys))
-	for i := range keys {
-		if !big[i] {
-			if read[0].err != nil {
-				return nil, read[0].err
-			}
-			out[i], read = read[0], read[1:]
-		}
-	}
-	return out, nil
-}
-
 // one compares one key, by its dumps where they tell enough.
-func (c *Comparer) one(ctx context.Context, a, b *redis.Client, keyA, keyB string, da, db dump, big bool) (Diff, error) {
+func (c *Comparer) one(ctx context.Context, a, b *redis.Client, keyA, keyB string, da, db sight, big bool) (Diff, error) {
 	if big {
 		return c.byType(ctx, a, b, keyA, keyB)
 	}
@@ -220,26 +199,26 @@ func (c *Comparer) one(ctx context.Context, a, b *redis.Client, keyA, keyB strin
 		d = differ(Extra, "key is on the target only")
 	case !db.found:
 		d = differ(Missing, "key is not on the target")
-	case da.body() == db.body():
+	case da.body == db.body:
 		d = c.expiries(da.expire, db.expire)
 	default:
 		// The payloads differ, and one encoding does not prove another value.
 		d, err = c.byType(ctx, a, b, keyA, keyB)
 	}
-	d.Bytes = int64(len(da.payload))
+	d.Bytes = int64(len(da.body))
 	d.PrintA, d.PrintB = c.print(da), c.print(db)
 	return d, err
 }
 
-func (c *Comparer) print(d dump) uint64 {
+func (c *Comparer) print(d sight) uint64 {
 	if !d.found {
-		return 1
+		return Absent
 	}
 	var h maphash.Hash
 	h.SetSeed(c.seed)
-	_, _ = h.WriteString(d.payload)
+	_, _ = h.WriteString(d.body)
 	maphash.WriteComparable(&h, d.expire)
-	return max(2, h.Sum64())
+	return max(Absent+1, h.Sum64())
 }
 
 // tolerance is in milliseconds.

@@ -5,13 +5,38 @@ import (
 	"slices"
 )
 
-func equalStream(ctx context.Context, p *pair) (d Diff, err error) {
-	sa, sb, err := both(
-		func() (stream, error) { return readStream(ctx, p.a, p.keyA) },
-		func() (stream, error) { return readStream(ctx, p.b, p.keyB) })
+// equalStream compares streams, and looks again at what the chunks do not show when
+// they differ: acknowledging and claiming entries goes on unseen by a WATCH.
+func equalStream(ctx context.Context, p *pair) (Diff, error) {
+	before, err := p.streams(ctx)
 	if err != nil {
 		return Diff{}, err
 	}
+	d, err := equalStreams(ctx, p, before[0], before[1])
+	if err != nil || d.Equal() {
+		return d, err
+	}
+	after, err := p.streams(ctx)
+	if err != nil {
+		return Diff{}, err
+	}
+	for i := range before {
+		x, y := before[i], after[i]
+		if x.length != y.length || x.last != y.last || !slices.Equal(x.groups, y.groups) {
+			d.Torn = true
+		}
+	}
+	return d, nil
+}
+
+func (p *pair) streams(ctx context.Context) ([2]stream, error) {
+	sa, sb, err := both(
+		func() (stream, error) { return readStream(ctx, p.a, p.keyA) },
+		func() (stream, error) { return readStream(ctx, p.b, p.keyB) })
+	return [2]stream{sa, sb}, err
+}
+
+func equalStreams(ctx context.Context, p *pair, sa, sb stream) (d Diff, err error) {
 	switch {
 	case sa.length != sb.length:
 		return differ(Value, "%d entries on the source, %d on the target", sa.length, sb.length), nil

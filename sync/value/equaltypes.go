@@ -48,11 +48,11 @@ func (c *Comparer) byType(ctx context.Context, a, b *redis.Client, keyA, keyB st
 	p := &pair{a: a, b: b, keyA: keyA, keyB: keyB, tolerance: c.tolerance()}
 	compare, ok := comparers[typeA]
 	if !ok {
-		return differ(Value, "payloads differ, and type %s cannot be compared otherwise", typeA), nil
+		return differ(Unsure, "payloads differ, and type %s cannot be compared otherwise", typeA), nil
 	}
 	d, err := compare(ctx, p)
 	if movedOn(err) {
-		d, err = differ(Value, "key changed while it was compared"), nil
+		d, err = torn("key changed while it was compared"), nil
 	}
 	if err != nil || !d.Equal() {
 		d.Bytes = p.bytes
@@ -67,12 +67,14 @@ func (c *Comparer) byType(ctx context.Context, a, b *redis.Client, keyA, keyB st
 	case at == noKey && bt == noKey:
 		return Diff{Gone: true}, nil
 	case at == noKey || bt == noKey:
-		return differ(Value, "key went away while it was compared"), nil
+		return torn("key went away while it was compared"), nil
 	}
 	d = c.expiries(at, bt)
 	d.Bytes = p.bytes
 	return d, nil
 }
+
+func torn(words string) Diff { return Diff{Kind: Value, Words: words, Torn: true} }
 
 // count compares the sides' numbers of elements.
 func (p *pair) count(ctx context.Context, command, of string) (Diff, error) {

@@ -1,8 +1,6 @@
 package verify
 
 import (
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/crossfade/crossfade/sync/value"
@@ -11,118 +9,133 @@ import (
 // MaxExamples is how many differing keys a database's report names.
 const MaxExamples = 100
 
-// Report is what Run found.
+// Report is what Run found, and what its caller knows about it.
 type Report struct {
-	Began     time.Time  `json:"began"`
-	Seconds   float64    `json:"seconds"`
-	Sample    float64    `json:"sample"`   // share of the keys that was looked at
-	Complete  bool       `json:"complete"` // false when Run ended with an error
-	Keys      int64      `json:"keys"`     // sums over the databases
-	Differing int64      `json:"differing"`
-	Moving    int64      `json:"moving"`
-	Bytes     int64      `json:"bytes"`
+	// By is who asked: "operator", "background" or "stand-alone".
+	By     string `json:"by,omitempty"`
+	Source string `json:"source,omitempty"` // addresses, without secrets
+	Target string `json:"target,omitempty"`
+
+	Began    time.Time `json:"began"`
+	Ended    time.Time `json:"ended"`
+	Seconds  float64   `json:"seconds"`
+	Sample   float64   `json:"sample"`          // share of the keys that was looked at
+	Complete bool      `json:"complete"`        // false when Run ended with an error
+	Error    string    `json:"error,omitempty"` // that error
+	Verdict  Verdict   `json:"verdict"`
+
+	Keys      int64 `json:"keys"`      // sums over the databases
+	Differing int64 `json:"differing"` // found, mended ones too
+	Repaired  int64 `json:"repaired"`  // of them, those that are equal now
+	Undecided int64 `json:"undecided"`
+	Moving    int64 `json:"moving"`
+	Bytes     int64 `json:"bytes"`
+
+	// Changes counts what was written on the applications' side since Began, as
+	// far as the asker knows; Stale says that there was something.
+	Changes int64 `json:"changes_since"`
+	Stale   bool  `json:"stale"`
+
 	Databases []Database `json:"databases"`
 }
+
+// Verdict is the short answer.
+type Verdict string
+
+// The verdicts.
+const (
+	Equal     Verdict = "equal"     // nothing differs, or nothing any more
+	Different Verdict = "different" // something does
+	Unknown   Verdict = "unknown"   // nobody can tell: an error, or keys that could not be decided about
+)
 
 // Database is the report of one pair of databases.
 type Database struct {
 	Source     int                  `json:"source"` // database numbers
 	Target     int                  `json:"target"`
-	Keys       int64                `json:"keys"`        // source keys compared; SCAN may show one twice
-	TargetKeys int64                `json:"target_keys"` // target keys looked up on the source
+	Keys       int64                `json:"keys"`        // keys compared; SCAN may show one twice
+	TargetKeys int64                `json:"target_keys"` // keys of the side that follows, looked up on the other
 	Again      int64                `json:"again"`       // comparisons repeated because keys differed at first
-	Differing  int64                `json:"differing"`   // keys whose difference lasted
-	Moving     int64                `json:"moving"`      // keys that never were equal, but changed on both sides between the last two looks
+	Differing  int64                `json:"differing"`   // keys proved to differ
+	Repaired   int64                `json:"repaired"`    // of them, those that were made equal
+	Undecided  int64                `json:"undecided"`   // keys about which nobody can say
+	Followed   int64                `json:"followed"`    // keys that are written all the time, seen to follow
+	Moving     int64                `json:"moving"`      // keys that change all the time on both sides and were never seen alike
+	Watched    int                  `json:"watched"`     // keys that were watched closely for that
 	Kinds      map[value.Kind]int64 `json:"kinds,omitempty"`
 	Examples   []Example            `json:"examples,omitempty"`
-	Bytes      int64                `json:"bytes"` // of payload read from the source
+	Trouble    string               `json:"trouble,omitempty"` // the latest error of a repair
+	Bytes      int64                `json:"bytes"`             // of payload read from the source
 	Seconds    float64              `json:"seconds"`
 }
 
-// Example is one key that differs.
+// Example is one key that differs, or about which nobody can say.
 type Example struct {
-	Key   string     `json:"key"`
-	Kind  value.Kind `json:"kind"`
-	Words string     `json:"words"`
+	Key      string     `json:"key"`
+	Kind     value.Kind `json:"kind"`
+	Words    string     `json:"words"`
+	Repaired bool       `json:"repaired,omitempty"`
 }
 
-// OK reports whether the comparison came to its end and no difference lasted.
-func (r Report) OK() bool { return r.Complete && r.Differing == 0 }
+// Left returns how many keys differ still.
+func (r Report) Left() int64 { return r.Differing - r.Repaired }
 
-func (r *Report) finish(began time.Time) {
-	r.Seconds = time.Since(began).Seconds()
-	r.Keys, r.Differing, r.Moving, r.Bytes = 0, 0, 0, 0
+// OK reports whether the comparison came to its end, and nothing differs any more.
+func (r Report) OK() bool { return r.verdict() == Equal }
+
+func (r Report) verdict() Verdict {
+	switch {
+	case r.Left() > 0:
+		return Different
+	case !r.Complete || r.Undecided > 0:
+		return Unknown
+	}
+	return Equal
+}
+
+func (r *Report) finish() {
+	r.Ended = time.Now()
+	r.Seconds = r.Ended.Sub(r.Began).Seconds()
+	r.Keys, r.Differing, r.Repaired, r.Undecided, r.Moving, r.Bytes = 0, 0, 0, 0, 0, 0
 	for _, d := range r.Databases {
 		r.Keys += d.Keys
 		r.Differing += d.Differing
+		r.Repaired += d.Repaired
+		r.Undecided += d.Undecided
 		r.Moving += d.Moving
 		r.Bytes += d.Bytes
 	}
+	r.Verdict = r.verdict()
 }
 
-func (d *Database) add(key string, diff value.Diff) {
+func (d *Database) differing(s *suspect) {
 	d.Differing++
+	d.note(s)
+}
+
+func (d *Database) undecided(s *suspect) {
+	d.Undecided++
+	if s.diff.Kind != value.Unsure {
+		s.diff.Words = "not decided, as changes did not arrive: " + s.diff.Words
+	}
+	s.diff.Kind = value.Unsure
+	d.note(s)
+}
+
+func (d *Database) note(s *suspect) {
 	if d.Kinds == nil {
 		d.Kinds = make(map[value.Kind]int64)
 	}
-	d.Kinds[diff.Kind]++
+	d.Kinds[s.diff.Kind]++
 	if len(d.Examples) < MaxExamples {
-		d.Examples = append(d.Examples, Example{Key: key, Kind: diff.Kind, Words: diff.Words})
+		s.example = len(d.Examples)
+		d.Examples = append(d.Examples, Example{Key: s.key, Kind: s.diff.Kind, Words: s.diff.Words})
 	}
 }
 
-const width = 80
-
-// String is the report for people, in lines of at most 80 columns.
-func (r Report) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%-9s %-9s %12s %10s %8s %10s %8s\n",
-		"source db", "target db", "keys", "differing", "moving", "bytes", "seconds")
-	for _, d := range r.Databases {
-		fmt.Fprintf(&b, "%-9d %-9d %12d %10d %8d %10s %8.1f\n",
-			d.Source, d.Target, d.Keys, d.Differing, d.Moving, size(d.Bytes), d.Seconds)
+func (d *Database) repaired(s *suspect) {
+	d.Repaired++
+	if s.example >= 0 {
+		d.Examples[s.example].Repaired = true
 	}
-	for _, d := range r.Databases {
-		for i, e := range d.Examples {
-			if i == 10 {
-				fmt.Fprintf(&b, "  … and %d more in database %d\n", d.Differing-10, d.Source)
-				break
-			}
-			fmt.Fprintf(&b, "  db %d %s\n", d.Source, clip(fmt.Sprintf("%-8s%q", e.Kind, e.Key), width-10))
-			fmt.Fprintf(&b, "      %s\n", clip(e.Words, width-6))
-		}
-	}
-	switch {
-	case !r.Complete:
-		b.WriteString("The comparison did not come to its end.\n")
-	case r.Differing > 0:
-		fmt.Fprintf(&b, "%d keys differ.\n", r.Differing)
-	case r.Sample < 1:
-		fmt.Fprintf(&b, "No difference in a sample of %g %% of the keys.\n", 100*r.Sample)
-	default:
-		b.WriteString("No difference.\n")
-	}
-	return b.String()
-}
-
-// clip shortens s to n columns.
-func clip(s string, n int) string {
-	runes := []rune(s)
-	if len(runes) <= n {
-		return s
-	}
-	return string(runes[:n-1]) + "…"
-}
-
-func size(n int64) string {
-	const units = "KMGTPE"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	f, i := float64(n)/1024, 0
-	for f >= 1024 && i < len(units)-1 {
-		f /= 1024
-		i++
-	}
-	return fmt.Sprintf("%.1f %ciB", f, units[i])
 }

@@ -1,0 +1,355 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+// What becomes of a suspect at a look.
+type verdict int
+
+const (
+	again     verdict = iota // it is looked at once more
+	equal                    // it is equal
+	followed                 // it is written all the time, and the follower had a state that the truth had just before
+	moving                   // both sides change all the time, and were never seen alike
+	differing                // it differs for sure
+	undecided                // nobody can say: the type cannot be compared, or what was written had no time to arrive
+)
+
+const (
+	stillNeeded  = 2 // looks in a row with the truth unchanged: with the one before, three
+	stuckNeeded  = 3 // changes of the truth that did not move the follower
+	patience     = 5 // times Rounds, for keys whose changes have not arrived yet
+	repairsMost  = 3
+	watchedMost  = 3 // times that one key is watched closely
+	watchedKeys  = 1000
+	bursts       = 40
+	burstReads   = 16
+	burstBytes   = 256 << 10
+	bigWaitSteps = 20
+)
+
+// judge looks at suspects again until there are none any more.
+func (w *walk) judge(ctx context.Context) error {
+	for {
+		batch, err := w.suspects.take(ctx, w.cfg.Batch)
+		if err != nil || len(batch) == 0 {
+			return err
+		}
+		if err := w.look(ctx, batch); err != nil {
+			return err
+		}
+		w.progress(0)
+	}
+}
+
+// look compares a batch again and says what becomes of each key.
+func (w *walk) look(ctx context.Context, batch []*suspect) error {
+	var small, big []*suspect
+	for _, s := range batch {
+		if s.diff.Big {
+			big = append(big, s)
+		} else {
+			small = append(small, s)
+		}
+	}
+	var mend []*suspect
+	judged := func(s *suspect, v verdict) {
+		if w.sentence(s, v) {
+			mend = append(mend, s)
+		}
+	}
+	if len(small) > 0 {
+		names := make([]string, len(small))
+		for i, s := range small {
+			names[i] = s.key
+		}
+		arrived, err := w.arrived(ctx, names)
+		if err != nil {
+			return err
+		}
+		diffs, err := w.pair(ctx, names)
+		if err != nil {
+			return err
+		}
+		for i, s := range small {
+			w.counted(diffs[i])
+			v := w.weigh(s, diffs[i], arrived[i])
+			if v == moving {
+				if v, err = w.closely(ctx, s); err != nil {
+					return err
+				}
+			}
+			judged(s, v)
+		}
+	}
+	for _, s := range big {
+		v, err := w.lookStill(ctx, s)
+		if err != nil {
+			return err
+		}
+		judged(s, v)
+	}
+	return w.mend(ctx, mend)
+}
+
+func (w *walk) counted(d value.Diff) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.report.Again++
+	w.report.Bytes += d.Bytes
+}
+
+// arrived asks which keys' changes have surely arrived at the follower.
+func (w *walk) arrived(ctx context.Context, keys []string) ([]bool, error) {
+	out := make([]bool, len(keys))
+	if w.cfg.Settled == nil {
+		for i := range out {
+			out[i] = true // Settle has passed since the look before
+		}
+		return out, nil
+	}
+	have, err := w.cfg.Settled(ctx, w.db, keys)
+	if cause := context.Cause(ctx); cause != nil {
+		return nil, cause
+	}
+	if err == nil {
+		copy(out, have)
+	}
+	return out, nil
+}
+
+// weigh compares a look with those before.
+//
+// A difference is proved when three looks in a row show the truth in the same
+// state, and at the second of them all that had been written at the first had
+// arrived: so what the second one read on the truth was not changed while it was
+// read, and the follower had no reason to be behind.
+func (w *walk) weigh(s *suspect, d value.Diff, arrived bool) verdict {
+	truth, other := w.prints(d)
+	same := truth != 0 && truth == s.truth
+	s.looks++
+	if arrived {
+		s.arrived++
+	}
+	if !same {
+		s.changes++
+	}
+	s.stuck = s.stuck && other != 0 && (s.other == other || s.other == 0)
+	if s.still++; !same || !arrived {
+		s.still = 0
+	}
+	s.diff, s.truth, s.other = d, truth, other
+	switch {
+	case d.Equal():
+		return equal
+	case d.Big: // it has grown
+		return again
+	case s.still >= stillNeeded && !d.Torn:
+		if d.Kind == value.Unsure {
+			return undecided
+		}
+		return differing
+	case s.looks < w.cfg.Rounds || s.still > 0:
+		return again
+	case s.changes > 0 && (s.arrived > 0 || s.watched == 0):
+		return moving
+	case s.looks < patience*w.cfg.Rounds:
+		return again
+	case s.changes > 0:
+		return moving
+	}
+	return undecided
+}
+
+// closely decides about a small key that is written all the time. Both sides are
+// read many times within a moment: the follower must have one of the states that
+// the truth was seen in. One that stays as it was while the truth moves on does not
+// follow.
+func (w *walk) closely(ctx context.Context, s *suspect) (verdict, error) {
+	w.mu.Lock()
+	tried := w.report.Watched
+	w.report.Watched++
+	w.mu.Unlock()
+	s.watched++
+	if tried >= watchedKeys {
+		return moving, nil
+	}
+	n := int(max(1, min(burstReads, burstBytes/max(1, s.diff.Bytes))))
+	states := make(map[uint64]bool)
+	for range bursts {
+		var truths, others []uint64
+		err := retry(ctx, func() (err error) {
+			truths, others, err = w.burst(ctx, s.key, n)
+			return err
+		})
+		if err != nil {
+			return again, err
+		}
+		for _, x := range truths {
+			states[x] = true
+		}
+		for _, x := range others {
+			s.stuck = s.stuck && x == s.other
+			if states[x] && len(states) > 1 {
+				return followed, nil
+			}
+		}
+	}
+	switch {
+	case len(states) == 1 && s.watched < watchedMost: // it has come to rest
+		s.anew()
+		return again, nil
+	case s.stuck && s.changes >= stuckNeeded && s.arrived >= stuckNeeded:
+		s.diff.Kind = value.Value
+		s.diff.Words = fmt.Sprintf("%s has been the same for %v while the key changed on the other side", w.follower(), time.Since(s.since).Round(10*time.Millisecond))
+		return differing, nil
+	case s.arrived < stuckNeeded && s.looks < patience*w.cfg.Rounds:
+		return again, nil
+	}
+	return moving, nil
+}
+
+func (w *walk) follower() string {
+	if w.cfg.Reverse {
+		return "the source"
+	}
+	return "the target"
+}
+
+// burst reads a key n times from the truth, and some times from the follower.
+func (w *walk) burst(ctx context.Context, key string, n int) (truths, others []uint64, err error) {
+	failed := make(chan error, 1)
+	go func() {
+		var err error
+		others, err = w.comparer.Prints(ctx, w.copy, !w.cfg.Reverse, key, max(1, n/4))
+		failed <- err
+	}()
+	truths, err = w.comparer.Prints(ctx, w.truth, w.cfg.Reverse, key, n)
+	if other := <-failed; err == nil {
+		err = other
+	}
+	return truths, others, err
+}
+
+// lookStill compares a big key while it is watched for changes.
+func (w *walk) lookStill(ctx context.Context, s *suspect) (verdict, error) {
+	var d value.Diff
+	var still bool
+	arrived := false
+	before := func(ctx context.Context) error {
+		if w.cfg.Settled == nil {
+			arrived = true
+			return sleep(ctx, w.cfg.Settle)
+		}
+		for range bigWaitSteps {
+			have, err := w.arrived(ctx, []string{s.key})
+			if err != nil || have[0] {
+				arrived = err == nil
+				return err
+			}
+			if err := sleep(ctx, w.cfg.Settle/bigWaitSteps); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err := retry(ctx, func() (err error) {
+		d, still, err = w.comparer.Still(ctx, w.src, w.dst, w.truth, s.key, before)
+		return err
+	})
+	if err != nil {
+		return again, err
+	}
+	w.counted(d)
+	s.looks++
+	s.diff = d
+	s.truth, s.other = w.prints(d)
+	if arrived {
+		s.arrived++
+	}
+	if !still {
+		s.changes++
+	}
+	switch {
+	case d.Equal():
+		return equal, nil
+	case still && arrived && !d.Torn && d.Kind == value.Unsure:
+		return undecided, nil
+	case still && arrived && !d.Torn:
+		return differing, nil
+	case s.looks < w.cfg.Rounds, s.arrived == 0 && s.looks < patience*w.cfg.Rounds:
+		return again, nil
+	case s.changes > 0:
+		return moving, nil
+	}
+	return undecided, nil
+}
+
+// sentence counts a verdict and lets the suspect go, or keeps it for another look.
+// It reports whether the key is to be repaired, and is then still in hand.
+func (w *walk) sentence(s *suspect, v verdict) (mend bool) {
+	if v == again {
+		w.suspects.again(s, w.cfg.Settle)
+		return false
+	}
+	w.mu.Lock()
+	switch {
+	case s.counted && v != differing && v != undecided:
+		w.report.repaired(s)
+	case v == followed:
+		w.report.Followed++
+	case v == moving:
+		w.report.Moving++
+	case v == undecided && !s.counted:
+		w.report.undecided(s)
+		w.name(s.key)
+	case v == differing && !s.counted:
+		s.counted = true
+		w.report.differing(s)
+		w.name(s.key)
+		w.cfg.OnDiffer(w.db, s.key, s.diff)
+	}
+	w.mu.Unlock()
+	if v == differing && w.cfg.Repair != nil && s.repaired < repairsMost {
+		return true
+	}
+	w.suspects.over(s)
+	return false
+}
+
+func (w *walk) name(key string) { // with mu held
+	if len(w.named) < namedMost {
+		w.named[key] = true
+	}
+}
+
+// mend repairs keys that are in hand and gives them back to be compared again.
+func (w *walk) mend(ctx context.Context, list []*suspect) error {
+	if len(list) == 0 {
+		return nil
+	}
+	keys := make([]string, len(list))
+	for i, s := range list {
+		keys[i] = s.key
+	}
+	err := w.cfg.Repair(ctx, w.db, keys)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if err != nil {
+		w.mu.Lock()
+		w.report.Trouble = err.Error()
+		w.mu.Unlock()
+	}
+	for _, s := range list {
+		s.repaired++
+		s.anew()
+		w.suspects.again(s, w.cfg.Settle)
+	}
+	return nil
+}

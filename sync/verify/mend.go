@@ -1,0 +1,57 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+// Mender returns a Repair that copies keys itself, from the truth to the follower,
+// and removes there what the truth does not have. It is for two servers between
+// which nobody else copies: two copiers could overtake each other.
+func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
+	var batch value.Batch
+	return func(ctx context.Context, db int, keys []string) error {
+		from, to := cfg.Source(db), cfg.Target(cfg.Databases[db])
+		if cfg.Reverse {
+			from, to = to, from
+		}
+		comparer := value.Comparer{Big: cfg.Big}
+		big, err := comparer.IsBig(ctx, from, keys)
+		if err != nil {
+			return err
+		}
+		var small, others []string
+		for i, k := range keys {
+			if big[i] {
+				others = append(others, k)
+			} else {
+				small = append(small, k)
+			}
+		}
+		outcomes, err := batch.Copy(ctx, from, to, small)
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for i, o := range outcomes {
+			switch {
+			case errors.Is(o.Err, value.ErrRestoreRefused):
+				others = append(others, small[i])
+			case o.Err != nil:
+				errs = append(errs, o.Err)
+			}
+		}
+		for _, k := range others {
+			if out, err := value.Logical(ctx, from, to, k); err != nil || out.Err != nil {
+				errs = append(errs, errors.Join(err, out.Err))
+			}
+		}
+		if len(errs) > 0 {
+			return fmt.Errorf("%d of %d keys could not be repaired: %w", len(errs), len(keys), errs[0])
+		}
+		return nil
+	}
+}

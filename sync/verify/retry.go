@@ -1,0 +1,53 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+// errRestarted says that a scan cannot go on: a cursor means nothing to another
+// process.
+var errRestarted = errors.New("the server was restarted meanwhile, or cannot be asked")
+
+// tries and firstWait bound how long a lost connection is waited for: some six
+// seconds.
+const (
+	tries     = 6
+	firstWait = 100 * time.Millisecond
+)
+
+// retry runs what only reads until no connection is lost meanwhile. An answer of a
+// server is final.
+func retry(ctx context.Context, read func() error) error {
+	wait := firstWait
+	for n := 1; ; n++ {
+		err := read()
+		if cause := context.Cause(ctx); cause != nil && err != nil {
+			return cause
+		}
+		if !value.Unknown(err) || errors.Is(err, errRestarted) || n == tries {
+			return err
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+		wait *= 2
+	}
+}
+
+// runID names the process that a server is, or "".
+func runID(ctx context.Context, c *redis.Client) string {
+	text, _ := c.Info(ctx, "server").Result()
+	for line := range strings.Lines(text) {
+		if id, ok := strings.CutPrefix(line, "run_id:"); ok {
+			return strings.TrimSpace(id)
+		}
+	}
+	return ""
+}
