@@ -185,6 +185,18 @@ func (s *Set) Forget() {
 	s.wake()
 }
 
+// Clean says which keys are neither queued nor in hand.
+func (s *Set) Clean(keys []string) []bool {
+	out := make([]bool, len(keys))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, k := range keys {
+		_, known := s.state[k]
+		out[i] = !known
+	}
+	return out
+}
+
 // Len returns how many keys are queued or in hand.
 func (s *Set) Len() int {
 	s.mu.Lock()

@@ -213,3 +213,17 @@ func TestSetConcurrently(t *testing.T) {
 	cancel()
 	wg.Wait()
 }
+
+func TestCleanIsNeitherQueuedNorInHand(t *testing.T) {
+	s := New(0)
+	s.Mark("held")
+	held := take(t, s, 1)
+	s.Mark("queued")
+	if got := s.Clean([]string{"held", "queued", "other"}); !slices.Equal(got, []bool{false, false, true}) {
+		t.Fatalf("clean: %v", got)
+	}
+	s.Done(held)
+	if got := s.Clean([]string{"held"}); !got[0] {
+		t.Fatal("not clean when given back")
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/failpoint"
@@ -90,6 +91,7 @@ type Mirror struct {
 	fromRun   string // run id of From
 	listening bool
 	following bool
+	changes   atomic.Int64
 	beat      heartbeat
 	foreign   foreign
 	throttle  *throttle.Throttle
@@ -286,6 +288,30 @@ func (m *Mirror) Mark(db int, keys ...string) {
 	}
 }
 
+// Settled says which keys of From's database db have surely been brought across, as
+// far as they were written before the call: behind a barrier they are not dirty. An
+// error means that the mirror cannot vouch for anything now.
+func (m *Mirror) Settled(ctx context.Context, db int, keys []string) ([]bool, error) {
+	l, ok := m.lanes[db]
+	if !ok {
+		return nil, fmt.Errorf("database %d of %s is not copied", db, m.cfg.From)
+	}
+	if err := m.barrier(ctx); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	live := m.following && m.feed != nil && !m.silent
+	m.mu.Unlock()
+	if !live || !l.scanComplete() {
+		return nil, fmt.Errorf("database %d of %s is being scanned again, or its changes do not arrive", db, m.cfg.From)
+	}
+	return l.dirty.Clean(keys), nil
+}
+
+// Changes counts the changes that From has reported, but for those of ours. It only
+// tells that there were some: one of a key may count several times.
+func (m *Mirror) Changes() int64 { return m.changes.Load() }
+
 // Rescan compares a whole database of From again (-1: all), both ways: for
 // commands that change databases as a whole.
 func (m *Mirror) Rescan(db int, why string) {
@@ -315,9 +341,11 @@ func (m *Mirror) sink(db int, keys []string) {
 				continue
 			}
 			m.beat.sawEvent()
+			m.changes.Add(-1) // counted below
 		}
 		mine = append(mine, k)
 	}
+	m.changes.Add(int64(len(mine)))
 	l.dirty.MarkAll(mine)
 }
 

@@ -48,9 +48,6 @@ func equalStreams(ctx context.Context, p *pair, sa, sb stream) (d Diff, err erro
 		return differ(Value, "stream has max-deleted-id %s on the source, %s on the target", sa.maxDeleted, sb.maxDeleted), nil
 	}
 	err = eachEntries(ctx, p.a, p.keyA, sa.last, func(x []entry) error {
-		if !d.Equal() {
-			return nil
-		}
 		y, err := entries(ctx, p.b, p.keyB, x[0].id, x[len(x)-1].id, len(x))
 		if err != nil {
 			return err
@@ -65,11 +62,11 @@ func equalStreams(ctx context.Context, p *pair, sa, sb stream) (d Diff, err erro
 			default:
 				continue
 			}
-			break
+			return errEnough
 		}
 		return nil
 	})
-	if err != nil || !d.Equal() {
+	if err = enough(err); err != nil || !d.Equal() {
 		return d, err
 	}
 	return equalGroups(ctx, p, sa.groups, sb.groups)
@@ -122,21 +119,18 @@ func equalGroup(ctx context.Context, p *pair, g group) (d Diff, err error) {
 		return Diff{}, nil
 	}
 	err = eachPending(ctx, p.a, p.keyA, g.name, func(x []pending) error {
-		if !d.Equal() {
-			return nil
-		}
 		y, err := pendings(ctx, p.b, p.keyB, g.name, x[0].id, len(x))
 		if err != nil {
 			return err
 		}
 		for i, e := range x {
 			if d = p.equalPending(g.name, e, y, i); !d.Equal() {
-				break
+				return errEnough
 			}
 		}
 		return nil
 	})
-	return d, err
+	return d, enough(err)
 }
 
 func (p *pair) equalPending(group string, e pending, y []pending, i int) Diff {
