@@ -7,7 +7,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -29,10 +28,12 @@ func wantFound(t *testing.T, r Report, want map[string]value.Kind) {
 	}
 }
 
-// bigSize is the length of the big string, and bigCount of the big collections.
+// bigSize is the length of the big string, bigCount of the biggest collection, and
+// someCount of the others.
 const (
-	bigSize  = 24 << 20
-	bigCount = 200_000
+	bigSize   = 4 << 20
+	bigCount  = 200_000
+	someCount = 20_000
 )
 
 // plants are differences: what both sides have, and what is done to the target.
@@ -108,7 +109,7 @@ func plantAll(t *testing.T, src, dst *redis.Client) map[string]value.Kind {
 	fillBig(t, src, dst)
 	ctx := t.Context()
 	run(t, dst, "SETBIT", "big string", 8*(bigSize*2/3)+3, 1-src.GetBit(ctx, "big string", 8*(bigSize*2/3)+3).Val())
-	run(t, dst, "LSET", "big list", bigCount*3/4, "x")
+	run(t, dst, "LSET", "big list", someCount*3/4, "x")
 	run(t, dst, "SREM", "big set", "m5")
 	run(t, dst, "SADD", "big set", "other")
 	run(t, dst, "HSET", "big hash", "m7", "x")
@@ -128,38 +129,39 @@ func plantAll(t *testing.T, src, dst *redis.Client) map[string]value.Kind {
 }
 
 // fillBig makes the same big keys on both sides, and an untouched one of each type.
-func fillBig(t *testing.T, cs ...*redis.Client) {
+func fillBig(t *testing.T, src, dst *redis.Client) {
 	t.Helper()
-	var wg sync.WaitGroup
-	for _, c := range cs {
-		wg.Go(func() {
-			for _, prefix := range []string{"big ", "same "} {
-				p := c.Pipeline()
-				ctx := t.Context()
-				p.Set(ctx, prefix+"string", strings.Repeat("0123456789abcdef", bigSize/16), 0)
-				for i := range bigCount {
-					m := fmt.Sprintf("m%d", i)
-					p.RPush(ctx, prefix+"list", m)
-					p.SAdd(ctx, prefix+"set", m)
-					p.HSet(ctx, prefix+"hash", m, i)
-					p.ZAdd(ctx, prefix+"zset", redis.Z{Score: float64(i), Member: m})
-					if i < bigCount/10 {
-						p.Do(ctx, "XADD", prefix+"stream", fmt.Sprintf("%d-1", i+1), "f", strings.Repeat("v", 40))
-					}
-					if p.Len() > 5000 {
-						if _, err := p.Exec(ctx); err != nil {
-							t.Error(err)
-							return
-						}
-					}
-				}
-				if _, err := p.Exec(ctx); err != nil {
-					t.Error(err)
-				}
+	ctx := t.Context()
+	run(t, src, "SET", "big string", strings.Repeat("0123456789abcdef", bigSize/16))
+	const chunk = 1000
+	for from := 0; from < bigCount; from += chunk {
+		p := src.Pipeline()
+		cmds := [][]any{{"SADD", "big set"}, {"RPUSH", "big list"}, {"HSET", "big hash"}, {"ZADD", "big zset"}}
+		for i := from; i < from+chunk; i++ {
+			m := fmt.Sprintf("m%d", i)
+			cmds[0], cmds[1] = append(cmds[0], m), append(cmds[1], m)
+			cmds[2], cmds[3] = append(cmds[2], m, i), append(cmds[3], i, m)
+			if i < someCount {
+				p.Do(ctx, "XADD", "big stream", fmt.Sprintf("%d-1", i+1), "f", strings.Repeat("v", 40))
 			}
-		})
+		}
+		if from >= someCount {
+			cmds = cmds[:1]
+		}
+		for _, c := range cmds {
+			p.Do(ctx, c...)
+		}
+		if _, err := p.Exec(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
-	wg.Wait()
+	for _, k := range []string{"string", "list", "set", "hash", "zset", "stream"} {
+		run(t, src, "COPY", "big "+k, "same "+k)
+		payload := src.Dump(ctx, "big "+k).Val()
+		for _, prefix := range []string{"big ", "same "} {
+			run(t, dst, "RESTORE", prefix+k, 0, payload)
+		}
+	}
 }
 
 func TestEveryPlantedDifferenceIsFoundAndMended(t *testing.T) {
@@ -167,6 +169,7 @@ func TestEveryPlantedDifferenceIsFoundAndMended(t *testing.T) {
 	fill(t, 50, s.src[0], s.dst[0])
 	want := plantAll(t, s.src[0], s.dst[0])
 	cfg := s.config(map[int]int{0: 0})
+	cfg.Big = 256 << 10
 	r, err := Run(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
