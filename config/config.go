@@ -26,6 +26,7 @@ type Config struct {
 	Admin   Admin   `koanf:"admin"`
 	Proxy   Proxy   `koanf:"proxy"`
 	Sync    Sync    `koanf:"sync"`
+	Verify  Verify  `koanf:"verify"`
 	Cutover Cutover `koanf:"cutover"`
 	Log     Log     `koanf:"log"`
 }
@@ -132,6 +133,29 @@ type Sync struct {
 	AcceptLoss bool `koanf:"accept_loss"`
 }
 
+// Verify is how both sides are compared.
+type Verify struct {
+	// Rate is how many keys a second are compared in the background, all the time
+	// that the copy is live; 0 turns it off.
+	Rate int `koanf:"rate"`
+	// ByteRate is how many bytes a second of values it reads at most from each side;
+	// 0 is no bound.
+	ByteRate int `koanf:"byte_rate"`
+	// Interval is how much time lies at least between the beginnings of two walks
+	// through all keys.
+	Interval time.Duration `koanf:"interval"`
+	// Parallel is how many comparisons the verb verify makes at the same time.
+	Parallel int `koanf:"parallel"`
+	// Gate says which verification a cutover wants: "off" none, "known" none that
+	// found differences, "passed" a complete one without any.
+	Gate string `koanf:"gate"`
+	// MaxAge is how old that one may be.
+	MaxAge time.Duration `koanf:"max_age"`
+	// Report is the file for the report of the latest verification, without .json
+	// and .txt; empty: beside State.
+	Report string `koanf:"report"`
+}
+
 // Cutover is how the switch is made, there and back.
 type Cutover struct {
 	// MaxStall is how long clients may wait; past it the attempt undoes itself.
@@ -188,6 +212,14 @@ func Default() Config {
 			Considerate:      true,
 			Heartbeat:        time.Second,
 			SetNotifications: true,
+		},
+		Verify: Verify{
+			Rate:     1000,
+			ByteRate: 8 << 20,
+			Interval: time.Minute,
+			Parallel: 4,
+			Gate:     "known",
+			MaxAge:   24 * time.Hour,
 		},
 		Cutover: Cutover{
 			MaxStall:    2 * time.Second,

@@ -187,6 +187,14 @@ func (c Config) checkRanges() []error {
 		number("sync.bytes_per_second", c.Sync.BytesPerSecond, 1, 1<<50)
 	}
 	duration("sync.heartbeat", c.Sync.Heartbeat, 10*time.Millisecond, time.Minute)
+	number("verify.rate", c.Verify.Rate, 0, 10_000_000)
+	number("verify.byte_rate", c.Verify.ByteRate, 0, 1<<40)
+	duration("verify.interval", c.Verify.Interval, 100*time.Millisecond, 30*24*time.Hour)
+	number("verify.parallel", c.Verify.Parallel, 1, 64)
+	duration("verify.max_age", c.Verify.MaxAge, time.Second, 365*24*time.Hour)
+	if gates := []string{"off", "known", "passed"}; !slices.Contains(gates, c.Verify.Gate) {
+		problems = append(problems, fmt.Errorf("verify.gate: %q is unknown: give %s", c.Verify.Gate, strings.Join(gates, ", ")))
+	}
 	duration("cutover.max_stall", c.Cutover.MaxStall, time.Millisecond, 5*time.Minute)
 	duration("cutover.max_lag", c.Cutover.MaxLag, time.Millisecond, time.Minute)
 	duration("cutover.wait_ready", c.Cutover.WaitReady, 0, 24*time.Hour)
