@@ -64,6 +64,10 @@ func (f *fake) Complete(_ context.Context, o migration.CompleteOptions) ([]strin
 	return []string{"this", "that"}, nil
 }
 
+func (f *fake) LastVerification() (verify.Report, bool) {
+	return verify.Report{By: "operator", Stale: true}, f.sample.Load() != nil
+}
+
 func (f *fake) Verify(_ context.Context, o migration.VerifyOptions) (verify.Report, error) {
 	f.sample.Store(&o.Sample)
 	return verify.Report{Complete: true, Keys: 5}, nil

@@ -126,6 +126,11 @@ func (c *Client) Verify(ctx context.Context, o VerifyRequest) (r verify.Report, 
 	return r, c.call(ctx, http.MethodPost, pathVerify, o, &r)
 }
 
+// Verified asks for the newest report.
+func (c *Client) Verified(ctx context.Context) (r verify.Report, err error) {
+	return r, c.call(ctx, http.MethodGet, pathVerified, nil, &r)
+}
+
 func (c *Client) call(ctx context.Context, method, path string, body, into any) error {
 	var text []byte
 	if body != nil {

@@ -29,6 +29,7 @@ const (
 	pathComplete = "/v1/complete"
 	pathVerify   = "/v1/verify"
 	pathThrottle = "/v1/throttle"
+	pathVerified = "/v1/verification"
 )
 
 // maxBody bounds a request's body, in bytes.
@@ -53,6 +54,8 @@ func (s *Server) routes() map[string]route {
 		pathMetrics: read(func() (any, error) { return metrics, nil }),
 		pathStatus:  read(s.status),
 		pathSlow:    read(s.slow),
+
+		pathVerified: read(s.verified),
 
 		pathCutover:  s.verb(s.cutover),
 		pathRollback: s.verb(s.rollback),
@@ -168,7 +171,7 @@ func (s *Server) complete(ctx context.Context, _ *http.Request, body []byte) (an
 	return Done{append([]string{}, done...)}, nil
 }
 
-// verify ends with its request too: it changes nothing and reads a lot.
+// verify ends with its request too: it reads a lot, and nobody would see the end.
 func (s *Server) verify(ctx context.Context, r *http.Request, body []byte) (any, error) {
 	var request VerifyRequest
 	if err := decode(body, &request); err != nil {
@@ -180,7 +183,16 @@ func (s *Server) verify(ctx context.Context, r *http.Request, body []byte) (any,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(r.Context(), func() { cancel(errors.New("who asked for it has gone")) })()
-	return s.opt.Operator.Verify(ctx, migration.VerifyOptions{Sample: request.Sample})
+	return s.opt.Operator.Verify(ctx, migration.VerifyOptions{Sample: request.Sample, Repair: request.Repair})
+}
+
+// verified is the newest report.
+func (s *Server) verified() (any, error) {
+	r, ok := s.opt.Operator.LastVerification()
+	if !ok {
+		return nil, &Error{Code: http.StatusNotFound, Message: "no verification has come to its end yet", Hint: "crossfade verify makes one"}
+	}
+	return r, nil
 }
 
 // handler checks what all requests have in common, and writes the reply.

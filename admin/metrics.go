@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/proxy"
 	"github.com/crossfade/crossfade/router"
 )
@@ -35,6 +36,14 @@ var (
 	descDirty = describe("dirty_keys", "Changed keys whose copy is outstanding.")
 	descGaps  = describe("gaps_total", "Times that changes may have been missed.")
 
+	descWalks      = describe("verify_walks_total", "Comparisons of all keys that the background has finished.")
+	descAlarms     = describe("verify_alarms_total", "Keys that were proved to differ by the background although the copy claimed to be live.")
+	descVerifyAge  = describe("verify_age_seconds", "Since the newest finished comparison began.", "by")
+	descVerified   = describe("verify_keys", "Keys that the newest finished comparison has looked at.", "by")
+	descDiffering  = describe("verify_differing_keys", "Keys that differed at the end of the newest finished comparison; mended ones do not count.", "by")
+	descUndecided  = describe("verify_undecided_keys", "Keys about which the newest finished comparison could not tell.", "by")
+	descVerifyGood = describe("verify_holds", "Whether the newest finished comparison found no difference in all keys, and every change since was followed.", "by")
+
 	descCommands  = describe("commands_total", "Commands that were answered.", "family")
 	descDuration  = describe("command_duration_seconds", "Part upstream: from passing a command on until its reply is there. Part total: from having read it until its reply is handed on.", "family", "part")
 	descInFlight  = describe("commands_in_flight", "Commands that are not answered yet, by how their clients are connected.", "kind")
@@ -51,7 +60,8 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c scrape) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descBuild, descPhase, descSide, descReady, descLag, descDirty, descGaps, descCommands, descDuration,
+	for _, d := range []*prometheus.Desc{descBuild, descPhase, descSide, descReady, descLag, descDirty, descGaps,
+		descWalks, descAlarms, descVerifyAge, descVerified, descDiffering, descUndecided, descVerifyGood, descCommands, descDuration,
 		descInFlight, descErrors, descReceived, descSent, descClients, descAccepted, descRefused, descOutput, descUpstreams, descSlow} {
 		out <- d
 	}
@@ -70,6 +80,7 @@ func (c scrape) Collect(out chan<- prometheus.Metric) {
 	gauge(descLag, st.LagMS/1000)
 	gauge(descDirty, float64(st.Dirty))
 	count(descGaps, float64(st.Gaps))
+	verification(out, st.Verify)
 	if c.s.opt.Meter == nil {
 		return
 	}
@@ -101,6 +112,28 @@ func (c scrape) Collect(out chan<- prometheus.Metric) {
 		gauge(descUpstreams, float64(u.Shared), side, "shared")
 		gauge(descUpstreams, float64(u.Pinned), side, "pinned")
 		gauge(descUpstreams, float64(u.Idle), side, "idle")
+	}
+}
+
+// verification has one series for the background's comparison and one for the
+// operator's, where there was one.
+func verification(out chan<- prometheus.Metric, v migration.VerifyStatus) {
+	gauge, count := gauges(out), counts(out)
+	count(descWalks, float64(v.Background.Walks))
+	count(descAlarms, float64(v.Background.Alarms))
+	list := []*migration.VerifySummary{v.Background.Last}
+	if v.Last != nil && v.Last.By != "background" {
+		list = append(list, v.Last)
+	}
+	for _, s := range list {
+		if s == nil {
+			continue
+		}
+		gauge(descVerifyAge, s.Age, s.By)
+		gauge(descVerified, float64(s.Keys), s.By)
+		gauge(descDiffering, float64(s.Differing), s.By)
+		gauge(descUndecided, float64(s.Undecided), s.By)
+		gauge(descVerifyGood, one(s.Holds), s.By)
 	}
 }
 

@@ -23,6 +23,7 @@ type Operator interface {
 	Complete(context.Context, migration.CompleteOptions) ([]string, error)
 	Throttle(migration.ThrottleOptions) throttle.Status
 	Verify(context.Context, migration.VerifyOptions) (verify.Report, error)
+	LastVerification() (verify.Report, bool)
 }
 
 // The bodies of requests. An empty body is the zero value.
@@ -45,9 +46,11 @@ type (
 		Paused *bool  `json:"paused,omitempty"`
 	}
 	// VerifyRequest is for /v1/verify. Sample is the share of the keys that is
-	// compared, above 0 and at most 1; 0 means all of them.
+	// compared, above 0 and at most 1; 0 means all of them. Repair makes equal what
+	// differs.
 	VerifyRequest struct {
 		Sample float64 `json:"sample,omitempty"`
+		Repair bool    `json:"repair,omitempty"`
 	}
 )
 

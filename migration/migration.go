@@ -73,6 +73,8 @@ type Migration struct {
 	password string          // of our own user
 	scan     throttle.Status // how fast scans may copy; Pace is not kept here
 
+	verification verification
+
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
 	verb     sync.Mutex // taken after operator: whoever changes the state, the background work too
@@ -228,6 +230,7 @@ func (m *Migration) setMirror(mi *mirror.Mirror) {
 
 // Silent says that keys may have changed.
 func (m *Migration) Silent(db int, keys ...string) {
+	m.verification.silent.Add(1)
 	if mi, n, ok := m.observed(db); ok {
 		mi.Mark(n, keys...)
 	}
@@ -235,6 +238,7 @@ func (m *Migration) Silent(db int, keys ...string) {
 
 // Flushed says that a database (-1: all) was flushed.
 func (m *Migration) Flushed(db int) {
+	m.verification.silent.Add(1)
 	if db < 0 {
 		if mi := m.activeMirror(); mi != nil {
 			mi.Rescan(-1, "FLUSHALL through the proxy")
@@ -248,6 +252,7 @@ func (m *Migration) Flushed(db int) {
 
 // Swapped says that two databases changed places.
 func (m *Migration) Swapped(a, b int) {
+	m.verification.silent.Add(1)
 	for _, db := range []int{a, b} {
 		if mi, n, ok := m.observed(db); ok {
 			mi.Rescan(n, "SWAPDB through the proxy")
@@ -304,6 +309,10 @@ func (m *Migration) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+	m.recallVerified()
+	var walking sync.WaitGroup
+	walking.Go(func() { m.verifyAlways(ctx) })
+	defer walking.Wait() // before the connections are closed
 	m.supervise(ctx)
 	return nil
 }

@@ -35,6 +35,7 @@ type Status struct {
 	Resync string  `json:"resync"` // why the databases are scanned again, or ""
 
 	Fence       string         `json:"fence"` // level of the fence that is up, or ""
+	Verify      VerifyStatus   `json:"verify"`
 	LastCutover *Report        `json:"last_cutover"`
 	Errors      []mirror.Error `json:"errors"`
 }
@@ -129,6 +130,7 @@ func (m *Migration) Status() Status {
 	s.Reasons = append(s.Reasons, problems...)
 	s.Reasons = append(s.Reasons, m.reasons(r, mi)...)
 	s.Ready = len(s.Reasons) == 0
+	s.Verify = m.verifyStatus()
 	return s
 }
 
@@ -175,7 +177,7 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 	if p.Lag > m.cfg.Cutover.MaxLag {
 		out = append(out, fmt.Sprintf("the lag is %v, the limit (cutover.max_lag) %v", p.Lag.Round(time.Millisecond), m.cfg.Cutover.MaxLag))
 	}
-	return out
+	return append(out, m.verifyReasons()...)
 }
 
 func percents(dbs []mirror.Database) string {

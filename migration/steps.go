@@ -19,6 +19,9 @@ func (a *attempt) preflightStep(ctx context.Context) error {
 	if a.forward == nil {
 		return &Refused{[]string{"the copy has not begun"}}
 	}
+	if reasons := a.verifyReasons(); len(reasons) > 0 {
+		return &Refused{reasons}
+	}
 	return nil
 }
 

@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/value"
-	"github.com/crossfade/crossfade/sync/verify"
 )
 
 // Abort takes back the switch that is under way. After the point of no return
@@ -158,35 +154,4 @@ func (m *Migration) removeKeys(ctx context.Context, side router.Side) (removed i
 		removed += n
 	}
 	return removed, nil
-}
-
-// VerifyOptions are the operator's wishes for a comparison.
-type VerifyOptions struct {
-	Sample float64 // share of the keys, 0 or 1: all
-}
-
-// Verify compares both servers while traffic goes on. A key that differs is
-// marked dirty and looked at again, so what it reports has lasted. It needs no
-// other operation to be finished and changes nothing else.
-func (m *Migration) Verify(ctx context.Context, o VerifyOptions) (verify.Report, error) {
-	if len(m.databases().Sources()) == 0 {
-		return verify.Report{}, &Refused{[]string{"the database map is not known yet; see crossfade status"}}
-	}
-	if m.record().Phase.Ended() {
-		return verify.Report{}, &Refused{[]string{"the migration has ended, the two sides go their own ways"}}
-	}
-	source, target := m.ids[router.Source].Pool(), m.ids[router.Target].Pool()
-	return verify.Run(ctx, verify.Config{
-		Source:    func(db int) *redis.Client { return source.DB(db) },
-		Target:    func(db int) *redis.Client { return target.DB(db) },
-		Databases: m.databases().Pairs(),
-		Sample:    o.Sample,
-		Settle:    max(200*time.Millisecond, m.cfg.Sync.Heartbeat/2),
-		Ignore:    func(key string) bool { return strings.HasPrefix(key, mirror.KeyPrefix) },
-		OnDiffer: func(db int, key string) {
-			if mi, n, ok := m.observed(db); ok {
-				mi.Mark(n, key)
-			}
-		},
-	})
 }

@@ -30,6 +30,24 @@ func (r Report) String() string {
 	return b.String()
 }
 
+// Page is the report with a heading: which servers, when and for whom.
+func (r Report) Page() string {
+	var b strings.Builder
+	line := func(name, text string) {
+		if text != "" {
+			fmt.Fprintf(&b, "%-9s %s\n", name, clip(text, width-10))
+		}
+	}
+	line("source", r.Source)
+	line("target", r.Target)
+	line("for", r.By)
+	line("began", r.Began.Local().Format(time.DateTime))
+	line("ended", r.Ended.Local().Format(time.DateTime))
+	line("verdict", string(r.Verdict))
+	line("error", r.Error)
+	return b.String() + "\n" + r.String()
+}
+
 func changes(n int64) string {
 	if n <= 0 {
 		return "there were changes"

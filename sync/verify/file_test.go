@@ -1,0 +1,64 @@
+package verify
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+func TestReportFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "report")
+	if _, ok, err := Read(path); ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	r := Report{Source: "redis://a", Target: "redis://b", By: "operator", Complete: true, Sample: 1, Stale: true, Changes: 3,
+		Databases: []Database{{Target: 5, Keys: 10, Differing: 2, Repaired: 1, Kinds: map[value.Kind]int64{value.Value: 2},
+			Examples: []Example{{Key: "k\x00", Kind: value.Value, Words: "differs", Repaired: true}, {Key: "<l>", Kind: value.Value, Words: strings.Repeat("x", 200)}}}}}
+	r.finish()
+	for range 2 { // the second one replaces the first
+		if err := Write(path, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, ok, err := Read(path)
+	if !ok || err != nil || got.Databases[0].Examples[1].Key != "<l>" || got.Verdict != Different || !got.Stale || got.Left() != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	text, err := os.ReadFile(path + ".txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"redis://a", "different", `"k\x00"`, "mended: differs", "1 key differs; 1 of 2 were mended.", "3 changes were seen"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	for line := range strings.Lines(string(text)) {
+		if len([]rune(line)) > 81 {
+			t.Errorf("%d columns: %s", len([]rune(line)), line)
+		}
+	}
+	if list, _ := os.ReadDir(filepath.Dir(path)); len(list) != 2 {
+		t.Errorf("%d files are left", len(list))
+	}
+	if err := Write(filepath.Join(path, "nowhere"), r); err == nil {
+		t.Error("a report was written into a folder that is not there")
+	}
+}
+
+func TestThrottle(t *testing.T) {
+	th := throttle{rate: func() float64 { return 1000 }}
+	began := time.Now()
+	for range 3 {
+		if err := th.wait(t.Context(), 50); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took < 100*time.Millisecond {
+		t.Errorf("150 at 1000 a second were through after %v", took)
+	}
+}
