@@ -90,6 +90,12 @@ func (f *flags) given(names ...string) bool {
 	return found
 }
 
+// givenNames returns the flags that were written on the command line.
+func (f *flags) givenNames() (names []string) {
+	f.set.Visit(func(g *flag.Flag) { names = append(names, g.Name) })
+	return names
+}
+
 // client returns the way to the sidecar that the configuration names.
 func client(c config.Config) (*admin.Client, error) {
 	door, err := admin.NewClient(c.Admin)

@@ -69,6 +69,13 @@ func renderStatus(st admin.StatusReply, width int) string {
 		}
 		line("gaps", text)
 	}
+	for i, text := range verifyLines(st.Verify) {
+		name := "verify"
+		if i > 0 {
+			name = ""
+		}
+		line(name, text)
+	}
 	if len(st.LeaveOut) > 0 {
 		line("left out", "databases "+strings.Trim(fmt.Sprint(st.LeaveOut), "[]"))
 	}
