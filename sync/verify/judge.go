@@ -8,6 +8,13 @@ import (
 	"github.com/crossfade/crossfade/sync/value"
 )
 
+// watchTime is for how long a key is watched closely: longer than changes take to
+// arrive.
+const (
+	watchTime  = 1500 * time.Millisecond
+	watchPause = 10 * time.Millisecond // between bursts, after the first ones
+)
+
 // What becomes of a suspect at a look.
 type verdict int
 
@@ -27,7 +34,8 @@ const (
 	repairsMost  = 3
 	watchedMost  = 3 // times that one key is watched closely
 	watchedKeys  = 1000
-	bursts       = 40
+	statesMost   = 4096 // of one key that are remembered
+	bursts       = 40   // at least, and over watchTime
 	burstReads   = 16
 	burstBytes   = 256 << 10
 	bigWaitSteps = 20
@@ -156,12 +164,10 @@ func (w *walk) weigh(s *suspect, d value.Diff, arrived bool) verdict {
 		return differing
 	case s.looks < w.cfg.Rounds || s.still > 0:
 		return again
-	case s.changes > 0 && (s.arrived > 0 || s.watched == 0):
+	case s.changes > 0:
 		return moving
 	case s.looks < patience*w.cfg.Rounds:
 		return again
-	case s.changes > 0:
-		return moving
 	}
 	return undecided
 }
@@ -180,8 +186,17 @@ func (w *walk) closely(ctx context.Context, s *suspect) (verdict, error) {
 		return moving, nil
 	}
 	n := int(max(1, min(burstReads, burstBytes/max(1, s.diff.Bytes))))
-	states := make(map[uint64]bool)
-	for range bursts {
+	if s.states == nil {
+		s.states = make(map[uint64]bool)
+	}
+	states := s.states
+	before := len(states)
+	for i, began := 0, time.Now(); i < bursts || time.Since(began) < watchTime; i++ {
+		if i > bursts/4 {
+			if err := sleep(ctx, watchPause); err != nil {
+				return again, err
+			}
+		}
 		var truths, others []uint64
 		err := retry(ctx, func() (err error) {
 			truths, others, err = w.burst(ctx, s.key, n)
@@ -191,24 +206,27 @@ func (w *walk) closely(ctx context.Context, s *suspect) (verdict, error) {
 			return again, err
 		}
 		for _, x := range truths {
-			states[x] = true
+			if len(states) < statesMost {
+				states[x] = true
+			}
 		}
 		for _, x := range others {
 			s.stuck = s.stuck && x == s.other
-			if states[x] && len(states) > 1 {
+			if states[x] && len(states) > max(1, before) { // it moves on, and the follower with it
 				return followed, nil
 			}
 		}
 	}
 	switch {
-	case len(states) == 1 && s.watched < watchedMost: // it has come to rest
+	case len(states) <= max(1, before) && s.watched < watchedMost: // it has come to rest
 		s.anew()
 		return again, nil
 	case s.stuck && s.changes >= stuckNeeded && s.arrived >= stuckNeeded:
 		s.diff.Kind = value.Value
 		s.diff.Words = fmt.Sprintf("%s has been the same for %v while the key changed on the other side", w.follower(), time.Since(s.since).Round(10*time.Millisecond))
 		return differing, nil
-	case s.arrived < stuckNeeded && s.looks < patience*w.cfg.Rounds:
+	case s.watched < watchedMost:
+		s.looks = 0
 		return again, nil
 	}
 	return moving, nil
@@ -304,7 +322,7 @@ func (w *walk) sentence(s *suspect, v verdict) (mend bool) {
 	case v == followed:
 		w.report.Followed++
 	case v == moving:
-		w.report.Moving++
+		w.report.moving(s)
 	case v == undecided && !s.counted:
 		w.report.undecided(s)
 		w.name(s.key)

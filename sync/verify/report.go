@@ -9,6 +9,9 @@ import (
 // MaxExamples is how many differing keys a database's report names.
 const MaxExamples = 100
 
+// namedMoving is how many keys it names that change all the time.
+const namedMoving = 20
+
 // Report is what Run found, and what its caller knows about it.
 type Report struct {
 	// By is who asked: "operator", "background" or "stand-alone".
@@ -53,15 +56,16 @@ const (
 type Database struct {
 	Source     int                  `json:"source"` // database numbers
 	Target     int                  `json:"target"`
-	Keys       int64                `json:"keys"`        // keys compared; SCAN may show one twice
-	TargetKeys int64                `json:"target_keys"` // keys of the side that follows, looked up on the other
-	Again      int64                `json:"again"`       // comparisons repeated because keys differed at first
-	Differing  int64                `json:"differing"`   // keys proved to differ
-	Repaired   int64                `json:"repaired"`    // of them, those that were made equal
-	Undecided  int64                `json:"undecided"`   // keys about which nobody can say
-	Followed   int64                `json:"followed"`    // keys that are written all the time, seen to follow
-	Moving     int64                `json:"moving"`      // keys that change all the time on both sides and were never seen alike
-	Watched    int                  `json:"watched"`     // keys that were watched closely for that
+	Keys       int64                `json:"keys"`                  // keys compared; SCAN may show one twice
+	TargetKeys int64                `json:"target_keys"`           // keys of the side that follows, looked up on the other
+	Again      int64                `json:"again"`                 // comparisons repeated because keys differed at first
+	Differing  int64                `json:"differing"`             // keys proved to differ
+	Repaired   int64                `json:"repaired"`              // of them, those that were made equal
+	Undecided  int64                `json:"undecided"`             // keys about which nobody can say
+	Followed   int64                `json:"followed"`              // keys that are written all the time, seen to follow
+	Moving     int64                `json:"moving"`                // keys that change all the time on both sides and were never seen alike
+	Watched    int                  `json:"watched"`               // keys that were watched closely for that
+	MovingKeys []string             `json:"moving_keys,omitempty"` // some of those that move
 	Kinds      map[value.Kind]int64 `json:"kinds,omitempty"`
 	Examples   []Example            `json:"examples,omitempty"`
 	Trouble    string               `json:"trouble,omitempty"` // the latest error of a repair
@@ -111,6 +115,13 @@ func (r *Report) finish() {
 func (d *Database) differing(s *suspect) {
 	d.Differing++
 	d.note(s)
+}
+
+func (d *Database) moving(s *suspect) {
+	d.Moving++
+	if len(d.MovingKeys) < namedMoving {
+		d.MovingKeys = append(d.MovingKeys, s.key)
+	}
 }
 
 func (d *Database) undecided(s *suspect) {

@@ -15,13 +15,14 @@ type suspect struct {
 	diff value.Diff // at the newest look
 	due  time.Time  // of the next look
 
-	since   time.Time // of the first look
-	looks   int       // after the first
-	arrived int       // of them, those at which what the truth had before had arrived
-	still   int       // looks in a row at which it had, and the truth was as at the look before
-	changes int       // looks at which the truth was another than at the look before
-	stuck   bool      // the follower was the same at every look
-	watched int       // times that it was watched closely
+	since   time.Time       // of the first look
+	looks   int             // after the first
+	arrived int             // of them, those at which what the truth had before had arrived
+	still   int             // looks in a row at which it had, and the truth was as at the look before
+	changes int             // looks at which the truth was another than at the look before
+	stuck   bool            // the follower was the same at every look
+	watched int             // times that it was watched closely
+	states  map[uint64]bool // prints of the truth that were seen then
 
 	truth, other uint64 // prints at the newest look, 0 where not known
 

@@ -16,7 +16,7 @@ type throttle struct {
 }
 
 // wait returns when n things may be done.
-func (t *throttle) wait(ctx context.Context, n int) error {
+func (t *throttle) wait(ctx context.Context, n float64) error {
 	if t.rate == nil {
 		return ctx.Err()
 	}
@@ -30,7 +30,7 @@ func (t *throttle) wait(ctx context.Context, n int) error {
 		t.free = now
 	}
 	pause := t.free.Sub(now)
-	t.free = t.free.Add(time.Duration(float64(n) / rate * float64(time.Second)))
+	t.free = t.free.Add(time.Duration(n / rate * float64(time.Second)))
 	t.mu.Unlock()
 	return sleep(ctx, pause)
 }

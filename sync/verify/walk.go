@@ -65,9 +65,9 @@ func (w *walk) run(ctx context.Context) error {
 	for range w.cfg.Parallel {
 		judges.Go(func() error { return w.judge(jctx) })
 	}
-	err := w.pass(jctx, "compare", w.truth, w.compare)
+	err := w.pass(jctx, "compare", w.truth, 1, w.compare)
 	if err == nil {
-		err = w.pass(jctx, "extras", w.copy, w.extras)
+		err = w.pass(jctx, "extras", w.copy, extrasCost, w.extras)
 	}
 	if err == nil {
 		w.begin("settle", int64(w.suspects.len()))
@@ -91,8 +91,12 @@ func (w *walk) begin(step string, total int64) {
 	w.step, w.done, w.total = step, 0, total
 }
 
-// pass calls page with all keys of c that count, in pages, several at a time.
-func (w *walk) pass(ctx context.Context, step string, c *redis.Client, page func(context.Context, []string) error) error {
+// extrasCost is what looking a key up costs, of what comparing one does.
+const extrasCost = 0.25
+
+// pass calls page with all keys of c that count, in pages, several at a time. cost is
+// what a key counts for the rate.
+func (w *walk) pass(ctx context.Context, step string, c *redis.Client, cost float64, page func(context.Context, []string) error) error {
 	n, err := c.DBSize(ctx).Result()
 	if err != nil {
 		return fmt.Errorf("counting the keys on %s: %w", c.Options().Addr, err)
@@ -102,7 +106,7 @@ func (w *walk) pass(ctx context.Context, step string, c *redis.Client, page func
 	pages := make(chan []string)
 	g.Go(func() error {
 		defer close(pages)
-		return w.scan(gctx, c, pages)
+		return w.scan(gctx, c, cost, pages)
 	})
 	for range w.cfg.Parallel {
 		g.Go(func() error {
@@ -118,7 +122,7 @@ func (w *walk) pass(ctx context.Context, step string, c *redis.Client, page func
 	return g.Wait()
 }
 
-func (w *walk) scan(ctx context.Context, c *redis.Client, pages chan<- []string) error {
+func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages chan<- []string) error {
 	run := runID(ctx, c)
 	for cursor := uint64(0); ; {
 		var keys []string
@@ -141,7 +145,7 @@ func (w *walk) scan(ctx context.Context, c *redis.Client, pages chan<- []string)
 		// A SCAN of a database that is being resized may return far more than it was
 		// asked for.
 		for chunk := range slices.Chunk(keys, w.cfg.Batch) {
-			if err := w.keys.wait(ctx, len(chunk)); err != nil {
+			if err := w.keys.wait(ctx, cost*float64(len(chunk))); err != nil {
 				return err
 			}
 			select {
@@ -208,7 +212,7 @@ func (w *walk) compare(ctx context.Context, keys []string) error {
 			}
 		}
 	}
-	return w.bytes.wait(ctx, int(bytes))
+	return w.bytes.wait(ctx, float64(bytes))
 }
 
 // extras looks for keys that only the follower has; those that both have were
