@@ -13,6 +13,7 @@ import (
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
+	"github.com/crossfade/crossfade/sync/verify"
 )
 
 var update = flag.Bool("update", false, "write the golden files of this package anew")
@@ -58,6 +59,12 @@ func TestStatusJSON(t *testing.T) {
 			From: router.Source, To: router.Target, DryRun: true, Started: at, Finished: at.Add(time.Second), OK: true, Error: "none",
 			Stall: StallMS{P50: 1, P99: 2, Max: 3}, Sessions: 4, Held: 5, Fence: FenceACL,
 			Steps: []StepTime{{"hold", 1.25}}, Checked: 6, Findings: []string{"f"},
+		},
+		Verify: VerifyStatus{
+			Running: &verify.Progress{Source: 3, Target: 5, Step: "extras", Done: 7, Total: 9, Unsettled: 1, Differing: 2, Bytes: 10},
+			Last:    &VerifySummary{By: "operator", Ended: at, Age: 1.5, Verdict: verify.Equal, Sample: 1, Keys: 9, Repaired: 2, Moving: 1, Stale: true, Holds: true},
+			Background: BackgroundVerify{State: "comparing", Rate: 1000, Progress: &verify.Progress{Step: "settle"}, Walks: 4, Alarms: 2, Alarm: "a", AlarmAt: &at,
+				Last: &VerifySummary{By: "background", Ended: at, Verdict: verify.Unknown, Sample: 1, Differing: 1, Undecided: 1}},
 		},
 		Errors: []mirror.Error{{Kind: "k", Count: 1, Last: at, Text: "t"}},
 	})

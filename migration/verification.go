@@ -290,8 +290,11 @@ func (m *Migration) verifyStatus() VerifyStatus {
 	v.mu.Unlock()
 	s.Last, s.Background.Last = last.summary(m), back.summary(m)
 	s.Background.Rate = m.cfg.Verify.Rate
-	if s.Background.State == "" {
+	switch {
+	case s.Background.Rate == 0:
 		s.Background.State = "off"
+	case s.Background.State == "":
+		s.Background.State = "waiting"
 	}
 	return s
 }
