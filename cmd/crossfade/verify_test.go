@@ -120,6 +120,9 @@ func TestVerifyBesideTheCopy(t *testing.T) {
 	if got := target.Client(0).Get(ctx, "k7").Val(); got != "7" {
 		t.Errorf("mended to %q", got)
 	}
+	if r, ok, err := verify.Read(filepath.Join(cf.dir, "crossfade.state.verify")); !ok || err != nil || r.Repaired != 1 {
+		t.Errorf("the report beside the state: %+v, %v", r, err)
+	}
 	must(t, cf.dir, 0, "cutover", "--dry-run")
 	if r := must(t, cf.dir, 0, "verify", "--last"); strings.Contains(r.stdout, "Since it began") {
 		t.Errorf("stale without a write: %s", r.stdout)
@@ -131,7 +134,17 @@ func TestVerifyBesideTheCopy(t *testing.T) {
 	if text := strings.Join(strings.Fields(must(t, cf.dir, 0, "status").stdout), " "); !strings.Contains(text, "1 mended") || !strings.Contains(text, "what was written since was followed") {
 		t.Errorf("status:\n%s", text)
 	}
-	if r, ok, err := verify.Read(filepath.Join(cf.dir, "crossfade.state.verify")); !ok || err != nil || r.Repaired != 1 || r.By != "operator" {
+	// After a cutover the target is what counts.
+	must(t, cf.dir, 0, "cutover")
+	redistest.Eventually(t, 15*time.Second, func() bool { return cf.status(t).Phase == migration.ReverseTailing }, "the way back")
+	if st := cf.status(t); st.Ready || !strings.Contains(fmt.Sprint(st.Reasons), "before the restart or the switch") {
+		t.Errorf("ready %v for a rollback without a verification: %v", st.Ready, st.Reasons)
+	}
+	if r := must(t, cf.dir, 0, "verify"); !strings.Contains(r.stdout, "No difference.") {
+		t.Errorf("verify: %s", r.stdout)
+	}
+	cf.awaitReady(t)
+	if r, ok, err := verify.Read(filepath.Join(cf.dir, "crossfade.state.verify")); !ok || err != nil || !r.OK() || r.By != "operator" {
 		t.Errorf("the report beside the state: %+v, %v", r, err)
 	}
 }

@@ -303,9 +303,34 @@ func (w *walk) lookStill(ctx context.Context, s *suspect) (verdict, error) {
 	case s.looks < w.cfg.Rounds, s.arrived == 0 && s.looks < patience*w.cfg.Rounds:
 		return again, nil
 	case s.changes > 0:
-		return moving, nil
+		return w.byElements(ctx, s)
 	}
 	return undecided, nil
+}
+
+// byElements decides about a big collection that never stands still. Where somebody
+// can say what has arrived, nobody can for such a key: then it can only be seen to
+// follow.
+func (w *walk) byElements(ctx context.Context, s *suspect) (verdict, error) {
+	var d value.Diff
+	var decided bool
+	err := retry(ctx, func() (err error) {
+		d, decided, err = w.comparer.Elements(ctx, w.src, w.dst, w.cfg.Reverse, w.cfg.Settled == nil, s.key,
+			func(ctx context.Context) error { return sleep(ctx, w.cfg.Settle) })
+		return err
+	})
+	if err != nil {
+		return again, err
+	}
+	w.counted(d)
+	switch {
+	case decided && d.Equal():
+		return followed, nil
+	case decided:
+		s.diff = d
+		return differing, nil
+	}
+	return moving, nil
 }
 
 // sentence counts a verdict and lets the suspect go, or keeps it for another look.

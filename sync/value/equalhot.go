@@ -1,0 +1,203 @@
+package value
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// element is what one side has under a name in a set, sorted set or hash.
+type element struct {
+	has    bool
+	text   string // the field's value, or the score's bits
+	expire int64  // of a hash's field, or less than 0
+}
+
+// elements says how the elements of a type are found and asked for.
+type elements struct {
+	scan  string
+	pairs bool
+	ask   func(ctx context.Context, p *pair, names []string) ([]element, error) // of p.b
+}
+
+var elementsOf = map[string]elements{
+	"set":  {"SSCAN", false, askMembers},
+	"zset": {"ZSCAN", true, askScores},
+	"hash": {"HSCAN", true, askFields},
+}
+
+const (
+	oddMost   = 10_000 // elements that are looked at again
+	oddRounds = 6
+	oddStill  = 2 // times that an element must have stood still to differ
+)
+
+// Elements compares a set, sorted set or hash that is big and never stands still: all
+// elements both ways, and those that differ again and again, after wait, until they
+// are equal or stood still on the truth, which is a or b as second says. decided is
+// false when neither became so, and for other types. One that stood still counts as
+// differing only if arrives says that wait is long enough for a change to arrive.
+func (c *Comparer) Elements(ctx context.Context, a, b *redis.Client, second, arrives bool, key string, wait func(context.Context) error) (d Diff, decided bool, err error) {
+	h := hot{there: &pair{a: a, b: b, keyA: key, keyB: key}, back: &pair{a: b, b: a, keyA: key, keyB: key},
+		tolerance: c.tolerance(), second: second, arrives: arrives}
+	d, decided, err = h.compare(ctx, wait)
+	if movedOn(err) {
+		return torn("key changed while it was compared"), false, nil
+	}
+	if err != nil {
+		return d, false, fmt.Errorf("comparing elements of key %q on %s and %s: %w", key, at(a), at(b), err)
+	}
+	if decided && d.Equal() {
+		var ea, eb int64
+		ea, eb, err = both(
+			func() (int64, error) { return expireTime(ctx, a, key) },
+			func() (int64, error) { return expireTime(ctx, b, key) })
+		d = c.expiries(ea, eb)
+		decided = err == nil && d.Equal() // an expiry may move as well
+	}
+	d.Big, d.Bytes = true, h.there.bytes
+	return d, decided, err
+}
+
+// hot is one key that changes all the time, being compared by elements.
+type hot struct {
+	there, back     *pair // each asks its b
+	kind            elements
+	tolerance       int64
+	second, arrives bool
+	odd             map[string]*oddity
+}
+
+// oddity is an element that was not equal.
+type oddity struct {
+	truth element
+	still int
+}
+
+func (h *hot) compare(ctx context.Context, wait func(context.Context) error) (Diff, bool, error) {
+	name, err := h.there.a.Type(ctx, h.there.keyA).Result()
+	if err != nil {
+		return Diff{}, false, err
+	}
+	kind, ok := elementsOf[name]
+	if !ok {
+		return Diff{}, false, nil
+	}
+	h.kind, h.odd = kind, make(map[string]*oddity)
+	for _, p := range []*pair{h.there, h.back} {
+		err := eachScan(ctx, p.a, kind.scan, p.keyA, func(elems []string) error {
+			p.bytes += sum(elems)
+			if kind.pairs {
+				elems, _ = split(elems)
+			}
+			_, err := h.look(ctx, elems)
+			if err == nil && len(h.odd) > oddMost {
+				err = errEnough
+			}
+			return err
+		})
+		if errors.Is(err, errEnough) {
+			return Diff{}, false, nil
+		}
+		if err != nil {
+			return Diff{}, false, err
+		}
+	}
+	for range oddRounds {
+		if len(h.odd) == 0 {
+			return Diff{}, true, nil
+		}
+		if err := wait(ctx); err != nil {
+			return Diff{}, false, err
+		}
+		names := make([]string, 0, len(h.odd))
+		for n := range h.odd {
+			names = append(names, n)
+		}
+		for chunk := range slices.Chunk(names, chunkMost) {
+			if lasting, err := h.look(ctx, chunk); err != nil || lasting && h.arrives {
+				return differ(Value, "an element of the %s lastingly differs", name), err == nil, err
+			}
+		}
+	}
+	return Diff{}, len(h.odd) == 0, nil
+}
+
+// look asks both sides for elements and notes those that are not equal. lasting says
+// that one of them stood still.
+func (h *hot) look(ctx context.Context, names []string) (lasting bool, err error) {
+	x, y, err := both(
+		func() ([]element, error) { return h.kind.ask(ctx, h.back, names) },
+		func() ([]element, error) { return h.kind.ask(ctx, h.there, names) })
+	if err != nil {
+		return false, err
+	}
+	for i, n := range names {
+		off := x[i].expire - y[i].expire
+		if x[i].has == y[i].has && x[i].text == y[i].text && max(off, -off) <= h.tolerance {
+			delete(h.odd, n)
+			continue
+		}
+		truth := x[i]
+		if h.second {
+			truth = y[i]
+		}
+		o := h.odd[n]
+		if o == nil {
+			h.odd[n] = &oddity{truth: truth}
+			continue
+		}
+		if o.still++; o.truth != truth {
+			o.truth, o.still = truth, 0
+		}
+		lasting = lasting || o.still >= oddStill
+	}
+	return lasting, nil
+}
+
+func askMembers(ctx context.Context, p *pair, names []string) ([]element, error) {
+	answers, err := p.ask(ctx, "SMISMEMBER", "SISMEMBER", names)
+	out := make([]element, len(answers))
+	for i, v := range answers {
+		out[i].has = v == int64(1)
+	}
+	return out, err
+}
+
+func askScores(ctx context.Context, p *pair, names []string) ([]element, error) {
+	answers, err := p.ask(ctx, "ZMSCORE", "ZSCORE", names)
+	out := make([]element, len(answers))
+	for i, v := range answers {
+		if v == nil {
+			continue
+		}
+		f, bad := score(v)
+		if bad != nil {
+			return nil, fmt.Errorf("unexpected score in an answer to ZMSCORE")
+		}
+		out[i] = element{has: true, text: strconv.FormatUint(math.Float64bits(f+0), 16)}
+	}
+	return out, err
+}
+
+func askFields(ctx context.Context, p *pair, names []string) ([]element, error) {
+	answers, err := p.ask(ctx, "HMGET", "HGET", names)
+	if err != nil {
+		return nil, err
+	}
+	expire, _, err := fieldExpiries(ctx, p.b, p.keyB, names)
+	out := make([]element, len(answers))
+	for i, v := range answers {
+		s, has := v.(string)
+		out[i] = element{has: has, text: s, expire: -1}
+		if i < len(expire) && expire[i] > 0 {
+			out[i].expire = expire[i]
+		}
+	}
+	return out, err
+}

@@ -1,0 +1,76 @@
+package value
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Big collections that never stand still are compared by their elements.
+func TestElementsOfWhatNeverStandsStill(t *testing.T) {
+	src, dst := two(t)
+	const n = 20_000
+	for _, c := range []*redis.Client{src, dst} {
+		many(t, c, n, "SADD", "set", func(i int) []any { return []any{fmt.Sprint("m", i)} })
+		many(t, c, n, "HSET", "hash", func(i int) []any { return []any{fmt.Sprint("m", i), i} })
+		many(t, c, n, "ZADD", "zset", func(i int) []any { return []any{float64(i) / 7, fmt.Sprint("m", i)} })
+	}
+	stop := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			m := fmt.Sprint("new", i)
+			for _, c := range []*redis.Client{src, dst} { // the target a moment later
+				p := c.Pipeline()
+				p.SAdd(t.Context(), "set", m)
+				p.SRem(t.Context(), "set", fmt.Sprint("new", i-50))
+				p.HSet(t.Context(), "hash", "m1", i, m, i)
+				p.HDel(t.Context(), "hash", fmt.Sprint("new", i-50))
+				p.ZIncrBy(t.Context(), "zset", 0.1, "m1")
+				if _, err := p.Exec(context.Background()); err != nil && t.Context().Err() == nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	wait := func(context.Context) error { time.Sleep(5 * time.Millisecond); return nil }
+	c := &Comparer{}
+	elements := func(key string, arrives bool) (Diff, bool) {
+		t.Helper()
+		d, decided, err := c.Elements(t.Context(), src, dst, false, arrives, key, wait)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d, decided
+	}
+	for _, key := range []string{"set", "hash", "zset"} {
+		if d, decided := elements(key, false); decided && !d.Equal() {
+			t.Errorf("%s: %+v", key, d)
+		}
+	}
+	if d, decided := elements("set", true); !decided || !d.Equal() {
+		t.Errorf("the set: %+v, decided %v", d, decided)
+	}
+	run(t, dst, "SREM", "set", "m5")
+	run(t, dst, "HSET", "hash", "more", 1)
+	run(t, dst, "ZADD", "zset", 1.5, "m7")
+	for _, key := range []string{"set", "hash", "zset"} {
+		if d, decided := elements(key, true); !decided || d.Kind != Value {
+			t.Errorf("%s with a planted difference: %+v, decided %v", key, d, decided)
+		}
+		if d, decided := elements(key, false); decided {
+			t.Errorf("%s, where nobody knows what has arrived: %+v", key, d)
+		}
+	}
+	close(stop)
+	writer.Wait()
+}
