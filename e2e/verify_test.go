@@ -176,7 +176,7 @@ func writeAlways(t *testing.T, addr string, written *atomic.Int64) {
 				}
 				p.Do(ctx, "XADD", stream, "MAXLEN", 100, fmt.Sprint(n+1, "-1"), "n", n)
 				p.Do(ctx, "XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "STREAMS", stream, ">")
-				p.Do(ctx, "XACK", stream, "g", fmt.Sprint(max(0, n-10), "-1")) // some are always pending
+				p.Do(ctx, "XACK", stream, "g", fmt.Sprint(max(0, n-10), "-1"))                 // some are always pending
 				if _, err := p.Exec(ctx); err != nil && ctx.Err() == nil && err != redis.Nil { //nolint:errorlint // as the library returns it
 					t.Errorf("writing: %v", err)
 					return

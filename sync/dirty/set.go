@@ -191,7 +191,7 @@ func (s *Set) Clean(keys []string) []bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, k := range keys {
-		_, known := s.state[k]
+		_, _, known := s.keys.find(k)
 		out[i] = !known
 	}
 	return out

@@ -151,10 +151,7 @@ func (m *mirror) copy(t *testing.T) {
 	var b value.Batch
 	for next := range m.marks {
 		keys := map[string]bool{}
-		for {
-			if next.done != nil {
-				break
-			}
+		for next.done == nil {
 			m.mu.Lock()
 			if !m.skipped[next.key] {
 				keys[next.key] = true
