@@ -29,6 +29,7 @@ func (m *Migration) supervise(ctx context.Context) {
 			m.whileIdle(m.followPhase)
 		case <-guard.C:
 			m.whileIdle(func() { m.guard(ctx) })
+			m.noteStale()
 		}
 	}
 }

@@ -282,6 +282,35 @@ func (m *Migration) LastVerification() (r verify.Report, ok bool) {
 	return r, true
 }
 
+// noteStale has the report's file say so when something was written since.
+func (m *Migration) noteStale() {
+	v := &m.verification
+	v.mu.Lock()
+	last := v.last
+	v.mu.Unlock()
+	if last == nil || last.report.Stale {
+		return
+	}
+	changes := last.changed(m)
+	if changes == 0 {
+		return
+	}
+	stale := *last
+	stale.report.Changes, stale.report.Stale = changes, true
+	v.mu.Lock()
+	same := v.last == last
+	if same {
+		v.last = &stale
+	}
+	v.mu.Unlock()
+	if !same {
+		return
+	}
+	if err := verify.Write(m.verifyPath(), stale.report); err != nil {
+		m.log.Error("the report of the verification does not say that it is stale", "error", err)
+	}
+}
+
 func (m *Migration) verifyStatus() VerifyStatus {
 	v := &m.verification
 	v.mu.Lock()
@@ -386,14 +415,15 @@ func (m *Migration) backState(state string, p *verify.Progress) {
 
 // Gentle figures: the walk has all the time in the world.
 const (
-	walkBatch = 128
-	walkBig   = 128 << 10
+	walkBatch   = 128
+	walkBig     = 128 << 10
+	walkPending = 5000
 )
 
 // walkOnce is one walk in the background.
 func (m *Migration) walkOnce(ctx context.Context) {
 	cfg := m.comparison(m.record().Side)
-	cfg.Parallel, cfg.Big = 1, walkBig
+	cfg.Parallel, cfg.Big, cfg.Pending = 1, walkBig, walkPending
 	cfg.Batch = max(1, min(walkBatch, m.cfg.Verify.Rate/4))
 	cfg.Rate = func() float64 { return float64(m.cfg.Verify.Rate) }
 	cfg.ByteRate = func() float64 { return float64(m.cfg.Verify.ByteRate) }

@@ -9,8 +9,8 @@ import (
 
 const exitCodes = `Exit statuses:
     0  done, or what was asked for is so
-    1  failed: a server or the sidecar cannot be reached, a switch is taken back,
-       verify could not tell
+    1  failed: a server or the sidecar cannot be reached, a switch is taken
+       back, verify could not tell
     2  wrong usage: unknown verb or flag, or an error in the configuration
     3  refused by a check: check found a failure, the migration is not ready,
        verify found differences. Nothing was changed.

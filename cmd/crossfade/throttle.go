@@ -13,7 +13,8 @@ import (
 func throttleVerb() *verb {
 	return &verb{name: "throttle", short: "show or change how fast the copy may go, or pause it", run: changeThrottle, long: `
 Without flags it says how fast the copy may go. What is set holds until the
-sidecar ends; sync.keys_per_second and sync.bytes_per_second hold from its start.
+sidecar ends; sync.keys_per_second and sync.bytes_per_second hold from its
+start.
 A pause or a limit is for scans: changes that clients make are carried all the
 same, and a cutover waits for neither.`}
 }

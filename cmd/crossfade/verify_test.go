@@ -131,6 +131,10 @@ func TestVerifyBesideTheCopy(t *testing.T) {
 	redistest.Eventually(t, 5*time.Second, func() bool {
 		return strings.Contains(must(t, cf.dir, 0, "verify", "--last").stdout, "1 change was seen")
 	}, "the report is stale")
+	redistest.Eventually(t, 5*time.Second, func() bool {
+		r, ok, err := verify.Read(filepath.Join(cf.dir, "crossfade.state.verify"))
+		return ok && err == nil && r.Stale && r.Changes > 0
+	}, "its file says so")
 	if text := strings.Join(strings.Fields(must(t, cf.dir, 0, "status").stdout), " "); !strings.Contains(text, "1 mended") || !strings.Contains(text, "what was written since was followed") {
 		t.Errorf("status:\n%s", text)
 	}

@@ -15,9 +15,17 @@ const (
 func (r Report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-9s %12s %12s %10s %8s %8s %9s\n", "database", "keys", "of target", "differing", "moving", "bytes", "seconds")
+	empty := 0
 	for _, d := range r.Databases {
+		if d.Keys+d.TargetKeys == 0 && len(r.Databases) > 1 {
+			empty++
+			continue
+		}
 		fmt.Fprintf(&b, "%-9s %12d %12d %10d %8d %8s %9.1f\n",
 			fmt.Sprintf("%d → %d", d.Source, d.Target), d.Keys, d.TargetKeys, d.Differing, d.Moving, size(d.Bytes), d.Seconds)
+	}
+	if empty > 0 {
+		fmt.Fprintf(&b, "and %s without keys\n", plural(int64(empty), "database", "databases"))
 	}
 	for _, d := range r.Databases {
 		d.write(&b)

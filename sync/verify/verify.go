@@ -36,7 +36,7 @@ type Config struct {
 	Settle    time.Duration // until a differing key is compared again; 0 means 500 ms
 	Rounds    int           // how often one that moves is; 0 means 8
 	Sample    float64       // share of the keys, in (0, 1]; 0 means all
-	Pending   int           // differing keys remembered at a time; 0 means 50000
+	Pending   int           // differing keys remembered at a time; 0 means 20000
 
 	// Rate and ByteRate bound the keys and bytes a second that are compared, for
 	// one database at a time. They are asked for each batch, so that they may
@@ -92,7 +92,7 @@ func (c Config) withDefaults() (Config, error) {
 	or(&c.Parallel, 4)
 	or(&c.Batch, 512)
 	or(&c.Rounds, 8)
-	or(&c.Pending, 50_000)
+	or(&c.Pending, 20_000)
 	if c.Settle <= 0 {
 		c.Settle = 500 * time.Millisecond
 	}

@@ -37,7 +37,7 @@ type walk struct {
 
 // namedMost bounds the memory of counted keys. Past it a key that SCAN shows twice
 // may count twice.
-const namedMost = 200_000
+const namedMost = 100_000
 
 func newWalk(cfg Config, db int) *walk {
 	w := &walk{
