@@ -48,8 +48,9 @@ func (id streamID) next() (next streamID, ok bool) {
 type stream struct {
 	length     int64
 	last       streamID
-	added      int64  // -1: the server does not say (before 7.0)
-	maxDeleted string // "": the server does not say
+	first      streamID // of the oldest entry; zero when there is none
+	added      int64    // -1: the server does not say (before 7.0)
+	maxDeleted string   // "": the server does not say
 	groups     []group
 }
 
@@ -81,6 +82,11 @@ func readStream(ctx context.Context, c *redis.Client, key string) (stream, error
 	}
 	s := stream{last: last, added: -1, maxDeleted: text(m["max-deleted-entry-id"])}
 	s.length, _ = m["length"].(int64)
+	if oldest, ok := m["first-entry"].([]any); ok && len(oldest) == 2 {
+		if s.first, err = parseID(text(oldest[0])); err != nil {
+			return stream{}, err
+		}
+	}
 	if n, ok := m["entries-added"].(int64); ok {
 		s.added = n
 	}
@@ -123,9 +129,18 @@ type entry struct {
 
 // entries returns up to n entries from one id to another, both included.
 func entries(ctx context.Context, c *redis.Client, key string, from, to streamID, n int) ([]entry, error) {
-	reply, err := c.Do(ctx, "XRANGE", key, from.String(), to.String(), "COUNT", n).Slice()
+	reply, err := c.Do(ctx, "XRANGE", key, from.String(), to.String(), "COUNT", n).Result()
 	if err != nil {
 		return nil, err
+	}
+	return parseEntries(reply)
+}
+
+// parseEntries understands the answer to XRANGE.
+func parseEntries(v any) ([]entry, error) {
+	reply, ok := v.([]any)
+	if !ok {
+		return nil, fmt.Errorf("unexpected answer to XRANGE: %T", v)
 	}
 	out := make([]entry, 0, len(reply))
 	for _, r := range reply {
@@ -149,7 +164,10 @@ func entries(ctx context.Context, c *redis.Client, key string, from, to streamID
 // eachEntries reads the entries up to last in chunks.
 func eachEntries(ctx context.Context, c *redis.Client, key string, last streamID, chunk func([]entry) error) error {
 	var p pace
-	from := streamID{}
+	return entriesFrom(ctx, c, key, streamID{}, last, &p, chunk)
+}
+
+func entriesFrom(ctx context.Context, c *redis.Client, key string, from, last streamID, p *pace, chunk func([]entry) error) error {
 	for {
 		n := p.next(chunkMost)
 		es, err := entries(ctx, c, key, from, last, n)

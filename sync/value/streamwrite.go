@@ -14,20 +14,21 @@ func copyStream(ctx context.Context, src *redis.Client, key string, t *temp) err
 	if err != nil {
 		return err
 	}
+	t.state = s
 	ghosts, err := findGhosts(ctx, src, key, s)
 	if err != nil {
 		return err
 	}
-	first, err := copyEntries(ctx, src, key, t, s, ghosts)
-	if err != nil {
+	if err := copyEntries(ctx, src, key, t, s, ghosts); err != nil {
 		return err
 	}
+	t.grouped = true
 	for _, g := range s.groups {
 		if err := copyGroup(ctx, src, key, t, g); err != nil {
 			return err
 		}
 	}
-	if err := dropGhosts(ctx, t, ghosts, first); err != nil {
+	if err := dropGhosts(ctx, t, ghosts, t.first); err != nil {
 		return err
 	}
 	return setCounters(ctx, t, s)
@@ -66,13 +67,23 @@ func findGhosts(ctx context.Context, src *redis.Client, key string, s stream) ([
 	return slices.Compact(ghosts), nil
 }
 
-// copyEntries writes entries and ghosts in the order of their ids and returns
-// the first real entry's id, or nil.
-func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s stream, ghosts []streamID) (*streamID, error) {
-	var first *streamID
+// copyEntries writes, from where t is, entries and ghosts in the order of their
+// ids, and notes the first that is no ghost.
+func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s stream, ghosts []streamID) error {
 	add := func(e entry) []any { return anys(e.fields, "XADD", t.key, e.id.String()) }
 	standIn := func(id streamID) []any { return []any{"XADD", t.key, id.String(), "", ""} }
-	err := eachEntries(ctx, src, key, s.last, func(es []entry) error {
+	from := streamID{}
+	if t.began {
+		n, found := slices.BinarySearchFunc(ghosts, t.last, streamID.compare)
+		if ghosts = ghosts[n:]; found {
+			ghosts = ghosts[1:]
+		}
+		var ok bool
+		if from, ok = t.last.next(); !ok {
+			return nil
+		}
+	}
+	err := entriesFrom(ctx, src, key, from, s.last, &t.pace, func(es []entry) error {
 		var bytes int64
 		cmds := make([][]any, 0, len(es))
 		for _, e := range es {
@@ -83,17 +94,21 @@ func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s 
 			if len(ghosts) > 0 && ghosts[0] == e.id { // cannot be: ids are not used twice
 				ghosts = ghosts[1:]
 			}
-			if first == nil {
+			if t.first == nil {
 				id := e.id
-				first = &id
+				t.first = &id
 			}
 			cmds = append(cmds, add(e))
 			bytes += sum(e.fields)
 		}
-		return t.grow(ctx, bytes, "XLEN", cmds...)
+		if err := t.grow(ctx, bytes, "XLEN", cmds...); err != nil {
+			return err
+		}
+		t.last = es[len(es)-1].id
+		return nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for chunk := range slices.Chunk(ghosts, chunkMost) {
 		cmds := make([][]any, len(chunk))
@@ -101,15 +116,16 @@ func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s 
 			cmds[i] = standIn(id)
 		}
 		if err := t.grow(ctx, 0, "XLEN", cmds...); err != nil {
-			return nil, err
+			return err
 		}
+		t.last = chunk[len(chunk)-1]
 	}
 	if t.length == 0 { // an empty stream; XADD and XDEL would leave a trace
-		return nil, t.write(ctx, 0,
+		return t.write(ctx, 0,
 			[]any{"XGROUP", "CREATE", t.key, "crossfade", "0", "MKSTREAM"},
 			[]any{"XGROUP", "DESTROY", t.key, "crossfade"})
 	}
-	return first, nil
+	return nil
 }
 
 func copyGroup(ctx context.Context, src *redis.Client, key string, t *temp, g group) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/redis/go-redis/v9"
@@ -13,22 +14,21 @@ import (
 // the target cannot have.
 var ErrFieldExpiry = errors.New("target knows no expiry of hash fields")
 
+// copyString reads a string that may be in chunks. One of many megabytes goes
+// another way, see streamString.
 func copyString(ctx context.Context, src *redis.Client, key string, t *temp) error {
-	for from := int64(0); ; from += chunkBytes {
-		part, err := src.GetRange(ctx, key, from, from+chunkBytes-1).Result()
+	for {
+		part, err := src.GetRange(ctx, key, t.length, t.length+chunkBytes-1).Result()
 		if err != nil {
 			return err
 		}
-		if from == 0 {
-			if err := t.write(ctx, int64(len(part)), []any{"SET", t.key, part}); err != nil {
-				return err
+		if part != "" || t.length == 0 {
+			n, command := int64(len(part)), "APPEND"
+			if t.length == 0 {
+				command = "SET"
 			}
-		} else if part != "" {
-			if err := t.grow(ctx, int64(len(part)), "STRLEN", []any{"APPEND", t.key, part}); err != nil {
+			if err := t.append(ctx, n, "STRLEN", n, []any{command, t.key, part}); err != nil {
 				return err
-			}
-			if t.length != from+int64(len(part)) {
-				return fmt.Errorf("%w: temporary key has another length", errChanged)
 			}
 		}
 		if len(part) < chunkBytes {
@@ -37,10 +37,33 @@ func copyString(ctx context.Context, src *redis.Client, key string, t *temp) err
 	}
 }
 
+// copyList reads a list from the end that does not change.
 func copyList(ctx context.Context, src *redis.Client, key string, t *temp) error {
-	return eachRange(ctx, src, key, func(_ int64, elems []string) error {
-		return t.grow(ctx, sum(elems), "LLEN", anys(elems, "RPUSH", t.key))
-	})
+	for {
+		n := int64(t.pace.next(listMost))
+		from, to, push := t.length, t.length+n-1, "RPUSH"
+		if t.fromTail {
+			from, to, push = -t.length-n, -t.length-1, "LPUSH"
+		}
+		elems, err := src.LRange(ctx, key, from, to).Result()
+		if err != nil {
+			return err
+		}
+		if len(elems) == 0 {
+			return nil
+		}
+		if t.fromTail {
+			slices.Reverse(elems)
+		}
+		got, bytes := int64(len(elems)), sum(elems)
+		t.pace.saw(len(elems), bytes, chunkBytes, listMost)
+		if err := t.append(ctx, bytes, "LLEN", got, anys(elems, push, t.key)); err != nil {
+			return err
+		}
+		if got < n {
+			return nil
+		}
+	}
 }
 
 // eachRange reads a list from its head.
@@ -66,9 +89,16 @@ func eachRange(ctx context.Context, c *redis.Client, key string, chunk func(from
 // eachScan reads a set, sorted set or hash. An element may come twice.
 func eachScan(ctx context.Context, c *redis.Client, command, key string, chunk func(elems []string) error) error {
 	var p pace
-	for cursor := "0"; ; {
+	cursor := "0"
+	return scanOn(ctx, c, command, key, &p, &cursor, chunk)
+}
+
+// scanOn is eachScan from a cursor, which moves on when chunk has taken what was
+// read. It is "" at the end.
+func scanOn(ctx context.Context, c *redis.Client, command, key string, p *pace, cursor *string, chunk func(elems []string) error) error {
+	for {
 		n := p.next(chunkMost)
-		reply, err := c.Do(ctx, command, key, cursor, "COUNT", n).Slice()
+		reply, err := c.Do(ctx, command, key, *cursor, "COUNT", n).Slice()
 		if err != nil {
 			return err
 		}
@@ -85,10 +115,22 @@ func eachScan(ctx context.Context, c *redis.Client, command, key string, chunk f
 				return err
 			}
 		}
-		if cursor = text(reply[0]); cursor == "0" || cursor == "" {
+		if *cursor = text(reply[0]); *cursor == "0" || *cursor == "" {
+			*cursor = ""
 			return nil
 		}
 	}
+}
+
+// scan is scanOn from where t is. What was read in full is not read again.
+func (t *temp) scan(ctx context.Context, src *redis.Client, command, key string, chunk func(elems []string) error) error {
+	if t.cursor == "" {
+		if t.began {
+			return nil
+		}
+		t.cursor = "0"
+	}
+	return scanOn(ctx, src, command, key, &t.pace, &t.cursor, chunk)
 }
 
 func texts(v any) ([]string, error) {
@@ -113,7 +155,7 @@ func sum(elems []string) (n int64) {
 }
 
 func copySet(ctx context.Context, src *redis.Client, key string, t *temp) error {
-	return eachScan(ctx, src, "SSCAN", key, func(elems []string) error {
+	return t.scan(ctx, src, "SSCAN", key, func(elems []string) error {
 		return t.grow(ctx, sum(elems), "SCARD", anys(elems, "SADD", t.key))
 	})
 }
@@ -121,7 +163,7 @@ func copySet(ctx context.Context, src *redis.Client, key string, t *temp) error 
 // copyZSet hands scores on as the text that the server gives: %.17g, which has
 // every bit of a double, or inf.
 func copyZSet(ctx context.Context, src *redis.Client, key string, t *temp) error {
-	return eachScan(ctx, src, "ZSCAN", key, func(pairs []string) error {
+	return t.scan(ctx, src, "ZSCAN", key, func(pairs []string) error {
 		args := make([]any, 2, 2+len(pairs))
 		args[0], args[1] = "ZADD", t.key
 		for i := 0; i+1 < len(pairs); i += 2 {
@@ -133,7 +175,7 @@ func copyZSet(ctx context.Context, src *redis.Client, key string, t *temp) error
 
 func copyHash(ctx context.Context, src *redis.Client, key string, t *temp) error {
 	expiries := true // until the server says that it has none
-	return eachScan(ctx, src, "HSCAN", key, func(pairs []string) error {
+	return t.scan(ctx, src, "HSCAN", key, func(pairs []string) error {
 		cmds := [][]any{anys(pairs, "HSET", t.key)}
 		if expiries {
 			fields := make([]string, 0, len(pairs)/2)
@@ -151,7 +193,10 @@ func copyHash(ctx context.Context, src *redis.Client, key string, t *temp) error
 				}
 			}
 		}
-		err := t.write(ctx, sum(pairs), cmds...) // no grow: fields may expire meanwhile
+		n, err := t.send(ctx, sum(pairs), "HLEN", cmds)
+		if err == nil {
+			t.length = n // less than before is no loss: fields may have expired meanwhile
+		}
 		if len(cmds) > 1 && unknownCommand(err) {
 			return fmt.Errorf("%w: %w", ErrFieldExpiry, err)
 		}

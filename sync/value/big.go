@@ -1,0 +1,271 @@
+package value
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Big copies one big key in chunks, as often as it changes, and remembers what
+// the target has of it, so that what was added to a list, a string or a stream
+// can follow by itself. Neither server is busy with one command for longer than
+// a chunk takes, and no more than a chunk of the value is ever held. Its methods
+// are for one goroutine at a time, but for Account.
+type Big struct {
+	key     string
+	through Through
+
+	temp   *temp  // being built; nil when nothing is
+	placed bool   // the target has a value under key of which the rest is told:
+	kind   string // its type
+	length int64  // its elements or bytes
+	last   streamID
+	pace   pace
+
+	mu   sync.Mutex
+	acct Account
+}
+
+// Account says how far a copy is. Sizes are of payload, as far as can be told.
+type Account struct {
+	Kind    string
+	Bytes   int64   // written, of all copies
+	Size    int64   // what the source says the key takes in its memory; 0: it does not say
+	Percent float64 // of the copy under way
+}
+
+// NewBig returns a Big that has copied nothing. through is how it writes.
+func NewBig(key string, through Through) *Big { return &Big{key: key, through: through} }
+
+// Account returns how far the copy is. It may be called at any time.
+func (b *Big) Account() Account {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.acct
+}
+
+func (b *Big) account(change func(*Account)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.acct)
+}
+
+// Placed reports whether Extend may be of use.
+func (b *Big) Placed() bool { return b.placed }
+
+// sizes has the command that counts, a type each.
+var sizes = map[string]string{
+	"string": "STRLEN", "list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN", "stream": "XLEN",
+}
+
+// Build copies the whole value. After an error it goes on where it was, if what
+// happened since allows for it. A key that changes meanwhile ends as something
+// that may never have been: the caller, who hears of the change as well, calls
+// again. Exactness is w's: when nothing came between the call's begin and a
+// barrier after its end, the target has the value. For what is only added to, or
+// only taken from at one end, the same is true with changes.
+func (b *Big) Build(ctx context.Context, src *redis.Client, w Watch) (Outcome, error) {
+	out, err := b.build(ctx, src, w)
+	if errors.Is(err, errChanged) {
+		b.Drop(ctx)
+	}
+	return out, err
+}
+
+func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, error) {
+	kind, size, err := b.look(ctx, src)
+	if err != nil {
+		return Outcome{}, fmt.Errorf("asking %s for the size of key %q: %w", at(src), b.key, err)
+	}
+	if kind == "none" {
+		return b.gone(ctx)
+	}
+	read, ok := copiers[kind]
+	if !ok {
+		return Outcome{}, fmt.Errorf("copying key %q from %s: %w: %s", b.key, at(src), ErrType, kind)
+	}
+	seen, _ := w.Known()
+	if b.temp == nil || b.kind != kind || !b.goOn(kind, seen) {
+		b.Drop(ctx)
+		b.begin(kind, seen)
+		w.Begin()
+	} else if err := b.temp.resume(ctx, sizes[kind]); err != nil {
+		return Outcome{}, fmt.Errorf("going on with %s key %q: %w", kind, b.key, err)
+	}
+	b.placed = false
+	t := b.temp
+	wrote := t.bytes
+	b.follow(t, size)
+	if kind == "string" && t.length == 0 && size > streamFrom {
+		err = streamString(ctx, src, b.key, t, size)
+	}
+	if err == nil {
+		err = read(ctx, src, b.key, t)
+	}
+	if err != nil {
+		if movedOn(err) {
+			err = fmt.Errorf("%w: %w", errChanged, err)
+		}
+		return Outcome{}, fmt.Errorf("copying %s key %q from %s: %w", kind, b.key, at(src), classify(err))
+	}
+	if err := b.place(ctx, src, w); err != nil {
+		return Outcome{}, fmt.Errorf("putting %s key %q into place: %w", kind, b.key, classify(err))
+	}
+	if b.temp != nil { // it went away while it was read
+		return b.gone(ctx)
+	}
+	return Outcome{Copied: true, Bytes: t.bytes - wrote}, nil
+}
+
+// look asks for type, length and memory.
+func (b *Big) look(ctx context.Context, src *redis.Client) (kind string, size int64, err error) {
+	if kind, err = src.Type(ctx, b.key).Result(); err != nil || sizes[kind] == "" {
+		return kind, 0, err
+	}
+	p := src.Pipeline()
+	length := p.Do(ctx, sizes[kind], b.key)
+	memory := p.Do(ctx, "MEMORY", "USAGE", b.key, "SAMPLES", 1)
+	if err := exec(ctx, p); err != nil {
+		return kind, 0, err
+	}
+	size, err = length.Int64()
+	if says(err, "wrongtype") {
+		return b.look(ctx, src)
+	}
+	bytes, _ := memory.Int64() // not everybody may ask
+	b.account(func(a *Account) { a.Kind, a.Size = kind, bytes })
+	if size > 0 && bytes > 0 && kind != "string" && b.pace.n.Load() == 0 {
+		b.pace.n.Store(min(max(1, chunkBytes/2*size/bytes), chunkMost/4))
+	}
+	return kind, size, err
+}
+
+// goOn reports whether a copy that was interrupted is still one of the value.
+func (b *Big) goOn(kind string, seen Changes) bool {
+	switch kind {
+	case "string":
+		return seen.only(Appended)
+	case "list":
+		if b.temp.fromTail {
+			return seen.only(Prepended)
+		}
+		return seen.only(Appended)
+	case "stream":
+		return seen.only(Appended|Grouped) && !b.temp.grouped
+	}
+	return seen == 0
+}
+
+func (b *Big) begin(kind string, seen Changes) {
+	t := newTemp(b.through)
+	t.swap = true
+	// A list that is used at its head stands still when it is counted from its tail.
+	t.fromTail = kind == "list" && seen != 0 && seen.only(Prepended|HeadPopped)
+	t.pace.n.Store(b.pace.n.Load())
+	b.temp, b.kind = t, kind
+}
+
+// follow has the account kept.
+func (b *Big) follow(t *temp, size int64) {
+	counted := t.bytes
+	t.after = func() {
+		b.account(func(a *Account) {
+			a.Bytes += t.bytes - counted
+			if size > 0 {
+				a.Percent = min(99.9, 100*float64(t.length)/float64(size))
+			}
+		})
+		counted = t.bytes
+	}
+}
+
+// place settles what came while the value was read, and renames it. When the
+// key is gone, the temporary key stays.
+func (b *Big) place(ctx context.Context, src *redis.Client, w Watch) error {
+	t := b.temp
+	settle := func() {}
+	for try := 0; ; try++ {
+		_, before := w.Known()
+		length, expire, err := b.measure(ctx, src)
+		if err != nil || expire == noKey {
+			return err
+		}
+		seen, after, err := w.Seen(ctx)
+		if err != nil {
+			return err
+		}
+		switch {
+		case b.kind == "stream":
+			b.placed = seen.only(Appended | Trimmed | Deleted | Grouped)
+			b.last = t.state.last
+		case b.kind != "list" && b.kind != "string":
+			b.placed = false
+		default:
+			b.placed = b.anchored(seen)
+			if b.placed && length > t.length && try < 8 { // more was added
+				if err := copiers[b.kind](ctx, src, b.key, t); err != nil {
+					return err
+				}
+				continue
+			}
+			if length < t.length {
+				b.placed = b.placed && seen.only(HeadPopped|TailPopped) // Extend takes them away
+			}
+		}
+		b.length = t.length
+		if b.placed && b.kind != "stream" && length == t.length && before == after {
+			settle = func() { w.Settle(after) }
+		}
+		if err := t.rename(ctx, b.key, expire); err != nil {
+			b.placed = false
+			return err
+		}
+		settle()
+		b.temp = nil
+		b.account(func(a *Account) { a.Percent = 100 })
+		b.pace.n.Store(t.pace.n.Load())
+		return nil
+	}
+}
+
+// anchored reports whether what was read by place in the value, while seen
+// happened, is what is there.
+func (b *Big) anchored(seen Changes) bool {
+	if b.kind == "list" && b.temp.fromTail {
+		return seen.only(Prepended) || seen.only(HeadPopped)
+	}
+	return seen.only(Appended) || seen.only(TailPopped)
+}
+
+// measure reads length and expiry. Whoever changes the key in between is heard of.
+func (b *Big) measure(ctx context.Context, src *redis.Client) (length, expire int64, err error) {
+	expire, err = expireTime(ctx, src, b.key)
+	if err != nil || expire == noKey {
+		return 0, expire, err
+	}
+	length, err = src.Do(ctx, sizes[b.kind], b.key).Int64()
+	return length, expire, err
+}
+
+// gone removes the key on the target.
+func (b *Big) gone(ctx context.Context) (Outcome, error) {
+	b.Drop(ctx)
+	b.placed = false
+	err := b.through(ctx, func(ctx context.Context, dst *redis.Client) error { return remove(ctx, dst, b.key) })
+	if err != nil {
+		return Outcome{}, err
+	}
+	return Outcome{Removed: true}, nil
+}
+
+// Drop gives up what is being built. The temporary key is removed, or expires
+// when that cannot be done.
+func (b *Big) Drop(ctx context.Context) {
+	if b.temp != nil {
+		b.temp.drop(ctx)
+		b.temp = nil
+	}
+}

@@ -1,0 +1,180 @@
+package value
+
+import (
+	"context"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// pendingMost is how many entries may wait in a stream's groups for the groups
+// to be written anew in place. What the old ones hold is freed at once.
+const pendingMost = 20_000
+
+// extendStream brings new entries, takes the oldest away until there are as
+// many as on the source, and writes the groups anew when something happened to
+// them. Entries never change and their ids only grow; so the target, which has
+// all that the source has and perhaps more, is right when number and oldest
+// entry agree.
+func (b *Big) extendStream(ctx context.Context, src *redis.Client, w Watch) error {
+	seen, before := w.Known()
+	if !seen.only(Appended | Trimmed | Deleted | Grouped) {
+		return errMisfit
+	}
+	expire, err := expireTime(ctx, src, b.key)
+	if err != nil {
+		return err
+	}
+	s, err := readStream(ctx, src, b.key)
+	if err != nil {
+		return err
+	}
+	if expire == noKey || s.last.compare(b.last) < 0 {
+		return errMisfit
+	}
+	t := b.live()
+	from, more := b.last.next()
+	if more && s.last != b.last {
+		err := entriesFrom(ctx, src, b.key, from, s.last, &b.pace, func(es []entry) error {
+			var bytes int64
+			cmds := make([][]any, len(es))
+			for i, e := range es {
+				cmds[i] = anys(e.fields, "XADD", b.key, e.id.String())
+				bytes += sum(e.fields)
+			}
+			if err := t.write(ctx, bytes, cmds...); err != nil {
+				return err
+			}
+			b.last = es[len(es)-1].id
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	b.last = s.last
+	if err := b.shorten(ctx, src, t, s); err != nil {
+		return err
+	}
+	seen, after, err := w.Seen(ctx)
+	if err != nil {
+		return err
+	}
+	if !seen.only(Appended | Trimmed | Deleted | Grouped) {
+		return errMisfit
+	}
+	if seen&Grouped != 0 {
+		if err := b.regroup(ctx, src, t, s); err != nil {
+			return err
+		}
+	}
+	if err := setCounters(ctx, t, s); err != nil {
+		return err
+	}
+	if err := t.expire(ctx, expire); err != nil {
+		return err
+	}
+	seen, last, err := w.Seen(ctx)
+	if err != nil {
+		return err
+	}
+	if !seen.only(Appended | Trimmed | Deleted | Grouped) {
+		return errMisfit
+	}
+	if before == after && after == last {
+		w.Settle(last)
+	}
+	return nil
+}
+
+// live is a temp that writes to the key itself.
+func (b *Big) live() *temp {
+	t := newTemp(b.through)
+	t.key, t.live, t.began = b.key, true, true
+	b.follow(t, 0)
+	return t
+}
+
+// shorten takes the oldest entries away until the target has s.length.
+func (b *Big) shorten(ctx context.Context, src *redis.Client, t *temp, s stream) error {
+	n, err := t.send(ctx, 0, "XLEN", nil)
+	if err != nil {
+		return err
+	}
+	for n > s.length {
+		next := max(s.length, n-shrinkMost)
+		got, err := t.send(ctx, 0, "XLEN", [][]any{{"XTRIM", b.key, "MAXLEN", next}})
+		if err != nil {
+			return err
+		}
+		if got != next {
+			return errMisfit
+		}
+		n = next
+	}
+	if n < s.length {
+		return errMisfit
+	}
+	var first []entry
+	err = b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
+		var err error
+		first, err = entries(ctx, dst, b.key, streamID{}, s.last, 1)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(first) == 0 && s.length > 0 || len(first) > 0 && first[0].id != s.first {
+		return errMisfit
+	}
+	return nil
+}
+
+// regroup writes the groups anew. What is pending although its entry is gone
+// cannot be written in place (see findGhosts): then the whole is copied.
+func (b *Big) regroup(ctx context.Context, src *redis.Client, t *temp, s stream) error {
+	var all int64
+	for _, g := range s.groups {
+		all += g.pending
+	}
+	if all > pendingMost {
+		return errMisfit
+	}
+	var old []group
+	err := b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
+		have, err := readStream(ctx, dst, b.key)
+		old = have.groups
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, g := range old {
+		if g.pending > pendingMost {
+			return errMisfit
+		}
+		if err := t.write(ctx, 0, []any{"XGROUP", "DESTROY", b.key, g.name}); err != nil {
+			return err
+		}
+	}
+	for _, g := range s.groups {
+		if err := copyGroup(ctx, src, b.key, t, g); err != nil {
+			return err
+		}
+	}
+	return b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
+		have, err := readStream(ctx, dst, b.key)
+		if err != nil {
+			return err
+		}
+		pending := make(map[string]int64)
+		for _, g := range have.groups {
+			pending[g.name] = g.pending
+		}
+		for _, g := range s.groups {
+			if pending[g.name] != g.pending {
+				return errMisfit
+			}
+		}
+		return nil
+	})
+}
