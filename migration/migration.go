@@ -229,7 +229,7 @@ func (m *Migration) setMirror(mi *mirror.Mirror) {
 // Silent says that keys may have changed.
 func (m *Migration) Silent(db int, keys ...string) {
 	if mi, n, ok := m.observed(db); ok {
-		mi.Mark(n, keys...)
+		mi.Silent(n, keys...)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/endpoint"
 	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 // feed is one subscription to a server's keyspace notifications. Redis writes
@@ -24,7 +25,7 @@ import (
 type feed struct {
 	nc   net.Conn
 	r    *bufio.Reader
-	sink func(db int, keys []string)
+	sink func(db int, events events)
 
 	mu      sync.Mutex // guards writes to nc and waiters
 	next    uint64
@@ -41,7 +42,7 @@ const (
 
 // openFeed connects, subscribes to patterns and returns once the server has
 // confirmed the subscription. read must then be run by the caller.
-func openFeed(ctx context.Context, pool *conn.Pool, timeout time.Duration, patterns []string, sink func(db int, keys []string)) (*feed, error) {
+func openFeed(ctx context.Context, pool *conn.Pool, timeout time.Duration, patterns []string, sink func(db int, events events)) (*feed, error) {
 	e := pool.Endpoint()
 	nc, err := endpoint.Dial(ctx, e, timeout)
 	if err != nil {
@@ -170,28 +171,39 @@ func (f *feed) Barrier(ctx context.Context) error {
 // Close ends the connection; read then returns.
 func (f *feed) Close() { _ = f.nc.Close() }
 
-// pendingKeys collects the keys of events that arrived together.
+// events are the keys of events, in order, and what each says happened.
+type events struct {
+	keys    []string
+	changes []value.Changes
+}
+
+// pendingKeys collects events that arrived together.
 type pendingKeys struct {
-	byDB map[int][]string
+	byDB map[int]*events
 	n    int
 }
 
-func (p *pendingKeys) add(db int, key string) {
+func (p *pendingKeys) add(db int, key string, change value.Changes) {
 	if p.byDB == nil {
-		p.byDB = make(map[int][]string)
+		p.byDB = make(map[int]*events)
 	}
-	p.byDB[db] = append(p.byDB[db], key)
+	e := p.byDB[db]
+	if e == nil {
+		e = new(events)
+		p.byDB[db] = e
+	}
+	e.keys, e.changes = append(e.keys, key), append(e.changes, change)
 	p.n++
 }
 
-func (p *pendingKeys) flush(sink func(int, []string)) {
+func (p *pendingKeys) flush(sink func(int, events)) {
 	if p.n == 0 {
 		return
 	}
-	for db, keys := range p.byDB {
-		if len(keys) > 0 {
-			sink(db, keys)
-			p.byDB[db] = keys[:0]
+	for db, e := range p.byDB {
+		if len(e.keys) > 0 {
+			sink(db, *e)
+			e.keys, e.changes = e.keys[:0], e.changes[:0]
 		}
 	}
 	p.n = 0
@@ -229,8 +241,8 @@ func (f *feed) readReply(pending *pendingKeys) error {
 	switch {
 	case n == 4 && string(parts[0]) == "pmessage":
 		if pending != nil {
-			if db, key, ok := parseEvent(parts[2], parts[3]); ok {
-				pending.add(db, key)
+			if db, key, change, ok := parseEvent(parts[2], parts[3]); ok {
+				pending.add(db, key, change)
 			}
 		}
 	case n == 2 && string(parts[0]) == "pong":
@@ -249,26 +261,26 @@ func (f *feed) readReply(pending *pendingKeys) error {
 
 // parseEvent understands __keyevent@<db>__:<event> with the key as payload and
 // __keyspace@<db>__:<key> with the event as payload.
-func parseEvent(channel, payload []byte) (db int, key string, ok bool) {
+func parseEvent(channel, payload []byte) (db int, key string, change value.Changes, ok bool) {
 	rest, isEvent := bytes.CutPrefix(channel, []byte("__keyevent@"))
 	if !isEvent {
 		var isSpace bool
 		if rest, isSpace = bytes.CutPrefix(channel, []byte("__keyspace@")); !isSpace {
-			return 0, "", false
+			return 0, "", 0, false
 		}
 	}
 	num, after, found := bytes.Cut(rest, []byte("__:"))
 	if !found {
-		return 0, "", false
+		return 0, "", 0, false
 	}
 	db, err := strconv.Atoi(string(num))
 	if err != nil {
-		return 0, "", false
+		return 0, "", 0, false
 	}
 	if isEvent {
-		return db, string(payload), true
+		return db, string(payload), value.ChangeOf(after), true
 	}
-	return db, string(after), true
+	return db, string(after), value.ChangeOf(payload), true
 }
 
 func (f *feed) line() ([]byte, error) {

@@ -32,6 +32,7 @@ type lane struct {
 	changed    chan struct{}
 
 	brake *brake
+	big   *bigKeys
 	count counters
 }
 
@@ -43,14 +44,17 @@ type counters struct {
 }
 
 func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
-	return &lane{
+	l := &lane{
 		m: m, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake(),
 		pages: make(chan task),
 		ways: &pipe.Ways{
 			Source: func(ctx context.Context) (*conn.Wire, error) { return m.cfg.From.Wire(ctx, from) },
-			Big:    bigFrom,
 		},
 	}
+	l.ways.Big = l.bigSize()
+	l.big = newBigKeys(l)
+	l.ways.Known = l.big.knows
+	return l
 }
 
 func (l *lane) src() *redis.Client { return l.m.cfg.From.DB(l.from) }
@@ -63,6 +67,7 @@ func (l *lane) start() {
 		l.m.wg.Go(w.run)
 	}
 	l.m.wg.Go(l.scanner)
+	l.big.start()
 }
 
 func (l *lane) notify() { // with mu held
@@ -71,6 +76,7 @@ func (l *lane) notify() { // with mu held
 }
 
 func (l *lane) requestScan() {
+	l.big.doubt()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wanted++
@@ -80,6 +86,7 @@ func (l *lane) requestScan() {
 
 // distrust makes the lane unclean until the next requested scan is through.
 func (l *lane) distrust() {
+	l.big.doubt()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.distrusted = true
@@ -88,6 +95,7 @@ func (l *lane) distrust() {
 
 func (l *lane) rebase() {
 	l.dirty.Forget()
+	l.big.doubt()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.done, l.distrusted = l.wanted, false
@@ -98,7 +106,7 @@ func (l *lane) rebase() {
 func (l *lane) scanComplete() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.done == l.wanted && !l.distrusted && !l.dirty.Overflowed()
+	return l.done == l.wanted && !l.distrusted && !l.dirty.Overflowed() && !l.big.owes()
 }
 
 // waitClean waits until nothing is due: no scan, no dirty key.

@@ -17,6 +17,7 @@ import (
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
 	"github.com/crossfade/crossfade/sync/throttle"
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 // KeyPrefix begins the keys of ours. They are never copied, counted or compared,
@@ -43,6 +44,7 @@ type Config struct {
 	DirtyLimit int           // dirty keys held per database; past it the database is scanned again
 	Heartbeat  time.Duration // how often the feed is proved
 	Timeout    time.Duration // connecting, and each round trip
+	BigKey     int64         // bytes from which a key is copied in chunks; 0: 512 KiB
 	AcceptLoss bool          // a From that lost most of its keys is copied all the same
 
 	// EnsureNotifications makes sure that From reports its changes, and returns
@@ -95,6 +97,7 @@ type Mirror struct {
 	throttle  *throttle.Throttle
 	errs      recentErrors
 
+	bigs      bigShare
 	functions carriedFunctions
 	replacing sync.Mutex // held while the writer is replaced, over its round trips: only copies wait
 }
@@ -212,6 +215,7 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 // waiting until ctx ends.
 func (m *Mirror) Drain(ctx context.Context) error {
 	defer m.throttle.Hurry()()
+	defer m.hurryUp()()
 	for {
 		if err := m.barrier(ctx); err != nil {
 			return err
@@ -275,13 +279,23 @@ func (m *Mirror) Stop() {
 	m.writer().close()
 }
 
-// Mark says that keys of From's database db may have changed without an event.
-func (m *Mirror) Mark(db int, keys ...string) {
-	if l, ok := m.lanes[db]; ok {
-		for _, k := range keys {
-			if !strings.HasPrefix(k, KeyPrefix) {
-				l.dirty.Mark(k)
-			}
+// Mark says that keys of From's database db may differ from To's, whatever the
+// reason: they are copied as a whole.
+func (m *Mirror) Mark(db int, keys ...string) { m.mark(db, keys, value.Remade) }
+
+// Silent says that keys of From's database db may have changed in a way that
+// causes no event.
+func (m *Mirror) Silent(db int, keys ...string) { m.mark(db, keys, value.Grouped) }
+
+func (m *Mirror) mark(db int, keys []string, change value.Changes) {
+	l, ok := m.lanes[db]
+	if !ok {
+		return
+	}
+	for _, k := range keys {
+		if !strings.HasPrefix(k, KeyPrefix) {
+			l.big.note([]string{k}, []value.Changes{change})
+			l.dirty.Mark(k)
 		}
 	}
 }
@@ -302,14 +316,15 @@ func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }
 
 func (m *Mirror) heartbeatKey() string { return HeartbeatPrefix + m.cfg.Name }
 
-// sink takes the keys of events.
-func (m *Mirror) sink(db int, keys []string) {
+// sink takes events.
+func (m *Mirror) sink(db int, e events) {
 	l, ok := m.lanes[db]
 	if !ok {
 		return
 	}
-	mine := keys[:0]
-	for _, k := range keys {
+	l.big.note(e.keys, e.changes) // before the marks: who copies a key must know why
+	mine := e.keys[:0]
+	for _, k := range e.keys {
 		if strings.HasPrefix(k, KeyPrefix) {
 			if k != m.heartbeatKey() || db != m.order[0] {
 				continue

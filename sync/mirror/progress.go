@@ -24,6 +24,7 @@ type Progress struct {
 	Reason    string // why it is not live, in an operator's words
 	Gaps      int
 	Databases []Database
+	Big       []BigKey // at hand, some of each database
 	Dirty     int
 	Lag       time.Duration
 	Errors    []Error
@@ -77,6 +78,8 @@ func (m *Mirror) Progress() Progress {
 	complete := true
 	for _, db := range m.order {
 		d := m.lanes[db].progress()
+		big, _ := m.lanes[db].big.list()
+		p.Big = append(p.Big, big...)
 		p.Databases = append(p.Databases, d)
 		p.Dirty += d.Dirty
 		complete = complete && d.ScanComplete
@@ -103,10 +106,11 @@ func (m *Mirror) Progress() Progress {
 }
 
 func (l *lane) progress() Database {
+	_, under := l.big.list()
 	d := Database{
 		From: l.from, To: l.to,
 		Total: l.count.total.Load(), Scanned: l.count.scanned.Load(),
-		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Bytes: l.count.bytes.Load(),
+		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Bytes: l.count.bytes.Load() + under,
 		Dirty: l.dirty.Len(), ScanComplete: l.scanComplete(),
 	}
 	if start := l.count.scanStart.Load(); start > 0 {

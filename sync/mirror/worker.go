@@ -11,10 +11,6 @@ import (
 	"github.com/crossfade/crossfade/sync/value"
 )
 
-// bigFrom is from how many bytes on the source a key is not copied in one piece:
-// about what a server dumps or restores in a millisecond or two.
-const bigFrom = 512 << 10
-
 // task is a number of keys in hand, which were entered into the brake by nobody
 // yet. done, where there is one, is called when they are given back.
 type task struct {
@@ -167,7 +163,7 @@ func (w *worker) settle(j *pipe.Job) {
 	l := w.l
 	done, _ := j.Note.(func())
 	good := make([]string, 0, len(j.Keys))
-	var bad, again, big []string
+	var bad, again, refused, big []string
 	var bytes int64
 	for i, o := range j.Outcomes {
 		k := j.Keys[i]
@@ -180,8 +176,11 @@ func (w *worker) settle(j *pipe.Job) {
 		case errors.Is(o.Err, pipe.ErrChanged):
 			again = append(again, k)
 			continue
-		case errors.Is(o.Err, value.ErrRestoreRefused): // ErrTooBig as well
+		case errors.Is(o.Err, value.ErrTooBig):
 			big = append(big, k)
+			continue
+		case errors.Is(o.Err, value.ErrRestoreRefused):
+			refused = append(refused, k)
 			continue
 		}
 		bad = append(bad, k)
@@ -190,7 +189,10 @@ func (w *worker) settle(j *pipe.Job) {
 		}
 	}
 	if len(big) > 0 {
-		more, sick := w.byType(big)
+		l.copyBig(big, done != nil)
+	}
+	if len(refused) > 0 {
+		more, sick := w.byType(refused)
 		good, bad = append(good, more...), append(bad, sick...)
 	}
 	l.brake.leave()

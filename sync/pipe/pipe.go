@@ -26,6 +26,9 @@ type Ways struct {
 	// Big is from how many bytes of memory on the source a key is refused as
 	// value.ErrTooBig without having been read; 0 means never.
 	Big int64
+	// Known tells of keys that the target may have a big value of: RESTORE over it
+	// would free that at once. They are refused like big ones. nil: none.
+	Known func(key string) bool
 
 	noExpireTime atomic.Bool // source: before Redis 7.0
 	noMemory     atomic.Bool // source: before 4.0, or forbidden

@@ -150,9 +150,9 @@ func (b *Big) goOn(kind string, seen Changes) bool {
 		return seen.only(Appended)
 	case "list":
 		if b.temp.fromTail {
-			return seen.only(Prepended)
+			return seen.only(Prepended | Grouped)
 		}
-		return seen.only(Appended)
+		return seen.only(Appended | Grouped)
 	case "stream":
 		return seen.only(Appended|Grouped) && !b.temp.grouped
 	}
@@ -212,7 +212,7 @@ func (b *Big) place(ctx context.Context, src *redis.Client, w Watch) error {
 				continue
 			}
 			if length < t.length {
-				b.placed = b.placed && seen.only(HeadPopped|TailPopped) // Extend takes them away
+				b.placed = b.placed && seen.only(HeadPopped|TailPopped|Grouped) // Extend takes them away
 			}
 		}
 		b.length = t.length
@@ -234,6 +234,9 @@ func (b *Big) place(ctx context.Context, src *redis.Client, w Watch) error {
 // anchored reports whether what was read by place in the value, while seen
 // happened, is what is there.
 func (b *Big) anchored(seen Changes) bool {
+	if b.kind == "list" {
+		seen &^= Grouped
+	}
 	if b.kind == "list" && b.temp.fromTail {
 		return seen.only(Prepended) || seen.only(HeadPopped)
 	}
@@ -269,3 +272,6 @@ func (b *Big) Drop(ctx context.Context) {
 		b.temp = nil
 	}
 }
+
+// Building reports whether a temporary key may be there.
+func (b *Big) Building() bool { return b.temp != nil && b.temp.began && !b.temp.renamed }

@@ -75,6 +75,9 @@ func (b *Big) end(seen Changes) *oneEnd {
 		return &oneEnd{Appended, func(from, n int64) []any { return []any{"GETRANGE", b.key, from, from + n - 1} }, "APPEND", false, nil}
 	case b.kind != "list":
 		return nil
+	}
+	seen &^= Grouped // nothing changes a list without an event
+	switch {
 	case seen.only(Appended):
 		return &oneEnd{Appended, tail, "RPUSHX", false, nil}
 	case seen.only(Prepended):
@@ -110,7 +113,7 @@ func (b *Big) extendRun(ctx context.Context, src *redis.Client, w Watch) error {
 		if err != nil {
 			return err
 		}
-		if !seen.only(r.allowed) {
+		if !seen.only(r.allowed | Grouped) {
 			if missed++; missed > 8 {
 				return errMisfit
 			}

@@ -21,7 +21,9 @@ type Through func(ctx context.Context, write func(ctx context.Context, dst *redi
 
 // direct is Through for those who look after lost answers themselves.
 func direct(dst *redis.Client) Through {
-	return func(ctx context.Context, write func(context.Context, *redis.Client) error) error { return write(ctx, dst) }
+	return func(ctx context.Context, write func(context.Context, *redis.Client) error) error {
+		return write(ctx, dst)
+	}
 }
 
 // temp is the temporary key that a value is built under, and how far. A reader

@@ -1,0 +1,249 @@
+package mirror
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+const (
+	bigKeySize = 512 << 10 // bytes from which a key is copied in chunks, unless configured
+	bigWorkers = 2         // whole copies at a time, per database
+	bigKnown   = 1 << 14   // big keys whose past copy is remembered, per database
+)
+
+// bigKeys copies the big keys of one lane, in chunks and beside the others, so
+// that no small key waits for a big one. The keys are in hand in the dirty set
+// for as long as they are with it. Additions go before whole copies, and a
+// whole copy that is not the first is put off by what it costs: see bigShare.
+type bigKeys struct {
+	l *lane
+	n atomic.Int32 // len(known), for those who note events
+
+	mu      sync.Mutex
+	known   map[string]*bigKey
+	added   []*bigKey // waiting to be extended
+	whole   []*bigKey // waiting to be copied as a whole
+	changed chan struct{}
+}
+
+// bigKey is one of them. copy is the worker's that has taken it; the rest is
+// guarded by bigKeys.mu.
+type bigKey struct {
+	of   *bigKeys
+	key  string
+	copy *value.Big
+
+	with    bool // in hand in the dirty set, and here
+	owed    bool // to a scan, which is not through before this is copied
+	working bool
+	changes value.Changes
+	count   uint64
+	notTill time.Time     // a whole copy, but in a hurry
+	spent   time.Duration // on the whole copy under way, over its interruptions
+	ended   time.Time     // of the last whole copy
+	cost    time.Duration // of the last whole copy
+	known   time.Time     // since when
+	counted int64         // bytes of copy's account that the lane's counter has
+}
+
+func newBigKeys(l *lane) *bigKeys {
+	return &bigKeys{l: l, known: make(map[string]*bigKey), changed: make(chan struct{})}
+}
+
+func (s *bigKeys) wake() { // with mu held
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// copyBig takes over keys that are in hand, and gives them back when they are
+// copied. Those that a scan found, or that came during one, are part of it.
+func (l *lane) copyBig(keys []string, scanned bool) {
+	s := l.big
+	scanned = scanned || l.scanning()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		k := s.known[key]
+		if k == nil {
+			s.makeRoom()
+			k = &bigKey{of: s, key: key, known: time.Now()}
+			k.copy = value.NewBig(key, k.through)
+			s.known[key] = k
+			s.n.Store(int32(len(s.known)))
+		}
+		k.with = true
+		k.owed = k.owed || scanned && (k.ended.IsZero() || k.changes&value.Remade != 0)
+		if k.copy.Placed() {
+			s.added = append(s.added, k)
+		} else {
+			s.queueWhole(k)
+		}
+	}
+	s.wake()
+}
+
+// makeRoom forgets a key that nobody copies. It is copied as a whole next time.
+func (s *bigKeys) makeRoom() { // with mu held
+	if len(s.known) < bigKnown {
+		return
+	}
+	for key, k := range s.known {
+		if !k.with {
+			delete(s.known, key)
+			return
+		}
+	}
+}
+
+// note says what events tell of keys, big or not.
+func (s *bigKeys) note(keys []string, changes []value.Changes) {
+	if s.n.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, key := range keys {
+		if k := s.known[key]; k != nil {
+			k.changes |= changes[i]
+			k.count++
+		}
+	}
+}
+
+// doubt says that anything may have happened to any key, on either side.
+func (s *bigKeys) doubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.known {
+		k.changes |= value.Remade
+		k.count++
+	}
+}
+
+// knows reports whether key was big when it was copied last, so that what To has
+// may be big, however small it has become on From.
+func (s *bigKeys) knows(key string) bool {
+	if s.n.Load() == 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[key] != nil
+}
+
+// owes reports whether a scan waits for a key.
+func (s *bigKeys) owes() bool {
+	if s.n.Load() == 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.known {
+		if k.owed {
+			return true
+		}
+	}
+	return false
+}
+
+// scanning reports whether a scan is asked for and not through.
+func (l *lane) scanning() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done != l.wanted
+}
+
+// bigSize is from how many bytes on the source a key is not copied in one piece:
+// about what a server dumps or restores in a millisecond or two.
+func (l *lane) bigSize() int64 {
+	if n := l.m.cfg.BigKey; n > 0 {
+		return n
+	}
+	return bigKeySize
+}
+
+// tell wakes who waits for the lane to be complete.
+func (l *lane) tell() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.notify()
+}
+
+// Begin, Known, Seen and Settle make a bigKey the value.Watch of itself.
+
+// Begin forgets what came until now.
+func (k *bigKey) Begin() {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	k.changes = 0
+}
+
+// Known returns what came since Begin.
+func (k *bigKey) Known() (value.Changes, uint64) {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	return k.changes, k.count
+}
+
+// Seen returns what came since Begin, with all that From ran before the call.
+func (k *bigKey) Seen(ctx context.Context) (value.Changes, uint64, error) {
+	if err := k.of.l.m.barrier(ctx); err != nil {
+		return 0, 0, err
+	}
+	changes, n := k.Known()
+	return changes, n, nil
+}
+
+// Settle forgets what came until now, unless that is more than n changes.
+func (k *bigKey) Settle(n uint64) {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	if k.count == n {
+		k.changes = 0
+	}
+}
+
+// BigKey is a big key that is being copied, or waits for it.
+type BigKey struct {
+	Database int // of From
+	Key      string
+	Type     string        // "" until it was asked for
+	Bytes    int64         // written, with what was written of earlier copies
+	Size     int64         // in From's memory; 0: it does not say
+	Percent  float64       // of the copy under way
+	Wait     time.Duration // until its turn, for one that was copied not long ago
+}
+
+// bigListed is how many big keys a Progress lists, per database.
+const bigListed = 20
+
+// list returns the keys at hand, and how many bytes were written for them that
+// the lane's counter does not have yet.
+func (s *bigKeys) list() (list []BigKey, bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for _, k := range s.known {
+		if !k.with {
+			continue
+		}
+		a := k.copy.Account()
+		bytes += a.Bytes - k.counted
+		if len(list) == bigListed {
+			continue
+		}
+		b := BigKey{Database: s.l.from, Key: k.key, Type: a.Kind, Bytes: a.Bytes, Size: a.Size, Percent: a.Percent}
+		if !k.working {
+			b.Wait = max(0, s.l.m.bigs.may(k, now))
+		}
+		list = append(list, b)
+	}
+	slices.SortFunc(list, func(a, b BigKey) int { return strings.Compare(a.Key, b.Key) })
+	return list, bytes
+}

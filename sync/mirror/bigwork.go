@@ -1,0 +1,263 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+// bigShare keeps the copying of big keys again and again at a tenth of the time:
+// what took a second is not done again for ten, neither for this key nor for
+// another that changes as fast. Whoever is in a hurry (a drain, with clients
+// waiting) has it set aside.
+type bigShare struct {
+	mu    sync.Mutex
+	next  time.Time // when the next repeated copy may begin
+	hurry int
+}
+
+const (
+	shareOf = 10          // repeated copies have one in so many parts of the time
+	repeats = time.Minute // a copy that comes sooner after another is a repeated one
+)
+
+// hurryUp sets the share aside until the returned function is called.
+func (m *Mirror) hurryUp() (done func()) {
+	m.bigs.add(1)
+	for _, l := range m.lanes {
+		l.big.mu.Lock()
+		l.big.wake()
+		l.big.mu.Unlock()
+	}
+	return func() { m.bigs.add(-1) }
+}
+
+func (b *bigShare) add(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hurry += n
+}
+
+// may returns how long a whole copy of k has to wait. It is called with k's
+// mutex held.
+func (b *bigShare) may(k *bigKey, now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.hurry > 0 || k.ended.IsZero() || k.spent > 0: // the first, or one that was begun
+		return 0
+	case now.Sub(k.ended) < max(repeats, 2*shareOf*k.cost) && b.next.After(k.notTill):
+		return b.next.Sub(now)
+	}
+	return k.notTill.Sub(now)
+}
+
+// spent notes what a whole copy cost, that k.ended is the end of the one before.
+func (b *bigShare) spent(k *bigKey, now time.Time) {
+	k.notTill = now.Add((shareOf - 1) * k.spent)
+	if k.ended.IsZero() || now.Sub(k.ended) > repeats {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.next.Before(now) {
+		b.next = now
+	}
+	b.next = b.next.Add((shareOf - 1) * k.spent)
+}
+
+// start runs the workers until the mirror stops.
+func (s *bigKeys) start() {
+	s.l.m.wg.Go(func() { s.work(s.takeAdded, s.extend) })
+	for range bigWorkers {
+		s.l.m.wg.Go(func() { s.work(s.takeWhole, s.build) })
+	}
+}
+
+// work does with each key that take yields what do says. take returns nil and
+// how long it is at most until it has one.
+func (s *bigKeys) work(take func(time.Time) (*bigKey, time.Duration), do func(*bigKey)) {
+	for s.l.m.ctx.Err() == nil {
+		s.mu.Lock()
+		k, wait := take(time.Now())
+		changed := s.changed
+		if k != nil {
+			k.working = true
+		}
+		s.mu.Unlock()
+		if k != nil {
+			do(k)
+			continue
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-changed:
+		case <-t.C:
+		case <-s.l.m.ctx.Done():
+		}
+		t.Stop()
+	}
+	s.dropAll()
+}
+
+func (s *bigKeys) takeAdded(time.Time) (*bigKey, time.Duration) {
+	if len(s.added) == 0 {
+		return nil, time.Hour
+	}
+	k := s.added[0]
+	s.added = slices.Delete(s.added, 0, 1)
+	return k, 0
+}
+
+func (s *bigKeys) takeWhole(now time.Time) (*bigKey, time.Duration) {
+	soonest := time.Hour
+	for i, k := range s.whole {
+		wait := s.l.m.bigs.may(k, now)
+		if wait <= 0 {
+			s.whole = slices.Delete(s.whole, i, i+1)
+			return k, 0
+		}
+		soonest = min(soonest, wait)
+	}
+	return nil, soonest
+}
+
+func (s *bigKeys) queueWhole(k *bigKey) { s.whole = append(s.whole, k) } // with mu held
+
+func (s *bigKeys) extend(k *bigKey) {
+	out, ok, err := k.copy.Extend(s.l.m.ctx, s.l.src(), k)
+	if !ok && err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		k.working = false
+		s.queueWhole(k)
+		s.wake()
+		return
+	}
+	s.finish(k, out, err)
+}
+
+func (s *bigKeys) build(k *bigKey) {
+	began := time.Now()
+	out, err := k.copy.Build(s.l.m.ctx, s.l.src(), k)
+	if errors.Is(err, value.ErrType) {
+		out, err = s.restore(k)
+	}
+	s.mu.Lock()
+	k.spent += max(time.Since(began), 1)
+	if err == nil {
+		now := time.Now()
+		s.l.m.bigs.spent(k, now)
+		k.cost, k.ended, k.spent = k.spent, now, 0
+	}
+	s.mu.Unlock()
+	s.finish(k, out, err)
+}
+
+// restore copies a value of a type that only its own dump knows, in one piece.
+func (s *bigKeys) restore(k *bigKey) (value.Outcome, error) {
+	var out value.Outcome
+	err := k.through(s.l.m.ctx, func(ctx context.Context, dst *redis.Client) error {
+		b := value.Batch{MaxPayload: maxBulk}
+		outs, err := b.Copy(ctx, s.l.src(), dst, []string{k.key})
+		out = outs[0]
+		return errors.Join(err, out.Err)
+	})
+	out.Err = nil
+	return out, err
+}
+
+// finish counts, and gives the key back.
+func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
+	l := s.l
+	a := k.copy.Account()
+	s.mu.Lock()
+	k.with, k.working = false, false
+	l.count.bytes.Add(a.Bytes - k.counted)
+	k.counted = a.Bytes
+	if err == nil {
+		k.owed = false
+	}
+	if err == nil && (out.Removed || a.Size < l.bigSize()) && time.Since(k.known) > repeats {
+		delete(s.known, k.key) // big once, not any more
+		s.n.Store(int32(len(s.known)))
+	}
+	s.mu.Unlock()
+	l.tell()
+	if err != nil {
+		if l.m.ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+			l.m.errs.add("copy", fmt.Errorf("copying key %q of database %d from %s to %s: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
+		}
+		sleep(l.m.ctx, 100*time.Millisecond) // a server that is away or full is not hammered
+		l.dirty.Retry([]string{k.key})
+		return
+	}
+	if out.Removed {
+		l.count.removed.Add(1)
+	} else {
+		l.count.copied.Add(1)
+	}
+	l.dirty.Done([]string{k.key})
+}
+
+// through is a big key's way to To: one step at a time within the brake, so that
+// a Freeze need not wait for the whole copy, and on the connections of the
+// moment. What was lost on the way cannot arrive any more when it returns. A copy
+// that belongs to a scan goes as fast as the scan may.
+func (k *bigKey) through(ctx context.Context, write func(context.Context, *redis.Client) error) error {
+	l := k.of.l
+	if k.scanned() {
+		before := k.copy.Account().Bytes
+		if err := l.m.throttle.Wait(ctx, 1); err != nil {
+			return err
+		}
+		defer func() { l.m.throttle.Spent(k.copy.Account().Bytes - before) }()
+	}
+	if err := l.brake.enter(ctx); err != nil {
+		return err
+	}
+	defer l.brake.leave()
+	to := l.m.writer()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*l.m.cfg.Timeout)
+	defer cancel()
+	err := write(ctx, to.pool.DB(l.to))
+	if value.Unknown(err) && l.m.ctx.Err() == nil {
+		l.m.replaceWriter(to)
+	}
+	return err
+}
+
+func (k *bigKey) scanned() bool {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	return k.owed
+}
+
+// dropAll removes temporary keys when the mirror stops, unless it is frozen:
+// then they are left to their expiry.
+func (s *bigKeys) dropAll() {
+	for {
+		s.mu.Lock()
+		var k *bigKey
+		for _, one := range s.known {
+			if !one.working && one.copy.Building() {
+				k, one.working = one, true
+				break
+			}
+		}
+		s.mu.Unlock()
+		if k == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.l.m.ctx), time.Second)
+		k.copy.Drop(ctx)
+		cancel()
+	}
+}
