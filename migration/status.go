@@ -26,6 +26,7 @@ type Status struct {
 	Target    string           `json:"target"`
 	Databases []DatabaseStatus `json:"databases"`
 	LeaveOut  []int            `json:"leave_out"`
+	Big       []BigKeyStatus   `json:"big_keys"` // that are being copied, the first ones
 
 	Throttle throttle.Status `json:"throttle"` // of scans
 
@@ -53,6 +54,17 @@ type DatabaseStatus struct {
 	Rate    float64 `json:"keys_per_second"`
 	ETA     float64 `json:"eta_seconds"`
 	Done    bool    `json:"done"` // nothing is left to scan
+}
+
+// BigKeyStatus is a big key that is being copied, or waits for it.
+type BigKeyStatus struct {
+	Database int     `json:"database"` // of the source
+	Key      string  `json:"key"`
+	Type     string  `json:"type"`
+	Bytes    int64   `json:"bytes"` // written, since the sidecar started
+	Size     int64   `json:"size"`  // in memory, as the server says; 0: it does not say
+	Percent  float64 `json:"percent"`
+	Wait     float64 `json:"wait_seconds"` // until its turn, for one that was copied not long ago
 }
 
 // Report is one attempt to switch.
@@ -98,7 +110,7 @@ func (m *Migration) Status() Status {
 		ID: r.ID, Phase: r.Phase, Side: r.Side, Epoch: r.Epoch,
 		Source: m.ids[router.Source].url.String(), Target: m.ids[router.Target].url.String(),
 		LeaveOut: r.LeaveOut, LastCutover: report,
-		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{},
+		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
 	}
 	if s.LeaveOut == nil {
 		s.LeaveOut = []int{}
@@ -123,6 +135,13 @@ func (m *Migration) Status() Status {
 		scan = mi.Throttle().Status()
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
+		}
+		for _, k := range p.Big {
+			db := k.Database
+			if r.Side == router.Target { // the mirror runs the other way
+				db = k.To
+			}
+			s.Big = append(s.Big, BigKeyStatus{Database: db, Key: k.Key, Type: k.Type, Bytes: k.Bytes, Size: k.Size, Percent: k.Percent, Wait: k.Wait.Seconds()})
 		}
 	}
 	s.Throttle = scan

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -76,6 +77,16 @@ func renderStatus(st admin.StatusReply, width int) string {
 		b.WriteString("\n")
 		writeDatabases(&b, st.Databases)
 	}
+	for i, k := range st.Big {
+		if i == 0 {
+			b.WriteString("\n")
+		}
+		if i == bigShown {
+			line("", fmt.Sprintf("and %d more", len(st.Big)-i))
+			break
+		}
+		line("big key", bigLine(k))
+	}
 	if r := st.LastCutover; r != nil {
 		b.WriteString("\n")
 		line("last", lastSwitch(*r))
@@ -125,6 +136,17 @@ func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
 	if empty > 0 {
 		fmt.Fprintf(b, "and %s without keys\n", plural(empty, "database"))
 	}
+}
+
+// bigShown is how many big keys are shown to people.
+const bigShown = 5
+
+func bigLine(k migration.BigKeyStatus) string {
+	text := fmt.Sprintf("%q in database %d, %s, %sB written, %.1f %%", k.Key, k.Database, cmp.Or(k.Type, "?"), count(k.Bytes), k.Percent)
+	if k.Wait > 0 {
+		text += fmt.Sprintf("; it changes all the time and is copied again in %s", clock(k.Wait))
+	}
+	return text
 }
 
 // bar draws a share of a hundred.

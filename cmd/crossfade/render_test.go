@@ -24,6 +24,7 @@ func TestStatusFits(t *testing.T) {
 		},
 		LastCutover: &migration.Report{From: router.Target, Started: time.Now(), Finished: time.Now(), Error: long,
 			Steps: []migration.StepTime{{Name: "preflight", MS: 12345.6}, {Name: "hold", MS: 1}}},
+		Big:    []migration.BigKeyStatus{{Database: 3, Key: long, Type: "list", Bytes: 1_234_567_890, Size: 1_300_000_000, Percent: 12.34, Wait: 75}},
 		Errors: []mirror.Error{{Kind: "copy", Count: 3, Last: time.Now(), Text: long}},
 	}
 	crowd := &admin.ProxyStatus{Clients: admin.Clients{Shared: 999_999, Pinned: 1}, InFlight: admin.InFlight{Shared: 99_999_999}, Commands: 999_999_999_999,
@@ -35,7 +36,7 @@ func TestStatusFits(t *testing.T) {
 		}
 	}
 	for _, want := range []string{"REVERSE_LOST", "not ready", "short", "F3", "123.5 s", "12345678 keys dirty", "0 → 0", "99.9%", "123.5G",
-		"99h59m", "1000 → 9999", "and 2 databases without keys", "10.00M/s, 1000.0G commands, 100.00M in flight", "p50 0.12ms, p99 1m40s", "rollback at", "failed", "preflight 12345.6", "copy, 3 times"} {
+		"99h59m", "1000 → 9999", "and 2 databases without keys", "10.00M/s, 1000.0G commands, 100.00M in flight", "p50 0.12ms, p99 1m40s", "rollback at", "failed", "preflight 12345.6", "copy, 3 times", "list, 1.2GB written, 12.3 %", "again in 1m15s"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("it does not say %q", want)
 		}

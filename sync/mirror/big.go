@@ -212,6 +212,7 @@ func (k *bigKey) Settle(n uint64) {
 // BigKey is a big key that is being copied, or waits for it.
 type BigKey struct {
 	Database int // of From
+	To       int // its database there
 	Key      string
 	Type     string        // "" until it was asked for
 	Bytes    int64         // written, with what was written of earlier copies
@@ -238,7 +239,7 @@ func (s *bigKeys) list() (list []BigKey, bytes int64) {
 		if len(list) == bigListed {
 			continue
 		}
-		b := BigKey{Database: s.l.from, Key: k.key, Type: a.Kind, Bytes: a.Bytes, Size: a.Size, Percent: a.Percent}
+		b := BigKey{Database: s.l.from, To: s.l.to, Key: k.key, Type: a.Kind, Bytes: a.Bytes, Size: a.Size, Percent: a.Percent}
 		if !k.working {
 			b.Wait = max(0, s.l.m.bigs.may(k, now))
 		}
