@@ -13,7 +13,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync suites e2e-long chaos clean help
+.PHONY: build test race fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync suites e2e-long big chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -31,6 +31,10 @@ e2e-long: ## run the long end-to-end tests: a million keys, 200 switches, 100 ki
 	scripts/deps.sh
 	E2E_LONG=1 E2E_SWITCHES=200 E2E_KILLS=100 E2E_RANDOM=1000 \
 		$(GO) test ./e2e -run 'TestMillion|TestSwitches|TestKilledAtRandom|TestRandomCommands' -count 1 -v -timeout 2h
+
+big: ## move a list of 1 GB that is pushed to all the time, and look at what it costs (4 GB of memory)
+	scripts/deps.sh
+	E2E_BIG=1 $(GO) test ./e2e -run 'TestCutoverWithABigList|TestHotGigabyteList' -count 1 -v -timeout 1h
 
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
 	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor; do \

@@ -1,0 +1,280 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/router"
+)
+
+// bigLong asks for the sizes that are worth the name: make big.
+func bigLong() bool { return os.Getenv("E2E_BIG") == "1" }
+
+// element is the i-th of the big list, 100 bytes long.
+func element(i int64) string { return fmt.Sprintf("%010d%s", i, strings.Repeat("x", 90)) }
+
+// fillList pushes n elements.
+func fillList(t *testing.T, c *redis.Client, key string, n int64) {
+	t.Helper()
+	for from := int64(0); from < n; from += 2000 {
+		elems := make([]any, 0, 2000)
+		for i := from; i < min(n, from+2000); i++ {
+			elems = append(elems, element(i))
+		}
+		if err := c.RPush(t.Context(), key, elems...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// pusher adds the next elements to the list through addr, at a rate.
+type pusher struct {
+	next atomic.Int64 // of the element that comes next; those below are acknowledged
+	stop context.CancelFunc
+	done chan error
+}
+
+func startPusher(t *testing.T, addr, key string, from int64, every time.Duration) *pusher {
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &pusher{stop: cancel, done: make(chan error, 1)}
+	p.next.Store(from)
+	c := redis.NewClient(redistest.Options(addr, 0))
+	redistest.Eventually(t, 20*time.Second, func() error { return c.Ping(t.Context()).Err() }, "the sidecar listens")
+	go func() {
+		defer func() { _ = c.Close() }()
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				p.done <- nil
+				return
+			}
+			if err := c.RPush(context.WithoutCancel(ctx), key, element(p.next.Load())).Err(); err != nil {
+				p.done <- err
+				return
+			}
+			p.next.Add(1)
+		}
+	}()
+	t.Cleanup(cancel)
+	return p
+}
+
+func (p *pusher) end(t *testing.T) int64 {
+	t.Helper()
+	p.stop()
+	if err := <-p.done; err != nil {
+		t.Fatal(err)
+	}
+	return p.next.Load()
+}
+
+// mustHaveList reads the list in pieces and compares each element.
+func mustHaveList(t *testing.T, c *redis.Client, key string, n int64) {
+	t.Helper()
+	if have := c.LLen(t.Context(), key).Val(); have != n {
+		t.Fatalf("the list has %d elements, not %d", have, n)
+	}
+	for from := int64(0); from < n; from += 5000 {
+		elems, err := c.LRange(t.Context(), key, from, from+4999).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range elems {
+			if e != element(from+int64(i)) {
+				t.Fatalf("element %d is %.10q", from+int64(i), e)
+			}
+		}
+	}
+}
+
+// A list that is pushed to all the time follows by what is pushed, and does not
+// hold a cutover up.
+func TestCutoverWithABigList(t *testing.T) {
+	n := int64(50_000)
+	if bigLong() {
+		n = 2_000_000
+	}
+	src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
+	dst := redistest.Start(t)
+	fillList(t, src.Client(0), "big", n)
+	s := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: "0=0"})
+	s.start("")
+	p := startPusher(t, s.addr, "big", n, 5*time.Millisecond)
+	s.awaitReady()
+	redistest.Eventually(t, time.Minute, func() bool { return dst.Client(0).LLen(t.Context(), "big").Val() >= n }, "the list is there")
+	report, err := s.cutover()
+	if err != nil {
+		t.Fatalf("%v: %+v", err, report)
+	}
+	at := p.next.Load()
+	redistest.Eventually(t, 20*time.Second, func() bool { return p.next.Load() > at+20 || len(p.done) > 0 }, "pushes go on")
+	last := p.end(t)
+	if st := must[migration.Status](t)(s.status()); st.Side != router.Target {
+		t.Fatalf("clients are on the %s", st.Side)
+	}
+	mustHaveList(t, dst.Client(0), "big", last)
+	t.Logf("%d MB in the list: held for %.1f ms, stall p99 %.1f ms, steps %v", n/10_000, report.Held, report.Stall.P99, report.Steps)
+}
+
+// TestHotGigabyteList is what an operator with a huge queue would see: a list of
+// 1 GB with 100 pushes a second, and 10 000 small keys that change.
+func TestHotGigabyteList(t *testing.T) {
+	if !bigLong() {
+		t.Skip("make big")
+	}
+	const n, smallKeys, took = 10_000_000, 10_000, time.Minute
+	slow := redistest.WithConfig("slowlog-log-slower-than", "5000")
+	watch := redistest.WithConfig("latency-monitor-threshold", "5")
+	src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"), slow, watch)
+	dst := redistest.Start(t, slow, watch)
+	fillList(t, src.Client(0), "big", n)
+	resetLatency(t, src, dst)
+	s := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: "0=0"})
+	s.start("")
+	p := startPusher(t, s.addr, "big", n, 10*time.Millisecond)
+	began := time.Now()
+	redistest.Eventually(t, 5*time.Minute, func() bool { return dst.Client(0).LLen(t.Context(), "big").Val() >= n }, "the list is there")
+	t.Logf("the first copy under pushes took %v", time.Since(began).Round(100*time.Millisecond))
+	s.awaitReady()
+	oursSlow(t, "source, first copy", src)
+	oursSlow(t, "target, first copy", dst)
+	resetLatency(t, src, dst)
+
+	var changed atomic.Int64
+	input := netInput(t, dst.Client(0))
+	first := p.next.Load()
+	ctx, stop := context.WithTimeout(t.Context(), took)
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { changeSmallKeys(t, ctx, s.addr, smallKeys, &changed) })
+	lags := probeLag(t, ctx, s.addr, dst.Client(0))
+	wg.Wait()
+	changed.Add((p.next.Load() - first) * int64(len(element(0))))
+	sent := netInput(t, dst.Client(0)) - input
+	slices.Sort(lags)
+	t.Logf("%d MB changed, %d MB sent to the target: %.1f times; small keys' lag p50 %v, p99 %v, max %v of %d", changed.Load()>>20, sent>>20,
+		float64(sent)/float64(changed.Load()), lags[len(lags)/2], lags[len(lags)*99/100], lags[len(lags)-1], len(lags))
+	if sent > 10*changed.Load() {
+		t.Errorf("the link carried more than ten times what changed")
+	}
+	oursSlow(t, "source", src)
+	oursSlow(t, "target", dst)
+
+	report, err := s.cutover()
+	if err != nil {
+		t.Fatalf("%v: %+v", err, report)
+	}
+	t.Logf("cutover: held for %.1f ms, steps %v", report.Held, report.Steps)
+	mustHaveList(t, dst.Client(0), "big", p.end(t))
+}
+
+func resetLatency(t *testing.T, servers ...*redistest.Server) {
+	t.Helper()
+	for _, s := range servers {
+		for _, args := range [][]any{{"LATENCY", "RESET"}, {"SLOWLOG", "RESET"}} {
+			if err := s.Client(0).Do(t.Context(), args...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// oursSlow fails when a command of the copy took more than 5 ms, and tells what
+// else did.
+func oursSlow(t *testing.T, where string, s *redistest.Server) {
+	t.Helper()
+	latest, err := s.Client(0).Do(t.Context(), "LATENCY", "LATEST").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: LATENCY LATEST %v", where, latest)
+	list, err := s.Client(0).SlowLogGet(t.Context(), 128).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		var args []string
+		for _, a := range e.Args[:min(len(e.Args), 6)] {
+			args = append(args, fmt.Sprintf("%.30s", a))
+		}
+		t.Logf("%s: %v %s %v", where, e.Duration, e.ClientName, args)
+		if strings.HasPrefix(e.ClientName, "crossfade:") {
+			t.Errorf("%s: a command of ours took %v", where, e.Duration)
+		}
+	}
+}
+
+func netInput(t *testing.T, c *redis.Client) int64 {
+	t.Helper()
+	text, err := c.Info(t.Context(), "stats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if v, found := strings.CutPrefix(line, "total_net_input_bytes:"); found {
+			n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			return n
+		}
+	}
+	t.Fatal("INFO stats says no total_net_input_bytes")
+	return 0
+}
+
+// changeSmallKeys writes to n keys, one after another, until ctx ends.
+func changeSmallKeys(t *testing.T, ctx context.Context, addr string, n int, changed *atomic.Int64) {
+	c := redis.NewClient(redistest.Options(addr, 0))
+	defer func() { _ = c.Close() }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		p := c.Pipeline()
+		for range 20 {
+			key, v := fmt.Sprintf("small:%d", i%n), element(int64(i))
+			p.Set(t.Context(), key, v, 0)
+			changed.Add(int64(len(key) + len(v)))
+			i++
+		}
+		if _, err := p.Exec(t.Context()); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// probeLag writes a small key through the proxy and looks at dst until it is
+// there, again and again.
+func probeLag(t *testing.T, ctx context.Context, addr string, dst *redis.Client) (lags []time.Duration) {
+	t.Helper()
+	c := redis.NewClient(redistest.Options(addr, 0))
+	defer func() { _ = c.Close() }()
+	for i := 0; ctx.Err() == nil; i++ {
+		key := fmt.Sprintf("probe:%d", i%100)
+		if err := c.Set(t.Context(), key, i, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		acked := time.Now()
+		redistest.Eventually(t, 20*time.Second, func() bool { return dst.Get(t.Context(), key).Val() == strconv.Itoa(i) }, "%s arrives", key)
+		lags = append(lags, time.Since(acked))
+	}
+	return lags
+}
