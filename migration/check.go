@@ -299,10 +299,20 @@ func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, db,
 	if err != nil || len(keys) == 0 {
 		return err
 	}
-	diffs, err := comparer.Compare(ctx, from, to, keys)
+	small, big, err := bySize(ctx, from, keys)
+	if err != nil {
+		return err
+	}
+	diffs, err := comparer.Compare(ctx, from, to, small)
+	for i := 0; err == nil && i < len(big); i++ {
+		var d value.Diff
+		d, err = value.Glance(ctx, from, to, big[i])
+		diffs = append(diffs, d)
+	}
 	if err != nil {
 		return fmt.Errorf("comparing while frozen: %w", err)
 	}
+	keys = append(small, big...)
 	for i, d := range diffs {
 		if !d.Equal() {
 			return fmt.Errorf("comparing while frozen: key %q of database %d differs: %s", keys[i], db, d.Words)
@@ -310,6 +320,33 @@ func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, db,
 	}
 	a.report.Checked += len(keys)
 	return nil
+}
+
+// bigSample is the size in the server's memory from which a key of the sample is
+// but glanced at: to read 100 MB of each side takes longer than clients may wait.
+const bigSample = 1 << 20
+
+// bySize tells the keys that are compared in full from the big ones. Where the
+// server does not say how big they are, all count as small.
+func bySize(ctx context.Context, c *redis.Client, keys []string) (small, big []string, err error) {
+	pipe := c.Pipeline()
+	sizes := make([]*redis.IntCmd, len(keys))
+	for i, k := range keys {
+		sizes[i] = pipe.MemoryUsage(ctx, k, 1)
+	}
+	_, err = pipe.Exec(ctx)
+	var refused redis.Error
+	if err != nil && !errors.As(err, &refused) {
+		return nil, nil, fmt.Errorf("asking for the size of keys to compare: %w", err)
+	}
+	for i, k := range keys {
+		if n, err := sizes[i].Result(); err == nil && n > bigSample {
+			big = append(big, k)
+		} else {
+			small = append(small, k)
+		}
+	}
+	return small, big, nil
 }
 
 func randomKeys(ctx context.Context, c *redis.Client, n int) ([]string, error) {
