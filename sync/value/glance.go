@@ -58,13 +58,14 @@ func look(ctx context.Context, c *redis.Client, key string) (glimpse, error) {
 	p := c.Pipeline()
 	length := p.Do(ctx, sizes[g.kind], key)
 	var ends []*redis.Cmd
+	var scores [2]*redis.ZSliceCmd
 	switch g.kind {
 	case "string":
 		ends = append(ends, p.Do(ctx, "GETRANGE", key, 0, 4095), p.Do(ctx, "GETRANGE", key, -4096, -1))
 	case "list":
 		ends = append(ends, p.Do(ctx, "LRANGE", key, 0, 9), p.Do(ctx, "LRANGE", key, -10, -1))
 	case "zset":
-		ends = append(ends, p.Do(ctx, "ZRANGE", key, 0, 9, "WITHSCORES"), p.Do(ctx, "ZRANGE", key, -10, -1, "WITHSCORES"))
+		scores = [2]*redis.ZSliceCmd{p.ZRangeWithScores(ctx, key, 0, 9), p.ZRangeWithScores(ctx, key, -10, -1)}
 	case "stream":
 		ends = append(ends, p.Do(ctx, "XRANGE", key, "-", "+", "COUNT", 10), p.Do(ctx, "XREVRANGE", key, "+", "-", "COUNT", 10))
 	}
@@ -73,6 +74,11 @@ func look(ctx context.Context, c *redis.Client, key string) (glimpse, error) {
 	}
 	for _, e := range ends {
 		g.ends = append(g.ends, fmt.Sprint(e.Val()))
+	}
+	for _, z := range scores {
+		if z != nil {
+			g.ends = append(g.ends, fmt.Sprint(z.Val()))
+		}
 	}
 	g.length, err = length.Int64()
 	return g, err
