@@ -191,11 +191,20 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 	default:
 		out = append(out, "the copy is "+string(p.State))
 	}
+	for _, k := range p.Big {
+		if m.tooSlow(k) {
+			out = append(out, fmt.Sprintf("key %q of database %d (%s) changes all the time in ways that take a whole copy, and that takes %v: clients would wait for it longer than half of the limit (cutover.max_stall) of %v", k.Key, k.Database, k.Type, k.Cost.Round(time.Millisecond), m.cfg.Cutover.MaxStall))
+		}
+	}
 	if p.Lag > m.cfg.Cutover.MaxLag {
 		out = append(out, fmt.Sprintf("the lag is %v, the limit (cutover.max_lag) %v", p.Lag.Round(time.Millisecond), m.cfg.Cutover.MaxLag))
 	}
 	return out
 }
+
+// tooSlow reports whether clients would wait for a big key for longer than a
+// switch may take: one that is due for a whole copy again, and that takes long.
+func (m *Migration) tooSlow(k mirror.BigKey) bool { return k.Cost > m.cfg.Cutover.MaxStall/2 }
 
 func percents(dbs []mirror.Database) string {
 	var parts []string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/crossfade/crossfade/migration/store"
@@ -123,7 +124,7 @@ func (a *attempt) lagGate(ctx context.Context) error {
 	defer tick.Stop()
 	for good := 0; ; {
 		p := a.forward.Progress()
-		if p.State == mirror.Live && p.Lag <= a.cfg.Cutover.MaxLag && p.Dirty <= 20*a.cfg.Sync.Batch {
+		if p.State == mirror.Live && p.Lag <= a.cfg.Cutover.MaxLag && p.Dirty <= 20*a.cfg.Sync.Batch && !slices.ContainsFunc(p.Big, a.tooSlow) {
 			if good++; good >= 3 {
 				return nil
 			}
@@ -136,8 +137,8 @@ func (a *attempt) lagGate(ctx context.Context) error {
 			if errors.Is(context.Cause(ctx), errAborted) {
 				return errAborted
 			}
-			return &Refused{[]string{fmt.Sprintf("the copy did not come close enough within %v: %d keys dirty, lag %v (cutover.max_lag %v)",
-				a.cfg.Cutover.WaitReady, p.Dirty, p.Lag.Round(time.Millisecond), a.cfg.Cutover.MaxLag)}}
+			return &Refused{append(a.reasons(a.record(), a.forward), fmt.Sprintf("the copy did not come close enough within %v: %d keys dirty, lag %v (cutover.max_lag %v)",
+				a.cfg.Cutover.WaitReady, p.Dirty, p.Lag.Round(time.Millisecond), a.cfg.Cutover.MaxLag))}
 		}
 	}
 }

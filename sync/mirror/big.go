@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ type bigKey struct {
 	with    bool // in hand in the dirty set, and here
 	owed    bool // to a scan, which is not through before this is copied
 	working bool
+	asWhole bool // it waits for a whole copy, or is being copied so
 	changes value.Changes
 	count   uint64
 	notTill time.Time     // a whole copy, but in a hurry
@@ -80,6 +82,7 @@ func (l *lane) copyBig(keys []string, scanned bool) {
 		k.with = true
 		k.owed = k.owed || scanned && (k.ended.IsZero() || k.changes&value.Remade != 0)
 		if k.copy.Placed() {
+			k.asWhole = false
 			s.added = append(s.added, k)
 		} else {
 			s.queueWhole(k)
@@ -219,9 +222,11 @@ type BigKey struct {
 	Size     int64         // in From's memory; 0: it does not say
 	Percent  float64       // of the copy under way
 	Wait     time.Duration // until its turn, for one that was copied not long ago
+	Cost     time.Duration // what its last whole copy took, when it is to be copied as a whole again
 }
 
-// bigListed is how many big keys a Progress lists, per database.
+// bigListed is how many big keys a Progress lists, per database: those first that
+// take longest.
 const bigListed = 20
 
 // list returns the keys at hand, and how many bytes were written for them that
@@ -236,15 +241,15 @@ func (s *bigKeys) list() (list []BigKey, bytes int64) {
 		}
 		a := k.copy.Account()
 		bytes += a.Bytes - k.counted
-		if len(list) == bigListed {
-			continue
-		}
 		b := BigKey{Database: s.l.from, To: s.l.to, Key: k.key, Type: a.Kind, Bytes: a.Bytes, Size: a.Size, Percent: a.Percent}
 		if !k.working {
 			b.Wait = max(0, s.l.m.bigs.may(k, now))
 		}
+		if k.asWhole {
+			b.Cost = k.cost
+		}
 		list = append(list, b)
 	}
-	slices.SortFunc(list, func(a, b BigKey) int { return strings.Compare(a.Key, b.Key) })
-	return list, bytes
+	slices.SortFunc(list, func(a, b BigKey) int { return cmp.Or(cmp.Compare(b.Cost, a.Cost), strings.Compare(a.Key, b.Key)) })
+	return list[:min(len(list), bigListed)], bytes
 }

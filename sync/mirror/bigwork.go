@@ -129,7 +129,10 @@ func (s *bigKeys) takeWhole(now time.Time) (*bigKey, time.Duration) {
 	return nil, soonest
 }
 
-func (s *bigKeys) queueWhole(k *bigKey) { s.whole = append(s.whole, k) } // with mu held
+func (s *bigKeys) queueWhole(k *bigKey) { // with mu held
+	k.asWhole = true
+	s.whole = append(s.whole, k)
+}
 
 func (s *bigKeys) extend(k *bigKey) {
 	out, ok, err := k.copy.Extend(s.l.m.ctx, s.l.src(), k)
