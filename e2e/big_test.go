@@ -169,8 +169,8 @@ func TestHotGigabyteList(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), took)
 	defer stop()
 	var wg sync.WaitGroup
-	wg.Go(func() { changeSmallKeys(t, ctx, s.addr, smallKeys, &changed) })
-	lags := probeLag(t, ctx, s.addr, dst.Client(0))
+	wg.Go(func() { changeSmallKeys(ctx, t, s.addr, smallKeys, &changed) })
+	lags := probeLag(ctx, t, s.addr, dst.Client(0))
 	wg.Wait()
 	changed.Add((p.next.Load() - first) * int64(len(element(0))))
 	sent := netInput(t, dst.Client(0)) - input
@@ -273,7 +273,7 @@ func netInput(t *testing.T, c *redis.Client) int64 {
 }
 
 // changeSmallKeys writes to n keys, one after another, until ctx ends.
-func changeSmallKeys(t *testing.T, ctx context.Context, addr string, n int, changed *atomic.Int64) {
+func changeSmallKeys(ctx context.Context, t *testing.T, addr string, n int, changed *atomic.Int64) {
 	c := redis.NewClient(redistest.Options(addr, 0))
 	defer func() { _ = c.Close() }()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -300,7 +300,7 @@ func changeSmallKeys(t *testing.T, ctx context.Context, addr string, n int, chan
 
 // probeLag writes a small key through the proxy and looks at dst until it is
 // there, again and again.
-func probeLag(t *testing.T, ctx context.Context, addr string, dst *redis.Client) (lags []time.Duration) {
+func probeLag(ctx context.Context, t *testing.T, addr string, dst *redis.Client) (lags []time.Duration) {
 	t.Helper()
 	c := redis.NewClient(redistest.Options(addr, 0))
 	defer func() { _ = c.Close() }()

@@ -2,6 +2,7 @@ package mirror_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -285,7 +286,7 @@ func changeSomething(ctx context.Context, w *world, r *rand.Rand, round int) err
 		func() error { return c.RPop(ctx, "list").Err() },
 		func() error {
 			err := c.XReadGroup(ctx, &redis.XReadGroupArgs{Group: "g", Consumer: e[:2], Streams: []string{"stream", ">"}, Count: 5, Block: -1}).Err()
-			if err == nil || err == redis.Nil {
+			if err == nil || errors.Is(err, redis.Nil) {
 				w.m.Silent(0, "stream")
 				return nil
 			}

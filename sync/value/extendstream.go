@@ -52,7 +52,7 @@ func (b *Big) extendStream(ctx context.Context, src *redis.Client, w Watch) erro
 		}
 	}
 	b.last = s.last
-	if err := b.shorten(ctx, src, t, s); err != nil {
+	if err := b.shorten(ctx, t, s); err != nil {
 		return err
 	}
 	seen, after, err := w.Seen(ctx)
@@ -95,7 +95,7 @@ func (b *Big) live() *temp {
 }
 
 // shorten takes the oldest entries away until the target has s.length.
-func (b *Big) shorten(ctx context.Context, src *redis.Client, t *temp, s stream) error {
+func (b *Big) shorten(ctx context.Context, t *temp, s stream) error {
 	n, err := t.send(ctx, 0, "XLEN", nil)
 	if err != nil {
 		return err
