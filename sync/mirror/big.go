@@ -46,6 +46,7 @@ type bigKey struct {
 	asWhole bool // it waits for a whole copy, or is being copied so
 	changes value.Changes
 	count   uint64
+	rest    time.Time     // no addition before, but in a hurry
 	notTill time.Time     // a whole copy, but in a hurry
 	spent   time.Duration // on the whole copy under way, over its interruptions
 	ended   time.Time     // of the last whole copy

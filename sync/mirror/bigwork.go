@@ -24,8 +24,11 @@ type bigShare struct {
 }
 
 const (
-	shareOf = 10          // repeated copies have one in so many parts of the time
-	repeats = time.Minute // a copy that comes sooner after another is a repeated one
+	shareOf = 10 // repeated copies have one in so many parts of the time
+	// longAddition is from when additions have their share too: a group with
+	// thousands of entries that wait for their acknowledgement is written anew.
+	longAddition = 20 * time.Millisecond
+	repeats      = time.Minute // a copy that comes sooner after another is a repeated one
 )
 
 // hurryUp sets the share aside until the returned function is called.
@@ -43,6 +46,12 @@ func (b *bigShare) add(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.hurry += n
+}
+
+func (b *bigShare) hurried() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.hurry > 0
 }
 
 // may returns how long a whole copy of k has to wait. It is called with k's
@@ -107,13 +116,18 @@ func (s *bigKeys) work(take func(time.Time) (*bigKey, time.Duration), do func(*b
 	s.dropAll()
 }
 
-func (s *bigKeys) takeAdded(time.Time) (*bigKey, time.Duration) {
-	if len(s.added) == 0 {
-		return nil, time.Hour
+func (s *bigKeys) takeAdded(now time.Time) (*bigKey, time.Duration) {
+	hurry := s.l.m.bigs.hurried()
+	soonest := time.Hour
+	for i, k := range s.added {
+		wait := k.rest.Sub(now)
+		if wait <= 0 || hurry {
+			s.added = slices.Delete(s.added, i, i+1)
+			return k, 0
+		}
+		soonest = min(soonest, wait)
 	}
-	k := s.added[0]
-	s.added = slices.Delete(s.added, 0, 1)
-	return k, 0
+	return nil, soonest
 }
 
 func (s *bigKeys) takeWhole(now time.Time) (*bigKey, time.Duration) {
@@ -135,7 +149,13 @@ func (s *bigKeys) queueWhole(k *bigKey) { // with mu held
 }
 
 func (s *bigKeys) extend(k *bigKey) {
+	began := time.Now()
 	out, ok, err := k.copy.Extend(s.l.m.ctx, s.l.src(), k)
+	if took := time.Since(began); took > longAddition {
+		s.mu.Lock()
+		k.rest = time.Now().Add((shareOf - 1) * took)
+		s.mu.Unlock()
+	}
 	if !ok && err == nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -62,8 +62,9 @@ func (b *Big) extendStream(ctx context.Context, src *redis.Client, w Watch) erro
 	if !seen.only(Appended | Trimmed | Deleted | Grouped) {
 		return errMisfit
 	}
+	agree := true
 	if seen&Grouped != 0 {
-		if err := b.regroup(ctx, src, t, s); err != nil {
+		if agree, err = b.regroup(ctx, src, t, s); err != nil {
 			return err
 		}
 	}
@@ -80,7 +81,11 @@ func (b *Big) extendStream(ctx context.Context, src *redis.Client, w Watch) erro
 	if !seen.only(Appended | Trimmed | Deleted | Grouped) {
 		return errMisfit
 	}
-	if before == after && after == last {
+	switch {
+	case before != after || after != last: // the key is marked again, so nobody takes it for settled
+	case !agree:
+		return errMisfit
+	default:
 		w.Settle(last)
 	}
 	return nil
@@ -129,39 +134,41 @@ func (b *Big) shorten(ctx context.Context, t *temp, s stream) error {
 	return nil
 }
 
-// regroup writes the groups anew. What is pending although its entry is gone
-// cannot be written in place (see findGhosts): then the whole is copied.
-func (b *Big) regroup(ctx context.Context, src *redis.Client, t *temp, s stream) error {
+// regroup writes the groups anew and reports whether as much is pending in them as
+// on the source. What is pending although its entry is gone cannot be written in
+// place, see findGhosts.
+func (b *Big) regroup(ctx context.Context, src *redis.Client, t *temp, s stream) (agree bool, err error) {
 	var all int64
 	for _, g := range s.groups {
 		all += g.pending
 	}
 	if all > pendingMost {
-		return errMisfit
+		return false, errMisfit
 	}
 	var old []group
-	err := b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
+	err = b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
 		have, err := readStream(ctx, dst, b.key)
 		old = have.groups
 		return err
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, g := range old {
 		if g.pending > pendingMost {
-			return errMisfit
+			return false, errMisfit
 		}
 		if err := t.write(ctx, 0, []any{"XGROUP", "DESTROY", b.key, g.name}); err != nil {
-			return err
+			return false, err
 		}
 	}
 	for _, g := range s.groups {
 		if err := copyGroup(ctx, src, b.key, t, g); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
+	agree = true
+	err = b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
 		have, err := readStream(ctx, dst, b.key)
 		if err != nil {
 			return err
@@ -171,10 +178,9 @@ func (b *Big) regroup(ctx context.Context, src *redis.Client, t *temp, s stream)
 			pending[g.name] = g.pending
 		}
 		for _, g := range s.groups {
-			if pending[g.name] != g.pending {
-				return errMisfit
-			}
+			agree = agree && pending[g.name] == g.pending
 		}
 		return nil
 	})
+	return agree, err
 }
