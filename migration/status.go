@@ -139,7 +139,6 @@ func (m *Migration) Status() Status {
 		s.Dirty, s.LagMS, s.Gaps, s.Resync = p.Dirty, ms(p.Lag), p.Gaps, p.Reason
 		s.Errors = append(s.Errors, p.Errors...)
 		scan = mi.Throttle().Status()
-		s.Views = p.Views
 		s.Feed, s.Views = p.Feed, p.Views
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
