@@ -80,14 +80,18 @@ func (s *Set) mark(key string) {
 
 // Claim takes keys that nobody has marked and nobody holds into hand, and
 // returns them: a scan copies those at once, and leaves the others to whoever
-// holds or takes them. The result reuses keys' memory.
+// takes them. Those in hand count as marked: what is being written of them may
+// have been read before whatever the scan makes up for. The result reuses keys' memory.
 func (s *Set) Claim(keys []string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	mine := keys[:0]
 	for _, k := range keys {
-		_, hash, known := s.keys.find(k)
+		id, hash, known := s.keys.find(k)
 		if known {
+			if e := s.keys.at(id); e.state == held {
+				e.state, e.again = stale, s.keys.now()
+			}
 			continue
 		}
 		s.keys.take(s.keys.add(k, hash, held))

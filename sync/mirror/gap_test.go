@@ -1,0 +1,77 @@
+package mirror_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/sync/mirror"
+)
+
+// A key that was read before a gap and is not written yet when the scan after it
+// comes by must be read again: nobody was told of its change.
+func TestScanAfterAGapDoesNotTrustWhatIsUnderWay(t *testing.T) {
+	src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
+	link := redistest.NewLink(t, src.Addr())
+	w := &world{src: src, dst: redistest.Start(t)}
+	w.connect(t, link.Addr(), w.dst.Addr(), func(c *mirror.Config) { c.Timeout = 20 * time.Second })
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+
+	pairs := func(value string) (list []any) {
+		for i := range 200 {
+			list = append(list, fmt.Sprintf("k:%d", i), value)
+		}
+		return list
+	}
+	before := dumps(t, w)
+	ok(t, w.dst.Stop())
+	ok(t, src.Client(0).MSet(t.Context(), pairs("old")...).Err())
+	// Some are read, and their copies wait in the target's sockets.
+	redistest.Eventually(t, 10*time.Second, func() error {
+		if calls := dumps(t, w) - before; calls < 20 {
+			return fmt.Errorf("%d DUMPs", calls)
+		}
+		return nil
+	}, "read")
+	link.Refuse(true)
+	link.Cut()
+	w.awaitState(t, mirror.Resync)
+	ok(t, src.Client(0).MSet(t.Context(), pairs("new")...).Err())
+	link.Refuse(false)
+	redistest.Eventually(t, 10*time.Second, func() error {
+		if w.m.Progress().Databases[0].Scanned == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	}, "the scan has come by")
+	ok(t, w.dst.Cont())
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	w.mustBeEqual(t)
+}
+
+// dumps says how often the source was asked for k:… by DUMP.
+func dumps(t *testing.T, w *world) int {
+	t.Helper()
+	text, err := w.src.Client(0).Info(t.Context(), "commandstats").Result()
+	ok(t, err)
+	n := 0
+	if i := indexAfter(text, "cmdstat_dump:calls="); i >= 0 {
+		_, err = fmt.Sscanf(text[i:], "%d", &n)
+		ok(t, err)
+	}
+	return n
+}
+
+func indexAfter(text, what string) int {
+	for i := 0; i+len(what) <= len(text); i++ {
+		if text[i:i+len(what)] == what {
+			return i + len(what)
+		}
+	}
+	return -1
+}
