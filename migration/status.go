@@ -30,10 +30,15 @@ type Status struct {
 
 	Throttle throttle.Status `json:"throttle"` // of scans
 
-	Dirty  int     `json:"dirty"`  // keys whose copy is stale, all databases
-	LagMS  float64 `json:"lag_ms"` // of the newest heartbeat, write to read back
-	Gaps   int     `json:"gaps"`   // times that changes may have been missed, since the start
-	Resync string  `json:"resync"` // why the databases are scanned again, or ""
+	Dirty int     `json:"dirty"`  // keys whose copy is stale, all databases
+	LagMS float64 `json:"lag_ms"` // of the newest heartbeat, write to read back
+	// LagP50MS and LagP99MS are percentiles of the latest 300 heartbeats, OldestMS the
+	// age of the oldest change that is not yet on the other server.
+	LagP50MS float64 `json:"lag_p50_ms"`
+	LagP99MS float64 `json:"lag_p99_ms"`
+	OldestMS float64 `json:"oldest_change_ms"`
+	Gaps     int     `json:"gaps"`   // times that changes may have been missed, since the start
+	Resync   string  `json:"resync"` // why the databases are scanned again, or ""
 
 	// Feed is what tells of changes: notifications or tracking.
 	Feed string `json:"feed,omitempty"`
@@ -48,18 +53,20 @@ type Status struct {
 
 // DatabaseStatus is one database's progress.
 type DatabaseStatus struct {
-	Source  int     `json:"source"` // database numbers
-	Target  int     `json:"target"`
-	Total   int64   `json:"total"`   // keys, at the beginning of the current scan
-	Scanned int64   `json:"scanned"` // keys, by the current scan
-	Copied  int64   `json:"copied"`  // since the sidecar started, scan and changes
-	Removed int64   `json:"removed"`
-	Bytes   int64   `json:"bytes"`
-	Dirty   int     `json:"dirty"`
-	Percent float64 `json:"percent"`
-	Rate    float64 `json:"keys_per_second"`
-	ETA     float64 `json:"eta_seconds"`
-	Done    bool    `json:"done"` // nothing is left to scan
+	Source   int     `json:"source"` // database numbers
+	Target   int     `json:"target"`
+	Total    int64   `json:"total"`   // keys, at the beginning of the current scan
+	Scanned  int64   `json:"scanned"` // keys, by the current scan
+	Copied   int64   `json:"copied"`  // since the sidecar started, scan and changes
+	Removed  int64   `json:"removed"`
+	Bytes    int64   `json:"bytes"`
+	Dirty    int     `json:"dirty"`
+	InFlight int     `json:"in_flight"`        // of the dirty ones, and of a scan's, being copied now
+	OldestMS float64 `json:"oldest_change_ms"` // age of the oldest change that is not yet copied
+	Percent  float64 `json:"percent"`
+	Rate     float64 `json:"keys_per_second"`
+	ETA      float64 `json:"eta_seconds"`
+	Done     bool    `json:"done"` // nothing is left to scan
 }
 
 // BigKeyStatus is a big key that is being copied, or waits for it.
@@ -137,6 +144,7 @@ func (m *Migration) Status() Status {
 	} else {
 		p := mi.Progress()
 		s.Dirty, s.LagMS, s.Gaps, s.Resync = p.Dirty, ms(p.Lag), p.Gaps, p.Reason
+		s.LagP50MS, s.LagP99MS, s.OldestMS = ms(p.Recent.P50), ms(p.Recent.P99), ms(p.Oldest)
 		s.Errors = append(s.Errors, p.Errors...)
 		scan = mi.Throttle().Status()
 		s.Feed, s.Views = p.Feed, p.Views
@@ -162,7 +170,7 @@ func (m *Migration) Status() Status {
 func databaseStatus(d mirror.Database, side router.Side) DatabaseStatus {
 	st := DatabaseStatus{
 		Source: d.From, Target: d.To, Total: d.Total, Scanned: d.Scanned, Copied: d.Copied, Removed: d.Removed,
-		Bytes: d.Bytes, Dirty: d.Dirty, Percent: d.Percent(), Rate: d.Rate(), ETA: d.ETA().Seconds(), Done: d.ScanComplete,
+		Bytes: d.Bytes, Dirty: d.Dirty, InFlight: d.InHand, OldestMS: ms(d.Oldest), Percent: d.Percent(), Rate: d.Rate(), ETA: d.ETA().Seconds(), Done: d.ScanComplete,
 	}
 	if side == router.Target { // the mirror runs the other way
 		st.Source, st.Target = d.To, d.From
@@ -187,7 +195,10 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 	}
 	p := mi.Progress()
 	switch p.State {
-	case mirror.Live:
+	case mirror.Live, mirror.Behind:
+		if p.Oldest > max(p.Lag, m.cfg.Cutover.MaxLag) { // the heartbeat is in one database only
+			out = append(out, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Oldest.Round(time.Millisecond), m.cfg.Cutover.MaxLag))
+		}
 	case mirror.Copying:
 		out = append(out, "the first copy is under way: "+percents(p.Databases))
 	case mirror.Resync:

@@ -52,7 +52,7 @@ func renderStatus(st admin.StatusReply, width int) string {
 		line("fence", "up on the server that is not in use: "+fenceWords(migration.FenceLevel(st.Fence)))
 	}
 	if !st.Phase.Ended() {
-		line("lag", fmt.Sprintf("%s, %s dirty", millis(st.LagMS), plural(st.Dirty, "key")))
+		line("lag", lagLine(st.Status))
 	}
 	if t := st.Throttle; t != (throttle.Status{}) && scanning(st.Databases) {
 		line("throttle", throttleText(t))

@@ -6,8 +6,25 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
+
+// lagLine says how far the other server is behind.
+func lagLine(st migration.Status) string {
+	text := millis(st.LagMS)
+	if st.LagP99MS > 0 {
+		text += fmt.Sprintf(" (p50 %s, p99 %s)", millis(st.LagP50MS), millis(st.LagP99MS))
+	}
+	text += ", " + plural(st.Dirty, "key") + " dirty"
+	if st.OldestMS > 0 {
+		text += ", the oldest change " + millis(st.OldestMS)
+	}
+	if st.Feed == mirror.FeedTracking {
+		text += ", by CLIENT TRACKING"
+	}
+	return text
+}
 
 // viewLines tell how the notifications and the proxy's own view differ.
 func viewLines(v mirror.Views) []string {

@@ -13,7 +13,8 @@ import (
 // copied and can be read on To, and measures how long that takes.
 type heartbeat struct {
 	mu     sync.Mutex
-	out    []beat        // written and not read back yet, oldest first
+	out    []beat // written and not read back yet, oldest first
+	recent recentLags
 	lag    time.Duration // of the newest beat that arrived
 	seen   bool          // the event of the newest beat arrived
 	missed int           // beats in a row without their event
@@ -88,6 +89,7 @@ func (h *heartbeat) arrived(seq int64, now time.Time) {
 	for n < len(h.out) && h.out[n].seq <= seq {
 		if h.out[n].seq == seq {
 			h.lag = now.Sub(h.out[n].sent)
+			h.recent.add(h.lag)
 		}
 		n++
 	}
@@ -99,6 +101,12 @@ func (h *heartbeat) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.out = nil
+}
+
+func (h *heartbeat) lags() Lags {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.recent.percentiles()
 }
 
 // waiting reports whether a beat is under way.

@@ -15,6 +15,7 @@ const (
 	Idle    State = "idle"    // not following
 	Copying State = "copying" // the first scan is under way
 	Live    State = "live"    // everything was scanned, the feed is proved
+	Behind  State = "behind"  // … but To has been without some change for too long
 	Resync  State = "resync"  // changes may have been missed, a scan makes up for it
 )
 
@@ -26,10 +27,14 @@ type Progress struct {
 	Databases []Database
 	Big       []BigKey // at hand, some of each database
 	Dirty     int
-	Lag       time.Duration
-	Errors    []Error
-	Feed      string // FeedNotifications or FeedTracking
-	Views     Views  // how the notifications and the proxy's own view differ
+	Lag       time.Duration // of the newest heartbeat, or how long one has been on its way
+	Recent    Lags          // of the latest heartbeats
+	// Oldest is the age of the oldest change that is not yet on To, 0 when there is
+	// none that is known.
+	Oldest time.Duration
+	Errors []Error
+	Feed   string // FeedNotifications or FeedTracking
+	Views  Views  // how the notifications and the proxy's own view differ
 }
 
 // Database is the progress of one database. From and To are server-side numbers.
@@ -38,7 +43,9 @@ type Database struct {
 	Total, Scanned  int64 // of the current scan, keys
 	Copied, Removed int64 // since the mirror began
 	Bytes           int64
-	Dirty           int
+	Dirty           int           // in hand or waiting for it
+	InHand          int           // being copied
+	Oldest          time.Duration // age of the oldest change that is not yet on To
 	ScanComplete    bool
 	Elapsed         time.Duration // of the current or last scan
 }
@@ -71,6 +78,10 @@ func (d Database) ETA() time.Duration {
 	return time.Duration(float64(d.Total-d.Scanned) / r * float64(time.Second))
 }
 
+// liveAge is how old the oldest change that To is without may be in a mirror that
+// calls itself live; the rest is for whoever looks at Oldest.
+const liveAge = 5 * time.Second
+
 // Progress returns the present account.
 func (m *Mirror) Progress() Progress {
 	m.mu.Lock()
@@ -87,9 +98,10 @@ func (m *Mirror) Progress() Progress {
 		p.Big = append(p.Big, big...)
 		p.Databases = append(p.Databases, d)
 		p.Dirty += d.Dirty
+		p.Oldest = max(p.Oldest, d.Oldest)
 		complete = complete && d.ScanComplete
 	}
-	p.Lag = m.beat.Lag()
+	p.Lag, p.Recent = m.beat.Lag(), m.beat.lags()
 	p.Errors = m.errs.list()
 	p.Views = m.views.progress()
 	switch {
@@ -101,6 +113,9 @@ func (m *Mirror) Progress() Progress {
 		p.State = Copying
 	default:
 		p.State = Live
+		if max(p.Oldest, p.Lag) > max(liveAge, 5*m.cfg.Heartbeat) {
+			p.State = Behind
+		}
 		m.mu.Lock()
 		if m.reason == p.Reason { // the gap is closed
 			m.reason = ""
@@ -117,7 +132,7 @@ func (l *lane) progress() Database {
 		From: l.from, To: l.to,
 		Total: l.count.total.Load(), Scanned: l.count.scanned.Load(),
 		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Bytes: l.count.bytes.Load() + under,
-		Dirty: l.dirty.Len(), ScanComplete: l.scanComplete(),
+		Dirty: l.dirty.Len(), InHand: l.dirty.InHand(), Oldest: l.dirty.Age(), ScanComplete: l.scanComplete(),
 	}
 	if start := l.count.scanStart.Load(); start > 0 {
 		end := l.count.scanEnd.Load()

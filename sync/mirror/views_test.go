@@ -66,6 +66,7 @@ func TestWritesPastTheProxyAreShown(t *testing.T) {
 	// What expires was written by nobody.
 	ok(t, w.src.Client(0).Set(t.Context(), "short", 1, 5*time.Millisecond).Err())
 	w.m.Wrote([]mirror.Write{{DB: 0, Key: []byte("short"), Command: "set", Sure: true}})
+	redistest.Eventually(t, 5*time.Second, func() bool { return w.src.Client(0).Exists(t.Context(), "short").Val() == 0 }, "expired")
 	drain(t, w.m)
 	w.mustBeEqual(t)
 }
