@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -77,8 +78,12 @@ func (m *Mirror) proveClasses(ctx context.Context) error {
 	was := m.deaf
 	m.deaf = lacking
 	m.mu.Unlock()
+	instead := lacking != "" && m.cfg.Feed == FeedAuto
+	if instead && errors.As(m.cfg.CheckNotifications(ctx), new(*NotificationsOff)) {
+		instead = false // the server shows its setting: that is put right first, see checkFeed
+	}
 	switch {
-	case lacking != "" && m.cfg.Feed == FeedAuto:
+	case instead:
 		m.track(fmt.Errorf("those of class %s do not arrive", lacking))
 		m.dropFeed() // a gap, which a scan repairs once the other feed is there
 	case lacking != "" && was == "":
