@@ -13,6 +13,7 @@ import (
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
 	"github.com/crossfade/crossfade/sync/pipe"
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 // lane keeps one database of To equal to one database of From.
@@ -22,6 +23,8 @@ type lane struct {
 	dirty    *dirty.Set
 	ways     *pipe.Ways
 	pages    chan task // from the scanner to the workers
+	typed    value.ByType
+	refused  atomic.Int64 // how many jobs go without RESTORE yet, which To refuses
 
 	// scan state. wanted rises with each request; a scan that began at wanted
 	// value n makes the lane as good as n when it ends.

@@ -11,6 +11,13 @@ import (
 	"github.com/crossfade/crossfade/sync/value"
 )
 
+// Where To has refused all of refusedFrom keys or more, the next refusedFor jobs are
+// not tried with RESTORE.
+const (
+	refusedFrom = 16
+	refusedFor  = 256
+)
+
 // task is a number of keys in hand, which were entered into the brake by nobody
 // yet. done, where there is one, is called when they are given back.
 type task struct {
@@ -49,13 +56,26 @@ func (w *worker) run() {
 		if !ok {
 			return
 		}
-		jobs, err := w.pipe.Step(w.l.m.ctx, next)
-		if err != nil {
-			w.failed(jobs, err)
+		if next != nil && w.l.refused.Load() > 0 {
+			w.l.refused.Add(-1)
+			for !w.pipe.Idle() { // what is under way must not wait for as long
+				w.step(nil)
+			}
+			w.withoutRestore(next)
+			continue
 		}
-		for _, j := range jobs {
-			w.settle(j)
-		}
+		w.step(next)
+	}
+}
+
+// step has the pipe take a job, or go on with what is under way.
+func (w *worker) step(next *pipe.Job) {
+	jobs, err := w.pipe.Step(w.l.m.ctx, next)
+	if err != nil {
+		w.failed(jobs, err)
+	}
+	for _, j := range jobs {
+		w.settle(j)
 	}
 }
 
@@ -188,6 +208,13 @@ func (w *worker) settle(j *pipe.Job) {
 			l.m.errs.add("copy", fmt.Errorf("copying database %d from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
 		}
 	}
+	if len(refused) >= refusedFrom && len(good) == 0 {
+		l.refused.Store(refusedFor)
+	}
+	if len(refused) > 0 {
+		more, sick, left := w.smallByType(refused)
+		good, bad, refused = append(good, more...), append(bad, sick...), left
+	}
 	if len(big) > 0 {
 		l.copyBig(big, done != nil)
 	}
@@ -211,7 +238,16 @@ func (w *worker) settle(j *pipe.Job) {
 	}
 }
 
-// byType copies keys one by one that RESTORE does not take.
+// withoutRestore copies a job's keys by type from the start.
+func (w *worker) withoutRestore(j *pipe.Job) {
+	j.Outcomes = make([]value.Outcome, len(j.Keys))
+	for i := range j.Outcomes {
+		j.Outcomes[i].Err = value.ErrRestoreRefused
+	}
+	w.settle(j)
+}
+
+// byType copies keys one by one.
 func (w *worker) byType(keys []string) (good, bad []string) {
 	l := w.l
 	for _, k := range keys {
@@ -233,6 +269,38 @@ func (w *worker) byType(keys []string) (good, bad []string) {
 		}
 	}
 	return good, bad
+}
+
+// smallByType copies those keys that are small, and returns the others as left.
+func (w *worker) smallByType(keys []string) (good, bad, left []string) {
+	l := w.l
+	for len(keys) > 0 {
+		some := keys[:min(len(keys), l.m.cfg.Batch)]
+		keys = keys[len(some):]
+		to := l.m.writer()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
+		outcomes, err := l.typed.Copy(ctx, l.src(), to.pool.DB(l.to), some)
+		cancel()
+		for i, o := range outcomes {
+			switch {
+			case o.Err == nil:
+				l.count.add(o)
+				good = append(good, some[i])
+				continue
+			case errors.Is(o.Err, value.ErrOneByOne):
+				left = append(left, some[i])
+				continue
+			}
+			bad = append(bad, some[i])
+			if l.m.ctx.Err() == nil && (err == nil || i == 0) {
+				l.m.errs.add("copy", fmt.Errorf("copying database %d from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
+			}
+		}
+		if err != nil {
+			l.m.replaceWriter(to)
+		}
+	}
+	return good, bad, left
 }
 
 func (c *counters) add(o value.Outcome) {

@@ -1,0 +1,328 @@
+package value
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	smallMost  = 512       // elements of a key that ByType copies
+	smallBytes = 64 << 10  // of a string
+	smallUsage = 512 << 10 // bytes of memory on the source, where it tells
+)
+
+// ErrOneByOne says that ByType leaves a key to Logical: it is large, a stream, of a
+// type that is not known, or changes just now. Nothing was changed on the target.
+var ErrOneByOne = errors.New("to be copied by itself")
+
+// ByType copies many small keys by type, some hundred with each round trip: for when
+// RESTORE is refused. One serves one direction between two servers, any of their
+// databases, and is safe for concurrent use; a key must not be in two calls at a
+// time. The zero value is ready.
+type ByType struct {
+	old     atomic.Bool // source knows no PEXPIRETIME: before 7.0
+	without atomic.Bool // source knows no expiry of hash fields
+}
+
+// small is a key on its way.
+type small struct {
+	at     int // in keys
+	key    string
+	kind   string
+	step   []*redis.Cmd // MULTI … EXEC
+	elems  []string
+	expire int64
+	fields []int64 // expiries, for a hash that has some
+	cmds   []*redis.Cmd
+}
+
+// Copy brings keys from src to dst as they are at this moment, absolute expiry
+// included; a key that src does not have is removed on dst. Each key changes on dst
+// in one step. Of a hash with fields that expire, value and expiries are read in two
+// steps: one that changes meanwhile ends as a mixture, and is to be copied again.
+//
+// The outcomes are in the order of keys; those with ErrOneByOne are for Logical. An
+// error means that a connection or ctx ended: outcomes whose outcome is unknown
+// carry it.
+func (b *ByType) Copy(ctx context.Context, src, dst *redis.Client, keys []string) ([]Outcome, error) {
+	out := make([]Outcome, len(keys))
+	err := b.copyInto(ctx, src, dst, keys, out)
+	if err != nil {
+		for i := range out {
+			out[i] = Outcome{Err: err}
+		}
+	}
+	return out, err
+}
+
+func (b *ByType) copyInto(ctx context.Context, src, dst *redis.Client, keys []string, out []Outcome) error {
+	kinds := make([]*redis.StatusCmd, len(keys))
+	usage := make([]*redis.Cmd, len(keys))
+	p := src.Pipeline()
+	for i, k := range keys {
+		kinds[i] = p.Type(ctx, k)
+		usage[i] = p.Do(ctx, "MEMORY", "USAGE", k)
+	}
+	if err := exec(ctx, p); err != nil {
+		return fmt.Errorf("asking %s for the types of %d keys: %w", at(src), len(keys), err)
+	}
+	var list []*small
+	for i, k := range keys {
+		out[i].Err = ErrOneByOne
+		if size, err := usage[i].Int64(); kinds[i].Err() != nil || err == nil && size > smallUsage {
+			continue
+		}
+		if kind := kinds[i].Val(); kind == "none" || reading(kind, k) != nil {
+			list = append(list, &small{at: i, key: k, kind: kind})
+		}
+	}
+	list, err := b.read(ctx, src, list)
+	if err != nil {
+		return fmt.Errorf("reading %d keys from %s: %w", len(keys), at(src), err)
+	}
+	if err := writeSmall(ctx, dst, list, out); err != nil {
+		return fmt.Errorf("writing %d keys to %s: %w", len(keys), at(dst), err)
+	}
+	return nil
+}
+
+// reading returns the command that shows a small key whole, nil where there is none.
+func reading(kind, key string) []any {
+	switch kind {
+	case "string":
+		return []any{"GETRANGE", key, 0, smallBytes - 1}
+	case "list":
+		return []any{"LRANGE", key, 0, smallMost - 1}
+	case "set":
+		return []any{"SSCAN", key, 0, "COUNT", smallMost}
+	case "zset":
+		return []any{"ZSCAN", key, 0, "COUNT", smallMost}
+	case "hash":
+		return []any{"HSCAN", key, 0, "COUNT", smallMost}
+	}
+	return nil
+}
+
+// read reads value and expiry of each key as one step, and returns those that it has
+// whole.
+func (b *ByType) read(ctx context.Context, src *redis.Client, list []*small) ([]*small, error) {
+	old := b.old.Load()
+	p := src.Pipeline()
+	for _, s := range list {
+		if s.kind == "none" {
+			continue
+		}
+		s.step = []*redis.Cmd{p.Do(ctx, "MULTI"), p.Do(ctx, reading(s.kind, s.key)...)}
+		if old {
+			s.step = append(s.step, p.Do(ctx, "PTTL", s.key), p.Do(ctx, "TIME"))
+		} else {
+			s.step = append(s.step, p.Do(ctx, "PEXPIRETIME", s.key))
+		}
+		s.step = append(s.step, p.Do(ctx, "EXEC"))
+	}
+	if err := exec(ctx, p); err != nil {
+		return nil, err
+	}
+	whole := list[:0]
+	for _, s := range list {
+		if s.kind == "none" {
+			whole = append(whole, s)
+			continue
+		}
+		if !old && unknownCommand(s.step[2].Err()) {
+			b.old.Store(true)
+			continue // this once by itself
+		}
+		if s.parse() {
+			whole = append(whole, s)
+		}
+	}
+	return b.fieldExpiries(ctx, src, whole)
+}
+
+// parse reads the answers to MULTI … EXEC. False is a key that is not small, not
+// whole, or not to be read.
+func (s *small) parse() bool {
+	for _, c := range s.step {
+		if c.Err() != nil {
+			return false
+		}
+	}
+	res, err := s.step[len(s.step)-1].Slice()
+	if err != nil || len(res) < 2 {
+		return false
+	}
+	ok := true
+	if len(res) == 3 {
+		s.expire, err = absolute(res[1], res[2])
+		ok = err == nil
+	} else {
+		s.expire, ok = res[1].(int64)
+	}
+	if !ok {
+		return false
+	}
+	if s.expire == noKey {
+		s.kind = "none"
+		return true
+	}
+	switch v := res[0].(type) {
+	case string:
+		s.elems = []string{v}
+		return s.kind == "string" && len(v) < smallBytes
+	case []any:
+		if s.kind == "list" {
+			s.elems, err = texts(v)
+			return err == nil && len(v) > 0 && len(v) < smallMost
+		}
+		if len(v) != 2 || text(v[0]) != "0" {
+			return false
+		}
+		s.elems, err = texts(v[1])
+		return err == nil && len(s.elems) > 0
+	}
+	return false
+}
+
+// fieldExpiries asks for those of the hashes. Without an answer for a hash it is left
+// out.
+func (b *ByType) fieldExpiries(ctx context.Context, src *redis.Client, list []*small) ([]*small, error) {
+	if b.without.Load() {
+		return list, nil
+	}
+	p := src.Pipeline()
+	asked := make(map[*small]*redis.Cmd)
+	for _, s := range list {
+		if s.kind != "hash" {
+			continue
+		}
+		args := make([]any, 0, 4+len(s.elems)/2)
+		args = append(args, "HPEXPIRETIME", s.key, "FIELDS", strconv.Itoa(len(s.elems)/2))
+		for i := 0; i+1 < len(s.elems); i += 2 {
+			args = append(args, s.elems[i])
+		}
+		asked[s] = p.Do(ctx, args...)
+	}
+	if err := exec(ctx, p); err != nil {
+		return nil, err
+	}
+	whole := list[:0]
+	for _, s := range list {
+		c := asked[s]
+		switch {
+		case c == nil:
+		case unknownCommand(c.Err()):
+			b.without.Store(true)
+		default:
+			at, err := c.Slice()
+			if err != nil || len(at) != len(s.elems)/2 {
+				continue
+			}
+			for i, v := range at {
+				if ms, _ := v.(int64); ms > 0 {
+					if s.fields == nil {
+						s.fields = make([]int64, len(at))
+					}
+					s.fields[i] = ms
+				}
+			}
+		}
+		whole = append(whole, s)
+	}
+	return whole, nil
+}
+
+// writeSmall puts the keys into place in one round trip, each in one step. The old
+// value goes first, so that none of its elements stay.
+func writeSmall(ctx context.Context, dst *redis.Client, list []*small, out []Outcome) error {
+	p := dst.Pipeline()
+	for _, s := range list {
+		do := func(args ...any) { s.cmds = append(s.cmds, p.Do(ctx, args...)) }
+		switch {
+		case s.kind == "none":
+			do("UNLINK", s.key)
+		case s.kind == "string" && s.expire == noExpiry:
+			do("SET", s.key, s.elems[0])
+		default:
+			do("MULTI")
+			s.put(do)
+			if s.expire != noExpiry {
+				do("PEXPIREAT", s.key, s.expire)
+			}
+			do("EXEC")
+		}
+	}
+	if err := exec(ctx, p); err != nil {
+		return err
+	}
+	for _, s := range list {
+		out[s.at] = s.outcome()
+		if err := out[s.at].Err; err != nil && !errors.Is(err, ErrOneByOne) {
+			out[s.at].Err = fmt.Errorf("writing %s key %q to %s: %w", s.kind, s.key, at(dst), err)
+		}
+	}
+	return nil
+}
+
+// put says what makes the value. SET removes an old one by itself, of any type.
+func (s *small) put(do func(args ...any)) {
+	if s.kind != "string" {
+		do("UNLINK", s.key)
+	}
+	switch s.kind {
+	case "string":
+		do("SET", s.key, s.elems[0])
+	case "list":
+		do(anys(s.elems, "RPUSH", s.key)...)
+	case "set":
+		do(anys(s.elems, "SADD", s.key)...)
+	case "zset":
+		args := make([]any, 2, 2+len(s.elems))
+		args[0], args[1] = "ZADD", s.key
+		for i := 0; i+1 < len(s.elems); i += 2 {
+			args = append(args, s.elems[i+1], s.elems[i])
+		}
+		do(args...)
+	case "hash":
+		do(anys(s.elems, "HSET", s.key)...)
+		for i, ms := range s.fields {
+			if ms > 0 {
+				do("HPEXPIREAT", s.key, ms, "FIELDS", 1, s.elems[2*i])
+			}
+		}
+	}
+}
+
+// outcome reads the answers. A command that the target does not know makes it run
+// none of them, and Logical knows what to do then.
+func (s *small) outcome() Outcome {
+	for _, c := range s.cmds {
+		switch err := c.Err(); {
+		case err == nil || errors.Is(err, redis.Nil):
+		case unknownCommand(err):
+			return Outcome{Err: ErrOneByOne}
+		default:
+			return Outcome{Err: classify(err)}
+		}
+	}
+	if s.kind == "none" {
+		return Outcome{Removed: true}
+	}
+	if s.cmds[len(s.cmds)-1].Name() == "exec" {
+		res, err := s.cmds[len(s.cmds)-1].Slice()
+		if err != nil {
+			return Outcome{Err: err}
+		}
+		for _, r := range res {
+			if err, ok := r.(error); ok {
+				return Outcome{Err: classify(err)}
+			}
+		}
+	}
+	return Outcome{Copied: true, Bytes: sum(s.elems)}
+}
