@@ -13,7 +13,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync suites e2e-long big chaos clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync versions suites e2e-long big big chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -97,6 +97,11 @@ bench-sync: ## measure how fast a full copy is, and how late a change arrives; R
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./bench -crossfade bin/crossfade -sync -check
 	$(GO) run ./bench -crossfade bin/crossfade -lag -check
+
+versions: ## run what hangs on the server against other versions: CROSSFADE_SERVERS, or Debian's
+	scripts/deps.sh servers
+	@mkdir -p bin
+	GO="$(GO)" scripts/versions.sh
 
 suites: ## run the suites of Redis and its clients through the proxy, and compare
 	@$(MAKE) --no-print-directory run-suites

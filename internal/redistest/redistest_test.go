@@ -226,6 +226,24 @@ func TestMissingServerSaysWhatToDo(t *testing.T) {
 	}
 }
 
+func TestProgramsAreNamed(t *testing.T) {
+	t.Setenv("CROSSFADE_SERVERS", "")
+	if all, err := redistest.Programs(); err != nil || len(all) != 0 {
+		t.Errorf("without the variable: %v, %v", all, err)
+	}
+	t.Setenv("CROSSFADE_SERVERS", " one=/bin/sh, two=sh ,")
+	all, err := redistest.Programs()
+	if err != nil || len(all) != 2 || all[0] != (redistest.Program{Name: "one", Path: "/bin/sh"}) || all[1].Name != "two" {
+		t.Errorf("two: %v, %v", all, err)
+	}
+	for _, wrong := range []string{"/bin/sh", "=/bin/sh", "one=/nowhere/redis-server"} {
+		t.Setenv("CROSSFADE_SERVERS", wrong)
+		if _, err := redistest.Programs(); err == nil || !strings.Contains(err.Error(), "CROSSFADE_SERVERS") {
+			t.Errorf("%q: %v", wrong, err)
+		}
+	}
+}
+
 func TestEventuallyGivesUp(t *testing.T) {
 	s := &stub{TB: t}
 	redistest.Eventually(s, 10*time.Millisecond, func() error { return errors.New("reason") }, "thing %d", 7)

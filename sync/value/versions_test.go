@@ -3,8 +3,6 @@ package value
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,16 +11,19 @@ import (
 	"github.com/crossfade/crossfade/internal/redistest"
 )
 
-// CROSSFADE_TEST_SERVERS lists further server programs, separated as in PATH.
-// Every pair of them and the usual redis-server is tried both ways.
+// CROSSFADE_SERVERS names further server programs, see redistest.Programs. Every pair
+// of them and the usual redis-server is tried both ways.
 func TestAcrossVersions(t *testing.T) {
-	list := filepath.SplitList(os.Getenv("CROSSFADE_TEST_SERVERS"))
+	list, err := redistest.Programs()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(list) == 0 {
-		t.Skip("CROSSFADE_TEST_SERVERS is not set")
+		t.Skip("CROSSFADE_SERVERS is not set")
 	}
 	servers := []*redistest.Server{redistest.Start(t)}
-	for _, path := range list {
-		servers = append(servers, redistest.Start(t, redistest.WithBinary(path)))
+	for _, p := range list {
+		servers = append(servers, redistest.Start(t, redistest.WithBinary(p.Path)))
 	}
 	for i, s := range servers {
 		src := s.Client(0)
