@@ -157,7 +157,7 @@ func (s *small) parse() bool {
 	if err != nil || len(res) < 2 {
 		return false
 	}
-	ok := true
+	var ok bool
 	if len(res) == 3 {
 		s.expire, err = absolute(res[1], res[2])
 		ok = err == nil
