@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -138,7 +139,9 @@ func (c *sidecar) start(failpoints string) {
 	defer func() { _ = log.Close() }()
 	cmd := exec.Command(binary, c.args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "CROSSFADE_FAILPOINT="+failpoints)
+	// The program takes no variable of its name that it does not know.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CROSSFADE_SERVERS=") })
+	cmd.Env = append(cmd.Env, "CROSSFADE_FAILPOINT="+failpoints)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	exited := make(chan error, 1)
 	started := make(chan error)
