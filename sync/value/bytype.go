@@ -34,7 +34,8 @@ type small struct {
 	at     int // in keys
 	key    string
 	kind   string
-	step   []*redis.Cmd // MULTI … EXEC
+	left   []*redis.Cmd // what tells the expiry
+	value  *redis.Cmd
 	elems  []string
 	expire int64
 	fields []int64 // expiries, for a hash that has some
@@ -43,8 +44,9 @@ type small struct {
 
 // Copy brings keys from src to dst as they are at this moment, absolute expiry
 // included; a key that src does not have is removed on dst. Each key changes on dst
-// in one step. Of a hash with fields that expire, value and expiries are read in two
-// steps: one that changes meanwhile ends as a mixture, and is to be copied again.
+// in one step. On src expiry and value are read in two, since MULTI and EXEC would be
+// as much work as both: a key that changes meanwhile ends as a mixture, and is to be
+// copied again by who has seen the change.
 //
 // The outcomes are in the order of keys; those with ErrOneByOne are for Logical. An
 // error means that a connection or ctx ended: outcomes whose outcome is unknown
@@ -108,73 +110,60 @@ func reading(kind, key string) []any {
 	return nil
 }
 
-// read reads value and expiry of each key as one step, and returns those that it has
-// whole.
+// read reads expiry and value of each key, and returns those that it has whole.
 func (b *ByType) read(ctx context.Context, src *redis.Client, list []*small) ([]*small, error) {
 	old := b.old.Load()
 	p := src.Pipeline()
 	for _, s := range list {
-		if s.kind == "none" {
+		switch {
+		case s.kind == "none":
 			continue
+		case old:
+			s.left = []*redis.Cmd{p.Do(ctx, "MULTI"), p.Do(ctx, "PTTL", s.key), p.Do(ctx, "TIME"), p.Do(ctx, "EXEC")}
+		default:
+			s.left = []*redis.Cmd{p.Do(ctx, "PEXPIRETIME", s.key)}
 		}
-		s.step = []*redis.Cmd{p.Do(ctx, "MULTI"), p.Do(ctx, reading(s.kind, s.key)...)}
-		if old {
-			s.step = append(s.step, p.Do(ctx, "PTTL", s.key), p.Do(ctx, "TIME"))
-		} else {
-			s.step = append(s.step, p.Do(ctx, "PEXPIRETIME", s.key))
-		}
-		s.step = append(s.step, p.Do(ctx, "EXEC"))
+		s.value = p.Do(ctx, reading(s.kind, s.key)...)
 	}
 	if err := exec(ctx, p); err != nil {
 		return nil, err
 	}
 	whole := list[:0]
 	for _, s := range list {
-		if s.kind == "none" {
-			whole = append(whole, s)
-			continue
-		}
-		if !old && unknownCommand(s.step[2].Err()) {
+		if s.kind != "none" && !old && unknownCommand(s.left[0].Err()) {
 			b.old.Store(true)
 			continue // this once by itself
 		}
-		if s.parse() {
+		if s.kind == "none" || s.parse() {
 			whole = append(whole, s)
 		}
 	}
 	return b.fieldExpiries(ctx, src, whole)
 }
 
-// parse reads the answers to MULTI … EXEC. False is a key that is not small, not
-// whole, or not to be read.
+// parse reads the answers. False is a key that is not small, not whole, or not to be
+// read.
 func (s *small) parse() bool {
-	for _, c := range s.step {
-		if c.Err() != nil {
-			return false
-		}
-	}
-	res, err := s.step[len(s.step)-1].Slice()
-	if err != nil || len(res) < 2 {
+	answer, err := s.left[len(s.left)-1].Result()
+	if err != nil || s.value.Err() != nil {
 		return false
 	}
-	var ok bool
-	if len(res) == 3 {
-		s.expire, err = absolute(res[1], res[2])
-		ok = err == nil
-	} else {
-		s.expire, ok = res[1].(int64)
+	ok := true
+	if two, transaction := answer.([]any); !transaction {
+		s.expire, ok = answer.(int64)
+	} else if ok = len(two) == 2; ok {
+		s.expire, err = absolute(two[0], two[1])
 	}
-	if !ok {
+	if !ok || err != nil {
 		return false
 	}
-	if s.expire == noKey {
-		s.kind = "none"
-		return true
+	if s.expire == noKey { // it has gone since
+		return false
 	}
-	switch v := res[0].(type) {
+	switch v := s.value.Val().(type) {
 	case string:
 		s.elems = []string{v}
-		return s.kind == "string" && len(v) < smallBytes
+		return s.kind == "string" && v != "" && len(v) < smallBytes // "" may be one that has gone
 	case []any:
 		if s.kind == "list" {
 			s.elems, err = texts(v)
