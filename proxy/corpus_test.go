@@ -290,10 +290,15 @@ func (s stage) clear(t testing.TB) {
 	}
 }
 
-func corpusServer(c *redistest.Config) {
+// withDebug lets DEBUG be used, as it always may before 7.0.
+func withDebug(c *redistest.Config) {
 	if !older(programVersion(), 7, 0) {
 		redistest.WithConfig("enable-debug-command", "yes")(c)
 	}
+}
+
+func corpusServer(c *redistest.Config) {
+	withDebug(c)
 	redistest.WithConfig("slowlog-log-slower-than", "-1")(c)
 }
 

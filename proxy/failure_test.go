@@ -139,9 +139,12 @@ func TestServerMoves(t *testing.T) {
 }
 
 func TestServerIsLoading(t *testing.T) {
+	if older(programVersion(), 7, 0) {
+		t.Skip("this server cannot be made to load slowly enough")
+	}
 	eachMode(t, func(t *testing.T, mode setting) {
 		source := redistest.Start(t, redistest.WithAOF(), redistest.WithConfig("key-load-delay", "2000"),
-			redistest.WithConfig("loading-process-events-interval-bytes", "1024"), redistest.WithConfig("enable-debug-command", "yes"))
+			redistest.WithConfig("loading-process-events-interval-bytes", "1024"), withDebug)
 		w := newWorldOn(t, source, redistest.Start(t), mode)
 		w.do(router.Source, 0, "DEBUG", "POPULATE", "1000")
 		w.do(router.Source, 0, "CONFIG", "SET", "auto-aof-rewrite-percentage", "0")
@@ -272,7 +275,7 @@ func TestUpstreamTimeout(t *testing.T) {
 // connection may be silent: everybody waits, nobody is closed.
 func TestSlowCommandsAreNotCut(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode setting) {
-		source := redistest.Start(t, redistest.WithConfig("enable-debug-command", "yes"))
+		source := redistest.Start(t, withDebug)
 		w := newWorldOn(t, source, redistest.Start(t), mode, func(c *Config) { c.UpstreamTimeout = time.Minute })
 		waits, sleeps := w.client(), w.client()
 		waits.want("INCR a", ":1\r\n")

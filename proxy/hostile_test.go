@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -125,6 +126,27 @@ func heapPeak() func() uint64 {
 
 func echoMarker() []byte { return words("ECHO", marker) }
 
+// otherwise reports whether the server takes an input otherwise than the proxy, which goes
+// by Redis: Valkey 9 has words end where a quotation does, and 9.1 wants true line ends.
+func otherwise(in string) bool {
+	return !older(programVersion(), 9, 0) && (strings.Contains(in, "'a'b") || strings.Contains(in, "\"a\"\"b\"") || strings.Contains(in, "*1\rx"))
+}
+
+// TestLineEnds has a client end lines with what Redis takes for line ends, while
+// another one has commands in flight on the same connection.
+func TestLineEnds(t *testing.T) {
+	bothWays(t, func(t *testing.T, shared setting) {
+		w := newWorld(t, shared)
+		defer w.bystander()()
+		c := w.client()
+		for range 200 {
+			c.write([]byte("*1\rx$4\rxPING..*2\r\x00$4\r\rECHO\n\n$1\r$x  "))
+			c.expect("+PONG\r\n")
+			c.expect("$1\r\nx\r\n")
+		}
+	})
+}
+
 func TestHostileBytes(t *testing.T) {
 	ping := "*1\r\n$4\r\nPING\r\n"
 	inputs := []string{
@@ -143,6 +165,7 @@ func TestHostileBytes(t *testing.T) {
 		"ECHO " + strings.Repeat("x", 60_000) + "\r\n", "*2\r\n$4\r\nECHO\r\n$70000\r\n" + strings.Repeat("\r", 70_000) + "\r\n", "PING\x00\r\n"[:4] + "\r\n",
 		"%1\r\n$1\r\na\r\n$1\r\nb\r\n", "EVAL \"local t = 1 for i = 1, 6 do t = {t} end return t\" 0\r\n",
 	}
+	inputs, valid = slices.DeleteFunc(inputs, otherwise), slices.DeleteFunc(valid, otherwise)
 	for c := range 256 {
 		if c != '$' && c != '\r' && c != 0 { // what is behind a zero byte Redis does not see
 			inputs = append(inputs, "*1\r\n"+string([]byte{byte(c)})+"1\r\n")

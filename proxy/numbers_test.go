@@ -208,7 +208,7 @@ func TestSlowLog(t *testing.T) {
 	const secret = "s3cr3t-value"
 	for _, shared := range []bool{true, false} {
 		t.Run(fmt.Sprintf("shared=%v", shared), func(t *testing.T) {
-			source := redistest.Start(t, redistest.WithConfig("enable-debug-command", "yes"))
+			source := redistest.Start(t, withDebug)
 			w := newWorldOn(t, source, redistest.Start(t), func(c *Config) {
 				c.Shared, c.SlowLogEntries, c.SlowLogSlowerThan = shared, 4, 150*time.Millisecond
 			})
