@@ -65,7 +65,7 @@ func needs(key string) []need {
 		{at: roleBoth, args: a("PEXPIRETIME", other), since: v7},
 		{at: roleBoth, args: a("CLIENT", "LIST"), sub: true},
 		{at: roleBoth, args: a("CLIENT", "SETNAME", "crossfade:preflight"), sub: true, noTry: true},
-		{at: roleBoth, args: a("CLIENT", "KILL", "ID", 0), sub: true, why: back},
+		{at: roleBoth, args: a("CLIENT", "KILL", "ID", nobody), sub: true, why: back},
 		{at: roleBoth, args: a("CLIENT", "UNBLOCK", 0, "ERROR"), sub: true, why: back},
 		{at: roleBoth, args: a("CLIENT", "PAUSE", 1, "WRITE"), sub: true, since: v62, optional: true, why: soft, noTry: true},
 		{at: roleBoth, args: a("CLIENT", "UNPAUSE"), sub: true, since: v62, optional: true, why: soft, noTry: true},
@@ -129,6 +129,9 @@ func needs(key string) []need {
 		{at: roleBoth, args: a("DEL", key)},
 	}
 }
+
+// nobody is no client's id. 0 means everybody to CLIENT KILL before Redis 7.0.
+const nobody = "9223372036854775807"
 
 // The patterns that the copier subscribes to: ACL wants them literally.
 const (

@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -259,5 +260,22 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil && err != redis.Nil { //nolint:errorlint // as go-redis returns it
 		t.Fatal(err)
+	}
+}
+
+// TestKillsNobody: where the trial of a command runs it, CLIENT KILL with the id 0
+// would close every connection of a server before Redis 7.0.
+func TestKillsNobody(t *testing.T) {
+	found := false
+	for _, n := range needs(probeKey()) {
+		if len(n.args) > 3 && n.args[1] == "KILL" {
+			found = true
+			if fmt.Sprint(n.args[2:]) != "[ID "+nobody+"]" {
+				t.Errorf("%v may close a connection", n.args)
+			}
+		}
+	}
+	if !found {
+		t.Error("CLIENT KILL is not tried at all")
 	}
 }
