@@ -148,7 +148,7 @@ func (s *small) parse() bool {
 	if err != nil || s.value.Err() != nil {
 		return false
 	}
-	ok := true
+	var ok bool
 	if two, transaction := answer.([]any); !transaction {
 		s.expire, ok = answer.(int64)
 	} else if ok = len(two) == 2; ok {
