@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/redis/go-redis/v9"
@@ -319,22 +320,15 @@ func (p *pair) back() *pair {
 // fieldsAreThere looks whether b has all fields of a.
 func (p *pair) fieldsAreThere(ctx context.Context) (d Diff, err error) {
 	err = eachScan(ctx, p.a, "HSCAN", p.keyA, func(pairs []string) error {
-		cmds, err := p.each(ctx, pairs, 2, "HEXISTS")
-		if err != nil {
-			return err
+		names, _ := split(pairs)
+		values, err := p.ask(ctx, "HMGET", "HGET", names)
+		if err == nil && slices.Contains(values, nil) {
+			d = differ(Value, "a field of the hash is not on the source")
+			err = errEnough
 		}
-		for _, c := range cmds {
-			n, err := c.Int64()
-			if err != nil {
-				return err
-			}
-			if n == 0 {
-				d = differ(Value, "a field of the hash is not on the source")
-			}
-		}
-		return nil
+		return err
 	})
-	return d, err
+	return d, enough(err)
 }
 
 // fieldExpiries compares the expiries of a chunk of a hash's fields; known is
