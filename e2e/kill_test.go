@@ -28,17 +28,20 @@ func TestKilledAtRandom(t *testing.T) {
 	s := newStage(t, "")
 	for i := range kills {
 		moment := time.Duration(rng.Int64N(int64(time.Second)))
-		switching := make(chan error, 1)
+		switched := make(chan struct{})
 		if rng.IntN(3) == 0 {
 			side := s.c.awaitReady().Side
 			moment /= 10
-			go func() { switching <- s.switchOnce(side) }()
+			go func() {
+				defer close(switched)
+				_ = s.switchOnce(side) // who dies does not answer
+			}()
 		} else {
-			switching <- nil
+			close(switched)
 		}
 		<-time.After(moment) // the moment is what is tried, not waited for
 		s.c.kill()
-		_ = <-switching
+		<-switched
 		s.c.start("")
 		if i%10 == 9 {
 			s.goOn(50)
