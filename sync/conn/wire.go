@@ -99,6 +99,9 @@ func (w *Wire) greet(p *Pool) error {
 // String names the server and the database.
 func (w *Wire) String() string { return w.server + " database " + strconv.Itoa(w.db) }
 
+// DB returns the number of the wire's database.
+func (w *Wire) DB() int { return w.db }
+
 // Close ends the connection. Whoever waits on it gets an error.
 func (w *Wire) Close() {
 	w.closed.Store(true)

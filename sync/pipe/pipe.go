@@ -32,6 +32,7 @@ type Ways struct {
 
 	noExpireTime atomic.Bool // source: before Redis 7.0
 	noMemory     atomic.Bool // source: before 4.0, or forbidden
+	noInfo       atomic.Bool // source: forbidden
 	noUnlink     atomic.Bool // target: before 4.0
 }
 
@@ -49,6 +50,8 @@ type Job struct {
 	sent  []sent
 	asked bool // for its sizes, by MEMORY USAGE
 	old   bool // it was asked for without PEXPIRETIME
+	info  bool // the source was asked whether any key expires
+	none  bool // none did, when these keys were in hand already
 }
 
 // sent is what was asked of the target for a key.
@@ -97,6 +100,10 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	if p.read != nil {
 		p.ask(p.read)
 	}
+	if next != nil && len(next.Keys) >= askFrom && !p.ways.noInfo.Load() {
+		next.info = true
+		p.src.Command("INFO", "keyspace")
+	}
 	if next != nil && p.measures() {
 		next.asked = true
 		for _, k := range next.Keys {
@@ -120,7 +127,11 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 		p.read, p.written = nil, j
 	}
 	if next != nil {
-		if err := p.measure(next); err != nil {
+		err := p.mortal(next)
+		if err == nil {
+			err = p.measure(next)
+		}
+		if err != nil {
 			return append(out, p.fail(next, err)...), err
 		}
 		p.sized = next
@@ -185,6 +196,8 @@ func (p *Pipe) ask(j *Job) {
 	for i, k := range j.Keys {
 		switch {
 		case j.Outcomes[i].Err != nil:
+		case j.none:
+			p.src.Command("DUMP", k)
 		case j.old:
 			p.src.Command("MULTI")
 			p.src.Command("PTTL", k)
@@ -204,7 +217,10 @@ func (p *Pipe) relay(j *Job) error {
 		if j.Outcomes[i].Err != nil {
 			continue
 		}
-		expire, refused, err := p.expiry(j.old)
+		expire, refused, err := int64(noExpiry), error(nil), error(nil)
+		if !j.none {
+			expire, refused, err = p.expiry(j.old)
+		}
 		if err != nil {
 			return err
 		}

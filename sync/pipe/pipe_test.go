@@ -148,6 +148,34 @@ func TestCopies(t *testing.T) {
 	}
 }
 
+// TestAsksForExpiriesWhereThereAreSome counts the questions.
+func TestAsksForExpiriesWhereThereAreSome(t *testing.T) {
+	r := newRig(t, 1<<20)
+	asked := func() int {
+		return strings.Count(fmt.Sprint(do(t, r.src, "INFO commandstats")), "cmdstat_pexpiretime:")
+	}
+	keys := make([]string, 2*askFrom)
+	for i := range keys {
+		keys[i] = fmt.Sprint("k", i)
+		do(t, r.src, "SET "+keys[i]+" v")
+	}
+	do(t, r.src, "CONFIG RESETSTAT")
+	r.copy(t, keys, askFrom)
+	if asked() > 0 {
+		t.Error("keys were asked for their expiries where none has one")
+	}
+	do(t, r.src, "PEXPIRE k3 1000000")
+	r.copy(t, keys, askFrom)
+	if asked() == 0 || do(t, r.dst, "PEXPIRETIME k3") != do(t, r.src, "PEXPIRETIME k3") {
+		t.Errorf("expires at %v, not at %v", do(t, r.dst, "PEXPIRETIME k3"), do(t, r.src, "PEXPIRETIME k3"))
+	}
+	do(t, r.src, "PERSIST k3")
+	r.copy(t, keys, askFrom)
+	if got := do(t, r.dst, "PTTL k3"); got != int64(-1) {
+		t.Errorf("an expiry that was taken away is still there: %v", got)
+	}
+}
+
 func TestRefusesTheBig(t *testing.T) {
 	for _, s := range servers {
 		t.Run(s.name, func(t *testing.T) {

@@ -3,6 +3,8 @@ package pipe
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/value"
@@ -19,6 +21,37 @@ var lengths = map[string]string{
 
 // measures reports whether keys are weighed by MEMORY USAGE.
 func (p *Pipe) measures() bool { return p.ways.Big > 0 && !p.ways.noMemory.Load() }
+
+// askFrom is from how many keys on a job asks whether any key of its database expires
+// at all: the question costs the source what some ten answers of PEXPIRETIME do.
+const askFrom = 64
+
+// mortal finds out whether the keys of j must be asked for their expiries. They need
+// not where no key of the database has one. The keys were in hand before the source
+// said so: one that gets an expiry later is marked by that, and copied again.
+func (p *Pipe) mortal(j *Job) error {
+	if !j.info {
+		return nil
+	}
+	text, err := p.src.Text()
+	if errors.As(err, new(conn.Refusal)) {
+		p.ways.noInfo.Store(true)
+		return nil
+	}
+	j.none = err == nil && noneExpires(text, p.src.DB())
+	return err
+}
+
+// noneExpires reads INFO keyspace: "db0:keys=7,expires=0,avg_ttl=0" and so on.
+func noneExpires(info string, db int) bool {
+	prefix := "db" + strconv.Itoa(db) + ":"
+	for line := range strings.Lines(info) {
+		if rest, ok := strings.CutPrefix(line, prefix); ok {
+			return strings.Contains(rest, ",expires=0,")
+		}
+	}
+	return false
+}
 
 // measure refuses the keys of j that are too big to be dumped. The question takes
 // the source about a microsecond, however big the key is: it looks at five elements.
