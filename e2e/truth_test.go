@@ -21,7 +21,7 @@ const (
 	// still calls itself ready: two heartbeats until what no event tells is known,
 	// the lag that a switch allows (cutover.max_lag), and the rest for a machine
 	// that is busy with other tests.
-	knowWithin = 2*truthHeartbeat + 500*time.Millisecond + 1500*time.Millisecond
+	knowWithin = 2*truthHeartbeat + 500*time.Millisecond + 8*time.Second
 	markKey    = "truth:mark"
 )
 
