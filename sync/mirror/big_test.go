@@ -430,3 +430,36 @@ func TestHotBigHashHasItsShare(t *testing.T) {
 	drain(t, w.m)
 	w.sameKeys(t, "hash")
 }
+
+// TestBigKeysWhereRestoreIsRefused has big keys among many small ones that are all
+// copied by type: they take the way of big keys all the same, so that what is added to
+// one of them is all that is sent.
+func TestBigKeysWhereRestoreIsRefused(t *testing.T) {
+	w := &world{
+		src: redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA")),
+		dst: redistest.Start(t, redistest.WithRenamed("RESTORE", "")),
+	}
+	w.connect(t, w.src.Addr(), w.dst.Addr(), smallIsBig)
+	ctx, c := t.Context(), w.src.Client(0)
+	p := c.Pipeline()
+	for i := range 3000 {
+		p.Set(ctx, fmt.Sprint("small:", i), i, 0)
+	}
+	_, err := p.Exec(ctx)
+	ok(t, err)
+	for _, kind := range bigTypes {
+		grow(t, c, kind, 0, 10_000)
+	}
+	ok(t, w.m.Follow(ctx, true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	w.sameKeys(t, append([]string{"small:17"}, bigTypes...)...)
+
+	before := infoNumber(t, w.dst.Client(0), "stats", "total_net_input_bytes")
+	ok(t, c.RPush(ctx, "list", "more").Err())
+	drain(t, w.m)
+	w.sameKeys(t, "list")
+	if n := infoNumber(t, w.dst.Client(0), "stats", "total_net_input_bytes") - before; n > 200_000 {
+		t.Errorf("%d bytes were sent for one element", n)
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/pipe"
 	"github.com/crossfade/crossfade/sync/value"
@@ -213,7 +215,10 @@ func (w *worker) settle(j *pipe.Job) {
 	}
 	if len(refused) > 0 {
 		more, sick, left := w.smallByType(refused)
-		good, bad, refused = append(good, more...), append(bad, sick...), left
+		good, bad = append(good, more...), append(bad, sick...)
+		var heavy []string
+		heavy, refused = w.weigh(left)
+		big = append(big, heavy...)
 	}
 	if len(big) > 0 {
 		l.copyBig(big, done != nil)
@@ -301,6 +306,31 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 		}
 	}
 	return good, bad, left
+}
+
+// weigh parts those keys that are copied in chunks, beside the others, where they were
+// not weighed by the pipe.
+func (w *worker) weigh(keys []string) (big, rest []string) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	l := w.l
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), l.m.cfg.Timeout)
+	defer cancel()
+	p := l.src().Pipeline()
+	sizes := make([]*redis.IntCmd, len(keys))
+	for i, k := range keys {
+		sizes[i] = p.MemoryUsage(ctx, k)
+	}
+	_, _ = p.Exec(ctx) // whose size is not known goes with the rest
+	for i, k := range keys {
+		if n, err := sizes[i].Result(); err == nil && n >= l.bigSize() {
+			big = append(big, k)
+		} else {
+			rest = append(rest, k)
+		}
+	}
+	return big, rest
 }
 
 func (c *counters) add(o value.Outcome) {
