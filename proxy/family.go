@@ -46,7 +46,8 @@ var members = [families]string{
 	fZset: `zadd zcard zcount zdiff zdiffstore zincrby zinter zintercard zinterstore zlexcount zmpop zmscore zpopmax zpopmin
 		zrandmember zrange zrangebylex zrangebyscore zrangestore zrank zrem zremrangebylex zremrangebyrank zremrangebyscore
 		zrevrange zrevrangebylex zrevrangebyscore zrevrank zscan zscore zunion zunionstore
-		geoadd geodist geohash geopos georadius georadius_ro georadiusbymember georadiusbymember_ro geosearch geosearchstore`,
+		geoadd geodist geohash geopos georadius georadius_ro georadiusbymember georadiusbymember_ro geosearch geosearchstore
+		vadd vrem vsetattr`,
 	fStream: `xadd xdel xdelex xlen xpending xrange xrevrange xtrim xread xreadgroup xack xackdel xclaim xautoclaim
 		xgroup xinfo xsetid`,
 	fPubsub:      "publish spublish pubsub subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe",
