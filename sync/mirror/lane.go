@@ -54,6 +54,9 @@ func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
 			Source: func(ctx context.Context) (*conn.Wire, error) { return m.cfg.From.Wire(ctx, from) },
 		},
 	}
+	if from == m.order[0] {
+		l.ways.Ours = []string{m.heartbeatKey()}
+	}
 	l.ways.Big = l.bigSize()
 	l.big = newBigKeys(l)
 	l.ways.Known = l.big.knows

@@ -30,6 +30,10 @@ type Ways struct {
 	// would free that at once. They are refused like big ones. nil: none.
 	Known func(key string) bool
 
+	// Ours are keys of the source's database that may have an expiry, whatever those
+	// of the applications have.
+	Ours []string
+
 	noExpireTime atomic.Bool // source: before Redis 7.0
 	noMemory     atomic.Bool // source: before 4.0, or forbidden
 	noInfo       atomic.Bool // source: forbidden
@@ -102,7 +106,7 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	}
 	if next != nil && len(next.Keys) >= askFrom && !p.ways.noInfo.Load() {
 		next.info = true
-		p.src.Command("INFO", "keyspace")
+		p.askMortal()
 	}
 	if next != nil && p.measures() {
 		next.asked = true

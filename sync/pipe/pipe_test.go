@@ -151,6 +151,9 @@ func TestCopies(t *testing.T) {
 // TestAsksForExpiriesWhereThereAreSome counts the questions.
 func TestAsksForExpiriesWhereThereAreSome(t *testing.T) {
 	r := newRig(t, 1<<20)
+	r.ways.Ours = []string{"ours:there", "ours:not", "ours:for ever"}
+	do(t, r.src, "SET ours:there v PX 1000000")
+	do(t, r.src, "SET ours:for v")
 	asked := func() int {
 		return strings.Count(fmt.Sprint(do(t, r.src, "INFO commandstats")), "cmdstat_pexpiretime:")
 	}

@@ -3,6 +3,7 @@ package pipe
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,34 +24,82 @@ var lengths = map[string]string{
 func (p *Pipe) measures() bool { return p.ways.Big > 0 && !p.ways.noMemory.Load() }
 
 // askFrom is from how many keys on a job asks whether any key of its database expires
-// at all: the question costs the source what some ten answers of PEXPIRETIME do.
+// at all: the question costs the source what some twenty answers of PEXPIRETIME do.
 const askFrom = 64
 
+// askMortal asks how many keys have an expiry, and which of ours do, in one step.
+func (p *Pipe) askMortal() {
+	p.src.Command("MULTI")
+	p.src.Command("INFO", "keyspace")
+	for _, k := range p.ways.Ours {
+		p.src.Command("PTTL", k)
+	}
+	p.src.Command("EXEC")
+}
+
 // mortal finds out whether the keys of j must be asked for their expiries. They need
-// not where no key of the database has one. The keys were in hand before the source
-// said so: one that gets an expiry later is marked by that, and copied again.
+// not where no key of the database has one, but for ours. The keys were in hand before
+// the source said so: one that gets an expiry later is marked by that, and copied again.
 func (p *Pipe) mortal(j *Job) error {
 	if !j.info {
 		return nil
 	}
-	text, err := p.src.Text()
+	for range 2 + len(p.ways.Ours) { // MULTI and what it queues
+		if err := p.src.Status(); err != nil && !errors.As(err, new(conn.Refusal)) {
+			return err
+		}
+	}
+	n, err := p.src.Array()
 	if errors.As(err, new(conn.Refusal)) {
 		p.ways.noInfo.Store(true)
 		return nil
 	}
-	j.none = err == nil && noneExpires(text, p.src.DB())
-	return err
-}
-
-// noneExpires reads INFO keyspace: "db0:keys=7,expires=0,avg_ttl=0" and so on.
-func noneExpires(info string, db int) bool {
-	prefix := "db" + strconv.Itoa(db) + ":"
-	for line := range strings.Lines(info) {
-		if rest, ok := strings.CutPrefix(line, prefix); ok {
-			return strings.Contains(rest, ",expires=0,")
+	if err != nil {
+		return err
+	}
+	if n != int64(1+len(p.ways.Ours)) {
+		return fmt.Errorf("reading from %s: EXEC answered %d elements", p.src, n)
+	}
+	text, err := p.src.Text()
+	sure := err == nil
+	if err != nil && !errors.As(err, new(conn.Refusal)) {
+		return err
+	}
+	ours := 0
+	for range p.ways.Ours {
+		left, _, err := p.src.Int()
+		switch {
+		case errors.As(err, new(conn.Refusal)):
+			sure = false
+		case err != nil:
+			return err
+		case left >= 0:
+			ours++
 		}
 	}
-	return false
+	j.none = sure && expiring(text, p.src.DB()) == ours &&
+		!slices.ContainsFunc(j.Keys, func(k string) bool { return slices.Contains(p.ways.Ours, k) })
+	return nil
+}
+
+// expiring reads how many keys of a database have an expiry in INFO keyspace, which
+// is lines like "db0:keys=7,expires=0,avg_ttl=0". It returns -1 where they do not tell.
+func expiring(info string, db int) int {
+	prefix := "db" + strconv.Itoa(db) + ":"
+	for line := range strings.Lines(info) {
+		rest, ok := strings.CutPrefix(line, prefix)
+		if !ok {
+			continue
+		}
+		for field := range strings.SplitSeq(rest, ",") {
+			if text, ok := strings.CutPrefix(field, "expires="); ok {
+				if n, err := strconv.Atoi(text); err == nil {
+					return n
+				}
+			}
+		}
+	}
+	return -1
 }
 
 // measure refuses the keys of j that are too big to be dumped. The question takes
