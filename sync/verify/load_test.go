@@ -21,16 +21,18 @@ func TestNothingToReportUnderLoad(t *testing.T) {
 	m := startMirror(t, s.src[0], s.dst[0], 2)
 	cfg := s.config(map[int]int{0: 0})
 	cfg.Settle, cfg.Settled = 20*time.Millisecond, m.settled
-	for range 3 {
+	var again int64
+	for i := 0; i < 3 || again == 0 && i < 100; i++ { // a walk may by chance meet no key that differs just then
 		r, err := Run(t.Context(), cfg)
 		if err != nil || !r.OK() || r.Differing != 0 {
 			t.Errorf("%v, %v", r, err)
 		}
 		d := r.Databases[0]
-		if d.Again == 0 {
-			t.Error("nothing was looked at again: there was no load")
-		}
+		again += d.Again
 		t.Logf("%d keys, %d looks again, %d watched, %d followed, %d moving", d.Keys, d.Again, d.Watched, d.Followed, d.Moving)
+	}
+	if again == 0 {
+		t.Error("nothing was looked at again: there was no load")
 	}
 	// What is wrong in the middle of the same load is found, and nothing else.
 	run(t, s.dst[0], "SET", "planted", 1)
