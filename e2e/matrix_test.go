@@ -35,6 +35,9 @@ func TestMatrix(t *testing.T) {
 		}
 	}
 	t.Run("without RESTORE", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("by type, the race detector's pace is below the writers'")
+		}
 		t.Parallel()
 		moveThereAndBack(t, all[0], all[0], redistest.WithRenamed("restore", ""))
 	})

@@ -75,3 +75,32 @@ func indexAfter(text, what string) int {
 	}
 	return -1
 }
+
+// TestWhoeverNoticesTheRestart has the heart beat notice that the server that is copied
+// to has restarted, and asks only then: what a drain has filled is still not there.
+func TestWhoeverNoticesTheRestart(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := t.Context()
+	ok(t, w.src.Client(0).Set(ctx, "k", "v", 0).Err())
+	ok(t, w.m.Follow(ctx, true))
+	drain(t, w.m)
+	if again, err := w.m.Restarted(ctx); err != nil || again {
+		t.Fatalf("restarted %v, %v", again, err)
+	}
+	ok(t, w.m.Freeze(ctx))
+	gaps := w.m.Progress().Gaps
+	w.dst.Kill()
+	ok(t, w.dst.Restart(ctx))
+	redistest.Eventually(t, 20*time.Second, func() bool { return w.m.Progress().Gaps > gaps }, "the restart is noticed")
+	if again, err := w.m.Restarted(ctx); err != nil || !again {
+		t.Fatalf("restarted %v, %v", again, err)
+	}
+	w.m.Thaw()
+	drain(t, w.m)
+	if again, err := w.m.Restarted(ctx); err != nil || again {
+		t.Fatalf("restarted %v, %v", again, err)
+	}
+	if got := w.dst.Client(0).Get(ctx, "k").Val(); got != "v" {
+		t.Errorf("k is %q after a drain to the server that had lost it", got)
+	}
+}

@@ -98,6 +98,7 @@ type Mirror struct {
 	reason    string        // why the mirror cannot vouch for being complete, or ""
 	gaps      int
 	toRun     string // run id of To
+	drained   string // run id of To at the last Drain
 	fromRun   string // run id of From
 	listening bool
 	following bool
@@ -267,6 +268,7 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 func (m *Mirror) Drain(ctx context.Context) error {
 	defer m.throttle.Hurry()()
 	defer m.hurryUp()()
+	was, _, _ := m.lookRun(ctx) // one that is away may be back soon
 	for {
 		if err := m.barrier(ctx); err != nil {
 			return err
@@ -276,13 +278,17 @@ func (m *Mirror) Drain(ctx context.Context) error {
 				return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
 			}
 		}
-		changed, err := m.checkRun(ctx)
+		id, _, err := m.lookRun(ctx)
 		if err != nil {
 			return err
 		}
-		if changed {
+		if id != was { // whoever has noticed that first
+			was = id
 			continue
 		}
+		m.mu.Lock()
+		m.drained = id
+		m.mu.Unlock()
 		return m.stillTold(ctx)
 	}
 }

@@ -9,31 +9,43 @@ import (
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
-// Restarted reports whether To is another process than the one that was copied
-// to. Everything is scanned again then, once the mirror is not frozen.
-func (m *Mirror) Restarted(ctx context.Context) (bool, error) { return m.checkRun(ctx) }
+// Restarted reports whether To is another process than the one that the last Drain
+// has filled, whoever has noticed that first. Everything is scanned again then, once
+// the mirror is not frozen.
+func (m *Mirror) Restarted(ctx context.Context) (bool, error) {
+	id, _, err := m.lookRun(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return err == nil && m.drained != "" && m.drained != id, err
+}
 
-// checkRun finds out whether To is still the process that was copied to. One
-// that restarted may have lost what it had acknowledged, so everything is
-// scanned again; changed reports that. (From needs no such check: its restart
-// ends the feed, which is a gap.)
+// checkRun is lookRun for those who need no id.
 func (m *Mirror) checkRun(ctx context.Context) (changed bool, err error) {
-	id, err := runID(ctx, m.cfg.To)
-	if err != nil {
-		return false, err
+	_, changed, err = m.lookRun(ctx)
+	return changed, err
+}
+
+// lookRun finds out whether To is still the process that was copied to. One that
+// restarted may have lost what it had acknowledged, so everything is scanned again;
+// changed reports that to one caller or to several, id what To is now. (From needs no
+// such check: its restart ends the feed, which is a gap.)
+func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err error) {
+	if id, err = runID(ctx, m.cfg.To); err != nil {
+		return "", false, err
 	}
 	m.mu.Lock()
 	was := m.toRun
+	m.mu.Unlock()
+	if changed = was != "" && was != id; changed {
+		m.noteGap(fmt.Sprintf("%s restarted and may have lost keys", m.cfg.To))
+		for _, l := range m.lanes {
+			l.requestScan()
+		}
+	}
+	m.mu.Lock() // after the scans are asked for: who finds the id known may wait for them
 	m.toRun = id
 	m.mu.Unlock()
-	if was == "" || was == id {
-		return false, nil
-	}
-	m.noteGap(fmt.Sprintf("%s restarted and may have lost keys", m.cfg.To))
-	for _, l := range m.lanes {
-		l.requestScan()
-	}
-	return true, nil
+	return id, changed, nil
 }
 
 func runID(ctx context.Context, p *conn.Pool) (string, error) {
