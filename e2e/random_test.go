@@ -219,22 +219,22 @@ func (r *randomRig) play(t *rapid.T, actions []action) {
 		_ = r.clients[a.Direct][a.DB].Do(ctx, args...).Err() // many are refused, by type
 	}
 	r.feed.Stall(false)
-	deadline := time.Now().Add(time.Minute)
-	for {
+	redistest.Eventually(replay{t}, time.Minute, func() error {
 		st, err := r.c.status()
-		if err == nil && st.Ready && st.Dirty == 0 {
-			if err = sidesDiffer(r.t, r.src, r.dst, randomMap); err == nil {
-				return
-			}
-		} else if err == nil {
-			err = fmt.Errorf("not ready: %q, %d dirty", st.Reasons, st.Dirty)
+		switch {
+		case err != nil:
+			return err
+		case !st.Ready || st.Dirty > 0:
+			return fmt.Errorf("not ready: %q, %d dirty", st.Reasons, st.Dirty)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("a minute after the last of\n%s\n%v", script(actions), err)
-		}
-		<-time.After(20 * time.Millisecond)
-	}
+		return sidesDiffer(r.t, r.src, r.dst, randomMap)
+	}, "after the last of\n%s", script(actions))
 }
+
+// replay is one sequence of rapid's, which has no folder of its own.
+type replay struct{ *rapid.T }
+
+func (replay) TempDir() string { return "" }
 
 func script(actions []action) string {
 	var b strings.Builder

@@ -13,6 +13,7 @@ import (
 
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
+	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
 	"github.com/crossfade/crossfade/sync/verify"
 )
@@ -425,8 +426,7 @@ func (m *Migration) walkOnce(ctx context.Context) {
 	cfg := m.comparison(m.record().Side)
 	cfg.Parallel, cfg.Big, cfg.Pending = 1, walkBig, walkPending
 	cfg.Batch = max(1, min(walkBatch, m.cfg.Verify.Rate/4))
-	cfg.Rate = func() float64 { return float64(m.cfg.Verify.Rate) }
-	cfg.ByteRate = func() float64 { return float64(m.cfg.Verify.ByteRate) }
+	cfg.Limits = throttle.Limits{Keys: int64(m.cfg.Verify.Rate), Bytes: int64(m.cfg.Verify.ByteRate)}
 	cfg.Repair = m.mark
 	cfg.OnDiffer = m.alarm
 	cfg.Progress = func(p verify.Progress) { m.backState("comparing", &p) }

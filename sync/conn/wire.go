@@ -64,7 +64,7 @@ func (p *Pool) Wire(ctx context.Context, db int) (*Wire, error) {
 
 func (w *Wire) greet(p *Pool) error {
 	e := p.endpoint
-	must := 0
+	must := 1
 	switch {
 	case e.Password != "" && e.Username != "":
 		w.Command("AUTH", e.Username, e.Password)
@@ -73,17 +73,19 @@ func (w *Wire) greet(p *Pool) error {
 		w.Command("AUTH", e.Password)
 		must++
 	}
+	// By its name a connection is found and closed whose last write was not answered:
+	// without one that write could arrive late.
+	w.Command("CLIENT", "SETNAME", p.name)
 	if w.db != 0 {
 		w.Command("SELECT", strconv.Itoa(w.db))
 		must++
 	}
-	w.Command("CLIENT", "SETNAME", p.name)
 	w.Command("CLIENT", "NO-TOUCH", "ON") // what we read is no use of the key (7.2)
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	var refused error
-	for i := range must + 2 {
+	for i := range must + 1 {
 		err := w.Status()
 		switch {
 		case err == nil:

@@ -61,7 +61,7 @@ func (s *Set) mark(key string) {
 	id, hash, known := s.keys.find(key)
 	if known {
 		if e := s.keys.at(id); e.state == held {
-			e.state, e.again = stale, s.keys.now()
+			e.state, e.again = stale, s.keys.clock()
 		}
 		return
 	}
@@ -90,7 +90,7 @@ func (s *Set) Claim(keys []string) []string {
 		id, hash, known := s.keys.find(k)
 		if known {
 			if e := s.keys.at(id); e.state == held {
-				e.state, e.again = stale, s.keys.now()
+				e.state, e.again = stale, s.keys.clock()
 			}
 			continue
 		}
@@ -225,7 +225,7 @@ func (s *Set) Age() time.Duration {
 	if s.keys.n == 0 {
 		return 0
 	}
-	now := s.keys.now()
+	now := s.keys.clock()
 	const many, soon = 100_000, 1000
 	if s.keys.n < many || now-s.aged > soon { // who has waited for a retry stands at the end: all are asked
 		s.oldest, s.aged = now, now

@@ -10,23 +10,23 @@ import (
 // strings costs twice that. Not for concurrent use.
 type store struct {
 	seed  maphash.Seed
-	base  time.Time
-	n     int      // keys that are there
-	index []uint32 // open addressing: number+1, 0 where nothing is; a power of two long
-	pages []*page  // entries, by number
-	free  []uint32 // numbers that are free again
-	used  uint32   // numbers that were ever given
-	blobs []*blob  // keys' bytes
-	spare []uint32 // blobs without a key
-	open  int      // the blob that keys are added to; -1: none
-	hands []uint32 // numbers of the keys in hand, in no order
+	clock func() uint32 // milliseconds since some beginning
+	n     int           // keys that are there
+	index []uint32      // open addressing: number+1, 0 where nothing is; a power of two long
+	pages []*page       // entries, by number
+	free  []uint32      // numbers that are free again
+	used  uint32        // numbers that were ever given
+	blobs []*blob       // keys' bytes
+	spare []uint32      // blobs without a key
+	open  int           // the blob that keys are added to; -1: none
+	hands []uint32      // numbers of the keys in hand, in no order
 }
 
 type entry struct {
 	hash      uint32
 	blob      uint32
 	off, size uint32
-	since     uint32 // milliseconds after base: when it was first marked, or claimed
+	since     uint32 // by clock: when it was first marked, or claimed
 	again     uint32 // when it was first marked while in hand, of a stale key
 	pos       uint32 // in hands, of a key in hand
 	state     keyState
@@ -47,7 +47,9 @@ type blob struct {
 }
 
 func newStore() store {
-	return store{seed: maphash.MakeSeed(), base: time.Now(), index: make([]uint32, 64), open: -1}
+	base := time.Now()
+	clock := func() uint32 { return uint32(time.Since(base).Milliseconds()) }
+	return store{seed: maphash.MakeSeed(), clock: clock, index: make([]uint32, 64), open: -1}
 }
 
 func (s *store) at(id uint32) *entry { return &s.pages[id/pageSize][id%pageSize] }
@@ -86,14 +88,12 @@ func (s *store) add(key string, hash uint32, state keyState) uint32 {
 		s.used++
 	}
 	e := s.at(id)
-	*e = entry{hash: hash, size: uint32(len(key)), since: s.now(), state: state}
+	*e = entry{hash: hash, size: uint32(len(key)), since: s.clock(), state: state}
 	e.blob, e.off = s.write(key)
 	s.put(id, hash)
 	s.n++
 	return id
 }
-
-func (s *store) now() uint32 { return uint32(time.Since(s.base).Milliseconds()) }
 
 func (s *store) put(id, hash uint32) {
 	mask := uint32(len(s.index) - 1)
@@ -188,9 +188,9 @@ func (s *store) remove(id uint32) {
 // shrink gives back what a time of many keys has left behind. Nothing is there.
 func (s *store) shrink() {
 	if s.used > 64*pageSize {
-		seed, base := s.seed, s.base
+		seed, clock := s.seed, s.clock
 		*s = newStore()
-		s.seed, s.base = seed, base
+		s.seed, s.clock = seed, clock
 	}
 }
 

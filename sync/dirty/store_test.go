@@ -5,7 +5,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -106,33 +105,32 @@ func TestMemory(t *testing.T) {
 }
 
 func TestAge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := New(0)
-		want := func(d time.Duration) {
-			t.Helper()
-			if got := s.Age(); got != d {
-				t.Errorf("age %v, not %v", got, d)
-			}
+	s, now := New(0), uint32(0)
+	s.keys.clock = func() uint32 { return now }
+	want := func(seconds int) {
+		t.Helper()
+		if got := s.Age(); got != time.Duration(seconds)*time.Second {
+			t.Errorf("age %v, not %d s", got, seconds)
 		}
-		want(0)
-		s.Mark("a")
-		time.Sleep(time.Second)
-		s.Mark("b")
-		want(time.Second)
-		got := s.TakeNow(1) // a
-		time.Sleep(time.Second)
-		s.Mark("a")
-		want(2 * time.Second) // a's copy is not there yet
-		s.Retry(got)
-		want(2 * time.Second)
-		s.Done(s.TakeNow(1)) // b
-		want(2 * time.Second)
-		got = s.TakeNow(1) // a
-		s.Mark("a")
-		time.Sleep(time.Second)
-		s.Done(got)
-		want(time.Second)
-		s.Done(s.TakeNow(1))
-		want(0)
-	})
+	}
+	want(0)
+	s.Mark("a")
+	now += 1000
+	s.Mark("b")
+	want(1)
+	got := s.TakeNow(1) // a
+	now += 1000
+	s.Mark("a")
+	want(2) // a's copy is not there yet
+	s.Retry(got)
+	want(2)
+	s.Done(s.TakeNow(1)) // b
+	want(2)
+	got = s.TakeNow(1) // a
+	s.Mark("a")
+	now += 1000
+	s.Done(got)
+	want(1)
+	s.Done(s.TakeNow(1))
+	want(0)
 }

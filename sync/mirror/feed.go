@@ -348,9 +348,17 @@ func (f *feed) bulk() ([]byte, error) {
 	if line[0] == ':' {
 		return nil, nil
 	}
-	n, err := strconv.Atoi(string(line[1:]))
-	if line[0] != '$' || err != nil || n > maxBulk {
+	if line[0] != '$' {
 		return nil, fmt.Errorf("the server sent %q where a bulk string begins", line)
+	}
+	return f.rest(string(line[1:]))
+}
+
+// rest reads the bytes that a length announces; nil for a negative one.
+func (f *feed) rest(length string) ([]byte, error) {
+	n, err := strconv.Atoi(length)
+	if err != nil || n > maxBulk {
+		return nil, fmt.Errorf("the server sent a length of %q", length)
 	}
 	if n < 0 {
 		return nil, nil

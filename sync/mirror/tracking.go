@@ -3,7 +3,6 @@ package mirror
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 
 	"github.com/crossfade/crossfade/sync/conn"
@@ -138,22 +137,6 @@ func (f *feed) readPush(parts string, pending *pendingKeys) error {
 		}
 	}
 	return nil
-}
-
-// rest reads the bytes that a length announces.
-func (f *feed) rest(length string) ([]byte, error) {
-	n, err := strconv.Atoi(length)
-	if err != nil || n > maxBulk {
-		return nil, fmt.Errorf("the server sent a length of %q", length)
-	}
-	if n < 0 {
-		return nil, nil
-	}
-	buf := make([]byte, n+2)
-	if _, err := io.ReadFull(f.r, buf); err != nil {
-		return nil, err
-	}
-	return buf[:n], nil
 }
 
 // track has the mirror use tracking from the next subscription on.

@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/internal/redistest"
 )
 
 // Big collections that never stand still are compared by their elements.
@@ -21,6 +24,7 @@ func TestElementsOfWhatNeverStandsStill(t *testing.T) {
 	}
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
+	var rounds atomic.Int64
 	writer.Go(func() {
 		for i := 0; ; i++ {
 			select {
@@ -40,9 +44,15 @@ func TestElementsOfWhatNeverStandsStill(t *testing.T) {
 					t.Error(err)
 				}
 			}
+			rounds.Add(1)
 		}
 	})
-	wait := func(context.Context) error { time.Sleep(5 * time.Millisecond); return nil }
+	// What was written before is there when the writer has made another round on both.
+	wait := func(context.Context) error {
+		before := rounds.Load()
+		redistest.Eventually(t, 20*time.Second, func() bool { return rounds.Load() >= before+2 }, "the writer goes on")
+		return nil
+	}
 	c := &Comparer{}
 	elements := func(key string, arrives bool) (Diff, bool) {
 		t.Helper()

@@ -50,15 +50,18 @@ func TestReportFile(t *testing.T) {
 	}
 }
 
-func TestThrottle(t *testing.T) {
-	th := throttle{rate: func() float64 { return 1000 }}
+// TestLimits compares no more keys a second than it may.
+func TestLimits(t *testing.T) {
+	s := start(t)
+	fill(t, 300, s.src[0], s.dst[0])
+	cfg := s.config(map[int]int{0: 0})
+	cfg.Batch, cfg.Limits.Keys = 50, 1000
 	began := time.Now()
-	for range 3 {
-		if err := th.wait(t.Context(), 50); err != nil {
-			t.Fatal(err)
-		}
+	r, err := Run(t.Context(), cfg)
+	if err != nil || !r.OK() || r.Keys == 0 {
+		t.Fatalf("%v, %v", r, err)
 	}
-	if took := time.Since(began); took < 100*time.Millisecond {
-		t.Errorf("150 at 1000 a second were through after %v", took)
+	if took, least := time.Since(began), time.Duration(r.Keys-50)*time.Millisecond; took < least {
+		t.Errorf("%d keys at 1000 a second were compared in %v", r.Keys, took)
 	}
 }

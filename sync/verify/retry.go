@@ -51,3 +51,18 @@ func runID(ctx context.Context, c *redis.Client) string {
 	}
 	return ""
 }
+
+// sleep waits for d, or until ctx ends: the error is its cause.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

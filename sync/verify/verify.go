@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
@@ -38,10 +39,9 @@ type Config struct {
 	Sample    float64       // share of the keys, in (0, 1]; 0 means all
 	Pending   int           // differing keys remembered at a time; 0 means 20000
 
-	// Rate and ByteRate bound the keys and bytes a second that are compared, for
-	// one database at a time. They are asked for each batch, so that they may
-	// change; nil or 0 is no bound.
-	Rate, ByteRate func() float64
+	// Limits bound the keys and bytes a second that are compared, for one database
+	// at a time.
+	Limits throttle.Limits
 
 	// Ignore leaves keys out, on both sides. nil leaves out "crossfade:*".
 	Ignore func(key string) bool

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
@@ -25,7 +26,7 @@ type walk struct {
 	src, dst    *redis.Client
 	truth, copy *redis.Client // the same two, by who follows whom
 	suspects    *suspects
-	keys, bytes throttle
+	throttle    *throttle.Throttle
 
 	mu     sync.Mutex // guards what follows; held while Progress and OnDiffer are called
 	report Database
@@ -47,7 +48,7 @@ func newWalk(cfg Config, db int) *walk {
 		report:   Database{Source: db, Target: cfg.Databases[db]},
 		named:    make(map[string]bool),
 		suspects: newSuspects(cfg.Pending),
-		keys:     throttle{rate: cfg.Rate}, bytes: throttle{rate: cfg.ByteRate},
+		throttle: throttle.New(cfg.Limits, nil),
 	}
 	w.truth, w.copy = w.src, w.dst
 	if cfg.Reverse {
@@ -145,7 +146,7 @@ func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages ch
 		// A SCAN of a database that is being resized may return far more than it was
 		// asked for.
 		for chunk := range slices.Chunk(keys, w.cfg.Batch) {
-			if err := w.keys.wait(ctx, cost*float64(len(chunk))); err != nil {
+			if err := w.throttle.Wait(ctx, max(1, int(cost*float64(len(chunk))))); err != nil {
 				return err
 			}
 			select {
@@ -212,7 +213,8 @@ func (w *walk) compare(ctx context.Context, keys []string) error {
 			}
 		}
 	}
-	return w.bytes.wait(ctx, float64(bytes))
+	w.throttle.Spent(bytes) // which the next pages wait for
+	return nil
 }
 
 // extras looks for keys that only the follower has; those that both have were

@@ -1,0 +1,222 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/failpoint"
+	"github.com/crossfade/crossfade/sync/conn"
+)
+
+// How a mirror keeps hearing of From's changes: its feed is made, proved, lost and
+// made again, and what came by meanwhile is a gap.
+
+// trackInstead tries tracking when no notification has come at all.
+func (m *Mirror) trackInstead(ctx context.Context, err error) bool {
+	if m.cfg.Feed != FeedAuto || m.isTracking() || !errors.Is(err, errNoEvents) {
+		return false
+	}
+	m.track(err)
+	m.dropFeed()
+	if err := m.proveTracking(ctx); err != nil {
+		return false
+	}
+	m.mu.Lock()
+	m.gaps, m.reason = 0, "" // nothing was followed yet that could have been missed
+	m.mu.Unlock()
+	return true
+}
+
+// proveTracking waits for a tracking feed, and for a heartbeat on it.
+func (m *Mirror) proveTracking(ctx context.Context) error {
+	for {
+		if err := m.barrier(ctx); err != nil && ctx.Err() != nil {
+			return err
+		}
+		m.mu.Lock()
+		there := m.feed != nil && m.feed.tracking
+		m.mu.Unlock()
+		if there {
+			return m.proveFeed(ctx)
+		}
+		if !sleep(ctx, 5*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// sink takes events.
+func (m *Mirror) sink(db int, e events) {
+	if db == anyDatabase {
+		for _, n := range m.order {
+			m.sink(n, events{keys: slices.Clone(e.keys), changes: e.changes})
+		}
+		return
+	}
+	l, ok := m.lanes[db]
+	if !ok {
+		return
+	}
+	l.big.note(e.keys, e.changes) // before the marks: who copies a key must know why
+	mine := e.keys[:0]
+	for _, k := range e.keys {
+		if strings.HasPrefix(k, KeyPrefix) {
+			if k != m.heartbeatKey() || db != m.order[0] {
+				continue
+			}
+			m.beat.sawEvent()
+			m.changes.Add(-1) // counted below
+		}
+		mine = append(mine, k)
+	}
+	m.changes.Add(int64(len(mine)))
+	l.dirty.MarkAll(mine)
+}
+
+// heard takes each event by itself, before sink has its key.
+func (m *Mirror) heard(db int, key string, event []byte) {
+	if strings.HasPrefix(key, KeyPrefix) {
+		if db == m.order[0] && strings.HasPrefix(key, m.heartbeatKey()) {
+			m.classes.told(key, event)
+		}
+		return
+	}
+	if m.views.on.Load() && m.views.mapped[db] {
+		m.views.told(db, key, event)
+	}
+}
+
+// subscribe opens a feed.
+func (m *Mirror) subscribe(ctx context.Context) (*feed, error) {
+	if m.cfg.Feed == FeedTracking {
+		m.mu.Lock()
+		m.tracking = true
+		m.mu.Unlock()
+	}
+	if !m.isTracking() {
+		err := m.cfg.EnsureNotifications(ctx)
+		switch {
+		case err == nil:
+		case m.cfg.Feed == FeedAuto && errors.As(err, new(*NotificationsOff)):
+			m.track(err)
+		default:
+			return nil, err
+		}
+	}
+	f := &feed{sink: m.sink, each: m.heard, all: m.flushedSomewhere, tracking: m.isTracking()}
+	return f.open(ctx, m.feedPool(), m.cfg.Timeout)
+}
+
+// feedPool is From, but for tests that lead the feed alone through a slow link.
+func (m *Mirror) feedPool() *conn.Pool {
+	addr := failpoint.Value("mirror.feed." + m.cfg.Name)
+	if addr == "" {
+		return m.cfg.From
+	}
+	e := m.cfg.From.Endpoint()
+	e.Address = addr
+	return conn.New(e, strings.TrimPrefix(m.cfg.From.Name(), conn.NamePrefix), m.cfg.Timeout)
+}
+
+func (m *Mirror) setFeed(f *feed) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.feed = f
+	close(m.feedUp)
+	if m.ctx.Err() != nil { // Stop looked before there was a feed to close
+		f.Close()
+	}
+}
+
+// supervise reads the feed, and makes a new one after each loss. A loss is a
+// gap: what happened meanwhile is found by scanning every database again.
+func (m *Mirror) supervise(f *feed) {
+	for {
+		err := f.read()
+		if m.ctx.Err() != nil {
+			return
+		}
+		m.mu.Lock()
+		m.feed = nil
+		m.feedUp = make(chan struct{})
+		m.mu.Unlock()
+		m.views.reset()
+		m.noteGap(fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err))
+		if f = m.resubscribe(); f == nil {
+			return
+		}
+		if !m.awaitWhole(f) {
+			return
+		}
+		// Subscribed first, scan second: nothing can fall between.
+		for _, l := range m.lanes {
+			l.requestScan()
+		}
+		m.setFeed(f)
+		m.log.Info("notifications are back, scanning what the gap covered", "from", m.cfg.From.String())
+	}
+}
+
+func (m *Mirror) resubscribe() *feed {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		f, err := m.subscribe(m.ctx)
+		if err == nil {
+			return f
+		}
+		if m.ctx.Err() != nil {
+			return nil
+		}
+		m.errs.add("feed", err)
+		m.setReason(err.Error())
+		if !sleep(m.ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// noteGap records that changes may have been missed. The lanes are not clean
+// before a scan that begins after the cause is gone.
+func (m *Mirror) noteGap(why string) {
+	for _, l := range m.lanes {
+		l.distrust()
+	}
+	m.mu.Lock()
+	m.gaps++
+	m.reason = why
+	m.mu.Unlock()
+	m.errs.add("gap", errors.New(why))
+	m.log.Warn("changes may have been missed: the databases will be scanned again", "because", why)
+}
+
+func (m *Mirror) setReason(why string) {
+	m.mu.Lock()
+	m.reason = why
+	m.mu.Unlock()
+}
+
+// barrier waits until every event of the past is marked. While there is no
+// feed it waits for one.
+func (m *Mirror) barrier(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		f, up := m.feed, m.feedUp
+		m.mu.Unlock()
+		if f != nil {
+			if barrierDisabled() {
+				return nil
+			}
+			return f.Barrier(ctx)
+		}
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the notification connection to %s: %w", m.cfg.From, context.Cause(ctx))
+		case <-m.ctx.Done():
+			return errStopped
+		}
+	}
+}
