@@ -196,6 +196,10 @@ func (l *loop) account() {
 	if l.watching {
 		l.written.handOver(l.srv.writes)
 	}
+	if l.m.slowNow > slowAtOnce {
+		l.srv.slow.skip(l.m.slowNow - slowAtOnce)
+	}
+	l.m.slowNow = 0
 	if l.commands != 0 {
 		l.srv.commands.Add(l.commands)
 		l.commands = 0

@@ -29,6 +29,7 @@ type measure struct {
 	inflight int64
 	done     []handedOn // in this round
 	slow     int64      // from how many nanoseconds on a command is slow
+	slowNow  int        // slow commands of this round
 }
 
 // handedOn are commands of one family that came together, were passed on together
@@ -121,6 +122,7 @@ type answered struct {
 type tally struct {
 	now  int64 // when the chunk came; 0 before it was needed
 	done []answered
+	slow int // slow commands of this chunk
 	head replyHead
 	m    *sharedMeasure
 }
@@ -160,7 +162,9 @@ func (r *reader) took(c call, known bool, it *item) {
 		r.tally.done = append(r.tally.done, a)
 	}
 	if f != fBlocking && r.tally.now-c.at >= s.srv.slow.least {
-		s.slowReply(c, r.tally.now)
+		if r.tally.slow++; r.tally.slow <= slowAtOnce {
+			s.slowReply(c, r.tally.now)
+		}
 	}
 }
 
@@ -171,6 +175,10 @@ func (a answered) same(b answered) bool {
 // measured adds what a chunk has brought to the server's numbers.
 func (r *reader) measured() {
 	t := &r.tally
+	if t.slow > slowAtOnce {
+		r.s.srv.slow.skip(t.slow - slowAtOnce)
+	}
+	t.slow = 0
 	if len(t.done) > 0 {
 		end := r.s.srv.clock()
 		for _, a := range t.done {

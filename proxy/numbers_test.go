@@ -274,3 +274,24 @@ func TestSlowLogIsARing(t *testing.T) {
 		t.Error("it is not off")
 	}
 }
+
+// TestSlowLogOfMany: where everything is slow, all of it is counted and some of it logged.
+func TestSlowLogOfMany(t *testing.T) {
+	for _, line := range []string{"GET a", "ECHO a"} { // of a guest, of a session
+		w := newWorld(t, func(c *Config) { c.SlowLogEntries = 1000 })
+		c := w.client()
+		const n = 500
+		if line == "ECHO a" {
+			c.do("CLIENT ID") // it keeps its connection
+		}
+		before := w.proxy.Numbers().SlowLogged
+		c.send(slices.Repeat([]string{line}, n)...)
+		for range n {
+			c.next()
+		}
+		until(t, "all are counted", func() bool { return w.proxy.Numbers().SlowLogged-before == n })
+		if logged := len(w.proxy.Slow()); logged == 0 || logged >= n {
+			t.Errorf("%s: %d of %d are logged", line, logged, n)
+		}
+	}
+}

@@ -231,6 +231,8 @@ func (s *Server) Threads() int {
 		return 0
 	case s.cfg.Loops > 0:
 		return s.cfg.Loops
+	case !s.cfg.Shared: // nothing is to be gained by having many clients in one
+		return max(1, min(8, runtime.NumCPU()))
 	}
 	return max(1, min(4, runtime.NumCPU()/4))
 }
