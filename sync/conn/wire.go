@@ -192,6 +192,18 @@ func (w *Wire) Relay(from *Wire, n int64) error {
 	return nil
 }
 
+// Peek returns the byte that comes next, which stays there.
+func (w *Wire) Peek() (byte, error) {
+	if w.r.Buffered() == 0 {
+		_ = w.nc.SetReadDeadline(time.Now().Add(w.timeout))
+	}
+	b, err := w.r.Peek(1)
+	if err != nil {
+		return 0, fmt.Errorf("reading from %s: %w", w, err)
+	}
+	return b[0], nil
+}
+
 // Skip drops the n bytes that come next, and the line end behind them.
 func (w *Wire) Skip(n int64) error {
 	_ = w.nc.SetReadDeadline(time.Now().Add(w.timeout))

@@ -60,11 +60,9 @@ func (w *worker) run() {
 		}
 		if next != nil && w.l.refused.Load() > 0 {
 			w.l.refused.Add(-1)
-			for !w.pipe.Idle() { // what is under way must not wait for as long
-				w.step(nil)
+			if next = w.withoutRestore(next); next == nil {
+				continue
 			}
-			w.withoutRestore(next)
-			continue
 		}
 		w.step(next)
 	}
@@ -210,21 +208,14 @@ func (w *worker) settle(j *pipe.Job) {
 			l.m.errs.add("copy", fmt.Errorf("copying database %d from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
 		}
 	}
-	if len(refused) >= refusedFrom && len(good) == 0 {
+	if len(refused) >= refusedFrom && j.Restored == 0 {
 		l.refused.Store(refusedFor)
-	}
-	if len(refused) > 0 {
-		more, sick, left := w.smallByType(refused)
-		good, bad = append(good, more...), append(bad, sick...)
-		var heavy []string
-		heavy, refused = w.weigh(left)
-		big = append(big, heavy...)
 	}
 	if len(big) > 0 {
 		l.copyBig(big, done != nil)
 	}
 	if len(refused) > 0 {
-		more, sick := w.byType(refused)
+		more, sick := w.byType(refused, done != nil)
 		good, bad = append(good, more...), append(bad, sick...)
 	}
 	l.brake.leave()
@@ -243,17 +234,57 @@ func (w *worker) settle(j *pipe.Job) {
 	}
 }
 
-// withoutRestore copies a job's keys by type from the start.
-func (w *worker) withoutRestore(j *pipe.Job) {
-	j.Outcomes = make([]value.Outcome, len(j.Keys))
-	for i := range j.Outcomes {
-		j.Outcomes[i].Err = value.ErrRestoreRefused
+// withoutRestore copies those keys of a job by type for which RESTORE would be needed,
+// and returns a job of the others, if there are any.
+func (w *worker) withoutRestore(j *pipe.Job) *pipe.Job {
+	l := w.l
+	done, _ := j.Note.(func())
+	var easy, rest []string
+	for _, k := range j.Keys {
+		if l.ways.Short(k) {
+			easy = append(easy, k)
+		} else {
+			rest = append(rest, k)
+		}
 	}
-	w.settle(j)
+	if len(rest) == 0 {
+		return j
+	}
+	for !w.pipe.Idle() { // what is under way must not wait for as long
+		w.step(nil)
+	}
+	good, bad := w.byType(rest, done != nil)
+	l.finished(good)
+	l.dirty.Done(good)
+	if len(easy) > 0 {
+		if len(bad) > 0 {
+			w.sick = append(w.sick, task{keys: bad})
+		}
+		return pipe.NewJob(easy, j.Note)
+	}
+	l.brake.leave()
+	switch {
+	case len(bad) > 0:
+		w.sick = append(w.sick, task{keys: bad, done: done})
+	case done != nil:
+		done()
+	}
+	return nil
 }
 
-// byType copies keys one by one.
-func (w *worker) byType(keys []string) (good, bad []string) {
+// byType copies keys without RESTORE: many small ones at a time, the big ones in chunks
+// beside the others, and what is left one by one.
+func (w *worker) byType(keys []string, scanned bool) (good, bad []string) {
+	good, bad, left := w.smallByType(keys)
+	big, rest := w.weigh(left)
+	if len(big) > 0 {
+		w.l.copyBig(big, scanned)
+	}
+	more, sick := w.oneByOne(rest)
+	return append(good, more...), append(bad, sick...)
+}
+
+func (w *worker) oneByOne(keys []string) (good, bad []string) {
 	l := w.l
 	for _, k := range keys {
 		to := l.m.writer()

@@ -102,15 +102,47 @@ func expiring(info string, db int) int {
 	return -1
 }
 
-// measure refuses the keys of j that are too big to be dumped. The question takes
+// guess chooses how each key of j is read.
+func (p *Pipe) guess(j *Job) {
+	for i, k := range j.Keys {
+		if p.ways.Short(k) {
+			j.ways[i] = short
+		}
+	}
+}
+
+// askSizes asks how large those keys of j are that are read that way.
+func (p *Pipe) askSizes(j *Job, w way) {
+	j.asked = p.measures()
+	if !j.asked {
+		return
+	}
+	for i, k := range j.Keys {
+		if j.ways[i] == w {
+			p.src.Command("MEMORY", "USAGE", k)
+		}
+	}
+}
+
+// measure refuses those of them that are too big to be dumped. The question takes
 // the source about a microsecond, however big the key is: it looks at five elements.
-func (p *Pipe) measure(j *Job) error {
+func (p *Pipe) measure(j *Job, w way) error {
 	if p.ways.Big <= 0 {
 		return nil
+	}
+	if w == whole {
+		for i := range j.Keys {
+			if j.ways[i] == short {
+				p.weigh(j, i, 0)
+			}
+		}
 	}
 	if j.asked {
 		cannot := false
 		for i := range j.Keys {
+			if j.ways[i] != w {
+				continue
+			}
 			size, _, err := p.src.Int()
 			if errors.As(err, new(conn.Refusal)) {
 				cannot = true
@@ -126,19 +158,24 @@ func (p *Pipe) measure(j *Job) error {
 		}
 		p.ways.noMemory.Store(true)
 	}
-	return p.count(j)
+	return p.count(j, w)
 }
 
 // count weighs by the numbers of elements.
-func (p *Pipe) count(j *Job) error {
-	for _, k := range j.Keys {
-		p.src.Command("TYPE", k)
+func (p *Pipe) count(j *Job, w way) error {
+	for i, k := range j.Keys {
+		if j.ways[i] == w {
+			p.src.Command("TYPE", k)
+		}
 	}
 	if err := p.src.Flush(); err != nil {
 		return err
 	}
 	asked := make([]string, len(j.Keys))
 	for i := range j.Keys {
+		if j.ways[i] != w {
+			continue
+		}
 		kind, err := p.src.Word()
 		if err != nil && !errors.As(err, new(conn.Refusal)) {
 			return err

@@ -10,11 +10,17 @@ func UnknownCommand(err error) bool { return unknownCommand(err) }
 // Any other error is returned as it is, without the arguments a server repeats.
 func Classify(err error) error { return classify(err) }
 
+// Forbidden reports whether a server does not know or does not permit a command.
+func Forbidden(err error) bool { return unknownCommand(err) || says(err, "noperm") }
+
+// Syntax reports whether a server does not know an option of a command.
+func Syntax(err error) bool { return says(err, "syntax error") }
+
 // Forbids makes a server's answer that it does not know or does not permit DUMP or
 // RESTORE an ErrRestoreRefused: the key can still be copied by type. Any other error
 // is returned as Classify does.
 func Forbids(err error) error {
-	if unknownCommand(err) || says(err, "noperm") {
+	if Forbidden(err) {
 		return fmt.Errorf("%w: %w", ErrRestoreRefused, discreet(err))
 	}
 	return classify(err)
