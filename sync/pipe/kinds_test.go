@@ -165,15 +165,15 @@ func equal(t *testing.T, r *rig, keys []string) {
 
 // TestAnyKindUnderAnyName changes keys at random between one copy and the next.
 func TestAnyKindUnderAnyName(t *testing.T) {
-	r := newRig(t, 0)
+	r := newRig(t, 1<<20)
 	seed := rand.Uint64()
 	t.Log("seed", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // to be repeated
 	pick := func(all ...string) string { return all[rnd.IntN(len(all))] }
-	for range 60 {
+	for range 30 {
 		var keys []string
-		for range 40 {
-			k := fmt.Sprint(pick("a:", "b:", "c:", "d"), rnd.IntN(12))
+		for range 200 {
+			k := fmt.Sprint(pick("a:", "b:", "c:", "d", "e:x", "e:y", string(rune('f'+rnd.IntN(20)))), rnd.IntN(40))
 			keys = append(keys, k)
 			switch rnd.IntN(9) {
 			case 0:
@@ -197,7 +197,7 @@ func TestAnyKindUnderAnyName(t *testing.T) {
 				list = append(list, k)
 			}
 		}
-		for k, o := range r.settled(t, list, 1+rnd.IntN(40)) {
+		for k, o := range r.settled(t, list, 1+rnd.IntN(100)) {
 			if o.Err != nil {
 				t.Fatalf("%s: %v", k, o.Err)
 			}

@@ -144,11 +144,11 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 		p.written = nil
 		out = append(out, j)
 	}
-	if j := p.read; j != nil {
-		if err := p.relay(j); err != nil {
+	belated := false
+	if p.read != nil {
+		if belated, err = p.relay(p.read, false); err != nil {
 			return append(out, p.fail(next, err)...), err
 		}
-		p.read, p.written = nil, j
 	}
 	if next != nil {
 		err := p.mortal(next)
@@ -158,8 +158,13 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 		if err != nil {
 			return append(out, p.fail(next, err)...), err
 		}
-		p.sized = next
 	}
+	if belated { // nothing else is to come from the source now
+		if err := p.again(p.read); err != nil {
+			return append(out, p.fail(next, err)...), err
+		}
+	}
+	p.read, p.written, p.sized = nil, p.read, next
 	return out, nil
 }
 
@@ -239,13 +244,8 @@ func (p *Pipe) ask(j *Job, belated bool) {
 	}
 }
 
-// relay reads what was asked for and passes it on to the target. What turns out to be
-// no short string is asked for once more.
-func (p *Pipe) relay(j *Job) error {
-	belated, err := p.relayThose(j, false)
-	if err != nil || !belated {
-		return err
-	}
+// again asks once more for the keys of j that turned out to be no short strings.
+func (p *Pipe) again(j *Job) error {
 	p.askSizes(j, late)
 	if err := p.src.Flush(); err != nil {
 		return err
@@ -257,13 +257,13 @@ func (p *Pipe) relay(j *Job) error {
 	if err := p.src.Flush(); err != nil {
 		return err
 	}
-	_, err = p.relayThose(j, true)
+	_, err := p.relay(j, true)
 	return err
 }
 
-// relayThose relays the keys that are late, or the others. more says that some of the
-// others have become late.
-func (p *Pipe) relayThose(j *Job, belated bool) (more bool, err error) {
+// relay reads what was asked for, of the keys that are late or of the others, and
+// passes it on to the target. more says that some of the others have become late.
+func (p *Pipe) relay(j *Job, belated bool) (more bool, err error) {
 	for i := range j.Keys {
 		if j.Outcomes[i].Err != nil || (j.ways[i] == late) != belated {
 			continue
