@@ -114,9 +114,9 @@ type Proxy struct {
 type Sync struct {
 	// Workers is how many copies run at the same time.
 	Workers int `koanf:"workers"`
-	// Batch is how many keys go in one round trip.
+	// Batch is how many keys go in one round trip; 0 leaves that to how long one takes.
 	Batch int `koanf:"batch"`
-	// ScanCount is SCAN's COUNT.
+	// ScanCount is SCAN's COUNT; 0 is like that of Batch.
 	ScanCount int `koanf:"scan_count"`
 	// DirtyLimit bounds the dirty keys held in memory, per database; past it
 	// the database is scanned again instead.
@@ -212,8 +212,6 @@ func Default() Config {
 		},
 		Sync: Sync{
 			Workers:          4,
-			Batch:            256,
-			ScanCount:        1000,
 			DirtyLimit:       1_000_000,
 			Considerate:      true,
 			Heartbeat:        time.Second,

@@ -181,8 +181,8 @@ func (c Config) checkRanges() []error {
 	number("proxy.script_cache", c.Proxy.ScriptCache, 1, 10_000_000)
 	duration("proxy.shutdown_timeout", c.Proxy.ShutdownTimeout, 0, time.Hour)
 	number("sync.workers", c.Sync.Workers, 1, 256)
-	number("sync.batch", c.Sync.Batch, 1, 10_000)
-	number("sync.scan_count", c.Sync.ScanCount, 1, 100_000)
+	number("sync.batch", c.Sync.Batch, 0, 10_000)
+	number("sync.scan_count", c.Sync.ScanCount, 0, 100_000)
 	number("sync.dirty_limit", c.Sync.DirtyLimit, 1, 1_000_000_000)
 	if c.Sync.KeysPerSecond != 0 {
 		number("sync.keys_per_second", c.Sync.KeysPerSecond, 1, 1_000_000_000)

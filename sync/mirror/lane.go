@@ -23,6 +23,7 @@ type lane struct {
 	dirty    *dirty.Set
 	ways     *pipe.Ways
 	pages    chan task // from the scanner to the workers
+	size     batchSize
 	typed    value.ByType
 	refused  atomic.Int64 // how many jobs go without RESTORE yet, which To refuses
 
@@ -54,6 +55,7 @@ func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
 			Source: func(ctx context.Context) (*conn.Wire, error) { return m.cfg.From.Wire(ctx, from) },
 		},
 	}
+	l.size.fixed = m.cfg.Batch
 	if from == m.order[0] {
 		l.ways.Ours = []string{m.heartbeatKey()}
 	}
@@ -218,10 +220,10 @@ func (l *lane) scan(ctx context.Context) error {
 func (l *lane) scanFrom(ctx context.Context) error {
 	var under sync.WaitGroup
 	defer under.Wait() // the workers give back what they have taken, whatever happens
-	err := eachPage(ctx, l.src(), l.m.cfg.ScanCount, func(keys []string) error {
+	err := eachPage(ctx, l.src(), l.size.scan(l.m.cfg.ScanCount), func(keys []string) error {
 		l.count.scanned.Add(int64(len(keys)))
 		for mine := l.dirty.Claim(keys); len(mine) > 0; {
-			n := min(len(mine), l.m.throttle.Batch(l.m.cfg.Batch))
+			n := min(len(mine), l.m.throttle.Batch(l.size.keys()))
 			if err := l.m.throttle.Wait(ctx, n); err != nil {
 				l.dirty.Retry(mine)
 				return err
@@ -245,7 +247,7 @@ func (l *lane) scanFrom(ctx context.Context) error {
 }
 
 func (l *lane) scanTo(ctx context.Context) error {
-	err := eachPage(ctx, l.dst(), l.m.cfg.ScanCount, func(keys []string) error {
+	err := eachPage(ctx, l.dst(), l.size.scan(l.m.cfg.ScanCount), func(keys []string) error {
 		pipe := l.src().Pipeline()
 		found := make([]*redis.IntCmd, len(keys))
 		for i, k := range keys {
@@ -267,13 +269,24 @@ func (l *lane) scanTo(ctx context.Context) error {
 	return nil
 }
 
-// eachPage calls page with the keys of each page of a SCAN, ours left out.
+// eachPage calls page with the keys of each page of a SCAN, ours left out. The next
+// page is asked for meanwhile.
 func eachPage(ctx context.Context, c *redis.Client, count int, page func([]string) error) error {
-	var cursor uint64
-	for {
-		keys, next, err := c.Scan(ctx, cursor, "", int64(count)).Result()
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	pages := make(chan *redis.ScanCmd, 1)
+	ask := func(cursor uint64) {
+		asking.Go(func() { pages <- c.Scan(ctx, cursor, "", int64(count)) })
+	}
+	for ask(0); ; {
+		keys, next, err := (<-pages).Result()
 		if err != nil {
 			return err
+		}
+		if next != 0 {
+			ask(next)
 		}
 		apps := keys[:0]
 		for _, k := range keys {
@@ -286,7 +299,7 @@ func eachPage(ctx context.Context, c *redis.Client, count int, page func([]strin
 				return err
 			}
 		}
-		if cursor = next; cursor == 0 {
+		if next == 0 {
 			return nil
 		}
 	}

@@ -41,8 +41,8 @@ type Config struct {
 	Feed string
 
 	Workers    int           // copies at the same time, per database
-	Batch      int           // keys per round trip
-	ScanCount  int           // SCAN's COUNT
+	Batch      int           // keys per round trip; 0: by the round-trip time
+	ScanCount  int           // SCAN's COUNT; 0: likewise
 	DirtyLimit int           // dirty keys held per database; past it the database is scanned again
 	Heartbeat  time.Duration // how often the feed is proved
 	Timeout    time.Duration // connecting, and each round trip

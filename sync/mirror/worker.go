@@ -70,13 +70,33 @@ func (w *worker) run() {
 
 // step has the pipe take a job, or go on with what is under way.
 func (w *worker) step(next *pipe.Job) {
+	began := time.Now()
 	jobs, err := w.pipe.Step(w.l.m.ctx, next)
+	if err == nil {
+		w.l.size.took(lengthOf(next), bytesOf(jobs), time.Since(began), w.pipe.RTT())
+	}
 	if err != nil {
 		w.failed(jobs, err)
 	}
 	for _, j := range jobs {
 		w.settle(j)
 	}
+}
+
+func lengthOf(j *pipe.Job) int {
+	if j == nil {
+		return 0
+	}
+	return len(j.Keys)
+}
+
+func bytesOf(jobs []*pipe.Job) (n int64) {
+	for _, j := range jobs {
+		for _, o := range j.Outcomes {
+			n += o.Bytes
+		}
+	}
+	return n
 }
 
 // next returns the next job, entered into the brake; nil while there is none but
@@ -128,7 +148,7 @@ func (w *worker) next() (job *pipe.Job, ok bool) {
 // look takes what is there.
 func (w *worker) look() (t task, found bool) {
 	if !w.scans {
-		if keys := w.l.dirty.TakeNow(w.l.m.cfg.Batch); len(keys) > 0 {
+		if keys := w.l.dirty.TakeNow(w.l.size.keys()); len(keys) > 0 {
 			return task{keys: keys}, true
 		}
 	}
@@ -138,7 +158,7 @@ func (w *worker) look() (t task, found bool) {
 	default:
 	}
 	if w.scans {
-		if keys := w.l.dirty.TakeNow(w.l.m.cfg.Batch); len(keys) > 0 {
+		if keys := w.l.dirty.TakeNow(w.l.size.keys()); len(keys) > 0 {
 			return task{keys: keys}, true
 		}
 	}
@@ -311,7 +331,7 @@ func (w *worker) oneByOne(keys []string) (good, bad []string) {
 func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 	l := w.l
 	for len(keys) > 0 {
-		some := keys[:min(len(keys), l.m.cfg.Batch)]
+		some := keys[:min(len(keys), leastBatch)]
 		keys = keys[len(some):]
 		to := l.m.writer()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)

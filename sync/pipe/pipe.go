@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/value"
@@ -166,6 +167,16 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	}
 	p.read, p.written, p.sized = nil, p.read, next
 	return out, nil
+}
+
+// RTT returns the round-trip time of the connection that has the longer one.
+func (p *Pipe) RTT() (d time.Duration) {
+	for _, w := range []*conn.Wire{p.src, p.dst} {
+		if w != nil {
+			d = max(d, w.RTT())
+		}
+	}
+	return d
 }
 
 // Close closes the wires. Nothing may be under way.
