@@ -121,6 +121,9 @@ type Sync struct {
 	// DirtyLimit bounds the dirty keys held in memory, per database; past it
 	// the database is scanned again instead.
 	DirtyLimit int `koanf:"dirty_limit"`
+	// MaxLatency is how much longer than at best the servers may take to answer while a
+	// scan copies, the 99th percentile; 0 is no limit.
+	MaxLatency time.Duration `koanf:"max_latency"`
 	// Considerate paces a scan by how soon and how often clients are served.
 	Considerate bool `koanf:"considerate"`
 	// KeysPerSecond and BytesPerSecond bound what a scan copies; 0 is no bound.
@@ -214,6 +217,7 @@ func Default() Config {
 			Workers:          4,
 			DirtyLimit:       1_000_000,
 			Considerate:      true,
+			MaxLatency:       20 * time.Millisecond,
 			Heartbeat:        time.Second,
 			Feed:             "auto",
 			SetNotifications: true,

@@ -183,6 +183,7 @@ func (c Config) checkRanges() []error {
 	number("sync.workers", c.Sync.Workers, 1, 256)
 	number("sync.batch", c.Sync.Batch, 0, 10_000)
 	number("sync.scan_count", c.Sync.ScanCount, 0, 100_000)
+	duration("sync.max_latency", c.Sync.MaxLatency, 0, time.Minute)
 	number("sync.dirty_limit", c.Sync.DirtyLimit, 1, 1_000_000_000)
 	if c.Sync.KeysPerSecond != 0 {
 		number("sync.keys_per_second", c.Sync.KeysPerSecond, 1, 1_000_000_000)

@@ -206,6 +206,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Silent:              m.traffic.Silent,
 		Scripts:             m.traffic.Scripts,
 		Limits:              m.limits(),
+		MaxLatency:          m.cfg.Sync.MaxLatency,
 		Served:              served,
 		Bypassing:           func(ctx context.Context) ([]string, error) { return preflight.Bypassing(ctx, m.env(from)) },
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))

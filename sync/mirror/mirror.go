@@ -64,6 +64,9 @@ type Config struct {
 	// that clients do not feel them. nil: they are not.
 	Limits throttle.Limits
 	Served func() throttle.Served
+	// MaxLatency is how much longer than at best PING may take at From and To while a
+	// scan copies, the 99th percentile; 0: as long as it likes.
+	MaxLatency time.Duration
 	// Scripts returns the script bodies that the proxy saw: what they run inside
 	// counts on the server too. nil: none.
 	Scripts func() []string
@@ -130,6 +133,9 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.beat.init()
 	m.throttle = throttle.New(cfg.Limits, cfg.Served)
+	if cfg.MaxLatency > 0 {
+		m.throttle.Heed(cfg.MaxLatency, m.probe(cfg.From), m.probe(cfg.To))
+	}
 	m.views.init(m.order)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
 	return m
