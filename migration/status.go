@@ -58,6 +58,7 @@ type DatabaseStatus struct {
 	Total    int64   `json:"total"`   // keys, at the beginning of the current scan
 	Scanned  int64   `json:"scanned"` // keys, by the current scan
 	Copied   int64   `json:"copied"`  // since the sidecar started, scan and changes
+	Equal    int64   `json:"equal"`   // of the scans, on both servers already: not written, since the sidecar started
 	Removed  int64   `json:"removed"`
 	Bytes    int64   `json:"bytes"`
 	Dirty    int     `json:"dirty"`
@@ -169,7 +170,7 @@ func (m *Migration) Status() Status {
 
 func databaseStatus(d mirror.Database, side router.Side) DatabaseStatus {
 	st := DatabaseStatus{
-		Source: d.From, Target: d.To, Total: d.Total, Scanned: d.Scanned, Copied: d.Copied, Removed: d.Removed,
+		Source: d.From, Target: d.To, Total: d.Total, Scanned: d.Scanned, Copied: d.Copied, Equal: d.Equal, Removed: d.Removed,
 		Bytes: d.Bytes, Dirty: d.Dirty, InFlight: d.InHand, OldestMS: ms(d.Oldest), Percent: d.Percent(), Rate: d.Rate(), ETA: d.ETA().Seconds(), Done: d.ScanComplete,
 	}
 	if side == router.Target { // the mirror runs the other way

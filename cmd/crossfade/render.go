@@ -129,10 +129,10 @@ func nextSwitch(side router.Side) string {
 const barWidth = 10
 
 func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
-	fmt.Fprintf(b, "%-9s %-*s %9s %9s %8s %8s %7s\n", "database", barWidth+7, "scanned", "of keys", "copied", "dirty", "keys/s", "left")
+	fmt.Fprintf(b, "%-9s %-*s %7s %7s %7s %8s %8s %7s\n", "database", barWidth+7, "scanned", "of keys", "copied", "equal", "dirty", "keys/s", "left")
 	empty := 0
 	for _, d := range list {
-		if d.Done && d.Total == 0 && d.Copied == 0 && d.Removed == 0 && d.Dirty == 0 {
+		if d.Done && d.Total == 0 && d.Copied == 0 && d.Equal == 0 && d.Removed == 0 && d.Dirty == 0 {
 			empty++
 			continue
 		}
@@ -144,8 +144,8 @@ func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
 		if !d.Done && d.ETA == 0 {
 			left = "?"
 		}
-		fmt.Fprintf(b, "%-9s %s %5.1f%% %9s %9s %8s %8s %7s\n", fmt.Sprintf("%d → %d", d.Source, d.Target),
-			bar(percent), percent, count(d.Total), count(d.Copied), count(int64(d.Dirty)), rate, left)
+		fmt.Fprintf(b, "%-9s %s %5.1f%% %7s %7s %7s %8s %8s %7s\n", fmt.Sprintf("%d → %d", d.Source, d.Target),
+			bar(percent), percent, count(d.Total), count(d.Copied), count(d.Equal), count(int64(d.Dirty)), rate, left)
 	}
 	if empty > 0 {
 		fmt.Fprintf(b, "and %s without keys\n", plural(empty, "database"))

@@ -23,8 +23,9 @@ const (
 // for as long as they are with it. Additions go before whole copies, and a
 // whole copy that is not the first is put off by what it costs: see bigShare.
 type bigKeys struct {
-	l *lane
-	n atomic.Int32 // len(known), for those who note events
+	l       *lane
+	compare *value.Comparer
+	n       atomic.Int32 // len(known), for those who note events
 
 	mu      sync.Mutex
 	known   map[string]*bigKey
@@ -56,7 +57,10 @@ type bigKey struct {
 }
 
 func newBigKeys(l *lane) *bigKeys {
-	return &bigKeys{l: l, known: make(map[string]*bigKey), changed: make(chan struct{})}
+	return &bigKeys{
+		l: l, known: make(map[string]*bigKey), changed: make(chan struct{}),
+		compare: &value.Comparer{Strict: true, Big: 1, Pace: l.pace}, // in chunks, whatever has become of the size
+	}
 }
 
 func (s *bigKeys) wake() { // with mu held

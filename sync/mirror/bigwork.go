@@ -169,7 +169,10 @@ func (s *bigKeys) extend(k *bigKey) {
 
 func (s *bigKeys) build(k *bigKey) {
 	began := time.Now()
-	out, err := k.copy.Build(s.l.m.ctx, s.l.src(), k)
+	out, err := value.Outcome{Same: true}, error(nil)
+	if !s.matches(k) {
+		out, err = k.copy.Build(s.l.m.ctx, s.l.src(), k)
+	}
 	if errors.Is(err, value.ErrType) {
 		out, err = s.restore(k)
 	}
@@ -182,6 +185,19 @@ func (s *bigKeys) build(k *bigKey) {
 	}
 	s.mu.Unlock()
 	s.finish(k, out, err)
+}
+
+// matches reports whether To has a key that a scan has found already, as it is.
+func (s *bigKeys) matches(k *bigKey) bool {
+	if !k.scanned() {
+		return false
+	}
+	l := s.l
+	same, err := k.copy.Match(l.m.ctx, l.src(), l.dst(), s.compare, k)
+	if err != nil && l.m.ctx.Err() == nil {
+		l.m.errs.add("compare", fmt.Errorf("comparing key %q of database %d of %s with %s before it is copied: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
+	}
+	return same && err == nil
 }
 
 // restore copies a value of a type that only its own dump knows, in one piece.
@@ -222,9 +238,12 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 		l.dirty.Retry([]string{k.key})
 		return
 	}
-	if out.Removed {
+	switch {
+	case out.Same:
+		l.count.equal.Add(1)
+	case out.Removed:
 		l.count.removed.Add(1)
-	} else {
+	default:
 		l.count.copied.Add(1)
 	}
 	l.dirty.Done([]string{k.key})

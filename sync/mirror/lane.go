@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -43,6 +44,7 @@ type lane struct {
 type counters struct {
 	total, scanned     atomic.Int64 // of the current or last scan
 	copied, removed    atomic.Int64
+	equal              atomic.Int64 // scanned keys that To had already as they are
 	bytes              atomic.Int64
 	scanStart, scanEnd atomic.Int64 // unix nanoseconds
 }
@@ -150,9 +152,15 @@ func (l *lane) finished(keys []string) {
 	}
 }
 
-// scanner makes the scans that were asked for.
+// errOutdated ends a scan that does not count any more.
+var errOutdated = errors.New("another scan was asked for meanwhile")
+
+// scanner makes the scans that were asked for. One that is overtaken by a gap would have
+// to be followed by another one of everything: so it is given up, and what it has not
+// come to is not looked at twice. But not two in a row: where gaps come faster than
+// scans end, To shall be brought up to date all the same, as far as that goes.
 func (l *lane) scanner() {
-	for {
+	for gaveUp := false; ; {
 		l.mu.Lock()
 		changed, wanted, done := l.changed, l.wanted, l.done
 		l.mu.Unlock()
@@ -171,7 +179,12 @@ func (l *lane) scanner() {
 			l.m.log.Info("too many dirty keys to remember, scanning the database again", "database", l.from)
 		}
 		l.dirty.ClearOverflow() // before the scan: a mark lost during it counts again
-		if err := l.scan(l.m.ctx); err != nil {
+		outdated := func() bool { return !gaveUp && l.asked() > wanted }
+		err := l.scan(l.m.ctx, outdated)
+		if gaveUp = errors.Is(err, errOutdated); gaveUp {
+			continue
+		}
+		if err != nil {
 			if l.m.ctx.Err() != nil {
 				return
 			}
@@ -193,10 +206,18 @@ func (l *lane) scanner() {
 	}
 }
 
-// scan copies every key of From's database, then marks every key of To's
-// database that From does not have. SCAN returns every key that is there from
-// its beginning to its end; what comes or goes meanwhile is an event.
-func (l *lane) scan(ctx context.Context) error {
+// asked returns how many scans were ever asked for.
+func (l *lane) asked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.wanted
+}
+
+// scan copies every key of From's database that To does not have as it is, then marks
+// every key of To's database that From does not have. SCAN returns every key that is
+// there from its beginning to its end; what comes or goes meanwhile is an event. It
+// ends with errOutdated as soon as outdated says so.
+func (l *lane) scan(ctx context.Context, outdated func() bool) error {
 	total, err := l.src().DBSize(ctx).Result()
 	if err != nil {
 		return fmt.Errorf("counting the keys of database %d on %s: %w", l.from, l.m.cfg.From, err)
@@ -205,22 +226,27 @@ func (l *lane) scan(ctx context.Context) error {
 	l.count.scanned.Store(0)
 	l.count.scanEnd.Store(0)
 	l.count.scanStart.Store(time.Now().UnixNano())
-	if err := l.scanFrom(ctx); err != nil {
+	if err := l.scanFrom(ctx, outdated); err != nil {
 		return err
 	}
-	if err := l.scanTo(ctx); err != nil {
+	if err := l.scanTo(ctx, outdated); err != nil {
 		return err
 	}
 	l.count.scanEnd.Store(time.Now().UnixNano())
 	return nil
 }
 
-// scanFrom gives every page to the workers and returns when all of them are copied,
-// or, where that failed, dirty.
-func (l *lane) scanFrom(ctx context.Context) error {
+// scanFrom gives every page to be compared, or to the workers, and returns when all of
+// them are equal or copied, or, where that failed, dirty.
+func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
+	sift := l.newSift(ctx)
+	defer sift.close()
 	var under sync.WaitGroup
-	defer under.Wait() // the workers give back what they have taken, whatever happens
+	defer under.Wait() // who has taken keys gives them back, whatever happens
 	err := eachPage(ctx, l.src(), l.size.scan(l.m.cfg.ScanCount), func(keys []string) error {
+		if outdated() {
+			return errOutdated
+		}
 		l.count.scanned.Add(int64(len(keys)))
 		for mine := l.dirty.Claim(keys); len(mine) > 0; {
 			n := min(len(mine), l.m.throttle.Batch(l.size.keys()))
@@ -230,7 +256,7 @@ func (l *lane) scanFrom(ctx context.Context) error {
 			}
 			under.Add(1)
 			select {
-			case l.pages <- task{keys: mine[:n:n], done: under.Done}:
+			case sift.way() <- task{keys: mine[:n:n], done: under.Done}:
 			case <-ctx.Done():
 				under.Done()
 				l.dirty.Retry(mine)
@@ -246,8 +272,11 @@ func (l *lane) scanFrom(ctx context.Context) error {
 	return nil
 }
 
-func (l *lane) scanTo(ctx context.Context) error {
+func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
 	err := eachPage(ctx, l.dst(), l.size.scan(l.m.cfg.ScanCount), func(keys []string) error {
+		if outdated() {
+			return errOutdated
+		}
 		pipe := l.src().Pipeline()
 		found := make([]*redis.IntCmd, len(keys))
 		for i, k := range keys {

@@ -42,6 +42,7 @@ type Database struct {
 	From, To        int
 	Total, Scanned  int64 // of the current scan, keys
 	Copied, Removed int64 // since the mirror began
+	Equal           int64 // keys that scans have found on To as they are, and left there, since the mirror began
 	Bytes           int64
 	Dirty           int           // in hand or waiting for it
 	InHand          int           // being copied
@@ -131,7 +132,7 @@ func (l *lane) progress() Database {
 	d := Database{
 		From: l.from, To: l.to,
 		Total: l.count.total.Load(), Scanned: l.count.scanned.Load(),
-		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Bytes: l.count.bytes.Load() + under,
+		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Equal: l.count.equal.Load(), Bytes: l.count.bytes.Load() + under,
 		Dirty: l.dirty.Len(), InHand: l.dirty.InHand(), Oldest: l.dirty.Age(), ScanComplete: l.scanComplete(),
 	}
 	if start := l.count.scanStart.Load(); start > 0 {

@@ -420,33 +420,35 @@ const (
 	noExpiry = -1
 )
 
+func (p *Pipe) expiry(old bool) (expire int64, refused, err error) { return expiry(p.src, old) }
+
 // expiry reads the answers about one key's expiry: milliseconds since 1970,
 // noExpiry or noKey. refused is the server's refusal, after which the wire is well.
-func (p *Pipe) expiry(old bool) (expire int64, refused, err error) {
+func expiry(w *conn.Wire, old bool) (expire int64, refused, err error) {
 	if !old {
-		n, _, err := p.src.Int()
+		n, _, err := w.Int()
 		if errors.As(err, new(conn.Refusal)) {
 			return 0, err, nil
 		}
 		return n, nil, err
 	}
 	for range 3 { // MULTI, QUEUED, QUEUED
-		if err := p.src.Status(); errors.As(err, new(conn.Refusal)) {
+		if err := w.Status(); errors.As(err, new(conn.Refusal)) {
 			refused = errors.Join(refused, err)
 		} else if err != nil {
 			return 0, nil, err
 		}
 	}
-	if _, err := p.src.Array(); errors.As(err, new(conn.Refusal)) {
+	if _, err := w.Array(); errors.As(err, new(conn.Refusal)) {
 		return 0, errors.Join(refused, err), nil
 	} else if err != nil {
 		return 0, nil, err
 	}
-	left, _, err := p.src.Int()
+	left, _, err := w.Int()
 	if err != nil {
 		return 0, nil, err
 	}
-	now, err := p.src.Time()
+	now, err := w.Time()
 	if err != nil {
 		return 0, nil, err
 	}

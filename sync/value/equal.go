@@ -65,6 +65,13 @@ type Comparer struct {
 	// Bound is about how many bytes are held at a time by one call and side;
 	// 0 means 16 MiB.
 	Bound int64
+	// Strict takes nothing for equal that a copy would change: expiries must be the same
+	// to the millisecond, and in values that are read in chunks a cached HyperLogLog
+	// count is a part of the value, and -0 is another score than 0.
+	Strict bool
+	// Pace is called while a key is read in chunks, with the bytes read of each. It may
+	// wait; its error ends the comparison. nil: nobody paces it.
+	Pace func(ctx context.Context, bytes int64) error
 
 	sides [2]reader
 	pace  pace
@@ -223,7 +230,10 @@ func (c *Comparer) print(d sight) uint64 {
 
 // tolerance is in milliseconds.
 func (c *Comparer) tolerance() int64 {
-	if c.Tolerance > 0 {
+	switch {
+	case c.Strict:
+		return 0
+	case c.Tolerance > 0:
 		return c.Tolerance.Milliseconds()
 	}
 	return 5

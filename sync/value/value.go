@@ -35,10 +35,11 @@ var (
 	errChanged = errors.New("key changed while it was read")
 )
 
-// Outcome says what became of one key. Exactly one of Copied, Removed and Err
+// Outcome says what became of one key. Exactly one of Copied, Same, Removed and Err
 // is set.
 type Outcome struct {
 	Copied  bool  // the value is on the target, or was written with an expiry already past
+	Same    bool  // the target had it already, and nothing was written
 	Removed bool  // the source has no such key, and now neither has the target
 	Bytes   int64 // size of what was sent, in bytes of payload
 	Err     error // nothing was changed on the target, unless Unknown(Err)
