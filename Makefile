@@ -21,7 +21,7 @@ build: ## build the static binary bin/crossfade
 test: ## run all tests, against real servers
 	scripts/deps.sh
 	$(GO) test -p $(PARALLEL) -timeout $(TIMEOUT) ./...
-	$(GO) test -timeout $(TIMEOUT) ./proxy -args -upstream pinned
+	$(GO) test -timeout $(TIMEOUT) ./proxy -args -upstream pinned -loops 3
 
 race: ## run the tests under the race detector, the long ones shortened
 	scripts/deps.sh race
