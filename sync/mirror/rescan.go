@@ -86,8 +86,8 @@ func (s *sift) saw(alike, all int) {
 // run compares tasks until there are none any more.
 func (s *sift) run() {
 	l := s.l
-	sieve := pipe.NewSieve(l.ways.Source,
-		func(ctx context.Context) (*conn.Wire, error) { return l.m.cfg.To.Wire(ctx, l.to) }, l.bigSize())
+	sieve := pipe.NewSieve(l.ways,
+		func(ctx context.Context) (*conn.Wire, error) { return l.m.cfg.To.Wire(ctx, l.to) }, l.ways.Ours)
 	defer sieve.Close()
 	for {
 		next := s.next(sieve.Idle())

@@ -129,7 +129,7 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	}
 	if next != nil && len(next.Keys) >= askFrom && !p.ways.noInfo.Load() {
 		next.info = true
-		p.askMortal()
+		askMortal(p.src, p.ways.Ours)
 	}
 	if next != nil {
 		p.guess(next)

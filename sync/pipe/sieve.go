@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/value"
@@ -26,7 +27,8 @@ const (
 	Heavy                 // one of the servers has a value too big to be dumped
 )
 
-// Lot is a number of keys to be compared, none of which is in another lot.
+// Lot is a number of keys to be compared, none of which is in another lot and none of
+// ours.
 type Lot struct {
 	Keys []string
 	// Verdicts has one element a key once the lot has come out of Step.
@@ -37,41 +39,52 @@ type Lot struct {
 	Note any
 
 	weights []int64 // in bytes, on the server where it is heavier
+	short   []bool  // it is thought to be a short string
+	mortal  bool    // the servers were asked whether any key expires
 }
 
 // NewLot returns a lot for keys, which become the lot's.
 func NewLot(keys []string, note any) *Lot {
-	return &Lot{Keys: keys, Note: note, Verdicts: make([]Verdict, len(keys)), weights: make([]int64, len(keys))}
+	return &Lot{
+		Keys: keys, Note: note, Verdicts: make([]Verdict, len(keys)),
+		weights: make([]int64, len(keys)), short: make([]bool, len(keys)),
+	}
 }
 
 // Sieve parts the keys that are the same on two servers from those that are not. It
-// reads both by DUMP and writes nothing. While both servers dump a lot they say how
-// large the keys of the next one are. Not for concurrent use.
+// reads both, as the pipe reads the source, and writes nothing. While both servers
+// answer for a lot they say how large the keys of the next one are. Not for concurrent
+// use.
 //
 // What it says holds for a key that changes on neither server meanwhile: whoever uses
 // it has the key in hand and hears of changes.
 type Sieve struct {
-	big   int64
-	ends  [2]end // source, target
-	sized *Lot   // to be read at the next step
+	ways    *Ways
+	ends    [2]end // source, target
+	noShort bool   // GETRANGE is forbidden
+	sized   *Lot   // to be read at the next step
 }
 
 // end is one of the servers.
 type end struct {
-	dial Dial
-	wire *conn.Wire
-	old  bool // no PEXPIRETIME: before Redis 7.0
+	dial   Dial
+	ours   []string // keys of ours that may have an expiry
+	wire   *conn.Wire
+	old    bool    // no PEXPIRETIME: before Redis 7.0
+	noInfo bool    // forbidden
+	none   [2]bool // no key but ours has an expiry: of the lot that is read, and of the next
 
-	payload []byte // of the key that is being read
+	payload []byte // of the key that is read, or the string itself
 	expire  int64  // milliseconds since 1970, noExpiry or noKey
-	found   bool
+	found   bool   // there is a payload
 	refused error
 }
 
-// NewSieve returns a sieve that connects when it has something to do. big is from how
-// many bytes of memory on one of the servers a key is Heavy; 0 means never.
-func NewSieve(source, target Dial, big int64) *Sieve {
-	return &Sieve{big: big, ends: [2]end{{dial: source}, {dial: target}}}
+// NewSieve returns a sieve for the keys that w is for, which connects when it has
+// something to do. A key is Heavy from w.Big on, on either server. ours are keys of the
+// target's database that may have an expiry, whatever those of the applications have.
+func NewSieve(w *Ways, target Dial, ours []string) *Sieve {
+	return &Sieve{ways: w, ends: [2]end{{dial: w.Source, ours: w.Ours}, {dial: target, ours: ours}}}
 }
 
 // Idle reports whether nothing is under way.
@@ -117,11 +130,7 @@ func (s *Sieve) step(ctx context.Context, lot, next *Lot) error {
 		}
 	}
 	if next != nil {
-		for i := range s.ends {
-			for _, k := range next.Keys {
-				s.ends[i].wire.Command("MEMORY", "USAGE", k)
-			}
-		}
+		s.askAbout(next)
 	}
 	from, to := 0, 0
 	if lot != nil {
@@ -131,21 +140,18 @@ func (s *Sieve) step(ctx context.Context, lot, next *Lot) error {
 		return err
 	}
 	if next != nil {
-		if err := s.weigh(next); err != nil {
+		if err := s.about(next); err != nil {
 			return err
 		}
 	}
-	if lot == nil {
-		return nil
-	}
-	for {
+	for lot != nil {
 		again, err := s.compare(lot, from, to)
 		if err != nil {
 			return err
 		}
 		if !again {
 			if from = to; from == len(lot.Keys) {
-				return nil
+				break
 			}
 		}
 		to = s.ask(lot, from)
@@ -153,6 +159,11 @@ func (s *Sieve) step(ctx context.Context, lot, next *Lot) error {
 			return err
 		}
 	}
+	for i := range s.ends {
+		e := &s.ends[i]
+		e.none[0], e.none[1] = e.none[1], false
+	}
+	return nil
 }
 
 func (s *Sieve) flush() error {
@@ -164,21 +175,51 @@ func (s *Sieve) flush() error {
 	return nil
 }
 
-// weigh reads how large the keys of a lot are.
-func (s *Sieve) weigh(l *Lot) error {
+// askAbout asks whether any key expires, and how large those of l are that are not
+// thought to be short strings.
+func (s *Sieve) askAbout(l *Lot) {
+	for i, k := range l.Keys {
+		l.short[i] = !s.noShort && s.ways.Short(k)
+	}
+	l.mortal = len(l.Keys) >= askFrom && !s.ends[0].noInfo && !s.ends[1].noInfo
+	for i := range s.ends {
+		e := &s.ends[i]
+		if l.mortal {
+			askMortal(e.wire, e.ours)
+		}
+		for n, k := range l.Keys {
+			if !l.short[n] {
+				e.wire.Command("MEMORY", "USAGE", k)
+			}
+		}
+	}
+}
+
+// about reads the answers.
+func (s *Sieve) about(l *Lot) error {
 	var blind error
 	for i := range s.ends {
-		w := s.ends[i].wire
+		e := &s.ends[i]
+		if l.mortal {
+			none, refused, err := mortal(e.wire, e.ours)
+			if err != nil {
+				return err
+			}
+			e.none[1], e.noInfo = none, refused
+		}
 		for n := range l.Keys {
-			size, _, err := w.Int()
+			if l.short[n] {
+				continue
+			}
+			size, _, err := e.wire.Int()
 			switch {
 			case errors.As(err, new(conn.Refusal)):
-				blind = fmt.Errorf("asking %s for the sizes of %d keys: %w: %w", w, len(l.Keys), ErrBlind, value.Forbids(err))
+				blind = fmt.Errorf("asking %s for the sizes of %d keys: %w: %w", e.wire, len(l.Keys), ErrBlind, value.Forbids(err))
 			case err != nil:
 				return err
 			}
 			l.weights[n] = max(l.weights[n], size)
-			if s.big > 0 && l.weights[n] >= s.big {
+			if s.ways.Big > 0 && l.weights[n] >= s.ways.Big {
 				l.Verdicts[n] = Heavy
 			}
 		}
@@ -202,7 +243,7 @@ func (s *Sieve) ask(l *Lot, from int) (to int) {
 		}
 		sum += max(1, l.weights[to])
 		for i := range s.ends {
-			s.ends[i].ask(l.Keys[to])
+			s.ends[i].ask(l.Keys[to], l.short[to])
 		}
 	}
 	return to
@@ -217,11 +258,11 @@ func (s *Sieve) compare(l *Lot, from, to int) (again bool, err error) {
 			continue
 		}
 		for n := range s.ends {
-			if err := s.ends[n].read(wasOld[n]); err != nil {
+			if err := s.ends[n].read(wasOld[n], l.short[i]); err != nil {
 				return false, err
 			}
 		}
-		if s.alike() {
+		if l.short[i] && s.alikeShort(l.Keys[i]) || !l.short[i] && s.alike(l.Keys[i]) {
 			l.Verdicts[i] = Alike
 			l.Bytes += int64(len(source.payload))
 		}
@@ -234,7 +275,8 @@ func (s *Sieve) compare(l *Lot, from, to int) (again bool, err error) {
 // the other, at each copy and at each comparison.
 const oldTolerance = 2
 
-func (s *Sieve) alike() bool {
+// alike judges what DUMP has answered.
+func (s *Sieve) alike(key string) bool {
 	a, b := &s.ends[0], &s.ends[1]
 	if a.refused != nil || b.refused != nil || a.found != b.found {
 		return false
@@ -242,12 +284,39 @@ func (s *Sieve) alike() bool {
 	if !a.found {
 		return true
 	}
-	if off := a.expire - b.expire; off != 0 {
-		if !a.old && !b.old || a.expire < 0 || b.expire < 0 || max(off, -off) > oldTolerance {
-			return false
+	s.ways.kinds.learn(key, len(a.payload) > 0 && a.payload[0] == typeString && len(a.payload) < shortString)
+	return s.sameExpiry() && samePayload(a.payload, b.payload)
+}
+
+// alikeShort judges what GETRANGE has answered: nothing where there is no key, and of
+// what is no short string not all of it.
+func (s *Sieve) alikeShort(key string) bool {
+	a, b := &s.ends[0], &s.ends[1]
+	for _, e := range []*end{a, b} {
+		switch {
+		case e.refused == nil:
+		case strings.HasPrefix(e.refused.Error(), "WRONGTYPE"):
+			s.ways.kinds.learn(key, false)
+		case value.Forbidden(e.refused):
+			s.noShort = !e.old || s.noShort
 		}
 	}
-	return samePayload(a.payload, b.payload)
+	if len(a.payload) >= shortString {
+		s.ways.kinds.learn(key, false)
+	}
+	if a.refused != nil || b.refused != nil {
+		return false
+	}
+	if len(a.payload) == 0 && len(b.payload) == 0 {
+		return a.expire == noKey && b.expire == noKey
+	}
+	return len(a.payload) < shortString && a.expire != noKey && b.expire != noKey && s.sameExpiry() && bytes.Equal(a.payload, b.payload)
+}
+
+func (s *Sieve) sameExpiry() bool {
+	a, b := &s.ends[0], &s.ends[1]
+	off := a.expire - b.expire
+	return off == 0 || (a.old || b.old) && a.expire >= 0 && b.expire >= 0 && max(off, -off) <= oldTolerance
 }
 
 // samePayload reports whether two answers to DUMP are surely of the same value. They
@@ -281,36 +350,49 @@ func (e *end) connect(ctx context.Context) (err error) {
 	return err
 }
 
-// ask asks for a key's expiry and payload. As in the pipe they are two steps: who
-// changes the key in between causes an event, after which it is copied in any case.
-func (e *end) ask(key string) {
-	if e.old {
+// ask asks for a key's expiry, unless there is none, and value. As in the pipe they are
+// two steps: who changes the key in between causes an event, after which it is copied
+// in any case.
+func (e *end) ask(key string, short bool) {
+	switch {
+	case e.none[0]:
+	case e.old:
 		e.wire.Command("MULTI")
 		e.wire.Command("PTTL", key)
 		e.wire.Command("TIME")
 		e.wire.Command("EXEC")
-	} else {
+	default:
 		e.wire.Command("PEXPIRETIME", key)
 	}
-	e.wire.Command("DUMP", key)
+	if short {
+		e.wire.Command("GETRANGE", key, "0", lastOfShort)
+	} else {
+		e.wire.Command("DUMP", key)
+	}
 }
 
 // read reads the answers for one key, which was asked for as of an old server or not.
-func (e *end) read(old bool) (err error) {
-	if e.expire, e.refused, err = expiry(e.wire, old); err != nil {
-		return err
-	}
-	if e.refused != nil && !old && value.UnknownCommand(e.refused) {
-		e.old = true
+func (e *end) read(old, short bool) (err error) {
+	e.expire, e.refused = noExpiry, nil
+	if !e.none[0] {
+		if e.expire, e.refused, err = expiry(e.wire, old); err != nil {
+			return err
+		}
+		if e.refused != nil && !old && value.UnknownCommand(e.refused) {
+			e.old = true // what was asked is asked again
+		}
 	}
 	if cap(e.payload) > roundBytes {
 		e.payload = nil
 	}
 	e.payload, e.found, err = e.wire.Append(e.payload[:0])
 	if errors.As(err, new(conn.Refusal)) {
-		e.refused, err = errors.Join(e.refused, err), nil
+		if e.refused == nil {
+			e.refused = err
+		}
+		err = nil
 	}
-	if err == nil && e.found == (e.expire == noKey) && e.refused == nil {
+	if err == nil && !short && !e.none[0] && e.refused == nil && e.found == (e.expire == noKey) {
 		e.refused = ErrChanged // it came or went between the two
 	}
 	return err

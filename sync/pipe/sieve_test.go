@@ -67,6 +67,15 @@ func TestSieve(t *testing.T) {
 				{"long", "SETRANGE % 60000 x", "", "", Alike},
 				{"mortal", "SET % v PXAT 99999999999999", "", "", Alike},
 				{"nowhere", "", "", "", Alike},
+				{"w:1", "SET % v", "", "", Alike},
+				{"w:2", "", "", "", Alike}, // of a name that is known
+				{"w:3", "SET % v", "", "APPEND % w", Unlike},
+				{"w:4", "", "SET % v", "", Unlike},
+				{"w:5", "", "", "SET % v", Unlike},
+				{"x:1", "SET % v", "", "", Alike},
+				{"x:2", "RPUSH % v", "", "", Alike},
+				{"y:1", "SET % v", "", "", Alike},
+				{"y:2", "SET % v", "", "RPUSH y:22 v", Alike},
 				{"otherwise", "", "SET % v", "SET % w", Unlike},
 				{"longer", "RPUSH % a b c", "", "RPUSH % d", Unlike},
 				{"kind", "", "SET % v", "RPUSH % v", Unlike},
@@ -126,15 +135,35 @@ func TestSieve(t *testing.T) {
 			for k := range want {
 				keys = append(keys, k)
 			}
-			sieve := NewSieve(dial(t, from.URL(0), 0), dial(t, to.URL(0), 3), 100<<10)
+			w := &Ways{Source: dial(t, from.URL(0), 0), Big: 100 << 10}
+			sieve := NewSieve(w, dial(t, to.URL(0), 3), nil)
 			defer sieve.Close()
-			for _, each := range []int{len(keys), 7} {
+			check := func(how string, each int) {
+				t.Helper()
 				got := sift(t, sieve, slices.Clone(keys), each)
 				for k, v := range want {
 					if got[k] != v {
-						t.Errorf("%d keys in a lot: %s has verdict %d, want %d", each, k, got[k], v)
+						t.Errorf("%s, %d keys in a lot: %s has verdict %d, want %d", how, each, k, got[k], v)
 					}
 				}
+			}
+			check("nothing known", len(keys))
+			check("names known", len(keys))
+			check("names known", 7)
+			// No key has an expiry any more on one of them, then on none.
+			for _, end := range []*redis.Client{b, a} {
+				for _, k := range []string{"mortal", "later", "immortal_there", "immortal_here"} {
+					do(t, end, "PERSIST "+k)
+				}
+				if end == a {
+					want["mortal"], want["later"], want["immortal_there"], want["immortal_here"] = Alike, Alike, Alike, Alike
+				} else {
+					want["mortal"], want["later"], want["immortal_there"], want["immortal_here"] = Unlike, Unlike, Unlike, Alike
+				}
+				check("without expiries, asked", 7)
+				want["w:2"] = Unlike // nothing tells an empty string from none: more is copied than must be
+				check("without expiries", len(keys))
+				want["w:2"] = Alike
 			}
 		})
 	}
@@ -145,7 +174,7 @@ func TestSieveIsBlind(t *testing.T) {
 	from, to := redistest.Start(t), redistest.Start(t, redistest.WithRenamed("MEMORY", ""))
 	do(t, from.Client(0), "SET k v")
 	do(t, to.Client(3), "SET k v")
-	s := NewSieve(dial(t, from.URL(0), 0), dial(t, to.URL(0), 3), 1<<20)
+	s := NewSieve(&Ways{Source: dial(t, from.URL(0), 0), Big: 1 << 20}, dial(t, to.URL(0), 3), nil)
 	defer s.Close()
 	out, err := s.Step(t.Context(), NewLot([]string{"k", "none"}, nil))
 	if !errors.Is(err, ErrBlind) || len(out) != 1 || !slices.Equal(out[0].Verdicts, []Verdict{Unlike, Unlike}) || !s.Idle() {
@@ -158,7 +187,7 @@ func TestSieveLosesAServer(t *testing.T) {
 	do(t, from.Client(0), "SET k v")
 	do(t, to.Client(3), "SET k v")
 	link := redistest.NewLink(t, to.Addr())
-	s := NewSieve(dial(t, from.URL(0), 0), dial(t, "redis://"+link.Addr(), 3), 1<<20)
+	s := NewSieve(&Ways{Source: dial(t, from.URL(0), 0), Big: 1 << 20}, dial(t, "redis://"+link.Addr(), 3), nil)
 	defer s.Close()
 	if out, err := s.Step(t.Context(), NewLot([]string{"k"}, 1)); err != nil || len(out) != 0 {
 		t.Fatalf("%v, %+v", err, out)
