@@ -1,13 +1,8 @@
 package proxy
 
 import (
-	"net"
-	"net/netip"
-	"strconv"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // SlowCall is a command that took long. It holds nothing that a client has
@@ -85,7 +80,7 @@ func (l *loop) slowReply(g *guest, c call) {
 	e := l.srv.slowCall(c, l.now-c.sent, int64(time.Since(l.base))-c.at)
 	e.Client, e.Database = "gone", g.state().db
 	if !g.gone {
-		e.Client = peerOf(g.fd)
+		e.Client = g.peer()
 	}
 	l.srv.slow.add(e)
 }
@@ -95,21 +90,4 @@ func (s *session) slowReply(c call, now int64) {
 	e := s.srv.slowCall(c, now-c.sent, now-c.at)
 	e.Client, e.Database = s.peer(), s.st.db
 	s.srv.slow.add(e)
-}
-
-// peerOf names the other end of a socket.
-func peerOf(fd int) string {
-	addr, err := unix.Getpeername(fd)
-	if err != nil {
-		return "gone"
-	}
-	switch addr := addr.(type) {
-	case *unix.SockaddrInet4:
-		return net.JoinHostPort(netip.AddrFrom4(addr.Addr).String(), strconv.Itoa(addr.Port))
-	case *unix.SockaddrInet6:
-		return net.JoinHostPort(netip.AddrFrom16(addr.Addr).Unmap().String(), strconv.Itoa(addr.Port))
-	case *unix.SockaddrUnix:
-		return "unix:" + addr.Name
-	}
-	return "?"
 }
