@@ -82,7 +82,14 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
 	}
-	return s.push(it, wire)
+	if it.spec.verb != vRaw {
+		return s.push(it, wire)
+	}
+	it.wake = true
+	if err := s.push(it, wire); err != nil {
+		return err
+	}
+	return s.await(it)
 }
 
 // describe fills in what the observer and the state need to know.
@@ -102,9 +109,7 @@ func (s *session) describe(it *item) {
 			s.srv.scripts.remember(it.args[2])
 		}
 	case vSubscribe, vUnsubscribe:
-		if !s.multi {
-			it.mode = modeWhole
-		}
+		it.mode = modeWhole // inside a transaction too, for MULTI may have been refused
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -120,7 +122,7 @@ func (l *life) subscription() {
 		delete(l.subs, "c"+c)
 	case n < 8:
 		// Without arguments they would leave in the order of a hash table.
-		for sub := range l.subs {
+		for _, sub := range slices.Sorted(maps.Keys(l.subs)) {
 			name := map[byte]string{'c': "UNSUBSCRIBE", 'p': "PUNSUBSCRIBE", 's': "SUNSUBSCRIBE"}[sub[0]]
 			l.say("%s %s", name, sub[1:])
 			delete(l.subs, sub)
@@ -266,7 +268,7 @@ func live(addr string, pieces [][]byte, rests []time.Duration) string {
 // server by another connection. Each must see, to the byte, what it sees of a server.
 func TestRandomSessions(t *testing.T) {
 	ways := map[string]func(w *world, round int){
-		"quiet": nil,
+		"quiet":    nil,
 		"given up": func(w *world, _ int) { w.giveUp(router.Target) },
 		"switching": func(w *world, round int) {
 			w.switchTo([]router.Side{router.Target, router.Source}[round%2])

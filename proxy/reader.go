@@ -434,7 +434,7 @@ func (r *reader) finishItem() {
 	if it.gate {
 		r.leaves++
 	}
-	if it.role != ours {
+	if it.role != ours && !it.retry {
 		r.advance()
 	}
 	it.finish()

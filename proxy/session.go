@@ -69,7 +69,7 @@ type session struct {
 	reading  atomic.Int64 // bytes kept for what the client has sent
 	wakeup   chan struct{}
 	crossing atomic.Bool
-	stuffed  atomic.Bool  // its replies are kept in memory until it has caught up with them
+	stuffed  atomic.Bool // its replies are kept in memory until it has caught up with them
 	move     atomic.Pointer[move]
 
 	mu         sync.Mutex
@@ -273,6 +273,11 @@ func (s *session) read() error {
 
 // commands forwards all whole commands that came.
 func (s *session) commands() error {
+	s.mu.Lock()
+	if s.fifo.empty() { // what was sent may have been refused: MULTI, EXEC
+		s.multi = s.st.multi
+	}
+	s.mu.Unlock()
 	for !s.quit && !s.isRaw() {
 		// Before the next command is looked at: while it waits here, what follows is read.
 		if err := s.makeRoom(); err != nil {
