@@ -73,7 +73,7 @@ func TestWritesMuchBeforeReading(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode setting) {
 		w := newWorld(t, mode)
 		c := w.client()
-		const size = 4096
+		const size = 32 << 10
 		text := func(i int) string { return fmt.Sprintf("%0*d", size, i) }
 		n := (itemBytes + readAhead + 32<<20) / size
 		_ = c.conn.SetWriteDeadline(time.Now().Add(longest))

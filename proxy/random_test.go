@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	randomRounds = flag.Int("rounds", 4, "of TestRandomSessions, for each of its ways")
+	randomRounds = flag.Int("rounds", 2, "of TestRandomSessions, for each of its ways")
 	randomSeed   = flag.Uint64("from", 0, "the first seed of TestRandomSessions; 0: another each time")
 )
 

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/crossfade/crossfade/internal/redistest"
 )
 
 // TestSubscriptionsAreFound takes about as long for each of many as of few.
@@ -38,6 +40,16 @@ func TestSubscriptionsAreFound(t *testing.T) {
 	few, many := took(2000), took(32_000)
 	if many > 100*few { // 16 times as many; 256 times as long if each is looked for among all
 		t.Errorf("2000 take %v, 32000 %v", few, many)
+	}
+}
+
+// TestRestOfATimeout asks the server whether it takes what is left of a timeout for
+// a time that ends.
+func TestRestOfATimeout(t *testing.T) {
+	c := dialRaw(t, redistest.Start(t).Addr())
+	for _, d := range []time.Duration{-time.Second, 0, 1, time.Millisecond, 1999 * time.Microsecond, 3 * time.Millisecond, 7 * time.Millisecond} {
+		c.want("BLPOP none "+string(blockForm{seconds: true}.format(d)), "*-1\r\n")
+		c.want("XREAD BLOCK "+string(blockForm{}.format(d))+" STREAMS none 0", "*-1\r\n")
 	}
 }
 
