@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,9 @@ var (
 	randomSeed   = flag.Uint64("from", 0, "the first seed of TestRandomSessions; 0: another each time")
 )
 
+// ended is how live says that the connection was closed.
+var ended = regexp.MustCompile(`^<(EOF|.*reset by peer)>$`)
+
 // life is what a client does, made up at random, and as much of its own state as is
 // needed to leave out what no two servers would answer alike.
 type life struct {
@@ -34,6 +38,7 @@ type life struct {
 	proto  int
 	subs   map[string]bool
 	multi  bool
+	lim    bool // it is a user who may do less
 	silent bool // CLIENT REPLY OFF
 	skip   bool // … or SKIP, for the next command
 	id     int
@@ -86,7 +91,7 @@ func (l *life) transaction() {
 	switch n := l.rng.IntN(8); {
 	case n < 3:
 		l.say("MULTI")
-		l.multi = l.multi || !l.in2Subscribed()
+		l.multi = l.multi || !l.in2Subscribed() && !l.lim
 	case n < 5:
 		l.say("EXEC")
 		l.multi = l.multi && l.in2Subscribed()
@@ -136,7 +141,18 @@ func (l *life) subscription() {
 }
 
 func (l *life) connection() {
-	switch n := l.rng.IntN(10); {
+	switch n := l.rng.IntN(12); {
+	case n > 9 && !l.multi:
+		name := []string{"lim", "default"}[n-10]
+		if l.rng.IntN(3) == 0 {
+			l.say("HELLO 3 AUTH %s x", name)
+			if !l.in2Subscribed() {
+				l.proto = 3
+			}
+		} else {
+			l.say("AUTH %s x", name)
+		}
+		l.lim = l.in2Subscribed() && l.lim || !l.in2Subscribed() && name == "lim"
 	case n < 3:
 		l.say("SELECT %d", l.rng.IntN(3))
 	case n < 4 && !l.plain: // the map of a switch does not have it
@@ -151,7 +167,7 @@ func (l *life) connection() {
 		l.say("CLIENT SETNAME name%d", l.rng.IntN(3))
 	case n < 8:
 		l.say("RESET")
-		l.proto, l.multi, l.silent = 2, false, false
+		l.proto, l.multi, l.silent, l.lim = 2, false, false, false
 		clear(l.subs)
 	case n < 9:
 		l.say("HELLO 3 SETNAME")
@@ -265,23 +281,40 @@ func live(addr string, pieces [][]byte, rests []time.Duration) string {
 // TestRandomSessions has many clients lead lives that nobody has thought of, in
 // pieces and with rests, so that they share connections and leave them in every
 // state; with switches that are given up meanwhile, and with switches to the same
-// server by another connection. Each must see, to the byte, what it sees of a server.
+// server by another connection. Each must see, to the byte, what it sees of a server;
+// where connections to the server are cut, up to the end of its own.
 func TestRandomSessions(t *testing.T) {
-	ways := map[string]func(w *world, round int){
+	ways := map[string]func(w *world, link *redistest.Link, round int){
 		"quiet":    nil,
-		"given up": func(w *world, _ int) { w.giveUp(router.Target) },
-		"switching": func(w *world, round int) {
+		"given up": func(w *world, _ *redistest.Link, _ int) { w.giveUp(router.Target) },
+		"switching": func(w *world, _ *redistest.Link, round int) {
 			w.switchTo([]router.Side{router.Target, router.Source}[round%2])
+		},
+		"cut": func(_ *world, link *redistest.Link, round int) {
+			switch round % 3 {
+			case 0:
+				link.Cut()
+			case 1:
+				link.CutAfter(1000)
+			case 2:
+				link.CutAfterUp(1000)
+			}
 		},
 	}
 	seed := cmp.Or(*randomSeed, rand.Uint64N(1<<32))
 	const clients, steps = 24, 60
 	eachMode(t, func(t *testing.T, mode setting) {
-		for _, way := range []string{"quiet", "given up", "switching"} {
+		for _, way := range []string{"quiet", "given up", "switching", "cut"} {
 			t.Run(way, func(t *testing.T) {
-				direct, source := redistest.Start(t, withDebug), redistest.Start(t, withDebug)
-				same := func(c *Config) { c.Upstreams[1] = c.Upstreams[0] }
-				w := newWorldOn(t, source, source, mode, same)
+				acl := redistest.WithACL("lim on nopass ~* &* +@all -multi -blpop -mget")
+				direct, source := redistest.Start(t, withDebug, acl), redistest.Start(t, withDebug, acl)
+				link := redistest.NewLink(t, source.Addr())
+				w := newWorldOn(t, source, source, mode, func(c *Config) {
+					if way == "cut" {
+						c.Upstreams[0].Dial = newDialer(link.Addr())
+					}
+					c.Upstreams[1] = c.Upstreams[0]
+				})
 				w.dbs = router.Identity(16)
 				w.gate.Open(router.Route{Map: w.dbs})
 				moves := 0
@@ -302,7 +335,7 @@ func TestRandomSessions(t *testing.T) {
 							case <-stop:
 								return
 							case <-time.After(20 * time.Millisecond):
-								f(w, moves)
+								f(w, link, moves)
 							}
 						}
 					}()
@@ -313,6 +346,10 @@ func TestRandomSessions(t *testing.T) {
 							pieces, rests := l.wire()
 							want := mask(live(direct.Addr(), pieces, make([]time.Duration, len(rests))))
 							got := mask(live(w.proxy.Addr().String(), pieces, rests))
+							if at := strings.LastIndex(got, "<"); way == "cut" && at >= 0 && ended.MatchString(got[at:]) {
+								got = got[:at]
+								want = want[:min(len(want), len(got))]
+							}
 							if got == want {
 								return
 							}
