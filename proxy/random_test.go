@@ -41,7 +41,6 @@ type life struct {
 	lim    bool // it is a user who may do less
 	silent bool // CLIENT REPLY OFF
 	skip   bool // … or SKIP, for the next command
-	id     int
 	plain  bool // without what a switch may change
 	lines  []string
 }
@@ -330,7 +329,11 @@ func TestRandomSessions(t *testing.T) {
 					done := make(chan struct{})
 					go func() {
 						defer close(done)
-						for f := ways[way]; f != nil; moves++ {
+						f := ways[way]
+						if f == nil {
+							return
+						}
+						for ; ; moves++ {
 							select {
 							case <-stop:
 								return
