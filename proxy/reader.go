@@ -195,6 +195,9 @@ func (r *reader) assign(c byte) {
 		return
 	}
 	silenced := (s.mute || s.skip) && (it.role != muteOff || s.st.multi)
+	if it.spec.verb == vReset && c != '-' {
+		silenced = s.skip // it has ended CLIENT REPLY OFF before it answers
+	}
 	if isConfirming(it) && !s.st.multi && c != '-' {
 		silenced = false // confirmations are pushes, in RESP2 too: CLIENT REPLY does not silence them
 	}
@@ -431,7 +434,7 @@ func (r *reader) finishItem() {
 	if it.gate {
 		r.leaves++
 	}
-	if it.role != ours {
+	if it.role != ours && !it.retry {
 		r.advance()
 	}
 	it.finish()

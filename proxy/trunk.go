@@ -52,6 +52,7 @@ type trunk struct {
 
 	lines     []line // its setup
 	heard     int64  // when it last said something
+	wanted    int64  // when it last had a client, looked at now and then
 	replacing bool
 
 	out      []byte
