@@ -61,6 +61,7 @@ func (s *session) loseAll() (events []event, leaves int) {
 		it.finish()
 	}
 	s.fifo.calls.keys = keptKeys{}
+	s.fifo.calls.elements.lose()
 	return events, leaves
 }
 

@@ -350,6 +350,13 @@ func (r *reader) finish() {
 // wrote notes what a plain command has written, now that it is answered.
 func (r *reader) wrote(c call, known bool) {
 	f := &r.s.fifo
+	if c.elements {
+		begins := r.begins
+		if r.s.st.multi { // it was queued, and nobody follows what becomes of it
+			begins = [4]byte{}
+		}
+		f.calls.elements.end(begins, nil)
+	}
 	switch {
 	case (!known || r.s.st.multi) && r.s.srv.wantsWrites():
 		_ = f.calls.keys.take(c.keys &^ unkept)
