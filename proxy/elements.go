@@ -195,6 +195,11 @@ func (q *elementCalls) end(head [4]byte, whole []byte) {
 	c.book.End(c.names, c.proves(head, whole))
 }
 
+// shortest is how long a reply may be of which a session keeps all for end.
+const shortest = 64
+
+func (q *elementCalls) any() bool { return len(q.list) > 0 }
+
 // drop ends the newest, of which nobody will hear.
 func (q *elementCalls) drop() {
 	last := len(q.list) - 1
