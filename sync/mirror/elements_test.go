@@ -166,8 +166,10 @@ func TestWhatElementsDoNotExplain(t *testing.T) {
 	w, c := elementWorld(t)
 	ctx, src := t.Context(), w.src.Client(0)
 	for name, do := range map[string]func() error{
-		"a writer past the proxy": func() error { return src.HSet(ctx, "hash", "past", "it").Err() },
-		"a field taken past it":   func() error { return src.HDel(ctx, "hash", "0000000007").Err() },
+		"a writer past the proxy":  func() error { return src.HSet(ctx, "hash", "past", "it").Err() },
+		"an old field set past it": func() error { return src.HSet(ctx, "hash", "0000000009", "set").Err() },
+		"a score set past it":      func() error { return src.ZAdd(ctx, "zset", redis.Z{Score: -5, Member: w.member(t)}).Err() },
+		"a field taken past it":    func() error { return src.HDel(ctx, "hash", "0000000007").Err() },
 		"a transaction": func() error {
 			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { return p.HSet(ctx, "hash", "tx", 1).Err() })
 			return err
@@ -270,11 +272,14 @@ func TestElementsUnderRandomChanges(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	ok(t, w.m.Follow(t.Context(), true))
-	for round := range uint64(12) {
+	pick := rand.New(rand.NewPCG(seed, 0))
+	for round := range uint64(16) {
+		// A round is about few kinds of changes, so that elements are carried in some.
+		moves, other := pick.Perm(elementMoves)[:1+pick.IntN(5)], pick.IntN(otherMoves)
 		ctx, stop := context.WithTimeout(t.Context(), 150*time.Millisecond)
 		done := make(chan error, 3)
 		for g := range uint64(3) {
-			r := rand.New(rand.NewPCG(seed, round*3+g))
+			r := rand.New(rand.NewPCG(seed, 1+round*3+g))
 			go func() {
 				var err error
 				for ctx.Err() == nil && err == nil {
@@ -283,15 +288,15 @@ func TestElementsUnderRandomChanges(t *testing.T) {
 						if round%3 == 0 {
 							break
 						}
-						err = changeOtherwise(t.Context(), w, c, r)
+						err = changeOtherwise(t.Context(), w, c, r, other)
 						select { // how often, not until when
 						case <-ctx.Done():
-						case <-time.After(time.Duration(r.IntN(50)) * time.Millisecond):
+						case <-time.After(time.Duration(r.IntN(30)) * time.Millisecond):
 						}
 						continue
 					}
 					for range 1 + r.IntN(20) {
-						err = errors.Join(err, changeElement(t.Context(), c, r))
+						err = errors.Join(err, changeElement(t.Context(), c, r, moves[r.IntN(len(moves))]))
 					}
 				}
 				done <- err
@@ -303,15 +308,21 @@ func TestElementsUnderRandomChanges(t *testing.T) {
 		stop()
 		drain(t, w.m)
 		w.sameKeys(t, elementTypes...)
+		if t.Failed() {
+			t.Fatalf("round %d, moves %v and %d", round, moves, other)
+		}
 	}
 }
 
+// elementMoves and otherMoves are how many kinds of changes there are.
+const elementMoves, otherMoves = 11, 11
+
 // changeElement runs one command that names its elements.
-func changeElement(ctx context.Context, c *redis.Client, r *rand.Rand) error {
+func changeElement(ctx context.Context, c *redis.Client, r *rand.Rand, move int) error {
 	e := fmt.Sprintf("%010d", r.IntN(4000))
 	long := e + strings.Repeat("x", 90)
 	n := r.IntN(100)
-	switch r.IntN(11) {
+	switch move {
 	case 0:
 		return c.HSet(ctx, "hash", e, n, "hot", n).Err()
 	case 1:
@@ -346,9 +357,9 @@ func changeElement(ctx context.Context, c *redis.Client, r *rand.Rand) error {
 }
 
 // changeOtherwise does what elements do not explain.
-func changeOtherwise(ctx context.Context, w *world, c *redis.Client, r *rand.Rand) error {
+func changeOtherwise(ctx context.Context, w *world, c *redis.Client, r *rand.Rand, move int) error {
 	src, e := w.src.Client(0), fmt.Sprintf("%010d", r.IntN(4000))
-	switch r.IntN(11) {
+	switch move {
 	case 0:
 		return src.HSet(ctx, "hash", e, "past").Err()
 	case 1:
