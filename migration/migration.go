@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -79,6 +80,7 @@ type Migration struct {
 	scan     throttle.Status // how fast scans may copy; Pace is not kept here
 
 	wantsWrites atomic.Bool
+	elements    atomic.Pointer[elements.Keys] // the mirror's
 
 	verification verification
 
@@ -193,6 +195,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		From: pool, To: m.ids[from.Other()].Pool(),
 		Map:                 m.mapFrom(from),
 		Name:                from.String(),
+		Side:                from,
 		Feed:                m.cfg.Sync.Feed,
 		Workers:             m.cfg.Sync.Workers,
 		Batch:               m.cfg.Sync.Batch,
@@ -226,6 +229,11 @@ func (m *Migration) activeMirror() *mirror.Mirror {
 
 func (m *Migration) setMirror(mi *mirror.Mirror) {
 	m.wantsWrites.Store(mi != nil)
+	if mi == nil {
+		m.elements.Store(nil)
+	} else {
+		m.elements.Store(mi.Elements())
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mirror = mi
@@ -273,6 +281,10 @@ func (m *Migration) Swapped(a, b int) {
 
 // WantsWrites reports whether Wrote has a use for what clients write.
 func (m *Migration) WantsWrites() bool { return m.wantsWrites.Load() }
+
+// Elements returns the big keys of which the copy wants to know what elements clients
+// change, nil when there is no copy.
+func (m *Migration) Elements() *elements.Keys { return m.elements.Load() }
 
 // Wrote says what clients wrote that notifications do tell. It may change list and
 // keeps nothing of it.

@@ -171,7 +171,7 @@ func (f *fifo) pop() (c call, known bool) {
 			f.slots = nil
 		}
 		if len(f.calls.ring) > 1024 {
-			f.calls = calls{keys: f.calls.keys}
+			f.calls = calls{keys: f.calls.keys, elements: f.calls.elements}
 		}
 	} else if f.head > 1024 && f.head > len(f.slots)/2 {
 		f.slots = append([]slot(nil), f.slots[f.head:]...)

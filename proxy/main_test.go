@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
@@ -48,9 +49,12 @@ type heard struct {
 	log    []string
 	writes func([]Write) // nil: they are counted only
 	wrote  atomic.Int64
+	books  atomic.Pointer[elements.Keys]
 }
 
 func (h *heard) WantsWrites() bool { return true }
+
+func (h *heard) Elements() *elements.Keys { return h.books.Load() }
 
 func (h *heard) Wrote(writes []Write) {
 	h.wrote.Add(int64(len(writes)))

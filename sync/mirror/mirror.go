@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
@@ -37,6 +38,8 @@ type Config struct {
 	Map router.DBMap
 	// Name tells the mirrors there and back apart.
 	Name string
+	// Side is From's.
+	Side router.Side
 	// Feed is one of FeedAuto, FeedNotifications and FeedTracking; "" is the second.
 	Feed string
 
@@ -112,6 +115,7 @@ type Mirror struct {
 	errs      recentErrors
 
 	bigs      bigShare
+	elements  *elements.Keys
 	functions carriedFunctions
 	replacing sync.Mutex // held while the writer is replaced, over its round trips: only copies wait
 }
@@ -125,7 +129,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		cfg: cfg, log: log, ctx: ctx, cancel: cancel,
 		lanes:  make(map[int]*lane),
 		order:  cfg.Map.Sources(),
-		feedUp: make(chan struct{}),
+		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
 	}
 	for _, from := range m.order {
 		to, _ := cfg.Map.Target(from)
@@ -364,6 +368,10 @@ func (m *Mirror) Rescan(db int, why string) {
 	}
 	m.log.Info("scanning again", "from", m.cfg.From.String(), "database", db, "because", why)
 }
+
+// Elements are the big keys of which it is worth knowing which elements clients change:
+// for the proxy to write down.
+func (m *Mirror) Elements() *elements.Keys { return m.elements }
 
 // Throttle is what says how fast scans may go.
 func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }

@@ -328,9 +328,11 @@ func (m *Mirror) compareViews() {
 			continue // it tells no databases
 		}
 		m.views.cut()
+		numbers := m.numbers()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := m.barrier(ctx)
 		if err == nil {
+			m.findLost(numbers)
 			suspect := m.judgeViews(ctx)
 			if n%classBeats == 0 || suspect || m.isDeaf() {
 				if err := m.proveClasses(ctx); err != nil && m.ctx.Err() == nil {

@@ -10,8 +10,9 @@ import (
 )
 
 // Big copies one big key in chunks, as often as it changes, and remembers what
-// the target has of it, so that what was added to a list, a string or a stream
-// can follow by itself. Neither server is busy with one command for longer than
+// the target has of it, so that what was added to a list, a string or a stream,
+// and elements of a hash or a set that are known to have changed, can follow by
+// themselves. Neither server is busy with one command for longer than
 // a chunk takes, and no more than a chunk of the value is ever held. Its methods
 // are for one goroutine at a time, but for Account.
 type Big struct {
@@ -19,11 +20,13 @@ type Big struct {
 	through Through
 
 	temp   *temp  // being built; nil when nothing is
+	counts bool   // changes of elements are counted since temp was begun
 	placed bool   // the target has a value under key of which the rest is told:
 	kind   string // its type
 	length int64  // its elements or bytes
 	last   streamID
 	pace   pace
+	old    bool // the source is asked for one element at a time
 
 	mu   sync.Mutex
 	acct Account
@@ -88,10 +91,13 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 		return Outcome{}, fmt.Errorf("copying key %q from %s: %w: %s", b.key, at(src), ErrType, kind)
 	}
 	seen, _ := w.Known()
-	if b.temp == nil || b.kind != kind || !b.goOn(kind, seen) {
+	if b.temp == nil || b.kind != kind || !b.goOn(kind, seen, w) {
 		b.Drop(ctx)
 		b.begin(kind, seen)
 		w.Begin()
+		if b.counts, err = b.count(ctx, w); err != nil {
+			return Outcome{}, fmt.Errorf("beginning with %s key %q: %w", kind, b.key, err)
+		}
 	} else if err := b.temp.resume(ctx, sizes[kind]); err != nil {
 		return Outcome{}, fmt.Errorf("going on with %s key %q: %w", kind, b.key, err)
 	}
@@ -144,8 +150,10 @@ func (b *Big) look(ctx context.Context, src *redis.Client) (kind string, size in
 }
 
 // goOn reports whether a copy that was interrupted is still one of the value.
-func (b *Big) goOn(kind string, seen Changes) bool {
+func (b *Big) goOn(kind string, seen Changes, w Watch) bool {
 	switch kind {
+	case "hash", "set", "zset":
+		return seen.only(Grouped) || seen.only(Element|Grouped) && b.counts && w.Elements().Known()
 	case "string":
 		return seen.only(Appended)
 	case "list":
@@ -201,8 +209,8 @@ func (b *Big) place(ctx context.Context, src *redis.Client, w Watch) error {
 		case b.kind == "stream":
 			b.placed = seen.only(Appended | Trimmed | Deleted | Grouped)
 			b.last = t.state.last
-		case b.kind != "list" && b.kind != "string":
-			b.placed = false
+		case hasElements(b.kind):
+			b.placed = b.counts && seen.only(Element|Grouped)
 		default:
 			b.placed = b.anchored(seen)
 			if b.placed && length > t.length && try < 8 { // more was added

@@ -18,14 +18,14 @@ type element struct {
 	expire int64  // of a hash's field, or less than 0
 }
 
-// elements says how the elements of a type are found and asked for.
-type elements struct {
+// elementKind says how the elements of a type are found and asked for.
+type elementKind struct {
 	scan  string
 	pairs bool
 	ask   func(ctx context.Context, p *pair, names []string) ([]element, error) // of p.b
 }
 
-var elementsOf = map[string]elements{
+var elementsOf = map[string]elementKind{
 	"set":  {"SSCAN", false, askMembers},
 	"zset": {"ZSCAN", true, askScores},
 	"hash": {"HSCAN", true, askFields},
@@ -67,7 +67,7 @@ func (c *Comparer) Elements(ctx context.Context, a, b *redis.Client, second, arr
 // hot is one key that changes all the time, being compared by elements.
 type hot struct {
 	there, back     *pair // each asks its b
-	kind            elements
+	kind            elementKind
 	tolerance       int64
 	second, arrives bool
 	odd             map[string]*oddity
