@@ -299,7 +299,7 @@ func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, db,
 	if err != nil || len(keys) == 0 {
 		return err
 	}
-	small, big, err := bySize(ctx, from, keys)
+	small, big, err := a.bySize(ctx, from, keys)
 	if err != nil {
 		return err
 	}
@@ -326,21 +326,14 @@ func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, db,
 // but glanced at: to read 100 MB of each side takes longer than clients may wait.
 const bigSample = 1 << 20
 
-// bySize tells the keys that are compared in full from the big ones. Where the
-// server does not say how big they are, all count as small.
-func bySize(ctx context.Context, c *redis.Client, keys []string) (small, big []string, err error) {
-	pipe := c.Pipeline()
-	sizes := make([]*redis.IntCmd, len(keys))
-	for i, k := range keys {
-		sizes[i] = pipe.MemoryUsage(ctx, k, 1)
-	}
-	_, err = pipe.Exec(ctx)
-	var refused redis.Error
-	if err != nil && !errors.As(err, &refused) {
-		return nil, nil, fmt.Errorf("asking for the size of keys to compare: %w", err)
+// bySize tells the keys that are compared in full from the big ones.
+func (a *attempt) bySize(ctx context.Context, c *redis.Client, keys []string) (small, big []string, err error) {
+	sizes, err := a.scale.Weigh(ctx, c, keys)
+	if err != nil {
+		return nil, nil, err
 	}
 	for i, k := range keys {
-		if n, err := sizes[i].Result(); err == nil && n > bigSample {
+		if sizes[i] > bigSample {
 			big = append(big, k)
 		} else {
 			small = append(small, k)

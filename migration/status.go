@@ -75,7 +75,7 @@ type BigKeyStatus struct {
 	Key      string  `json:"key"`
 	Type     string  `json:"type"`
 	Bytes    int64   `json:"bytes"` // written, since the sidecar started
-	Size     int64   `json:"size"`  // in memory, as the server says; 0: it does not say
+	Size     int64   `json:"size"`  // in memory, as the server says, or a guess where it does not
 	Percent  float64 `json:"percent"`
 	Wait     float64 `json:"wait_seconds"` // until its turn, for one that was copied not long ago
 }

@@ -220,7 +220,7 @@ type BigKey struct {
 	Key      string
 	Type     string        // "" until it was asked for
 	Bytes    int64         // written, with what was written of earlier copies
-	Size     int64         // in From's memory; 0: it does not say
+	Size     int64         // in From's memory, or a guess where that does not say
 	Percent  float64       // of the copy under way
 	Wait     time.Duration // until its turn, for one that was copied not long ago
 	Cost     time.Duration // what its last whole copy took, when it is to be copied as a whole again

@@ -24,6 +24,7 @@ type lane struct {
 	ways     *pipe.Ways
 	pages    chan task // from the scanner to the workers
 	typed    value.ByType
+	scale    value.Scale
 	refused  atomic.Int64 // how many jobs go without RESTORE yet, which To refuses
 
 	// scan state. wanted rises with each request; a scan that began at wanted

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/pipe"
 	"github.com/crossfade/crossfade/sync/value"
@@ -317,14 +315,12 @@ func (w *worker) weigh(keys []string) (big, rest []string) {
 	l := w.l
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), l.m.cfg.Timeout)
 	defer cancel()
-	p := l.src().Pipeline()
-	sizes := make([]*redis.IntCmd, len(keys))
-	for i, k := range keys {
-		sizes[i] = p.MemoryUsage(ctx, k)
+	sizes, err := l.scale.Weigh(ctx, l.src(), keys)
+	if err != nil {
+		return nil, keys // which shows what is wrong
 	}
-	_, _ = p.Exec(ctx) // whose size is not known goes with the rest
 	for i, k := range keys {
-		if n, err := sizes[i].Result(); err == nil && n >= l.bigSize() {
+		if sizes[i] >= l.bigSize() {
 			big = append(big, k)
 		} else {
 			rest = append(rest, k)

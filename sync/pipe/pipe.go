@@ -34,10 +34,10 @@ type Ways struct {
 	// of the applications have.
 	Ours []string
 
-	noExpireTime atomic.Bool // source: before Redis 7.0
+	noExpireTime atomic.Bool // source: before Redis 7.0, or forbidden
 	noMemory     atomic.Bool // source: before 4.0, or forbidden
 	noInfo       atomic.Bool // source: forbidden
-	noUnlink     atomic.Bool // target: before 4.0
+	noUnlink     atomic.Bool // target: before 4.0, or forbidden
 }
 
 // Job is a number of keys to be copied, none of which is in another job.
@@ -228,7 +228,7 @@ func (p *Pipe) relay(j *Job) error {
 		if err != nil {
 			return err
 		}
-		if refused != nil && !j.old && value.UnknownCommand(refused) {
+		if refused != nil && !j.old && value.Lacks(refused) {
 			p.ways.noExpireTime.Store(true) // for the next job: this one is read as it was asked for
 			refused = ErrChanged
 		}
@@ -343,7 +343,7 @@ func (p *Pipe) settle(j *Job) error {
 		what := j.sent[i]
 		j.sent[i] = nothing // the outcome is known
 		switch {
-		case err != nil && what == unlink && value.UnknownCommand(err):
+		case err != nil && what == unlink && value.Lacks(err):
 			p.ways.noUnlink.Store(true)
 			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, p.dst, ErrChanged)}
 		case err != nil && what == restore:

@@ -2,9 +2,9 @@ package value
 
 import "fmt"
 
-// UnknownCommand reports whether err is a server's answer that it does not know the
-// command.
-func UnknownCommand(err error) bool { return unknownCommand(err) }
+// Lacks reports whether err is a server's answer that it does not know a command, or
+// does not let us run it.
+func Lacks(err error) bool { return lacks(err) }
 
 // Classify gives a refusal of the target its name: ErrRestoreRefused, ErrOutOfMemory.
 // Any other error is returned as it is, without the arguments a server repeats.
@@ -14,7 +14,7 @@ func Classify(err error) error { return classify(err) }
 // RESTORE an ErrRestoreRefused: the key can still be copied by type. Any other error
 // is returned as Classify does.
 func Forbids(err error) error {
-	if unknownCommand(err) || says(err, "noperm") {
+	if lacks(err) {
 		return fmt.Errorf("%w: %w", ErrRestoreRefused, discreet(err))
 	}
 	return classify(err)

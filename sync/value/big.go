@@ -33,7 +33,7 @@ type Big struct {
 type Account struct {
 	Kind    string
 	Bytes   int64   // written, of all copies
-	Size    int64   // what the source says the key takes in its memory; 0: it does not say
+	Size    int64   // what the key takes in the source's memory; where that does not say, a guess
 	Percent float64 // of the copy under way
 }
 
@@ -135,13 +135,25 @@ func (b *Big) look(ctx context.Context, src *redis.Client) (kind string, size in
 	if says(err, "wrongtype") {
 		return b.look(ctx, src)
 	}
-	bytes, _ := memory.Int64() // not everybody may ask
+	if err != nil {
+		return kind, 0, err
+	}
+	bytes, err := memory.Int64()
+	if err != nil { // not everybody may ask
+		if bytes = size; kind != "string" {
+			bytes *= guessedBytes
+		}
+	}
 	b.account(func(a *Account) { a.Kind, a.Size = kind, bytes })
 	if size > 0 && bytes > 0 && kind != "string" && b.pace.n.Load() == 0 {
 		b.pace.n.Store(min(max(1, chunkBytes/2*size/bytes), chunkMost/4))
 	}
-	return kind, size, err
+	return kind, size, nil
 }
+
+// guessedBytes is what an element is taken to cost where the source does not say:
+// rather too much, so that who was found to be big stays so.
+const guessedBytes = 128
 
 // goOn reports whether a copy that was interrupted is still one of the value.
 func (b *Big) goOn(kind string, seen Changes) bool {

@@ -25,8 +25,10 @@ var ErrOneByOne = errors.New("to be copied by itself")
 // databases, and is safe for concurrent use; a key must not be in two calls at a
 // time. The zero value is ready.
 type ByType struct {
-	old     atomic.Bool // source knows no PEXPIRETIME: before 7.0
+	old     atomic.Bool // source has no PEXPIRETIME for us: before 7.0, or forbidden
 	without atomic.Bool // source knows no expiry of hash fields
+
+	noUnlink atomic.Bool // target: before 4.0, or forbidden
 }
 
 // small is a key on its way.
@@ -87,7 +89,7 @@ func (b *ByType) copyInto(ctx context.Context, src, dst *redis.Client, keys []st
 	if err != nil {
 		return fmt.Errorf("reading %d keys from %s: %w", len(keys), at(src), err)
 	}
-	if err := writeSmall(ctx, dst, list, out); err != nil {
+	if err := b.write(ctx, dst, list, out); err != nil {
 		return fmt.Errorf("writing %d keys to %s: %w", len(keys), at(dst), err)
 	}
 	return nil
@@ -130,7 +132,7 @@ func (b *ByType) read(ctx context.Context, src *redis.Client, list []*small) ([]
 	}
 	whole := list[:0]
 	for _, s := range list {
-		if s.kind != "none" && !old && unknownCommand(s.left[0].Err()) {
+		if s.kind != "none" && !old && lacks(s.left[0].Err()) {
 			b.old.Store(true)
 			continue // this once by itself
 		}
@@ -226,20 +228,24 @@ func (b *ByType) fieldExpiries(ctx context.Context, src *redis.Client, list []*s
 	return whole, nil
 }
 
-// writeSmall puts the keys into place in one round trip, each in one step. The old
+// write puts the keys into place in one round trip, each in one step. The old
 // value goes first, so that none of its elements stay.
-func writeSmall(ctx context.Context, dst *redis.Client, list []*small, out []Outcome) error {
+func (b *ByType) write(ctx context.Context, dst *redis.Client, list []*small, out []Outcome) error {
+	unlink := "UNLINK"
+	if b.noUnlink.Load() {
+		unlink = "DEL"
+	}
 	p := dst.Pipeline()
 	for _, s := range list {
 		do := func(args ...any) { s.cmds = append(s.cmds, p.Do(ctx, args...)) }
 		switch {
 		case s.kind == "none":
-			do("UNLINK", s.key)
+			do(unlink, s.key)
 		case s.kind == "string" && s.expire == noExpiry:
 			do("SET", s.key, s.elems[0])
 		default:
 			do("MULTI")
-			s.put(do)
+			s.put(unlink, do)
 			if s.expire != noExpiry {
 				do("PEXPIREAT", s.key, s.expire)
 			}
@@ -251,6 +257,7 @@ func writeSmall(ctx context.Context, dst *redis.Client, list []*small, out []Out
 	}
 	for _, s := range list {
 		out[s.at] = s.outcome()
+		b.learn(s)
 		if err := out[s.at].Err; err != nil && !errors.Is(err, ErrOneByOne) {
 			out[s.at].Err = fmt.Errorf("writing %s key %q to %s: %w", s.kind, s.key, at(dst), err)
 		}
@@ -259,9 +266,9 @@ func writeSmall(ctx context.Context, dst *redis.Client, list []*small, out []Out
 }
 
 // put says what makes the value. SET removes an old one by itself, of any type.
-func (s *small) put(do func(args ...any)) {
+func (s *small) put(unlink string, do func(args ...any)) {
 	if s.kind != "string" {
-		do("UNLINK", s.key)
+		do(unlink, s.key)
 	}
 	switch s.kind {
 	case "string":
@@ -287,13 +294,22 @@ func (s *small) put(do func(args ...any)) {
 	}
 }
 
-// outcome reads the answers. A command that the target does not know makes it run
-// none of them, and Logical knows what to do then.
+// learn remembers that UNLINK was refused.
+func (b *ByType) learn(s *small) {
+	for _, c := range s.cmds {
+		if c.Name() == "unlink" && lacks(c.Err()) {
+			b.noUnlink.Store(true)
+		}
+	}
+}
+
+// outcome reads the answers. A command that the target does not run for us makes it
+// run none of them, and Logical knows what to do then.
 func (s *small) outcome() Outcome {
 	for _, c := range s.cmds {
 		switch err := c.Err(); {
 		case err == nil || errors.Is(err, redis.Nil):
-		case unknownCommand(err):
+		case lacks(err):
 			return Outcome{Err: ErrOneByOne}
 		default:
 			return Outcome{Err: classify(err)}

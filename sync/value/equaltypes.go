@@ -50,7 +50,7 @@ func (c *Comparer) byType(ctx context.Context, a, b *redis.Client, keyA, keyB st
 	p := &pair{a: a, b: b, keyA: keyA, keyB: keyB, tolerance: c.tolerance()}
 	compare, ok := comparers[typeA]
 	if !ok {
-		return differ(Unsure, "payloads differ, and type %s cannot be compared otherwise", typeA), nil
+		return differ(Unsure, "type %s can be compared by DUMP only, and the payloads differ or cannot be had", typeA), nil
 	}
 	d, err := compare(ctx, p)
 	if movedOn(err) {
@@ -164,7 +164,7 @@ func (p *pair) ask(ctx context.Context, all, single string, elems []string) ([]a
 		if err == nil && len(reply) != len(elems) {
 			return nil, fmt.Errorf("unexpected answer to %s: %d elements instead of %d", all, len(reply), len(elems))
 		}
-		if !unknownCommand(err) && !redis.IsPermissionError(err) {
+		if !lacks(err) {
 			return reply, err
 		}
 		p.old = true

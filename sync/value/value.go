@@ -71,6 +71,21 @@ func unknownCommand(err error) bool {
 	return says(err, "unknown command") || says(err, "unknown subcommand")
 }
 
+// lacks reports whether err is a server's answer that it does not run a command for
+// us: it does not know it, or it was renamed or switched off, or an ACL rule or the
+// service's provider forbids it.
+func lacks(err error) bool {
+	if !isReply(err) || says(err, "oom ") { // "OOM command not allowed when used memory …"
+		return false
+	}
+	for _, sign := range []string{"unknown command", "unknown subcommand", "noperm", "not allowed", "is disabled", "not support", "not available", "no permission"} {
+		if says(err, sign) {
+			return true
+		}
+	}
+	return false
+}
+
 // movedOn reports whether a reading command failed because the key is no longer
 // what it was when we began.
 func movedOn(err error) bool {
@@ -138,7 +153,7 @@ func discreet(err error) error {
 // remove deletes keys without stopping the server for the big ones.
 func remove(ctx context.Context, c *redis.Client, key string) error {
 	err := c.Unlink(ctx, key).Err()
-	if unknownCommand(err) {
+	if lacks(err) {
 		err = c.Del(ctx, key).Err()
 	}
 	if err != nil {
@@ -156,7 +171,7 @@ const (
 // expireTime returns a key's expiry in milliseconds since 1970, noExpiry or noKey.
 func expireTime(ctx context.Context, c *redis.Client, key string) (int64, error) {
 	at, err := c.Do(ctx, "PEXPIRETIME", key).Int64()
-	if err == nil || !unknownCommand(err) {
+	if err == nil || !lacks(err) {
 		return at, err
 	}
 	p := c.TxPipeline()
