@@ -133,6 +133,10 @@ type Sync struct {
 	Feed string `koanf:"feed"`
 	// SetNotifications allows CONFIG SET notify-keyspace-events, put back at complete.
 	SetNotifications bool `koanf:"set_notifications"`
+	// FieldExpiries is what becomes of hashes whose fields expire, towards a server that
+	// knows no such thing: "keep" reports each as one that cannot be copied, "drop"
+	// copies it without.
+	FieldExpiries string `koanf:"field_expiries"`
 	// AcceptLoss carries it over when the server that the clients are on comes
 	// back with less than half of the keys that the other one has.
 	AcceptLoss bool `koanf:"accept_loss"`
@@ -219,6 +223,7 @@ func Default() Config {
 			Heartbeat:        time.Second,
 			Feed:             "auto",
 			SetNotifications: true,
+			FieldExpiries:    "keep",
 		},
 		Verify: Verify{
 			Rate:     1000,

@@ -45,6 +45,7 @@ func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) 
 		From: from, To: to, FromName: "source", ToName: "target",
 		Map: dbmap, Explicit: len(cfg.Databases) > 0, LeaveOut: cfg.LeaveOut,
 		Feed: cfg.Sync.Feed, SetNotifications: cfg.Sync.SetNotifications, CreateUser: cfg.Cutover.CreateUser, Unsafe: cfg.Cutover.Unsafe,
+		DropFieldExpiries: cfg.Sync.FieldExpiries == "drop",
 	}, preflight.StageCheck), nil
 }
 
@@ -55,9 +56,10 @@ func (m *Migration) env(from router.Side) preflight.Env {
 		FromName: from.String(), ToName: from.Other().String(),
 		Map: m.mapFrom(from), Explicit: len(m.cfg.Databases) > 0, LeaveOut: m.cfg.LeaveOut,
 		Feed: m.cfg.Sync.Feed, SetNotifications: m.cfg.Sync.SetNotifications, CreateUser: m.cfg.Cutover.CreateUser, Unsafe: m.cfg.Cutover.Unsafe,
-		Resumed: m.record().Copied,
-		Proxied: m.traffic.UpstreamAddrs(from),
-		User:    m.ids[from].user(),
+		DropFieldExpiries: m.dropsFieldExpiries(),
+		Resumed:           m.record().Copied,
+		Proxied:           m.traffic.UpstreamAddrs(from),
+		User:              m.ids[from].user(),
 	}
 }
 
@@ -270,7 +272,7 @@ func keyCounts(ctx context.Context, p *conn.Pool) (map[int]keyCount, error) {
 // database in turn: clients wait meanwhile.
 func (a *attempt) checkSample(ctx context.Context, dm router.DBMap, counts map[int]keyCount) error {
 	until := time.Now().Add(min(a.opt.MaxStall/4, sampleTime))
-	var comparer value.Comparer
+	comparer := value.Comparer{NoFieldExpiries: a.dropsFieldExpiries()}
 	for a.report.Checked < a.cfg.Cutover.CheckSample {
 		before := a.report.Checked
 		for _, db := range dm.Sources() {

@@ -201,6 +201,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Heartbeat:           m.cfg.Sync.Heartbeat,
 		Timeout:             m.cfg.Proxy.DialTimeout,
 		AcceptLoss:          m.cfg.Sync.AcceptLoss,
+		DropFieldExpiries:   m.dropsFieldExpiries(),
 		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
 		Silent:              m.traffic.Silent,
@@ -210,6 +211,8 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Bypassing:           func(ctx context.Context) ([]string, error) { return preflight.Bypassing(ctx, m.env(from)) },
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
 }
+
+func (m *Migration) dropsFieldExpiries() bool { return m.cfg.Sync.FieldExpiries == "drop" }
 
 func (m *Migration) setProblems(problems ...string) {
 	m.mu.Lock()

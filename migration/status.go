@@ -28,6 +28,10 @@ type Status struct {
 	LeaveOut  []int            `json:"leave_out"`
 	Big       []BigKeyStatus   `json:"big_keys"` // that are being copied, the first ones
 
+	// Uncopied are keys that cannot be copied, the first ones; each database says how
+	// many there are.
+	Uncopied []UncopiedKey `json:"uncopied_keys"`
+
 	Throttle throttle.Status `json:"throttle"` // of scans
 
 	Dirty int     `json:"dirty"`  // keys whose copy is stale, all databases
@@ -66,7 +70,16 @@ type DatabaseStatus struct {
 	Percent  float64 `json:"percent"`
 	Rate     float64 `json:"keys_per_second"`
 	ETA      float64 `json:"eta_seconds"`
-	Done     bool    `json:"done"` // nothing is left to scan
+	Done     bool    `json:"done"`                   // nothing is left to scan
+	Uncopied int     `json:"uncopied"`               // keys that cannot be copied
+	Lossy    int     `json:"without_field_expiries"` // hashes that were copied without the expiries of their fields
+}
+
+// UncopiedKey is a key that cannot be copied.
+type UncopiedKey struct {
+	Database int    `json:"database"` // of the source
+	Key      string `json:"key"`
+	Why      string `json:"why"`
 }
 
 // BigKeyStatus is a big key that is being copied, or waits for it.
@@ -124,6 +137,7 @@ func (m *Migration) Status() Status {
 		Source: m.ids[router.Source].url.String(), Target: m.ids[router.Target].url.String(),
 		LeaveOut: r.LeaveOut, LastCutover: report,
 		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
+		Uncopied: []UncopiedKey{},
 	}
 	if s.LeaveOut == nil {
 		s.LeaveOut = []int{}
@@ -151,6 +165,13 @@ func (m *Migration) Status() Status {
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
 		}
+		for _, k := range p.Stuck {
+			db := k.Database
+			if r.Side == router.Target {
+				db = k.To
+			}
+			s.Uncopied = append(s.Uncopied, UncopiedKey{Database: db, Key: k.Key, Why: k.Why})
+		}
 		for _, k := range p.Big {
 			db := k.Database
 			if r.Side == router.Target { // the mirror runs the other way
@@ -171,6 +192,7 @@ func databaseStatus(d mirror.Database, side router.Side) DatabaseStatus {
 	st := DatabaseStatus{
 		Source: d.From, Target: d.To, Total: d.Total, Scanned: d.Scanned, Copied: d.Copied, Removed: d.Removed,
 		Bytes: d.Bytes, Dirty: d.Dirty, InFlight: d.InHand, OldestMS: ms(d.Oldest), Percent: d.Percent(), Rate: d.Rate(), ETA: d.ETA().Seconds(), Done: d.ScanComplete,
+		Uncopied: d.Stuck, Lossy: d.Lossy,
 	}
 	if side == router.Target { // the mirror runs the other way
 		st.Source, st.Target = d.To, d.From
@@ -209,6 +231,13 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 		out = append(out, why+"; scanning again: "+percents(p.Databases))
 	default:
 		out = append(out, "the copy is "+string(p.State))
+	}
+	if len(p.Stuck) > 0 {
+		n, k := 0, p.Stuck[0]
+		for _, d := range p.Databases {
+			n += d.Stuck
+		}
+		out = append(out, fmt.Sprintf("%d keys cannot be copied, such as %q of database %d: %s", n, k.Key, k.Database, k.Why))
 	}
 	for _, k := range p.Big {
 		if m.tooSlow(k) {

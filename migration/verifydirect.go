@@ -43,6 +43,7 @@ func VerifyServers(ctx context.Context, cfg config.Config, o VerifyOptions, prog
 		Source:    func(db int) *redis.Client { return from.DB(db) },
 		Target:    func(db int) *redis.Client { return to.DB(db) },
 		Databases: pairs, Sample: o.Sample, Parallel: cfg.Verify.Parallel, Progress: progress,
+		NoFieldExpiries: cfg.Sync.FieldExpiries == "drop",
 	}
 	if o.Repair {
 		vc.Repair = verify.Mender(vc)

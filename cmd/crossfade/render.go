@@ -101,6 +101,12 @@ func renderStatus(st admin.StatusReply, width int) string {
 		}
 		line("big key", bigLine(k))
 	}
+	for i, text := range lossLines(st.Status) {
+		if i == 0 {
+			b.WriteString("\n")
+		}
+		line("uncopied", text)
+	}
 	if r := st.LastCutover; r != nil {
 		b.WriteString("\n")
 		line("last", lastSwitch(*r))

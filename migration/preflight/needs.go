@@ -112,6 +112,7 @@ func needs(key string) []need {
 		{at: roleTo, args: a("RPUSH", key, "x"), why: logical},
 		{at: roleTo, args: a("SADD", key, "x"), why: logical},
 		{at: roleTo, args: a("HSET", key, "x", "x"), why: logical},
+		{at: roleTo, args: a("HPEXPIREAT", key, "32503680000000", "FIELDS", 1, "x"), since: version{7, 4, 0}, why: logical},
 		{at: roleTo, args: a("ZADD", key, 1, "x"), why: logical},
 		{at: roleTo, args: a("XADD", key, "*", "x", "x"), why: logical},
 		{at: roleTo, args: a("XGROUP", "CREATE", key, "g", "0"), sub: true, why: logical},

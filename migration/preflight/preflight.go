@@ -66,6 +66,8 @@ type Env struct {
 	CreateUser bool
 	// Unsafe: the operator accepts a switch that cannot be fenced.
 	Unsafe bool
+	// DropFieldExpiries: hashes may lose the expiries of their fields.
+	DropFieldExpiries bool
 	// Resumed: the keys on To are ours from an earlier run.
 	Resumed bool
 	// Proxied are the addresses ("ip:port", as From sees them) of the proxy's
@@ -106,6 +108,7 @@ func checks() []check {
 		{"cluster", nothing, always, checkCluster},
 		{"role", nothing, always, checkRole},
 		{"restore", both, before, checkRestore},
+		{"field-expiries", both, always, checkFieldExpiries},
 		{"notifications", nothing, always, checkNotifications},
 		{"databases", both, always, checkDatabases},
 		{"memory", both, always, checkMemory},

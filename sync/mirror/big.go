@@ -77,6 +77,7 @@ func (l *lane) copyBig(keys []string, scanned bool) {
 			s.makeRoom()
 			k = &bigKey{of: s, key: key, known: time.Now()}
 			k.copy = value.NewBig(key, k.through)
+			k.copy.Manner = l.typed.Manner
 			s.known[key] = k
 			s.n.Store(int32(len(s.known)))
 		}

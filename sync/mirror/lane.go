@@ -25,6 +25,8 @@ type lane struct {
 	pages    chan task // from the scanner to the workers
 	typed    value.ByType
 	scale    value.Scale
+	stuck    notes        // keys that cannot be copied
+	lossy    notes        // keys that were copied without the expiries of their fields
 	refused  atomic.Int64 // how many jobs go without RESTORE yet, which To refuses
 
 	// scan state. wanted rises with each request; a scan that began at wanted
@@ -58,6 +60,7 @@ func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
 	if from == m.order[0] {
 		l.ways.Ours = []string{m.heartbeatKey()}
 	}
+	l.typed.Manner = m.manner()
 	l.ways.Big = l.bigSize()
 	l.big = newBigKeys(l)
 	l.ways.Known = l.big.knows
@@ -102,6 +105,7 @@ func (l *lane) distrust() {
 
 func (l *lane) rebase() {
 	l.dirty.Forget()
+	l.stuck.forget(l.stuck.keys()...)
 	l.big.doubt()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -210,6 +214,7 @@ func (l *lane) scan(ctx context.Context) error {
 	if err := l.scanTo(ctx); err != nil {
 		return err
 	}
+	l.retryStuck() // one may have gone, of which To has nothing either
 	l.count.scanEnd.Store(time.Now().UnixNano())
 	return nil
 }

@@ -49,6 +49,9 @@ type Config struct {
 	BigKey     int64         // bytes from which a key is copied in chunks; 0: 512 KiB
 	AcceptLoss bool          // a From that lost most of its keys is copied all the same
 
+	// DropFieldExpiries is value.Manner's.
+	DropFieldExpiries bool
+
 	// EnsureNotifications makes sure that From reports its changes, and returns
 	// an error that says what to do when it does not and we may not switch it on.
 	// It is called before each subscription and at each heartbeat.
@@ -241,6 +244,9 @@ func (m *Mirror) Drain(ctx context.Context) error {
 			if err := m.lanes[db].waitClean(ctx); err != nil {
 				return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
 			}
+			if some, n := m.lanes[db].stuckKeys(); n > 0 {
+				return fmt.Errorf("%d keys of database %d of %s cannot be copied, such as %q: %s", n, db, m.cfg.From, some[0].Key, some[0].Why)
+			}
 		}
 		id, _, err := m.lookRun(ctx)
 		if err != nil {
@@ -361,6 +367,11 @@ func (m *Mirror) Rescan(db int, why string) {
 
 // Throttle is what says how fast scans may go.
 func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }
+
+// manner is how values are copied by type.
+func (m *Mirror) manner() value.Manner {
+	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries}
+}
 
 func (m *Mirror) heartbeatKey() string { return HeartbeatPrefix + m.cfg.Name }
 

@@ -230,6 +230,7 @@ func (w *worker) settle(j *pipe.Job) {
 		l.m.throttle.Spent(bytes)
 	}
 	l.finished(good)
+	l.stuck.forget(good...)
 	l.dirty.Done(good)
 	l.dirty.Retry(again)
 	if len(bad) > 0 {
@@ -256,11 +257,15 @@ func (w *worker) byType(keys []string) (good, bad []string) {
 	for _, k := range keys {
 		to := l.m.writer()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
-		o, err := value.Logical(ctx, l.src(), to.pool.DB(l.to), k)
+		o, err := l.typed.Manner.Logical(ctx, l.src(), to.pool.DB(l.to), k)
 		cancel()
 		if err == nil {
 			l.count.add(o)
+			l.noteLoss(k, o)
 			good = append(good, k)
+			continue
+		}
+		if l.setAside(k, err) {
 			continue
 		}
 		bad = append(bad, k)
@@ -288,7 +293,10 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 			switch {
 			case o.Err == nil:
 				l.count.add(o)
+				l.noteLoss(some[i], o)
 				good = append(good, some[i])
+				continue
+			case err == nil && l.setAside(some[i], o.Err):
 				continue
 			case errors.Is(o.Err, value.ErrOneByOne):
 				left = append(left, some[i])
@@ -327,6 +335,15 @@ func (w *worker) weigh(keys []string) (big, rest []string) {
 		}
 	}
 	return big, rest
+}
+
+// noteLoss remembers keys of which something was left behind, as the operator wishes.
+func (l *lane) noteLoss(key string, o value.Outcome) {
+	if o.Dropped > 0 {
+		l.lossy.add(key, "")
+	} else {
+		l.lossy.forget(key)
+	}
 }
 
 func (c *counters) add(o value.Outcome) {

@@ -15,6 +15,8 @@ import (
 // a chunk takes, and no more than a chunk of the value is ever held. Its methods
 // are for one goroutine at a time, but for Account.
 type Big struct {
+	Manner Manner // set before first use
+
 	key     string
 	through Through
 
@@ -117,7 +119,7 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if b.temp != nil { // it went away while it was read
 		return b.gone(ctx)
 	}
-	return Outcome{Copied: true, Bytes: t.bytes - wrote}, nil
+	return Outcome{Copied: true, Bytes: t.bytes - wrote, Dropped: t.dropped}, nil
 }
 
 // look asks for type, length and memory.
@@ -173,6 +175,7 @@ func (b *Big) goOn(kind string, seen Changes) bool {
 
 func (b *Big) begin(kind string, seen Changes) {
 	t := newTemp(b.through)
+	t.manner = b.Manner
 	t.swap = true
 	// A list that is used at its head stands still when it is counted from its tail.
 	t.fromTail = kind == "list" && seen != 0 && seen.only(Prepended|HeadPopped)

@@ -25,10 +25,13 @@ var ErrOneByOne = errors.New("to be copied by itself")
 // databases, and is safe for concurrent use; a key must not be in two calls at a
 // time. The zero value is ready.
 type ByType struct {
+	Manner Manner // set before first use
+
 	old     atomic.Bool // source has no PEXPIRETIME for us: before 7.0, or forbidden
 	without atomic.Bool // source knows no expiry of hash fields
 
 	noUnlink atomic.Bool // target: before 4.0, or forbidden
+	noFields atomic.Bool // target knows no expiry of hash fields, or forbids them
 }
 
 // small is a key on its way.
@@ -41,7 +44,19 @@ type small struct {
 	elems  []string
 	expire int64
 	fields []int64 // expiries, for a hash that has some
+	drops  int     // of them that the target is not to have
+	lost   bool    // it cannot be what it is on the source
 	cmds   []*redis.Cmd
+}
+
+// drop leaves the fields' expiries behind.
+func (s *small) drop() {
+	for _, ms := range s.fields {
+		if ms > 0 {
+			s.drops++
+		}
+	}
+	s.fields = nil
 }
 
 // Copy brings keys from src to dst as they are at this moment, absolute expiry
@@ -241,9 +256,14 @@ func (b *ByType) write(ctx context.Context, dst *redis.Client, list []*small, ou
 		switch {
 		case s.kind == "none":
 			do(unlink, s.key)
+		case s.fields != nil && b.noFields.Load() && !b.Manner.DropFieldExpiries:
+			s.lost = true
 		case s.kind == "string" && s.expire == noExpiry:
 			do("SET", s.key, s.elems[0])
 		default:
+			if s.fields != nil && b.noFields.Load() {
+				s.drop()
+			}
 			do("MULTI")
 			s.put(unlink, do)
 			if s.expire != noExpiry {
@@ -294,11 +314,15 @@ func (s *small) put(unlink string, do func(args ...any)) {
 	}
 }
 
-// learn remembers that UNLINK was refused.
+// learn remembers what was refused.
 func (b *ByType) learn(s *small) {
 	for _, c := range s.cmds {
-		if c.Name() == "unlink" && lacks(c.Err()) {
+		switch {
+		case !lacks(c.Err()):
+		case c.Name() == "unlink":
 			b.noUnlink.Store(true)
+		case c.Name() == "hpexpireat":
+			b.noFields.Store(true)
 		}
 	}
 }
@@ -306,6 +330,9 @@ func (b *ByType) learn(s *small) {
 // outcome reads the answers. A command that the target does not run for us makes it
 // run none of them, and Logical knows what to do then.
 func (s *small) outcome() Outcome {
+	if s.lost {
+		return Outcome{Err: ErrFieldExpiry}
+	}
 	for _, c := range s.cmds {
 		switch err := c.Err(); {
 		case err == nil || errors.Is(err, redis.Nil):
@@ -329,5 +356,5 @@ func (s *small) outcome() Outcome {
 			}
 		}
 	}
-	return Outcome{Copied: true, Bytes: sum(s.elems)}
+	return Outcome{Copied: true, Bytes: sum(s.elems), Dropped: s.drops}
 }

@@ -66,6 +66,9 @@ type Comparer struct {
 	// Bound is about how many bytes are held at a time by one call and side;
 	// 0 means 16 MiB.
 	Bound int64
+	// NoFieldExpiries takes hashes for equal of which one side knows no expiry of
+	// fields, whatever those of the other are.
+	NoFieldExpiries bool
 
 	sides [2]reader
 	pace  pace

@@ -18,6 +18,7 @@ type pair struct {
 	tolerance  int64 // milliseconds
 	bytes      int64 // read from a
 	old        bool  // b cannot be asked for many elements at once
+	lax        bool  // fields' expiries do not matter where one side knows none
 }
 
 // comparers has one a type. Elements are read in chunks.
@@ -47,7 +48,7 @@ func (c *Comparer) byType(ctx context.Context, a, b *redis.Client, keyA, keyB st
 	case typeA != typeB:
 		return differ(Type, "%s on the source, %s on the target", typeA, typeB), nil
 	}
-	p := &pair{a: a, b: b, keyA: keyA, keyB: keyB, tolerance: c.tolerance()}
+	p := &pair{a: a, b: b, keyA: keyA, keyB: keyB, tolerance: c.tolerance(), lax: c.NoFieldExpiries}
 	compare, ok := comparers[typeA]
 	if !ok {
 		return differ(Unsure, "type %s can be compared by DUMP only, and the payloads differ or cannot be had", typeA), nil
@@ -341,6 +342,9 @@ func (p *pair) fieldExpiries(ctx context.Context, names []string) (Diff, bool, e
 	y, knownB, err := fieldExpiries(ctx, p.b, p.keyB, names)
 	if err != nil {
 		return Diff{}, true, err
+	}
+	if p.lax && knownA != knownB {
+		return Diff{}, false, nil
 	}
 	for i := range names {
 		ax, ay := int64(-1), int64(-1)

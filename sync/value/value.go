@@ -41,6 +41,7 @@ type Outcome struct {
 	Copied  bool  // the value is on the target, or was written with an expiry already past
 	Removed bool  // the source has no such key, and now neither has the target
 	Bytes   int64 // size of what was sent, in bytes of payload
+	Dropped int   // expiries of hash fields that the target does not have, see Manner
 	Err     error // nothing was changed on the target, unless Unknown(Err)
 }
 
@@ -48,7 +49,7 @@ type Outcome struct {
 // answer of a server, but a connection or a context that ended. Such a write may
 // still lie in a socket and arrive later.
 func Unknown(err error) bool {
-	if err == nil || errors.Is(err, errChanged) || errors.Is(err, errMisfit) || errors.Is(err, ErrType) ||
+	if err == nil || errors.Is(err, errChanged) || errors.Is(err, errMisfit) || errors.Is(err, ErrType) || errors.Is(err, ErrFieldExpiry) ||
 		errors.Is(err, ErrRestoreRefused) || errors.Is(err, ErrOutOfMemory) {
 		return false
 	}

@@ -13,6 +13,7 @@ import (
 // which nobody else copies: two copiers could overtake each other.
 func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 	var batch value.Batch
+	manner := value.Manner{DropFieldExpiries: cfg.NoFieldExpiries}
 	return func(ctx context.Context, db int, keys []string) error {
 		from, to := cfg.Source(db), cfg.Target(cfg.Databases[db])
 		if cfg.Reverse {
@@ -45,7 +46,7 @@ func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 			}
 		}
 		for _, k := range others {
-			if out, err := value.Logical(ctx, from, to, k); err != nil || out.Err != nil {
+			if out, err := manner.Logical(ctx, from, to, k); err != nil || out.Err != nil {
 				errs = append(errs, errors.Join(err, out.Err))
 			}
 		}

@@ -43,6 +43,8 @@ type Config struct {
 	// at a time.
 	Limits throttle.Limits
 
+	// NoFieldExpiries is value.Comparer's.
+	NoFieldExpiries bool
 	// Ignore leaves keys out, on both sides. nil leaves out "crossfade:*".
 	Ignore func(key string) bool
 	// Settled says which of the keys of a source database have surely arrived at

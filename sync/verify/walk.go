@@ -43,7 +43,7 @@ const namedMost = 100_000
 func newWalk(cfg Config, db int) *walk {
 	w := &walk{
 		cfg: cfg, db: db, seed: maphash.MakeSeed(),
-		comparer: &value.Comparer{Tolerance: cfg.Tolerance, Big: cfg.Big, Bound: 4 << 20},
+		comparer: &value.Comparer{Tolerance: cfg.Tolerance, Big: cfg.Big, Bound: 4 << 20, NoFieldExpiries: cfg.NoFieldExpiries},
 		src:      cfg.Source(db), dst: cfg.Target(cfg.Databases[db]),
 		report:   Database{Source: db, Target: cfg.Databases[db]},
 		named:    make(map[string]bool),
