@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/throttle"
@@ -26,7 +27,8 @@ type Status struct {
 	Target    string           `json:"target"`
 	Databases []DatabaseStatus `json:"databases"`
 	LeaveOut  []int            `json:"leave_out"`
-	Big       []BigKeyStatus   `json:"big_keys"` // that are being copied, the first ones
+	Only      string           `json:"only,omitempty"` // which keys are copied, "" for all
+	Big       []BigKeyStatus   `json:"big_keys"`       // that are being copied, the first ones
 
 	// Uncopied are keys that cannot be copied, the first ones; each database says how
 	// many there are.
@@ -135,7 +137,7 @@ func (m *Migration) Status() Status {
 	s := Status{
 		ID: r.ID, Phase: r.Phase, Side: r.Side, Epoch: r.Epoch,
 		Source: m.ids[router.Source].url.String(), Target: m.ids[router.Target].url.String(),
-		LeaveOut: r.LeaveOut, LastCutover: report,
+		LeaveOut: r.LeaveOut, LastCutover: report, Only: m.opt.Only.String(),
 		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
 		Uncopied: []UncopiedKey{},
 	}
@@ -214,6 +216,9 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 	}
 	if mi == nil {
 		return []string{"the copy has not begun (" + string(r.Phase) + ")"}
+	}
+	if m.opt.Only != nil && !m.cfg.Cutover.AllowPartial {
+		out = append(out, preflight.Partial(m.opt.Only))
 	}
 	p := mi.Progress()
 	switch p.State {

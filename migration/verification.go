@@ -184,6 +184,7 @@ func (m *Migration) comparison(side router.Side) verify.Config {
 		Settled:   m.settled,
 
 		NoFieldExpiries: m.dropsFieldExpiries(),
+		Only:            m.opt.Only,
 	}
 }
 

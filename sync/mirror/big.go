@@ -157,6 +157,28 @@ func (s *bigKeys) owes() bool {
 	return false
 }
 
+// paid says that keys were copied or removed by others: one that was big is small now,
+// or gone, or outside of the filter. No scan waits for it any more.
+func (s *bigKeys) paid(keys []string) {
+	if s.n.Load() == 0 {
+		return
+	}
+	told := false
+	s.mu.Lock()
+	for _, key := range keys {
+		if k := s.known[key]; k != nil && !k.with {
+			told = told || k.owed
+			k.owed = false
+			k.changes |= value.Remade // what is known of To's value is not so any more
+			k.count++
+		}
+	}
+	s.mu.Unlock()
+	if told {
+		s.l.tell()
+	}
+}
+
 // scanning reports whether a scan is asked for and not through.
 func (l *lane) scanning() bool {
 	l.mu.Lock()

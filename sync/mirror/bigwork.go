@@ -175,6 +175,12 @@ func (s *bigKeys) build(k *bigKey) {
 			err = errors.Join(unknown, err)
 		}
 	}
+	if errors.Is(err, value.ErrOutside) {
+		out, err = value.Outcome{Removed: true}, k.through(s.l.m.ctx, func(ctx context.Context, dst *redis.Client) error {
+			_, err := value.RemoveKinds(ctx, dst, []string{k.key}, k.copy.Manner.Takes)
+			return err
+		})
+	}
 	s.mu.Lock()
 	k.spent += max(time.Since(began), 1)
 	if err == nil {

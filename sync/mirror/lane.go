@@ -3,7 +3,6 @@ package mirror
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +60,7 @@ func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
 		l.ways.Ours = []string{m.heartbeatKey()}
 	}
 	l.typed.Manner = m.manner()
+	l.ways.Takes = l.typed.Manner.Takes
 	l.ways.Big = l.bigSize()
 	l.big = newBigKeys(l)
 	l.ways.Known = l.big.knows
@@ -224,8 +224,8 @@ func (l *lane) scan(ctx context.Context) error {
 func (l *lane) scanFrom(ctx context.Context) error {
 	var under sync.WaitGroup
 	defer under.Wait() // the workers give back what they have taken, whatever happens
-	err := eachPage(ctx, l.src(), l.m.cfg.ScanCount, func(keys []string) error {
-		l.count.scanned.Add(int64(len(keys)))
+	p := pages{count: l.m.cfg.ScanCount, only: l.m.cfg.Only, looked: func(n int) { l.count.scanned.Add(int64(n)) }}
+	err := p.each(ctx, l.src(), func(keys []string) error {
 		for mine := l.dirty.Claim(keys); len(mine) > 0; {
 			n := min(len(mine), l.m.throttle.Batch(l.m.cfg.Batch))
 			if err := l.m.throttle.Wait(ctx, n); err != nil {
@@ -251,21 +251,13 @@ func (l *lane) scanFrom(ctx context.Context) error {
 }
 
 func (l *lane) scanTo(ctx context.Context) error {
-	err := eachPage(ctx, l.dst(), l.m.cfg.ScanCount, func(keys []string) error {
-		pipe := l.src().Pipeline()
-		found := make([]*redis.IntCmd, len(keys))
-		for i, k := range keys {
-			found[i] = pipe.Exists(ctx, k)
+	p := pages{count: l.m.cfg.ScanCount, only: l.m.cfg.Only}
+	err := p.each(ctx, l.dst(), func(keys []string) error {
+		lacks, err := l.lacking(ctx, keys)
+		for _, k := range lacks {
+			l.dirty.Mark(k)
 		}
-		if _, err := pipe.Exec(ctx); err != nil {
-			return err
-		}
-		for i, k := range keys {
-			if found[i].Val() == 0 {
-				l.dirty.Mark(k)
-			}
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("looking for keys of database %d on %s that %s does not have: %w", l.to, l.m.cfg.To, l.m.cfg.From, err)
@@ -273,29 +265,30 @@ func (l *lane) scanTo(ctx context.Context) error {
 	return nil
 }
 
-// eachPage calls page with the keys of each page of a SCAN, ours left out.
-func eachPage(ctx context.Context, c *redis.Client, count int, page func([]string) error) error {
-	var cursor uint64
-	for {
-		keys, next, err := c.Scan(ctx, cursor, "", int64(count)).Result()
-		if err != nil {
-			return err
-		}
-		apps := keys[:0]
-		for _, k := range keys {
-			if !strings.HasPrefix(k, KeyPrefix) {
-				apps = append(apps, k)
-			}
-		}
-		if len(apps) > 0 {
-			if err := page(apps); err != nil {
-				return err
-			}
-		}
-		if cursor = next; cursor == 0 {
-			return nil
+// lacking returns those of keys that From does not have, or not of a type that is
+// copied.
+func (l *lane) lacking(ctx context.Context, keys []string) ([]string, error) {
+	pipe := l.src().Pipeline()
+	found := make([]*redis.IntCmd, len(keys))
+	kinds := make([]*redis.StatusCmd, len(keys))
+	typed := l.m.cfg.Only.Typed()
+	for i, k := range keys {
+		if typed {
+			kinds[i] = pipe.Type(ctx, k)
+		} else {
+			found[i] = pipe.Exists(ctx, k)
 		}
 	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, err
+	}
+	var out []string
+	for i, k := range keys {
+		if typed && !l.m.cfg.Only.Type(kinds[i].Val()) || !typed && found[i].Val() == 0 {
+			out = append(out, k)
+		}
+	}
+	return out, nil
 }
 
 func (l *lane) freeze(ctx context.Context) error {

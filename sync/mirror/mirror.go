@@ -16,6 +16,7 @@ import (
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
+	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -49,6 +50,9 @@ type Config struct {
 	BigKey     int64         // bytes from which a key is copied in chunks; 0: 512 KiB
 	AcceptLoss bool          // a From that lost most of its keys is copied all the same
 
+	// Only says which keys are copied; nil: all. What is outside of it on To is not
+	// touched, unless a key of From that was inside is outside now.
+	Only *filter.Filter
 	// DropFieldExpiries is value.Manner's.
 	DropFieldExpiries bool
 
@@ -133,7 +137,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.beat.init()
 	m.throttle = throttle.New(cfg.Limits, cfg.Served)
-	m.views.init(m.order)
+	m.views.init(m.order, cfg.Only)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
 	return m
 }
@@ -323,7 +327,7 @@ func (m *Mirror) mark(db int, keys []string, change value.Changes) {
 		return
 	}
 	for _, k := range keys {
-		if !strings.HasPrefix(k, KeyPrefix) {
+		if !strings.HasPrefix(k, KeyPrefix) && m.cfg.Only.Name(k) {
 			l.big.note([]string{k}, []value.Changes{change})
 			l.dirty.Mark(k)
 		}
@@ -370,7 +374,16 @@ func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }
 
 // manner is how values are copied by type.
 func (m *Mirror) manner() value.Manner {
-	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries}
+	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries, Takes: m.takes()}
+}
+
+// takes says of which types keys are copied, nil where that does not matter. Ours are
+// copied in any case.
+func (m *Mirror) takes() func(key, kind string) bool {
+	if !m.cfg.Only.Typed() {
+		return nil
+	}
+	return func(key, kind string) bool { return strings.HasPrefix(key, KeyPrefix) || m.cfg.Only.Type(kind) }
 }
 
 func (m *Mirror) heartbeatKey() string { return HeartbeatPrefix + m.cfg.Name }

@@ -142,6 +142,9 @@ func (l *lane) progress() Database {
 		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Bytes: l.count.bytes.Load() + under,
 		Dirty: l.dirty.Len(), InHand: l.dirty.InHand(), Stuck: l.stuck.len(), Lossy: l.lossy.len(), Oldest: l.dirty.Age(), ScanComplete: l.scanComplete(),
 	}
+	if l.m.cfg.Only != nil {
+		d.Scanned = min(d.Scanned, d.Total) // it is an estimate
+	}
 	if start := l.count.scanStart.Load(); start > 0 {
 		end := l.count.scanEnd.Load()
 		if end == 0 {

@@ -183,7 +183,7 @@ func (w *worker) settle(j *pipe.Job) {
 	l := w.l
 	done, _ := j.Note.(func())
 	good := make([]string, 0, len(j.Keys))
-	var bad, again, refused, big []string
+	var bad, again, refused, big, outside []string
 	var bytes int64
 	for i, o := range j.Outcomes {
 		k := j.Keys[i]
@@ -195,6 +195,9 @@ func (w *worker) settle(j *pipe.Job) {
 			continue
 		case errors.Is(o.Err, pipe.ErrChanged):
 			again = append(again, k)
+			continue
+		case errors.Is(o.Err, value.ErrOutside):
+			outside = append(outside, k)
 			continue
 		case errors.Is(o.Err, value.ErrTooBig):
 			big = append(big, k)
@@ -225,12 +228,17 @@ func (w *worker) settle(j *pipe.Job) {
 		more, sick := w.byType(refused)
 		good, bad = append(good, more...), append(bad, sick...)
 	}
+	if len(outside) > 0 {
+		more, sick := w.outside(outside)
+		good, bad = append(good, more...), append(bad, sick...)
+	}
 	l.brake.leave()
 	if done != nil {
 		l.m.throttle.Spent(bytes)
 	}
 	l.finished(good)
 	l.stuck.forget(good...)
+	l.big.paid(good)
 	l.dirty.Done(good)
 	l.dirty.Retry(again)
 	if len(bad) > 0 {
@@ -265,6 +273,11 @@ func (w *worker) byType(keys []string) (good, bad []string) {
 			good = append(good, k)
 			continue
 		}
+		if errors.Is(err, value.ErrOutside) {
+			more, sick := w.outside([]string{k})
+			good, bad = append(good, more...), append(bad, sick...)
+			continue
+		}
 		if l.setAside(k, err) {
 			continue
 		}
@@ -282,6 +295,7 @@ func (w *worker) byType(keys []string) (good, bad []string) {
 // smallByType copies those keys that are small, and returns the others as left.
 func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 	l := w.l
+	var outside []string
 	for len(keys) > 0 {
 		some := keys[:min(len(keys), l.m.cfg.Batch)]
 		keys = keys[len(some):]
@@ -298,6 +312,9 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 				continue
 			case err == nil && l.setAside(some[i], o.Err):
 				continue
+			case errors.Is(o.Err, value.ErrOutside):
+				outside = append(outside, some[i])
+				continue
 			case errors.Is(o.Err, value.ErrOneByOne):
 				left = append(left, some[i])
 				continue
@@ -311,7 +328,32 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 			l.m.replaceWriter(to)
 		}
 	}
+	if len(outside) > 0 {
+		more, sick := w.outside(outside)
+		good, bad = append(good, more...), append(bad, sick...)
+	}
 	return good, bad, left
+}
+
+// outside takes keys off To that are not copied, or not any more, if what is there is
+// of a type that is copied.
+func (w *worker) outside(keys []string) (good, bad []string) {
+	l := w.l
+	to := l.m.writer()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
+	defer cancel()
+	n, err := value.RemoveKinds(ctx, to.pool.DB(l.to), keys, l.typed.Manner.Takes)
+	l.count.removed.Add(int64(n))
+	if err == nil {
+		return keys, nil
+	}
+	if l.m.ctx.Err() == nil {
+		l.m.errs.add("copy", fmt.Errorf("removing keys that are not copied any more from database %d of %s: %w", l.to, l.m.cfg.To, err))
+	}
+	if value.Unknown(err) {
+		l.m.replaceWriter(to)
+	}
+	return nil, keys
 }
 
 // weigh parts those keys that are copied in chunks, beside the others, where they were

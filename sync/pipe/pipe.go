@@ -30,6 +30,9 @@ type Ways struct {
 	// would free that at once. They are refused like big ones. nil: none.
 	Known func(key string) bool
 
+	// Takes says of which types keys are copied, see value.Manner. nil: of all.
+	Takes func(key, kind string) bool
+
 	// Ours are keys of the source's database that may have an expiry, whatever those
 	// of the applications have.
 	Ours []string
@@ -51,6 +54,7 @@ type Job struct {
 	// Note is the caller's.
 	Note any
 
+	kinds []string // where types matter
 	sent  []sent
 	asked bool // for its sizes, by MEMORY USAGE
 	old   bool // it was asked for without PEXPIRETIME
@@ -65,6 +69,7 @@ const (
 	nothing sent = iota
 	restore
 	unlink
+	undone // restore, and unlink behind it
 )
 
 // NewJob returns a job for keys, which become the job's.
@@ -108,6 +113,11 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 		next.info = true
 		p.askMortal()
 	}
+	if next != nil && p.ways.Takes != nil {
+		for _, k := range next.Keys {
+			p.src.Command("TYPE", k)
+		}
+	}
 	if next != nil && p.measures() {
 		next.asked = true
 		for _, k := range next.Keys {
@@ -132,6 +142,9 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	}
 	if next != nil {
 		err := p.mortal(next)
+		if err == nil {
+			err = p.sort(next)
+		}
 		if err == nil {
 			err = p.measure(next)
 		}
@@ -212,6 +225,9 @@ func (p *Pipe) ask(j *Job) {
 			p.src.Command("PEXPIRETIME", k)
 			p.src.Command("DUMP", k)
 		}
+		if j.kinds != nil && j.Outcomes[i].Err == nil {
+			p.src.Command("TYPE", k)
+		}
 	}
 }
 
@@ -247,6 +263,8 @@ func (p *Pipe) relay(j *Job) error {
 				err = p.src.Skip(size)
 			}
 			j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, refused)
+		case size < 0 && j.kinds != nil && j.kinds[i] != "none": // what the target has must be asked for first
+			j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)
 		case size < 0:
 			p.remove(j, i)
 		case expire == noKey: // it came between the two questions
@@ -264,6 +282,9 @@ func (p *Pipe) relay(j *Job) error {
 			err = p.dst.Relay(p.src, size)
 			p.dst.Arg("REPLACE")
 			p.dst.Arg("ABSTTL")
+		}
+		if err == nil && j.kinds != nil {
+			err = p.sortAgain(j, i)
 		}
 		if err == nil && p.dst.Full() {
 			err = p.dst.Flush()
@@ -334,6 +355,10 @@ func (p *Pipe) settle(j *Job) error {
 			continue
 		case restore:
 			err = p.dst.Status()
+		case undone:
+			if err = p.dst.Status(); err == nil || errors.As(err, new(conn.Refusal)) {
+				_, _, err = p.dst.Int()
+			}
 		case unlink:
 			_, _, err = p.dst.Int()
 		}
@@ -343,7 +368,9 @@ func (p *Pipe) settle(j *Job) error {
 		what := j.sent[i]
 		j.sent[i] = nothing // the outcome is known
 		switch {
-		case err != nil && what == unlink && value.Lacks(err):
+		case what == undone && err == nil:
+			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)}
+		case err != nil && what != restore && value.Lacks(err):
 			p.ways.noUnlink.Store(true)
 			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, p.dst, ErrChanged)}
 		case err != nil && what == restore:

@@ -82,6 +82,11 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the size of key %q: %w", at(src), b.key, err)
 	}
+	if b.Manner.outside(b.key, kind) {
+		b.Drop(ctx)
+		b.placed = false
+		return Outcome{}, ErrOutside
+	}
 	if kind == "none" {
 		return b.gone(ctx)
 	}
@@ -272,6 +277,9 @@ func (b *Big) measure(ctx context.Context, src *redis.Client) (length, expire in
 func (b *Big) gone(ctx context.Context) (Outcome, error) {
 	b.Drop(ctx)
 	b.placed = false
+	if b.Manner.outside(b.key, "none") {
+		return Outcome{}, ErrOutside
+	}
 	err := b.through(ctx, func(ctx context.Context, dst *redis.Client) error { return remove(ctx, dst, b.key) })
 	if err != nil {
 		return Outcome{}, err

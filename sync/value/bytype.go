@@ -96,6 +96,10 @@ func (b *ByType) copyInto(ctx context.Context, src, dst *redis.Client, keys []st
 		if size, err := usage[i].Int64(); kinds[i].Err() != nil || err == nil && size > smallUsage {
 			continue
 		}
+		if b.Manner.outside(k, kinds[i].Val()) {
+			out[i].Err = ErrOutside
+			continue
+		}
 		if kind := kinds[i].Val(); kind == "none" || reading(kind, k) != nil {
 			list = append(list, &small{at: i, key: k, kind: kind})
 		}

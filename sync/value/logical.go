@@ -56,6 +56,9 @@ func (m Manner) logical(ctx context.Context, src, dst *redis.Client, key string)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the type of key %q: %w", at(src), key, err)
 	}
+	if m.outside(key, kind) {
+		return Outcome{}, ErrOutside
+	}
 	if kind == "none" {
 		return Outcome{Removed: true}, remove(ctx, dst, key)
 	}
@@ -76,6 +79,9 @@ func (m Manner) logical(ctx context.Context, src, dst *redis.Client, key string)
 	expire, err := expireTime(ctx, src, key)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the expiry of key %q: %w", at(src), key, err)
+	}
+	if expire == noKey && m.outside(key, "none") {
+		return Outcome{}, ErrOutside
 	}
 	if expire == noKey {
 		return Outcome{Removed: true}, remove(ctx, dst, key)

@@ -49,7 +49,7 @@ type Outcome struct {
 // answer of a server, but a connection or a context that ended. Such a write may
 // still lie in a socket and arrive later.
 func Unknown(err error) bool {
-	if err == nil || errors.Is(err, errChanged) || errors.Is(err, errMisfit) || errors.Is(err, ErrType) || errors.Is(err, ErrFieldExpiry) ||
+	if err == nil || errors.Is(err, errChanged) || errors.Is(err, errMisfit) || errors.Is(err, ErrType) || errors.Is(err, ErrFieldExpiry) || errors.Is(err, ErrOutside) ||
 		errors.Is(err, ErrRestoreRefused) || errors.Is(err, ErrOutOfMemory) {
 		return false
 	}
