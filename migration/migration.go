@@ -14,6 +14,7 @@ import (
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/throttle"
 )
@@ -57,7 +58,13 @@ type Options struct {
 	Gate           *router.Gate
 	Traffic        Traffic
 	File           *store.File
+	// Only says which keys are copied, see Only; nil: all.
+	Only *filter.Filter
 }
+
+// Only returns what a configuration says about which keys are copied and compared; nil:
+// all. The error names all that is wrong.
+func Only(c config.Config) (*filter.Filter, error) { return filter.New(c.Sync.Match, c.Sync.Types) }
 
 // Migration is the state machine of one sidecar. Run does the background work;
 // the verbs (Cutover, Rollback, Abort, Complete, Verify, Status) may be called
@@ -204,6 +211,8 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Heartbeat:           m.cfg.Sync.Heartbeat,
 		Timeout:             m.cfg.Proxy.DialTimeout,
 		AcceptLoss:          m.cfg.Sync.AcceptLoss,
+		DropFieldExpiries:   m.dropsFieldExpiries(),
+		Only:                m.opt.Only,
 		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
 		Silent:              m.traffic.Silent,
@@ -214,6 +223,8 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Bypassing:           func(ctx context.Context) ([]string, error) { return preflight.Bypassing(ctx, m.env(from)) },
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
 }
+
+func (m *Migration) dropsFieldExpiries() bool { return m.cfg.Sync.FieldExpiries == "drop" }
 
 func (m *Migration) setProblems(problems ...string) {
 	m.mu.Lock()

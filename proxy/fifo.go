@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"time"
 	"unsafe"
 )
@@ -123,6 +124,11 @@ type fifo struct {
 }
 
 func (f *fifo) empty() bool { return f.head == len(f.slots) }
+
+// plain reports whether nothing but plain commands is in it.
+func (f *fifo) plain() bool {
+	return !slices.ContainsFunc(f.slots[f.head:], func(s slot) bool { return s.x != nil })
+}
 
 func (f *fifo) pushPlain(c call) {
 	f.n++

@@ -320,7 +320,7 @@ func (s *session) pushPlain(raw []byte) error {
 		}
 	}
 	// A SELECT in flight would leave open which database this is of.
-	if f := s.curSpec.elements; f != nil && raw != nil && s.fifo.items == 0 {
+	if f := s.curSpec.elements; f != nil && raw != nil && s.fifo.plain() {
 		if books := s.srv.books(s.route.Side); books != nil {
 			c.elements = s.fifo.calls.elements.begin(books, s.route, s.st.db, f, s.curArgs)
 		}

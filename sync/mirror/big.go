@@ -84,6 +84,7 @@ func (l *lane) copyBig(keys []string, scanned bool) {
 			s.makeRoom()
 			k = &bigKey{of: s, key: key, known: time.Now(), book: l.m.elements.Put(l.from, key)}
 			k.copy = value.NewBig(key, k.through)
+			k.copy.Manner = l.typed.Manner
 			s.known[key] = k
 			s.n.Store(int32(len(s.known)))
 		}
@@ -172,6 +173,28 @@ func (s *bigKeys) owes() bool {
 	return false
 }
 
+// paid says that keys were copied or removed by others: one that was big is small now,
+// or gone, or outside of the filter. No scan waits for it any more.
+func (s *bigKeys) paid(keys []string) {
+	if s.n.Load() == 0 {
+		return
+	}
+	told := false
+	s.mu.Lock()
+	for _, key := range keys {
+		if k := s.known[key]; k != nil && !k.with {
+			told = told || k.owed
+			k.owed = false
+			k.changes |= value.Remade // what is known of To's value is not so any more
+			k.count++
+		}
+	}
+	s.mu.Unlock()
+	if told {
+		s.l.tell()
+	}
+}
+
 // scanning reports whether a scan is asked for and not through.
 func (l *lane) scanning() bool {
 	l.mu.Lock()
@@ -244,7 +267,7 @@ type BigKey struct {
 	Key      string
 	Type     string        // "" until it was asked for
 	Bytes    int64         // written, with what was written of earlier copies
-	Size     int64         // in From's memory; 0: it does not say
+	Size     int64         // in From's memory, or a guess where that does not say
 	Percent  float64       // of the copy under way
 	Wait     time.Duration // until its turn, for one that was copied not long ago
 	Cost     time.Duration // what its last whole copy took, when it is to be copied as a whole again

@@ -191,8 +191,16 @@ func (s *bigKeys) build(k *bigKey) {
 	if !s.matches(k) {
 		out, err = k.copy.Build(s.l.m.ctx, s.l.src(), k)
 	}
-	if errors.Is(err, value.ErrType) {
-		out, err = s.restore(k)
+	if unknown := err; errors.Is(err, value.ErrType) {
+		if out, err = s.restore(k); errors.Is(err, value.ErrRestoreRefused) {
+			err = errors.Join(unknown, err)
+		}
+	}
+	if errors.Is(err, value.ErrOutside) {
+		out, err = value.Outcome{Removed: true}, k.through(s.l.m.ctx, func(ctx context.Context, dst *redis.Client) error {
+			_, err := value.RemoveKinds(ctx, dst, []string{k.key}, k.copy.Manner.Takes)
+			return err
+		})
 	}
 	s.mu.Lock()
 	k.spent += max(time.Since(began), 1)
@@ -247,6 +255,13 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	}
 	s.mu.Unlock()
 	l.tell()
+	if err != nil && l.setAside(k.key, err) {
+		s.mu.Lock()
+		k.owed = false
+		s.mu.Unlock()
+		l.tell()
+		return
+	}
 	if err != nil {
 		if l.m.ctx.Err() == nil && !errors.Is(err, context.Canceled) {
 			l.m.errs.add("copy", fmt.Errorf("copying key %q of database %d from %s to %s: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
@@ -263,6 +278,8 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	default:
 		l.count.copied.Add(1)
 	}
+	l.noteLoss(k.key, out)
+	l.stuck.forget(k.key)
 	l.dirty.Done([]string{k.key})
 }
 

@@ -16,6 +16,8 @@ import (
 // a chunk takes, and no more than a chunk of the value is ever held. Its methods
 // are for one goroutine at a time, but for Account.
 type Big struct {
+	Manner Manner // set before first use
+
 	key     string
 	through Through
 
@@ -36,7 +38,7 @@ type Big struct {
 type Account struct {
 	Kind    string
 	Bytes   int64   // written, of all copies
-	Size    int64   // what the source says the key takes in its memory; 0: it does not say
+	Size    int64   // what the key takes in the source's memory; where that does not say, a guess
 	Percent float64 // of the copy under way
 }
 
@@ -83,6 +85,11 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the size of key %q: %w", at(src), b.key, err)
 	}
+	if b.Manner.outside(b.key, kind) {
+		b.Drop(ctx)
+		b.placed = false
+		return Outcome{}, ErrOutside
+	}
 	if kind == "none" {
 		return b.gone(ctx)
 	}
@@ -123,7 +130,7 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if b.temp != nil { // it went away while it was read
 		return b.gone(ctx)
 	}
-	return Outcome{Copied: true, Bytes: t.bytes - wrote}, nil
+	return Outcome{Copied: true, Bytes: t.bytes - wrote, Dropped: t.dropped}, nil
 }
 
 // look asks for type, length and memory.
@@ -141,13 +148,25 @@ func (b *Big) look(ctx context.Context, src *redis.Client) (kind string, size in
 	if says(err, "wrongtype") {
 		return b.look(ctx, src)
 	}
-	bytes, _ := memory.Int64() // not everybody may ask
+	if err != nil {
+		return kind, 0, err
+	}
+	bytes, err := memory.Int64()
+	if err != nil { // not everybody may ask
+		if bytes = size; kind != "string" {
+			bytes *= guessedBytes
+		}
+	}
 	b.account(func(a *Account) { a.Kind, a.Size = kind, bytes })
 	if size > 0 && bytes > 0 && kind != "string" && b.pace.n.Load() == 0 {
 		b.pace.n.Store(min(max(1, chunkBytes/2*size/bytes), chunkMost/4))
 	}
-	return kind, size, err
+	return kind, size, nil
 }
+
+// guessedBytes is what an element is taken to cost where the source does not say:
+// rather too much, so that who was found to be big stays so.
+const guessedBytes = 128
 
 // goOn reports whether a copy that was interrupted is still one of the value.
 func (b *Big) goOn(kind string, seen Changes, w Watch) bool {
@@ -169,6 +188,7 @@ func (b *Big) goOn(kind string, seen Changes, w Watch) bool {
 
 func (b *Big) begin(kind string, seen Changes) {
 	t := newTemp(b.through)
+	t.manner = b.Manner
 	t.swap = true
 	// A list that is used at its head stands still when it is counted from its tail.
 	t.fromTail = kind == "list" && seen != 0 && seen.only(Prepended|HeadPopped)
@@ -265,6 +285,9 @@ func (b *Big) measure(ctx context.Context, src *redis.Client) (length, expire in
 func (b *Big) gone(ctx context.Context) (Outcome, error) {
 	b.Drop(ctx)
 	b.placed = false
+	if b.Manner.outside(b.key, "none") {
+		return Outcome{}, ErrOutside
+	}
 	err := b.through(ctx, func(ctx context.Context, dst *redis.Client) error { return remove(ctx, dst, b.key) })
 	if err != nil {
 		return Outcome{}, err

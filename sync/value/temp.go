@@ -47,6 +47,9 @@ type temp struct {
 	first    *streamID // of a stream: the oldest entry that is no stand-in
 	grouped  bool      // of a stream: groups may have been written
 
+	manner  Manner
+	dropped int // expiries of hash fields that were left behind
+
 	after func() // is called after each chunk; nil: nothing
 }
 
