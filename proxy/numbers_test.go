@@ -166,7 +166,7 @@ func TestErrorKinds(t *testing.T) {
 
 // TestNumbersOfConnections tells who shares, and on which side.
 func TestNumbersOfConnections(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Shared, c.MaxClients = true, 6 })
+	w := newWorld(t, func(c *Config) { c.Shared, c.Loops, c.MaxClients = true, 1, 6 })
 	var plain, own []*raw
 	for range 4 {
 		c := w.client()
