@@ -117,7 +117,8 @@ type slot struct {
 type fifo struct {
 	slots []slot
 	head  int
-	bytes int   // that are kept of items
+	items int
+	bytes int   // that are kept of them
 	n     int   // commands in all slots
 	calls calls // the plain ones, for the numbers
 }
@@ -135,6 +136,7 @@ func (f *fifo) pushPlain(c call) {
 }
 
 func (f *fifo) push(x *item) {
+	f.items++
 	f.bytes += x.size()
 	f.n++
 	f.slots = append(f.slots, slot{n: 1, x: x})
@@ -156,6 +158,7 @@ func (f *fifo) pop() (c call, known bool) {
 	f.n--
 	if s.x != nil {
 		c, known = s.x.call, true
+		f.items--
 		f.bytes -= s.x.size()
 	} else {
 		c, known = f.calls.pop()
