@@ -55,7 +55,7 @@ var (
 	descRefused   = describe("clients_refused_total", "Connections of clients that were refused because there were too many.")
 	descOutput    = describe("clients_output_limit_total", "Clients that were closed because they did not read their replies.")
 	descUpstreams = describe("upstream_connections", "Connections to the servers; idle ones are kept for the next client that needs one.", "side", "kind")
-	descSlow      = describe("slow_commands_total", "Commands that the slow log has taken.")
+	descSlow      = describe("slow_commands_total", "Commands that were slow, in the slow log or not.")
 )
 
 // Describe implements prometheus.Collector.

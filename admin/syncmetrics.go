@@ -17,6 +17,7 @@ var (
 	descScanETA     = describe("sync_scan_eta_seconds", "For how long the current scan will go on at this rate; 0 when there is none.", "database")
 	descScanDone    = describe("sync_scan_complete", "Whether every scan that was due is through.", "database")
 	descCopied      = describe("sync_copied_keys_total", "Copies written, of scans and of changes.", "database")
+	descEqual       = describe("sync_equal_keys_total", "Scanned keys that were the same on the other server already and not written.", "database")
 	descRemoved     = describe("sync_removed_keys_total", "Keys removed because they are gone where they came from.", "database")
 	descCopiedBytes = describe("sync_copied_bytes_total", "Bytes of the copies written.", "database")
 	descDirtyOf     = describe("sync_dirty_keys", "Changed keys whose copy is outstanding, those in flight included.", "database")
@@ -31,7 +32,7 @@ var (
 	descUnannounced = describe("sync_unannounced_writes_total", "Writes through the proxy that caused no notification; they were copied all the same.", "command")
 )
 
-var syncDescs = []*prometheus.Desc{descScanKeys, descScanned, descScanRate, descScanETA, descScanDone, descCopied, descRemoved, descCopiedBytes,
+var syncDescs = []*prometheus.Desc{descScanKeys, descScanned, descScanRate, descScanETA, descScanDone, descCopied, descEqual, descRemoved, descCopiedBytes,
 	descDirtyOf, descInFlightOf, descOldest, descLagOf, descSyncErrors, descFeed, descBypassed, descUnclear, descUnannounced}
 
 func collectSync(out chan<- prometheus.Metric, st migration.Status) {
@@ -44,6 +45,7 @@ func collectSync(out chan<- prometheus.Metric, st migration.Status) {
 		gauge(descScanETA, d.ETA, db)
 		gauge(descScanDone, one(d.Done), db)
 		count(descCopied, float64(d.Copied), db)
+		count(descEqual, float64(d.Equal), db)
 		count(descRemoved, float64(d.Removed), db)
 		count(descCopiedBytes, float64(d.Bytes), db)
 		gauge(descDirtyOf, float64(d.Dirty), db)

@@ -114,13 +114,16 @@ type Proxy struct {
 type Sync struct {
 	// Workers is how many copies run at the same time.
 	Workers int `koanf:"workers"`
-	// Batch is how many keys go in one round trip.
+	// Batch is how many keys go in one round trip; 0 leaves that to how long one takes.
 	Batch int `koanf:"batch"`
-	// ScanCount is SCAN's COUNT.
+	// ScanCount is SCAN's COUNT; 0 is like that of Batch.
 	ScanCount int `koanf:"scan_count"`
 	// DirtyLimit bounds the dirty keys held in memory, per database; past it
 	// the database is scanned again instead.
 	DirtyLimit int `koanf:"dirty_limit"`
+	// MaxLatency is how much longer than at best the servers may take to answer while a
+	// scan copies, the 99th percentile; 0 is no limit.
+	MaxLatency time.Duration `koanf:"max_latency"`
 	// Considerate paces a scan by how soon and how often clients are served.
 	Considerate bool `koanf:"considerate"`
 	// KeysPerSecond and BytesPerSecond bound what a scan copies; 0 is no bound.
@@ -133,6 +136,14 @@ type Sync struct {
 	Feed string `koanf:"feed"`
 	// SetNotifications allows CONFIG SET notify-keyspace-events, put back at complete.
 	SetNotifications bool `koanf:"set_notifications"`
+	// Match and Types choose the keys that are copied, by patterns as KEYS takes them and
+	// by types as TYPE names them. Empty: all.
+	Match []string `koanf:"match"`
+	Types []string `koanf:"types"`
+	// FieldExpiries is what becomes of hashes whose fields expire, towards a server that
+	// knows no such thing: "keep" reports each as one that cannot be copied, "drop"
+	// copies it without.
+	FieldExpiries string `koanf:"field_expiries"`
 	// AcceptLoss carries it over when the server that the clients are on comes
 	// back with less than half of the keys that the other one has.
 	AcceptLoss bool `koanf:"accept_loss"`
@@ -174,6 +185,8 @@ type Cutover struct {
 	// CreateUser allows creating the user "crossfade" on both servers with ACL
 	// SETUSER; the strongest fence needs it. Removed at complete.
 	CreateUser bool `koanf:"create_user"`
+	// AllowPartial allows a cutover although only a part of the keys is copied.
+	AllowPartial bool `koanf:"allow_partial"`
 	// Unsafe allows a cutover without any fence at the source.
 	Unsafe bool `koanf:"unsafe"`
 }
@@ -212,13 +225,13 @@ func Default() Config {
 		},
 		Sync: Sync{
 			Workers:          4,
-			Batch:            256,
-			ScanCount:        1000,
 			DirtyLimit:       1_000_000,
 			Considerate:      true,
+			MaxLatency:       20 * time.Millisecond,
 			Heartbeat:        time.Second,
 			Feed:             "auto",
 			SetNotifications: true,
+			FieldExpiries:    "keep",
 		},
 		Verify: Verify{
 			Rate:     1000,

@@ -222,8 +222,8 @@ func TestProblemsOfLayers(t *testing.T) {
 		{args: []string{"--admin.token_file", "/none"}, want: []string{"admin.token_file: open /none"}},
 		{args: []string{"--config", "/none"}, want: []string{"reading the configuration: open /none"}},
 		// Everything at once.
-		{file: "a: 1\nsync: {workers: x, batch: 0}", env: []string{"CROSSFADE_B=1"}, args: []string{"--listen=y"},
-			want: []string{`unknown key "a"`, "sync.workers", "sync.batch: 0 is out of range", "CROSSFADE_B", `listen: "y"`}},
+		{file: "a: 1\nsync: {workers: x, batch: -1}", env: []string{"CROSSFADE_B=1"}, args: []string{"--listen=y"},
+			want: []string{`unknown key "a"`, "sync.workers", "sync.batch: -1 is out of range", "CROSSFADE_B", `listen: "y"`}},
 	}
 	for _, test := range tests {
 		args := test.args

@@ -163,6 +163,9 @@ func (c Config) checkRanges() []error {
 	if !slices.Contains([]string{"auto", "notifications", "tracking"}, c.Sync.Feed) {
 		problems = append(problems, fmt.Errorf("sync.feed: %q is not known: give auto, notifications or tracking", c.Sync.Feed))
 	}
+	if c.Sync.FieldExpiries != "keep" && c.Sync.FieldExpiries != "drop" {
+		problems = append(problems, fmt.Errorf("sync.field_expiries: %q is not known: give keep or drop", c.Sync.FieldExpiries))
+	}
 	if c.Proxy.Upstream != "shared" && c.Proxy.Upstream != "pinned" {
 		problems = append(problems, fmt.Errorf("proxy.upstream: %q is not known: give shared or pinned", c.Proxy.Upstream))
 	}
@@ -181,8 +184,9 @@ func (c Config) checkRanges() []error {
 	number("proxy.script_cache", c.Proxy.ScriptCache, 1, 10_000_000)
 	duration("proxy.shutdown_timeout", c.Proxy.ShutdownTimeout, 0, time.Hour)
 	number("sync.workers", c.Sync.Workers, 1, 256)
-	number("sync.batch", c.Sync.Batch, 1, 10_000)
-	number("sync.scan_count", c.Sync.ScanCount, 1, 100_000)
+	number("sync.batch", c.Sync.Batch, 0, 10_000)
+	number("sync.scan_count", c.Sync.ScanCount, 0, 100_000)
+	duration("sync.max_latency", c.Sync.MaxLatency, 0, time.Minute)
 	number("sync.dirty_limit", c.Sync.DirtyLimit, 1, 1_000_000_000)
 	if c.Sync.KeysPerSecond != 0 {
 		number("sync.keys_per_second", c.Sync.KeysPerSecond, 1, 1_000_000_000)

@@ -123,6 +123,9 @@ func (a *attempt) waitReady(ctx context.Context) error {
 	}
 }
 
+// fewDirty is how many keys may be dirty for a switch to begin: some milliseconds' work.
+const fewDirty = 5000
+
 // lagGate waits for three samples in a row in which the copy is live and close.
 func (a *attempt) lagGate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Cutover.WaitReady)
@@ -131,7 +134,7 @@ func (a *attempt) lagGate(ctx context.Context) error {
 	defer tick.Stop()
 	for good := 0; ; {
 		p := a.forward.Progress()
-		if p.State == mirror.Live && p.Lag <= a.cfg.Cutover.MaxLag && p.Dirty <= 20*a.cfg.Sync.Batch && !slices.ContainsFunc(p.Big, a.tooSlow) {
+		if p.State == mirror.Live && p.Lag <= a.cfg.Cutover.MaxLag && p.Dirty <= fewDirty && !slices.ContainsFunc(p.Big, a.tooSlow) {
 			if good++; good >= 3 {
 				return nil
 			}

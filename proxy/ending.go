@@ -75,6 +75,7 @@ func (s *session) loseAll() (events []event, leaves int) {
 		}
 	}
 	s.fifo.calls.keys = keptKeys{}
+	s.fifo.calls.elements.lose()
 	return events, leaves
 }
 

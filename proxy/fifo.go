@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"time"
 	"unsafe"
 )
@@ -117,13 +118,17 @@ type slot struct {
 type fifo struct {
 	slots []slot
 	head  int
-	items int
-	bytes int   // that are kept of them
+	bytes int   // that are kept of items
 	n     int   // commands in all slots
 	calls calls // the plain ones, for the numbers
 }
 
 func (f *fifo) empty() bool { return f.head == len(f.slots) }
+
+// plain reports whether nothing but plain commands is in it.
+func (f *fifo) plain() bool {
+	return !slices.ContainsFunc(f.slots[f.head:], func(s slot) bool { return s.x != nil })
+}
 
 func (f *fifo) pushPlain(c call) {
 	f.n++
@@ -136,7 +141,6 @@ func (f *fifo) pushPlain(c call) {
 }
 
 func (f *fifo) push(x *item) {
-	f.items++
 	f.bytes += x.size()
 	f.n++
 	f.slots = append(f.slots, slot{n: 1, x: x})
@@ -158,7 +162,6 @@ func (f *fifo) pop() (c call, known bool) {
 	f.n--
 	if s.x != nil {
 		c, known = s.x.call, true
-		f.items--
 		f.bytes -= s.x.size()
 	} else {
 		c, known = f.calls.pop()
@@ -174,7 +177,7 @@ func (f *fifo) pop() (c call, known bool) {
 			f.slots = nil
 		}
 		if len(f.calls.ring) > 1024 {
-			f.calls = calls{keys: f.calls.keys}
+			f.calls = calls{keys: f.calls.keys, elements: f.calls.elements}
 		}
 	} else if f.head > 1024 && f.head > len(f.slots)/2 {
 		f.slots = append([]slot(nil), f.slots[f.head:]...)

@@ -319,6 +319,12 @@ func (s *session) pushPlain(raw []byte) error {
 			c.keys = unkept
 		}
 	}
+	// A SELECT in flight would leave open which database this is of.
+	if f := s.curSpec.elements; f != nil && raw != nil && s.fifo.plain() {
+		if books := s.srv.books(s.route.Side); books != nil {
+			c.elements = s.fifo.calls.elements.begin(books, s.route, s.st.db, f, s.curArgs)
+		}
+	}
 	s.fifo.pushPlain(c)
 	s.mu.Unlock()
 	s.ticket = false

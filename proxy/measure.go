@@ -29,6 +29,7 @@ type measure struct {
 	inflight int64
 	done     []handedOn // in this round
 	slow     int64      // from how many nanoseconds on a command is slow
+	slowNow  int        // slow commands of this round
 }
 
 // handedOn are commands of one family that came together, were passed on together
@@ -45,12 +46,16 @@ func (l *loop) submitted(t *trunk, g *guest, sp *spec, args [][]byte, size int) 
 	if l.watching && sp.writes != nil {
 		c.keys = t.calls.keys.keep(sp.writes, args)
 	}
+	if l.books != nil && sp.elements != nil && t.side == l.route.Side {
+		c.elements = t.calls.elements.begin(l.books, l.route, t.db, sp.elements, args)
+	}
 	t.calls.push(c, trunkCalls)
 	l.m.inflight++
 }
 
-// replied notes that the oldest request of t, which is of g, was answered.
-func (l *loop) replied(t *trunk, g *guest) {
+// replied notes that the oldest request of t, which is of g, was answered. reply is
+// nil when it did not come in one piece.
+func (l *loop) replied(t *trunk, g *guest, reply []byte) {
 	c, ok := t.calls.pop()
 	l.m.inflight--
 	if t.reply.failing {
@@ -60,6 +65,9 @@ func (l *loop) replied(t *trunk, g *guest) {
 		l.m.untimed++
 		l.wrote(t, call{keys: unkept})
 		return
+	}
+	if c.elements {
+		t.calls.elements.end(t.begins, reply)
 	}
 	if c.keys != 0 {
 		l.wrote(t, c)
@@ -121,6 +129,7 @@ type answered struct {
 type tally struct {
 	now  int64 // when the chunk came; 0 before it was needed
 	done []answered
+	slow int // slow commands of this chunk
 	head replyHead
 	m    *sharedMeasure
 }
@@ -160,7 +169,9 @@ func (r *reader) took(c call, known bool, it *item) {
 		r.tally.done = append(r.tally.done, a)
 	}
 	if f != fBlocking && r.tally.now-c.at >= s.srv.slow.least {
-		s.slowReply(c, r.tally.now)
+		if r.tally.slow++; r.tally.slow <= slowAtOnce {
+			s.slowReply(c, r.tally.now)
+		}
 	}
 }
 
@@ -171,6 +182,10 @@ func (a answered) same(b answered) bool {
 // measured adds what a chunk has brought to the server's numbers.
 func (r *reader) measured() {
 	t := &r.tally
+	if t.slow > slowAtOnce {
+		r.s.srv.slow.skip(t.slow - slowAtOnce)
+	}
+	t.slow = 0
 	if len(t.done) > 0 {
 		end := r.s.srv.clock()
 		for _, a := range t.done {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -272,5 +273,47 @@ func TestSlowLogIsARing(t *testing.T) {
 	off := newSlowLog(10, -1)
 	if none := newSlowLog(0, 0); off.least != never || none.least != never {
 		t.Error("it is not off")
+	}
+}
+
+// TestSlowLogOfMany: where everything is slow, all of it is counted and some of it logged.
+func TestSlowLogOfMany(t *testing.T) {
+	for _, line := range []string{"GET a", "ECHO a"} { // of a guest, of a session
+		w := newWorld(t, func(c *Config) { c.SlowLogEntries = 1000 })
+		c := w.client()
+		const n = 500
+		if line == "ECHO a" {
+			c.do("CLIENT ID") // it keeps its connection
+		}
+		before := w.proxy.Numbers().SlowLogged
+		c.send(slices.Repeat([]string{line}, n)...)
+		for range n {
+			c.next()
+		}
+		until(t, "all are counted", func() bool { return w.proxy.Numbers().SlowLogged-before == n })
+		if logged := len(w.proxy.Slow()); logged == 0 || logged >= n {
+			t.Errorf("%s: %d of %d are logged", line, logged, n)
+		}
+	}
+}
+
+// TestSlowLogBehindABalancer names the client, and not the balancer, whichever way
+// its command goes.
+func TestSlowLogBehindABalancer(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.SlowLogEntries = 2
+		c.Headers = Headers{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	})
+	c := w.client()
+	c.write([]byte("PROXY TCP4 203.0.113.7 127.0.0.1 54321 6380\r\n"))
+	for _, line := range []string{"GET a", "CLIENT GETNAME"} {
+		c.want(line, "$-1\r\n")
+		until(t, line+" is in the log", func() bool {
+			slow := w.proxy.Slow()
+			return len(slow) > 0 && strings.HasPrefix(strings.ToLower(line), slow[0].Command)
+		})
+		if got := w.proxy.Slow()[0].Client; got != "203.0.113.7:54321" {
+			t.Errorf("%s is said to be of %s", line, got)
+		}
 	}
 }

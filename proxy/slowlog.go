@@ -8,7 +8,7 @@ import (
 // SlowCall is a command that took long. It holds nothing that a client has
 // written: the command's name is the table's, and "other" where it is not in it.
 type SlowCall struct {
-	ID       uint64 // counts from 1
+	ID       uint64 // counts slow commands from 1, those that were not logged too
 	Time     time.Time
 	Client   string // its address
 	Database int    // the client's number for it
@@ -19,13 +19,18 @@ type SlowCall struct {
 	Total    time.Duration
 }
 
+// slowAtOnce is how many of the slow commands are logged that one read answers, or one
+// round of a loop: where everything is slow, noting all of it would make it slower.
+const slowAtOnce = 8
+
 // slowLog keeps the latest slow commands. least is set before the server serves.
 type slowLog struct {
 	least int64 // nanoseconds from which on a command is slow
 
 	mu   sync.Mutex
-	next uint64
-	ring []SlowCall // by id; its length is the limit
+	n    uint64 // slow commands
+	next uint64 // … that were logged
+	ring []SlowCall
 }
 
 // newSlowLog returns a log of so many entries. A negative threshold, or no
@@ -40,16 +45,24 @@ func newSlowLog(entries int, slowerThan time.Duration) slowLog {
 func (l *slowLog) add(c SlowCall) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.n++
+	c.ID = l.n
+	l.ring[l.next%uint64(len(l.ring))] = c
 	l.next++
-	c.ID = l.next
-	l.ring[c.ID%uint64(len(l.ring))] = c
 }
 
-// count returns how many were added.
+// skip counts slow commands that are not logged.
+func (l *slowLog) skip(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n += uint64(n)
+}
+
+// count returns how many commands were slow.
 func (l *slowLog) count() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.next
+	return l.n
 }
 
 // Slow returns the slow commands that are remembered, the latest first. Commands
@@ -59,8 +72,8 @@ func (s *Server) Slow() []SlowCall {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := make([]SlowCall, 0, min(l.next, uint64(len(l.ring))))
-	for id := l.next; id > 0 && len(out) < len(l.ring); id-- {
-		out = append(out, l.ring[id%uint64(len(l.ring))])
+	for i := l.next; i > 0 && len(out) < len(l.ring); i-- {
+		out = append(out, l.ring[(i-1)%uint64(len(l.ring))])
 	}
 	return out
 }
@@ -77,6 +90,9 @@ func (s *Server) slowCall(c call, upstream, total int64) SlowCall {
 
 // slowReply logs a command of a guest.
 func (l *loop) slowReply(g *guest, c call) {
+	if l.m.slowNow++; l.m.slowNow > slowAtOnce {
+		return
+	}
 	e := l.srv.slowCall(c, l.now-c.sent, int64(time.Since(l.base))-c.at)
 	e.Client, e.Database = "gone", g.state().db
 	if !g.gone {

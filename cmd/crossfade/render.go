@@ -87,6 +87,9 @@ func renderStatus(st admin.StatusReply, width int) string {
 	if len(st.LeaveOut) > 0 {
 		line("left out", "databases "+strings.Trim(fmt.Sprint(st.LeaveOut), "[]"))
 	}
+	if st.Only != "" {
+		line("filter", "only these keys are copied: "+st.Only)
+	}
 	if len(st.Databases) > 0 {
 		b.WriteString("\n")
 		writeDatabases(&b, st.Databases)
@@ -100,6 +103,12 @@ func renderStatus(st admin.StatusReply, width int) string {
 			break
 		}
 		line("big key", bigLine(k))
+	}
+	for i, text := range lossLines(st.Status) {
+		if i == 0 {
+			b.WriteString("\n")
+		}
+		line("uncopied", text)
 	}
 	if r := st.LastCutover; r != nil {
 		b.WriteString("\n")
@@ -129,10 +138,10 @@ func nextSwitch(side router.Side) string {
 const barWidth = 10
 
 func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
-	fmt.Fprintf(b, "%-9s %-*s %9s %9s %8s %8s %7s\n", "database", barWidth+7, "scanned", "of keys", "copied", "dirty", "keys/s", "left")
+	fmt.Fprintf(b, "%-9s %-*s %7s %7s %7s %8s %8s %7s\n", "database", barWidth+7, "scanned", "of keys", "copied", "equal", "dirty", "keys/s", "left")
 	empty := 0
 	for _, d := range list {
-		if d.Done && d.Total == 0 && d.Copied == 0 && d.Removed == 0 && d.Dirty == 0 {
+		if d.Done && d.Total == 0 && d.Copied == 0 && d.Equal == 0 && d.Removed == 0 && d.Dirty == 0 {
 			empty++
 			continue
 		}
@@ -144,8 +153,8 @@ func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
 		if !d.Done && d.ETA == 0 {
 			left = "?"
 		}
-		fmt.Fprintf(b, "%-9s %s %5.1f%% %9s %9s %8s %8s %7s\n", fmt.Sprintf("%d → %d", d.Source, d.Target),
-			bar(percent), percent, count(d.Total), count(d.Copied), count(int64(d.Dirty)), rate, left)
+		fmt.Fprintf(b, "%-9s %s %5.1f%% %7s %7s %7s %8s %8s %7s\n", fmt.Sprintf("%d → %d", d.Source, d.Target),
+			bar(percent), percent, count(d.Total), count(d.Copied), count(d.Equal), count(int64(d.Dirty)), rate, left)
 	}
 	if empty > 0 {
 		fmt.Fprintf(b, "and %s without keys\n", plural(empty, "database"))

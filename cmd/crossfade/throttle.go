@@ -74,6 +74,9 @@ func throttleText(t throttle.Status) string {
 	if t.Pace > 0 {
 		bounds = append(bounds, fmt.Sprintf("%s keys/s for the clients' sake", count(t.Pace)))
 	}
+	if t.Held > 0 {
+		bounds = append(bounds, fmt.Sprintf("%s keys/s since %s takes %.0f ms longer than at best to answer PING", count(t.Held), t.Slow, t.SlowMS))
+	}
 	if bounds == nil {
 		return "the copy goes as fast as it can"
 	}

@@ -26,6 +26,7 @@ type Wire struct {
 	timeout time.Duration
 	server  string
 	db      int
+	rtt     time.Duration
 	closed  atomic.Bool
 }
 
@@ -81,6 +82,7 @@ func (w *Wire) greet(p *Pool) error {
 		must++
 	}
 	w.Command("CLIENT", "NO-TOUCH", "ON") // what we read is no use of the key (7.2)
+	began := time.Now()
 	if err := w.Flush(); err != nil {
 		return err
 	}
@@ -95,11 +97,15 @@ func (w *Wire) greet(p *Pool) error {
 			refused = err
 		}
 	}
+	w.rtt = time.Since(began)
 	return refused
 }
 
 // String names the server and the database.
 func (w *Wire) String() string { return w.server + " database " + strconv.Itoa(w.db) }
+
+// RTT returns how long the first round trip took.
+func (w *Wire) RTT() time.Duration { return w.rtt }
 
 // DB returns the number of the wire's database.
 func (w *Wire) DB() int { return w.db }
@@ -190,6 +196,18 @@ func (w *Wire) Relay(from *Wire, n int64) error {
 		}
 	}
 	return nil
+}
+
+// Peek returns the byte that comes next, which stays there.
+func (w *Wire) Peek() (byte, error) {
+	if w.r.Buffered() == 0 {
+		_ = w.nc.SetReadDeadline(time.Now().Add(w.timeout))
+	}
+	b, err := w.r.Peek(1)
+	if err != nil {
+		return 0, fmt.Errorf("reading from %s: %w", w, err)
+	}
+	return b[0], nil
 }
 
 // Skip drops the n bytes that come next, and the line end behind them.

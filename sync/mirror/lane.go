@@ -2,8 +2,8 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +23,11 @@ type lane struct {
 	dirty    *dirty.Set
 	ways     *pipe.Ways
 	pages    chan task // from the scanner to the workers
+	size     batchSize
 	typed    value.ByType
+	scale    value.Scale
+	stuck    notes        // keys that cannot be copied
+	lossy    notes        // keys that were copied without the expiries of their fields
 	refused  atomic.Int64 // how many jobs go without RESTORE yet, which To refuses
 
 	// scan state. wanted rises with each request; a scan that began at wanted
@@ -42,6 +46,7 @@ type lane struct {
 type counters struct {
 	total, scanned     atomic.Int64 // of the current or last scan
 	copied, removed    atomic.Int64
+	equal              atomic.Int64 // scanned keys that To had already as they are
 	bytes              atomic.Int64
 	scanStart, scanEnd atomic.Int64 // unix nanoseconds
 }
@@ -54,9 +59,12 @@ func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
 			Source: func(ctx context.Context) (*conn.Wire, error) { return m.cfg.From.Wire(ctx, from) },
 		},
 	}
+	l.size.fixed = m.cfg.Batch
 	if from == m.order[0] {
 		l.ways.Ours = []string{m.heartbeatKey()}
 	}
+	l.typed.Manner = m.manner()
+	l.ways.Takes = l.typed.Manner.Takes
 	l.ways.Big = l.bigSize()
 	l.big = newBigKeys(l)
 	l.ways.Known = l.big.knows
@@ -101,6 +109,7 @@ func (l *lane) distrust() {
 
 func (l *lane) rebase() {
 	l.dirty.Forget()
+	l.stuck.forget(l.stuck.keys()...)
 	l.big.doubt()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -148,9 +157,15 @@ func (l *lane) finished(keys []string) {
 	}
 }
 
-// scanner makes the scans that were asked for.
+// errOutdated ends a scan that does not count any more.
+var errOutdated = errors.New("another scan was asked for meanwhile")
+
+// scanner makes the scans that were asked for. One that is overtaken by a gap would have
+// to be followed by another one of everything: so it is given up, and what it has not
+// come to is not looked at twice. But not two in a row: where gaps come faster than
+// scans end, To shall be brought up to date all the same, as far as that goes.
 func (l *lane) scanner() {
-	for {
+	for gaveUp := false; ; {
 		l.mu.Lock()
 		changed, wanted, done := l.changed, l.wanted, l.done
 		l.mu.Unlock()
@@ -169,7 +184,12 @@ func (l *lane) scanner() {
 			l.m.log.Info("too many dirty keys to remember, scanning the database again", "database", l.from)
 		}
 		l.dirty.ClearOverflow() // before the scan: a mark lost during it counts again
-		if err := l.scan(l.m.ctx); err != nil {
+		outdated := func() bool { return !gaveUp && l.asked() > wanted }
+		err := l.scan(l.m.ctx, outdated)
+		if gaveUp = errors.Is(err, errOutdated); gaveUp {
+			continue
+		}
+		if err != nil {
 			if l.m.ctx.Err() != nil {
 				return
 			}
@@ -191,10 +211,18 @@ func (l *lane) scanner() {
 	}
 }
 
-// scan copies every key of From's database, then marks every key of To's
-// database that From does not have. SCAN returns every key that is there from
-// its beginning to its end; what comes or goes meanwhile is an event.
-func (l *lane) scan(ctx context.Context) error {
+// asked returns how many scans were ever asked for.
+func (l *lane) asked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.wanted
+}
+
+// scan copies every key of From's database that To does not have as it is, then marks
+// every key of To's database that From does not have. SCAN returns every key that is
+// there from its beginning to its end; what comes or goes meanwhile is an event. It
+// ends with errOutdated as soon as outdated says so.
+func (l *lane) scan(ctx context.Context, outdated func() bool) error {
 	total, err := l.src().DBSize(ctx).Result()
 	if err != nil {
 		return fmt.Errorf("counting the keys of database %d on %s: %w", l.from, l.m.cfg.From, err)
@@ -203,32 +231,39 @@ func (l *lane) scan(ctx context.Context) error {
 	l.count.scanned.Store(0)
 	l.count.scanEnd.Store(0)
 	l.count.scanStart.Store(time.Now().UnixNano())
-	if err := l.scanFrom(ctx); err != nil {
+	if err := l.scanFrom(ctx, outdated); err != nil {
 		return err
 	}
-	if err := l.scanTo(ctx); err != nil {
+	if err := l.scanTo(ctx, outdated); err != nil {
 		return err
 	}
+	l.retryStuck() // one may have gone, of which To has nothing either
 	l.count.scanEnd.Store(time.Now().UnixNano())
 	return nil
 }
 
-// scanFrom gives every page to the workers and returns when all of them are copied,
-// or, where that failed, dirty.
-func (l *lane) scanFrom(ctx context.Context) error {
+// scanFrom gives every page to be compared, or to the workers, and returns when all of
+// them are equal or copied, or, where that failed, dirty.
+func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
+	sift := l.newSift(ctx)
+	defer sift.close()
 	var under sync.WaitGroup
-	defer under.Wait() // the workers give back what they have taken, whatever happens
-	err := eachPage(ctx, l.src(), l.m.cfg.ScanCount, func(keys []string) error {
-		l.count.scanned.Add(int64(len(keys)))
+	defer under.Wait() // who has taken keys gives them back, whatever happens
+	p := l.scanned()
+	p.looked = func(n int) { l.count.scanned.Add(int64(n)) }
+	err := p.each(ctx, l.src(), func(keys []string) error {
+		if outdated() {
+			return errOutdated
+		}
 		for mine := l.dirty.Claim(keys); len(mine) > 0; {
-			n := min(len(mine), l.m.throttle.Batch(l.m.cfg.Batch))
+			n := min(len(mine), l.m.throttle.Batch(l.size.keys()))
 			if err := l.m.throttle.Wait(ctx, n); err != nil {
 				l.dirty.Retry(mine)
 				return err
 			}
 			under.Add(1)
 			select {
-			case l.pages <- task{keys: mine[:n:n], done: under.Done}:
+			case sift.way() <- task{keys: mine[:n:n], done: under.Done}:
 			case <-ctx.Done():
 				under.Done()
 				l.dirty.Retry(mine)
@@ -244,22 +279,16 @@ func (l *lane) scanFrom(ctx context.Context) error {
 	return nil
 }
 
-func (l *lane) scanTo(ctx context.Context) error {
-	err := eachPage(ctx, l.dst(), l.m.cfg.ScanCount, func(keys []string) error {
-		pipe := l.src().Pipeline()
-		found := make([]*redis.IntCmd, len(keys))
-		for i, k := range keys {
-			found[i] = pipe.Exists(ctx, k)
+func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
+	err := l.scanned().each(ctx, l.dst(), func(keys []string) error {
+		if outdated() {
+			return errOutdated
 		}
-		if _, err := pipe.Exec(ctx); err != nil {
-			return err
+		lacks, err := l.lacking(ctx, keys)
+		for _, k := range lacks {
+			l.dirty.Mark(k)
 		}
-		for i, k := range keys {
-			if found[i].Val() == 0 {
-				l.dirty.Mark(k)
-			}
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("looking for keys of database %d on %s that %s does not have: %w", l.to, l.m.cfg.To, l.m.cfg.From, err)
@@ -267,29 +296,30 @@ func (l *lane) scanTo(ctx context.Context) error {
 	return nil
 }
 
-// eachPage calls page with the keys of each page of a SCAN, ours left out.
-func eachPage(ctx context.Context, c *redis.Client, count int, page func([]string) error) error {
-	var cursor uint64
-	for {
-		keys, next, err := c.Scan(ctx, cursor, "", int64(count)).Result()
-		if err != nil {
-			return err
-		}
-		apps := keys[:0]
-		for _, k := range keys {
-			if !strings.HasPrefix(k, KeyPrefix) {
-				apps = append(apps, k)
-			}
-		}
-		if len(apps) > 0 {
-			if err := page(apps); err != nil {
-				return err
-			}
-		}
-		if cursor = next; cursor == 0 {
-			return nil
+// lacking returns those of keys that From does not have, or not of a type that is
+// copied.
+func (l *lane) lacking(ctx context.Context, keys []string) ([]string, error) {
+	pipe := l.src().Pipeline()
+	found := make([]*redis.IntCmd, len(keys))
+	kinds := make([]*redis.StatusCmd, len(keys))
+	typed := l.m.cfg.Only.Typed()
+	for i, k := range keys {
+		if typed {
+			kinds[i] = pipe.Type(ctx, k)
+		} else {
+			found[i] = pipe.Exists(ctx, k)
 		}
 	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, err
+	}
+	var out []string
+	for i, k := range keys {
+		if typed && !l.m.cfg.Only.Type(kinds[i].Val()) || !typed && found[i].Val() == 0 {
+			out = append(out, k)
+		}
+	}
+	return out, nil
 }
 
 func (l *lane) freeze(ctx context.Context) error {

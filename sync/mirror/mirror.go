@@ -13,9 +13,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
+	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -37,17 +39,25 @@ type Config struct {
 	Map router.DBMap
 	// Name tells the mirrors there and back apart.
 	Name string
+	// Side is From's.
+	Side router.Side
 	// Feed is one of FeedAuto, FeedNotifications and FeedTracking; "" is the second.
 	Feed string
 
 	Workers    int           // copies at the same time, per database
-	Batch      int           // keys per round trip
-	ScanCount  int           // SCAN's COUNT
+	Batch      int           // keys per round trip; 0: by the round-trip time
+	ScanCount  int           // SCAN's COUNT; 0: likewise
 	DirtyLimit int           // dirty keys held per database; past it the database is scanned again
 	Heartbeat  time.Duration // how often the feed is proved
 	Timeout    time.Duration // connecting, and each round trip
 	BigKey     int64         // bytes from which a key is copied in chunks; 0: 512 KiB
 	AcceptLoss bool          // a From that lost most of its keys is copied all the same
+
+	// Only says which keys are copied; nil: all. What is outside of it on To is not
+	// touched, unless a key of From that was inside is outside now.
+	Only *filter.Filter
+	// DropFieldExpiries is value.Manner's.
+	DropFieldExpiries bool
 
 	// EnsureNotifications makes sure that From reports its changes, and returns
 	// an error that says what to do when it does not and we may not switch it on.
@@ -64,6 +74,9 @@ type Config struct {
 	// that clients do not feel them. nil: they are not.
 	Limits throttle.Limits
 	Served func() throttle.Served
+	// MaxLatency is how much longer than at best PING may take at From and To while a
+	// scan copies, the 99th percentile; 0: as long as it likes.
+	MaxLatency time.Duration
 	// Scripts returns the script bodies that the proxy saw: what they run inside
 	// counts on the server too. nil: none.
 	Scripts func() []string
@@ -109,6 +122,7 @@ type Mirror struct {
 	errs      recentErrors
 
 	bigs      bigShare
+	elements  *elements.Keys
 	functions carriedFunctions
 	replacing sync.Mutex // held while the writer is replaced, over its round trips: only copies wait
 }
@@ -122,7 +136,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		cfg: cfg, log: log, ctx: ctx, cancel: cancel,
 		lanes:  make(map[int]*lane),
 		order:  cfg.Map.Sources(),
-		feedUp: make(chan struct{}),
+		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
 	}
 	for _, from := range m.order {
 		to, _ := cfg.Map.Target(from)
@@ -130,7 +144,10 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.beat.init()
 	m.throttle = throttle.New(cfg.Limits, cfg.Served)
-	m.views.init(m.order)
+	if cfg.MaxLatency > 0 {
+		m.throttle.Heed(cfg.MaxLatency, m.probe(cfg.From), m.probe(cfg.To))
+	}
+	m.views.init(m.order, cfg.Only)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
 	return m
 }
@@ -241,6 +258,9 @@ func (m *Mirror) Drain(ctx context.Context) error {
 			if err := m.lanes[db].waitClean(ctx); err != nil {
 				return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
 			}
+			if some, n := m.lanes[db].stuckKeys(); n > 0 {
+				return fmt.Errorf("%d keys of database %d of %s cannot be copied, such as %q: %s", n, db, m.cfg.From, some[0].Key, some[0].Why)
+			}
 		}
 		id, _, err := m.lookRun(ctx)
 		if err != nil {
@@ -317,7 +337,7 @@ func (m *Mirror) mark(db int, keys []string, change value.Changes) {
 		return
 	}
 	for _, k := range keys {
-		if !strings.HasPrefix(k, KeyPrefix) {
+		if !strings.HasPrefix(k, KeyPrefix) && m.cfg.Only.Name(k) {
 			l.big.note([]string{k}, []value.Changes{change})
 			l.dirty.Mark(k)
 		}
@@ -359,8 +379,26 @@ func (m *Mirror) Rescan(db int, why string) {
 	m.log.Info("scanning again", "from", m.cfg.From.String(), "database", db, "because", why)
 }
 
+// Elements are the big keys of which it is worth knowing which elements clients change:
+// for the proxy to write down.
+func (m *Mirror) Elements() *elements.Keys { return m.elements }
+
 // Throttle is what says how fast scans may go.
 func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }
+
+// manner is how values are copied by type.
+func (m *Mirror) manner() value.Manner {
+	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries, Takes: m.takes()}
+}
+
+// takes says of which types keys are copied, nil where that does not matter. Ours are
+// copied in any case.
+func (m *Mirror) takes() func(key, kind string) bool {
+	if !m.cfg.Only.Typed() {
+		return nil
+	}
+	return func(key, kind string) bool { return strings.HasPrefix(key, KeyPrefix) || m.cfg.Only.Type(kind) }
+}
 
 func (m *Mirror) heartbeatKey() string { return HeartbeatPrefix + m.cfg.Name }
 

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/pipe"
 	"github.com/crossfade/crossfade/sync/value"
@@ -60,11 +58,9 @@ func (w *worker) run() {
 		}
 		if next != nil && w.l.refused.Load() > 0 {
 			w.l.refused.Add(-1)
-			for !w.pipe.Idle() { // what is under way must not wait for as long
-				w.step(nil)
+			if next = w.withoutRestore(next); next == nil {
+				continue
 			}
-			w.withoutRestore(next)
-			continue
 		}
 		w.step(next)
 	}
@@ -72,13 +68,33 @@ func (w *worker) run() {
 
 // step has the pipe take a job, or go on with what is under way.
 func (w *worker) step(next *pipe.Job) {
+	began := time.Now()
 	jobs, err := w.pipe.Step(w.l.m.ctx, next)
+	if err == nil {
+		w.l.size.took(lengthOf(next), bytesOf(jobs), time.Since(began), w.pipe.RTT())
+	}
 	if err != nil {
 		w.failed(jobs, err)
 	}
 	for _, j := range jobs {
 		w.settle(j)
 	}
+}
+
+func lengthOf(j *pipe.Job) int {
+	if j == nil {
+		return 0
+	}
+	return len(j.Keys)
+}
+
+func bytesOf(jobs []*pipe.Job) (n int64) {
+	for _, j := range jobs {
+		for _, o := range j.Outcomes {
+			n += o.Bytes
+		}
+	}
+	return n
 }
 
 // next returns the next job, entered into the brake; nil while there is none but
@@ -130,7 +146,7 @@ func (w *worker) next() (job *pipe.Job, ok bool) {
 // look takes what is there.
 func (w *worker) look() (t task, found bool) {
 	if !w.scans {
-		if keys := w.l.dirty.TakeNow(w.l.m.cfg.Batch); len(keys) > 0 {
+		if keys := w.l.dirty.TakeNow(w.l.size.keys()); len(keys) > 0 {
 			return task{keys: keys}, true
 		}
 	}
@@ -140,7 +156,7 @@ func (w *worker) look() (t task, found bool) {
 	default:
 	}
 	if w.scans {
-		if keys := w.l.dirty.TakeNow(w.l.m.cfg.Batch); len(keys) > 0 {
+		if keys := w.l.dirty.TakeNow(w.l.size.keys()); len(keys) > 0 {
 			return task{keys: keys}, true
 		}
 	}
@@ -185,7 +201,7 @@ func (w *worker) settle(j *pipe.Job) {
 	l := w.l
 	done, _ := j.Note.(func())
 	good := make([]string, 0, len(j.Keys))
-	var bad, again, refused, big []string
+	var bad, again, refused, big, outside []string
 	var bytes int64
 	for i, o := range j.Outcomes {
 		k := j.Keys[i]
@@ -197,6 +213,9 @@ func (w *worker) settle(j *pipe.Job) {
 			continue
 		case errors.Is(o.Err, pipe.ErrChanged):
 			again = append(again, k)
+			continue
+		case errors.Is(o.Err, value.ErrOutside):
+			outside = append(outside, k)
 			continue
 		case errors.Is(o.Err, value.ErrTooBig):
 			big = append(big, k)
@@ -210,21 +229,18 @@ func (w *worker) settle(j *pipe.Job) {
 			l.m.errs.add("copy", fmt.Errorf("copying database %d from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
 		}
 	}
-	if len(refused) >= refusedFrom && len(good) == 0 {
+	if len(refused) >= refusedFrom && j.Restored == 0 {
 		l.refused.Store(refusedFor)
-	}
-	if len(refused) > 0 {
-		more, sick, left := w.smallByType(refused)
-		good, bad = append(good, more...), append(bad, sick...)
-		var heavy []string
-		heavy, refused = w.weigh(left)
-		big = append(big, heavy...)
 	}
 	if len(big) > 0 {
 		l.copyBig(big, done != nil)
 	}
 	if len(refused) > 0 {
-		more, sick := w.byType(refused)
+		more, sick := w.byType(refused, done != nil)
+		good, bad = append(good, more...), append(bad, sick...)
+	}
+	if len(outside) > 0 {
+		more, sick := w.outside(outside)
 		good, bad = append(good, more...), append(bad, sick...)
 	}
 	l.brake.leave()
@@ -232,6 +248,8 @@ func (w *worker) settle(j *pipe.Job) {
 		l.m.throttle.Spent(bytes)
 	}
 	l.finished(good)
+	l.stuck.forget(good...)
+	l.big.paid(good)
 	l.dirty.Done(good)
 	l.dirty.Retry(again)
 	if len(bad) > 0 {
@@ -243,26 +261,75 @@ func (w *worker) settle(j *pipe.Job) {
 	}
 }
 
-// withoutRestore copies a job's keys by type from the start.
-func (w *worker) withoutRestore(j *pipe.Job) {
-	j.Outcomes = make([]value.Outcome, len(j.Keys))
-	for i := range j.Outcomes {
-		j.Outcomes[i].Err = value.ErrRestoreRefused
+// withoutRestore copies those keys of a job by type for which RESTORE would be needed,
+// and returns a job of the others, if there are any.
+func (w *worker) withoutRestore(j *pipe.Job) *pipe.Job {
+	l := w.l
+	done, _ := j.Note.(func())
+	var easy, rest []string
+	for _, k := range j.Keys {
+		if l.ways.Short(k) {
+			easy = append(easy, k)
+		} else {
+			rest = append(rest, k)
+		}
 	}
-	w.settle(j)
+	if len(rest) == 0 {
+		return j
+	}
+	for !w.pipe.Idle() { // what is under way must not wait for as long
+		w.step(nil)
+	}
+	good, bad := w.byType(rest, done != nil)
+	l.finished(good)
+	l.dirty.Done(good)
+	if len(easy) > 0 {
+		if len(bad) > 0 {
+			w.sick = append(w.sick, task{keys: bad})
+		}
+		return pipe.NewJob(easy, j.Note)
+	}
+	l.brake.leave()
+	switch {
+	case len(bad) > 0:
+		w.sick = append(w.sick, task{keys: bad, done: done})
+	case done != nil:
+		done()
+	}
+	return nil
 }
 
-// byType copies keys one by one.
-func (w *worker) byType(keys []string) (good, bad []string) {
+// byType copies keys without RESTORE: many small ones at a time, the big ones in chunks
+// beside the others, and what is left one by one.
+func (w *worker) byType(keys []string, scanned bool) (good, bad []string) {
+	good, bad, left := w.smallByType(keys)
+	big, rest := w.weigh(left)
+	if len(big) > 0 {
+		w.l.copyBig(big, scanned)
+	}
+	more, sick := w.oneByOne(rest)
+	return append(good, more...), append(bad, sick...)
+}
+
+func (w *worker) oneByOne(keys []string) (good, bad []string) {
 	l := w.l
 	for _, k := range keys {
 		to := l.m.writer()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
-		o, err := value.Logical(ctx, l.src(), to.pool.DB(l.to), k)
+		o, err := l.typed.Manner.Logical(ctx, l.src(), to.pool.DB(l.to), k)
 		cancel()
 		if err == nil {
 			l.count.add(o)
+			l.noteLoss(k, o)
 			good = append(good, k)
+			continue
+		}
+		if errors.Is(err, value.ErrOutside) {
+			more, sick := w.outside([]string{k})
+			good, bad = append(good, more...), append(bad, sick...)
+			continue
+		}
+		if l.setAside(k, err) {
 			continue
 		}
 		bad = append(bad, k)
@@ -279,8 +346,9 @@ func (w *worker) byType(keys []string) (good, bad []string) {
 // smallByType copies those keys that are small, and returns the others as left.
 func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 	l := w.l
+	var outside []string
 	for len(keys) > 0 {
-		some := keys[:min(len(keys), l.m.cfg.Batch)]
+		some := keys[:min(len(keys), leastBatch)]
 		keys = keys[len(some):]
 		to := l.m.writer()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
@@ -290,7 +358,13 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 			switch {
 			case o.Err == nil:
 				l.count.add(o)
+				l.noteLoss(some[i], o)
 				good = append(good, some[i])
+				continue
+			case err == nil && l.setAside(some[i], o.Err):
+				continue
+			case errors.Is(o.Err, value.ErrOutside):
+				outside = append(outside, some[i])
 				continue
 			case errors.Is(o.Err, value.ErrOneByOne):
 				left = append(left, some[i])
@@ -305,7 +379,32 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 			l.m.replaceWriter(to)
 		}
 	}
+	if len(outside) > 0 {
+		more, sick := w.outside(outside)
+		good, bad = append(good, more...), append(bad, sick...)
+	}
 	return good, bad, left
+}
+
+// outside takes keys off To that are not copied, or not any more, if what is there is
+// of a type that is copied.
+func (w *worker) outside(keys []string) (good, bad []string) {
+	l := w.l
+	to := l.m.writer()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
+	defer cancel()
+	n, err := value.RemoveKinds(ctx, to.pool.DB(l.to), keys, l.typed.Manner.Takes)
+	l.count.removed.Add(int64(n))
+	if err == nil {
+		return keys, nil
+	}
+	if l.m.ctx.Err() == nil {
+		l.m.errs.add("copy", fmt.Errorf("removing keys that are not copied any more from database %d of %s: %w", l.to, l.m.cfg.To, err))
+	}
+	if value.Unknown(err) {
+		l.m.replaceWriter(to)
+	}
+	return nil, keys
 }
 
 // weigh parts those keys that are copied in chunks, beside the others, where they were
@@ -317,20 +416,27 @@ func (w *worker) weigh(keys []string) (big, rest []string) {
 	l := w.l
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), l.m.cfg.Timeout)
 	defer cancel()
-	p := l.src().Pipeline()
-	sizes := make([]*redis.IntCmd, len(keys))
-	for i, k := range keys {
-		sizes[i] = p.MemoryUsage(ctx, k)
+	sizes, err := l.scale.Weigh(ctx, l.src(), keys)
+	if err != nil {
+		return nil, keys // which shows what is wrong
 	}
-	_, _ = p.Exec(ctx) // whose size is not known goes with the rest
 	for i, k := range keys {
-		if n, err := sizes[i].Result(); err == nil && n >= l.bigSize() {
+		if sizes[i] >= l.bigSize() {
 			big = append(big, k)
 		} else {
 			rest = append(rest, k)
 		}
 	}
 	return big, rest
+}
+
+// noteLoss remembers keys of which something was left behind, as the operator wishes.
+func (l *lane) noteLoss(key string, o value.Outcome) {
+	if o.Dropped > 0 {
+		l.lossy.add(key, "")
+	} else {
+		l.lossy.forget(key)
+	}
 }
 
 func (c *counters) add(o value.Outcome) {

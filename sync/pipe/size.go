@@ -28,13 +28,13 @@ func (p *Pipe) measures() bool { return p.ways.Big > 0 && !p.ways.noMemory.Load(
 const askFrom = 64
 
 // askMortal asks how many keys have an expiry, and which of ours do, in one step.
-func (p *Pipe) askMortal() {
-	p.src.Command("MULTI")
-	p.src.Command("INFO", "keyspace")
-	for _, k := range p.ways.Ours {
-		p.src.Command("PTTL", k)
+func askMortal(w *conn.Wire, ours []string) {
+	w.Command("MULTI")
+	w.Command("INFO", "keyspace")
+	for _, k := range ours {
+		w.Command("PTTL", k)
 	}
-	p.src.Command("EXEC")
+	w.Command("EXEC")
 }
 
 // mortal finds out whether the keys of j must be asked for their expiries. They need
@@ -44,42 +44,50 @@ func (p *Pipe) mortal(j *Job) error {
 	if !j.info {
 		return nil
 	}
-	for range 2 + len(p.ways.Ours) { // MULTI and what it queues
-		if err := p.src.Status(); err != nil && !errors.As(err, new(conn.Refusal)) {
-			return err
+	none, refused, err := mortal(p.src, p.ways.Ours)
+	if refused {
+		p.ways.noInfo.Store(true)
+	}
+	j.none = none && !slices.ContainsFunc(j.Keys, func(k string) bool { return slices.Contains(p.ways.Ours, k) })
+	return err
+}
+
+// mortal reads the answers to askMortal. none says that no key has an expiry but ours,
+// refused that the server does not tell.
+func mortal(w *conn.Wire, ours []string) (none, refused bool, err error) {
+	for range 2 + len(ours) { // MULTI and what it queues
+		if err := w.Status(); err != nil && !errors.As(err, new(conn.Refusal)) {
+			return false, false, err
 		}
 	}
-	n, err := p.src.Array()
+	n, err := w.Array()
 	if errors.As(err, new(conn.Refusal)) {
-		p.ways.noInfo.Store(true)
-		return nil
+		return false, true, nil
 	}
 	if err != nil {
-		return err
+		return false, false, err
 	}
-	if n != int64(1+len(p.ways.Ours)) {
-		return fmt.Errorf("reading from %s: EXEC answered %d elements", p.src, n)
+	if n != int64(1+len(ours)) {
+		return false, false, fmt.Errorf("reading from %s: EXEC answered %d elements", w, n)
 	}
-	text, err := p.src.Text()
+	text, err := w.Text()
 	sure := err == nil
 	if err != nil && !errors.As(err, new(conn.Refusal)) {
-		return err
+		return false, false, err
 	}
-	ours := 0
-	for range p.ways.Ours {
-		left, _, err := p.src.Int()
+	expire := 0
+	for range ours {
+		left, _, err := w.Int()
 		switch {
 		case errors.As(err, new(conn.Refusal)):
 			sure = false
 		case err != nil:
-			return err
+			return false, false, err
 		case left >= 0:
-			ours++
+			expire++
 		}
 	}
-	j.none = sure && expiring(text, p.src.DB()) == ours &&
-		!slices.ContainsFunc(j.Keys, func(k string) bool { return slices.Contains(p.ways.Ours, k) })
-	return nil
+	return sure && expiring(text, w.DB()) == expire, false, nil
 }
 
 // expiring reads how many keys of a database have an expiry in INFO keyspace, which
@@ -102,15 +110,47 @@ func expiring(info string, db int) int {
 	return -1
 }
 
-// measure refuses the keys of j that are too big to be dumped. The question takes
+// guess chooses how each key of j is read.
+func (p *Pipe) guess(j *Job) {
+	for i, k := range j.Keys {
+		if p.ways.Short(k) {
+			j.ways[i] = short
+		}
+	}
+}
+
+// askSizes asks how large those keys of j are that are read that way.
+func (p *Pipe) askSizes(j *Job, w way) {
+	j.asked = p.measures()
+	if !j.asked {
+		return
+	}
+	for i, k := range j.Keys {
+		if j.ways[i] == w {
+			p.src.Command("MEMORY", "USAGE", k)
+		}
+	}
+}
+
+// measure refuses those of them that are too big to be dumped. The question takes
 // the source about a microsecond, however big the key is: it looks at five elements.
-func (p *Pipe) measure(j *Job) error {
+func (p *Pipe) measure(j *Job, w way) error {
 	if p.ways.Big <= 0 {
 		return nil
+	}
+	if w == whole {
+		for i := range j.Keys {
+			if j.ways[i] == short {
+				p.weigh(j, i, 0)
+			}
+		}
 	}
 	if j.asked {
 		cannot := false
 		for i := range j.Keys {
+			if j.ways[i] != w {
+				continue
+			}
 			size, _, err := p.src.Int()
 			if errors.As(err, new(conn.Refusal)) {
 				cannot = true
@@ -126,19 +166,24 @@ func (p *Pipe) measure(j *Job) error {
 		}
 		p.ways.noMemory.Store(true)
 	}
-	return p.count(j)
+	return p.count(j, w)
 }
 
 // count weighs by the numbers of elements.
-func (p *Pipe) count(j *Job) error {
-	for _, k := range j.Keys {
-		p.src.Command("TYPE", k)
+func (p *Pipe) count(j *Job, w way) error {
+	for i, k := range j.Keys {
+		if j.ways[i] == w {
+			p.src.Command("TYPE", k)
+		}
 	}
 	if err := p.src.Flush(); err != nil {
 		return err
 	}
 	asked := make([]string, len(j.Keys))
 	for i := range j.Keys {
+		if j.ways[i] != w {
+			continue
+		}
 		kind, err := p.src.Word()
 		if err != nil && !errors.As(err, new(conn.Refusal)) {
 			return err
@@ -173,6 +218,9 @@ func (p *Pipe) count(j *Job) error {
 }
 
 func (p *Pipe) weigh(j *Job, i int, size int64) {
+	if j.Outcomes[i].Err != nil {
+		return
+	}
 	if size >= p.ways.Big || p.ways.Known != nil && p.ways.Known(j.Keys[i]) {
 		j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("copying key %q from %s: %w: about %d bytes", j.Keys[i], p.src, value.ErrTooBig, size)}
 	}

@@ -18,6 +18,7 @@ type Limits struct {
 // Throttle is one for all scans of a mirror. All methods are safe for concurrent use.
 type Throttle struct {
 	feel *feel // nil: nobody watches the clients
+	ear  *ear  // nil: nobody watches the servers
 
 	mu      sync.Mutex
 	limits  Limits
@@ -37,8 +38,17 @@ func New(l Limits, served func() Served) *Throttle {
 	return t
 }
 
-// Run watches the clients until ctx ends.
+// Heed has scans be so slow that none of the probes takes longer than most, but for one
+// in a hundred. It is called before Run, if at all.
+func (t *Throttle) Heed(most time.Duration, probes ...Probe) { t.ear = newEar(most, probes) }
+
+// Run watches the clients and the servers until ctx ends.
 func (t *Throttle) Run(ctx context.Context) {
+	var both sync.WaitGroup
+	defer both.Wait()
+	if t.ear != nil {
+		both.Go(func() { t.ear.run(ctx) })
+	}
 	if t.feel != nil {
 		t.feel.run(ctx)
 	}
@@ -47,7 +57,7 @@ func (t *Throttle) Run(ctx context.Context) {
 // Batch returns how many keys may go at once, at most most: fewer while clients
 // feel the copy, so that none of them waits behind many.
 func (t *Throttle) Batch(most int) int {
-	if t.feel != nil && t.feel.pace() > 0 {
+	if t.feel != nil && t.feel.pace() > 0 || t.ear != nil && t.ear.pace() > 0 {
 		return min(most, gentleBatch)
 	}
 	return most
@@ -94,10 +104,18 @@ func (t *Throttle) delay(n int) time.Duration {
 	if wait := t.free.Sub(now); wait > 0 {
 		return wait
 	}
+	if t.ear != nil {
+		if wait := t.ear.wait(now); wait > 0 {
+			return wait
+		}
+	}
 	if t.feel != nil {
 		if wait := t.feel.delay(now, n); wait > 0 {
 			return wait
 		}
+	}
+	if t.ear != nil {
+		t.ear.went(now, n)
 	}
 	if t.limits.Keys > 0 {
 		t.free = later(t.free, now).Add(time.Duration(n) * time.Second / time.Duration(t.limits.Keys))
@@ -162,6 +180,12 @@ type Status struct {
 	// Pace is how many keys a second are let through for the clients' sake, 0
 	// while they feel nothing.
 	Pace int64 `json:"pace"`
+	// Held is how many are let through for a server's sake, 0 while none is slow; then
+	// Slow is its address, and SlowMS how much longer a PING takes there than the
+	// quickest, the 99th percentile.
+	Held   int64   `json:"held"`
+	Slow   string  `json:"slow,omitempty"`
+	SlowMS float64 `json:"slow_ms,omitempty"`
 }
 
 // Status returns it.
@@ -171,6 +195,11 @@ func (t *Throttle) Status() Status {
 	t.mu.Unlock()
 	if t.feel != nil {
 		s.Pace = int64(t.feel.pace())
+	}
+	if t.ear != nil {
+		s.Held = int64(t.ear.pace())
+		slow, p99 := t.ear.slowest()
+		s.Slow, s.SlowMS = slow, float64(p99.Microseconds())/1000
 	}
 	return s
 }

@@ -53,7 +53,9 @@ func equalStreams(ctx context.Context, p *pair, sa, sb stream) (d Diff, err erro
 			return err
 		}
 		for i, e := range x {
-			p.bytes += sum(e.fields)
+			if err := p.read(ctx, sum(e.fields)); err != nil {
+				return err
+			}
 			switch {
 			case i >= len(y) || y[i].id != e.id:
 				d = differ(Value, "stream entry %s is not on the target", e.id)

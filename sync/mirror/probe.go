@@ -1,0 +1,33 @@
+package mirror
+
+import (
+	"context"
+
+	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/throttle"
+)
+
+// probe asks a server PING on a connection of its own, which is made when there is
+// something to ask, and again after it broke.
+func (m *Mirror) probe(p *conn.Pool) throttle.Probe {
+	var w *conn.Wire
+	ask := func(ctx context.Context) (err error) {
+		if w == nil {
+			if w, err = p.Wire(ctx, m.order[0]); err != nil {
+				w = nil
+				return err
+			}
+			context.AfterFunc(m.ctx, w.Close)
+		}
+		w.Command("PING")
+		if err = w.Flush(); err == nil {
+			err = w.Status()
+		}
+		if err != nil {
+			w.Close()
+			w = nil
+		}
+		return err
+	}
+	return throttle.Probe{Server: p.String(), Ask: ask}
+}

@@ -1,0 +1,78 @@
+package throttle
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestHeedsServers has a server answer later the faster the scan is.
+func TestHeedsServers(t *testing.T) {
+	const way = 70 * time.Millisecond
+	for _, c := range []struct {
+		name        string
+		bears       float64 // keys a second at which it answers 20 ms later
+		least, most float64
+	}{
+		{"a strong one", 1e9, 90_000, 100_100},
+		{"a weak one", 20_000, 8_000, 22_000},
+		{"one that is down with anything", 1, .7 * leastPace, 2 * leastPace},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &clients{seen: time.Now()}
+				th := New(Limits{}, nil)
+				th.Heed(20*time.Millisecond, Probe{Server: "far", Ask: func(ctx context.Context) error {
+					server.mu.Lock()
+					server.pass()
+					late := time.Duration(server.speed / c.bears * float64(20*time.Millisecond))
+					server.mu.Unlock()
+					select {
+					case <-time.After(way + min(late, time.Second)):
+					case <-ctx.Done():
+					}
+					return ctx.Err()
+				}})
+				if got := keysPerSecond(t, th, server); got < c.least || got > c.most {
+					t.Errorf("%.0f keys/s, not %.0f to %.0f", got, c.least, c.most)
+				}
+			})
+		})
+	}
+}
+
+// TestHeedsNothingByItself leaves a server that is slow without us alone once nothing is
+// scanned.
+func TestHeedsNothingByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		th := New(Limits{}, nil)
+		th.Heed(time.Millisecond, Probe{Ask: func(context.Context) error {
+			asked++
+			time.Sleep(time.Duration(asked%2) * 10 * time.Millisecond)
+			return nil
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			th.Run(ctx)
+			close(done)
+		}()
+		for range 300 {
+			scan(ctx, t, th, 100, func(int) {})
+			time.Sleep(10 * time.Millisecond)
+		}
+		if s := th.Status(); s.Held == 0 || s.SlowMS < 5 {
+			t.Errorf("not held back: %+v", s)
+		}
+		time.Sleep(5 * time.Second)
+		before := asked
+		time.Sleep(time.Minute)
+		if s := th.Status(); s.Held != 0 || asked != before {
+			t.Errorf("a server was asked %d times for nothing: %+v", asked-before, s)
+		}
+		cancel()
+		<-done
+	})
+}
