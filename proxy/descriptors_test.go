@@ -111,6 +111,9 @@ func TestDescriptorsExhausted(t *testing.T) {
 
 			first := dialRaw(t, addr)
 			first.want("SET k v", "+OK\r\n")
+			second := dialRaw(t, addr) // has a connection of its own, and will give it back
+			second.want("MULTI", "+OK\r\n")
+			second.want("EXEC", "*0\r\n")
 			var crowd []net.Conn
 			for range 2 * descriptors {
 				c, err := net.Dial("tcp", addr)
@@ -129,6 +132,7 @@ func TestDescriptorsExhausted(t *testing.T) {
 			if n := log.count("cannot be accepted") - from; n > 200 {
 				t.Errorf("it tried to accept %d times in a second", n)
 			}
+			second.want("GET k", "$1\r\nv\r\n")
 			for _, c := range crowd {
 				_ = c.Close()
 			}

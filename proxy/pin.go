@@ -74,6 +74,12 @@ func (s *session) goHome() bool {
 		return false
 	}
 	k := s.link
+	fd, own, err := s.descriptors(k)
+	if err != nil { // there are no more of them, or it is closed
+		s.pinnedAt = now
+		s.mu.Unlock()
+		return false
+	}
 	s.link, s.ended = nil, true
 	others := []*link{s.warm, s.ahead}
 	s.warm, s.ahead = nil, nil
@@ -85,12 +91,11 @@ func (s *session) goHome() bool {
 	_ = k.conn.SetReadDeadline(time.Unix(1, 0))
 	<-k.done
 	closeAll(others...)
-	own := -1
 	if s.srv.cfg.Shared && !letIn && !st.authed {
 		k.close() // on it the server may want a password of those who were let in before
 	} else if s.srv.cfg.Shared {
 		s.srv.pool.put(k)
-	} else if own = s.disown(k); own < 0 {
+	} else if own = s.disown(k, own); own < 0 {
 		_ = s.conn.Close() // as the loss of an upstream closes any client
 	}
 	s.srv.sent.Add(s.out.bytes())
@@ -104,8 +109,7 @@ func (s *session) goHome() bool {
 		in := s.in
 		g.in = &in
 	}
-	fd, err := epoll.Take(s.conn)
-	if err == nil {
+	if s.conn.Close() == nil { // otherwise somebody has closed the client
 		g.fd = fd
 		if s.home.post(func() {
 			if own >= 0 {
@@ -115,25 +119,45 @@ func (s *session) goHome() bool {
 		}) {
 			return true
 		}
-		epoll.Close(fd)
 	}
+	epoll.Close(fd)
 	if own >= 0 {
 		epoll.Close(own)
 		s.srv.dropLink(k)
 	}
-	_ = s.conn.Close()
 	s.srv.clientGone()
 	return true
 }
 
-// disown takes the descriptor out of a connection whose reader has ended. It is
-// below 0 when the connection is of no further use; then it is closed.
-func (s *session) disown(k *link) int {
+// descriptors copies those of the client's connection and, where it does not share, of
+// the upstream's; own is below 0 where that is no plain socket.
+func (s *session) descriptors(k *link) (fd, own int, err error) {
+	if fd, err = epoll.Copy(s.conn); err != nil || s.srv.cfg.Shared || !isSocket(k.conn) {
+		return fd, -1, err
+	}
+	if own, err = epoll.Copy(k.conn); err != nil {
+		epoll.Close(fd)
+	}
+	return fd, own, err
+}
+
+// disown takes the descriptor out of a connection whose reader has ended; fd is a copy
+// of it or below 0. So is what it returns when the connection is of no further use;
+// then it is closed.
+func (s *session) disown(k *link, fd int) int {
 	if k.idle && k.between {
 		_ = k.conn.SetReadDeadline(time.Time{})
-		if fd, err := s.srv.descriptor(k.conn); err == nil {
+		if fd >= 0 && k.conn.Close() == nil {
 			return fd
 		}
+		if fd < 0 {
+			if fd, err := s.srv.descriptor(k.conn); err == nil {
+				return fd
+			}
+		}
+	}
+	if fd >= 0 {
+		epoll.Close(fd)
 	}
 	k.close()
 	return -1

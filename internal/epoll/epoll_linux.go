@@ -218,6 +218,15 @@ func Peer(fd int) string {
 // Take takes the descriptor out of a TCP or unix connection: the caller owns it
 // from now on and conn is closed. It fails, and leaves conn alone, for others.
 func Take(conn net.Conn) (fd int, err error) {
+	if fd, err = Copy(conn); err == nil {
+		_ = conn.Close()
+	}
+	return fd, err
+}
+
+// Copy returns another descriptor of a TCP or unix connection, which is the caller's.
+// Whoever closes conn afterwards has taken the connection.
+func Copy(conn net.Conn) (fd int, err error) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
 		return -1, fmt.Errorf("taking the descriptor of a %T: it has none", conn)
@@ -236,7 +245,6 @@ func Take(conn net.Conn) (fd int, err error) {
 	if err != nil {
 		return -1, fmt.Errorf("taking a connection's descriptor: %w", err)
 	}
-	_ = conn.Close()
 	if err := unix.SetNonblock(fd, true); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("taking a connection's descriptor: %w", err)

@@ -66,6 +66,9 @@ func Peer(int) string { return "" }
 // Take fails.
 func Take(net.Conn) (fd int, err error) { return -1, errNone }
 
+// Copy fails.
+func Copy(net.Conn) (fd int, err error) { return -1, errNone }
+
 // Give fails.
 func Give(int) (net.Conn, error) { return nil, errNone }
 
