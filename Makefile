@@ -13,7 +13,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync versions suites e2e-long big big chaos clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync versions suites e2e-long big chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -21,7 +21,7 @@ build: ## build the static binary bin/crossfade
 test: ## run all tests, against real servers
 	scripts/deps.sh
 	$(GO) test -p $(PARALLEL) -timeout $(TIMEOUT) ./...
-	$(GO) test -timeout $(TIMEOUT) ./proxy -args -upstream pinned
+	$(GO) test -timeout $(TIMEOUT) ./proxy -args -upstream pinned -loops 3
 
 race: ## run the tests under the race detector, the long ones shortened
 	scripts/deps.sh race
@@ -36,12 +36,12 @@ peers: ## run the cases in which others lose changes at full length, 8 minutes
 	scripts/deps.sh
 	E2E_PEERS=full $(GO) test ./e2e -run '^TestPeers$$' -count 1 -v -timeout 1h
 
-big: ## move a list of 1 GB that is pushed to all the time, and look at what it costs (4 GB of memory)
+big: ## move a list and a hash of 1 GB that change all the time, and look at what it costs (4 GB of memory)
 	scripts/deps.sh
-	E2E_BIG=1 $(GO) test ./e2e -run 'TestCutoverWithABigList|TestHotGigabyteList' -count 1 -v -timeout 1h
+	E2E_BIG=1 $(GO) test ./e2e -run 'TestCutoverWithABigList|TestSwitchesWithABigHash|TestHotGigabyte' -count 1 -v -timeout 1h
 
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
-	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor; do \
+	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders; do \
 		$(GO) test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
 	done
 

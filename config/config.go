@@ -136,6 +136,14 @@ type Sync struct {
 	Feed string `koanf:"feed"`
 	// SetNotifications allows CONFIG SET notify-keyspace-events, put back at complete.
 	SetNotifications bool `koanf:"set_notifications"`
+	// Match and Types choose the keys that are copied, by patterns as KEYS takes them and
+	// by types as TYPE names them. Empty: all.
+	Match []string `koanf:"match"`
+	Types []string `koanf:"types"`
+	// FieldExpiries is what becomes of hashes whose fields expire, towards a server that
+	// knows no such thing: "keep" reports each as one that cannot be copied, "drop"
+	// copies it without.
+	FieldExpiries string `koanf:"field_expiries"`
 	// AcceptLoss carries it over when the server that the clients are on comes
 	// back with less than half of the keys that the other one has.
 	AcceptLoss bool `koanf:"accept_loss"`
@@ -177,6 +185,8 @@ type Cutover struct {
 	// CreateUser allows creating the user "crossfade" on both servers with ACL
 	// SETUSER; the strongest fence needs it. Removed at complete.
 	CreateUser bool `koanf:"create_user"`
+	// AllowPartial allows a cutover although only a part of the keys is copied.
+	AllowPartial bool `koanf:"allow_partial"`
 	// Unsafe allows a cutover without any fence at the source.
 	Unsafe bool `koanf:"unsafe"`
 }
@@ -221,6 +231,7 @@ func Default() Config {
 			Heartbeat:        time.Second,
 			Feed:             "auto",
 			SetNotifications: true,
+			FieldExpiries:    "keep",
 		},
 		Verify: Verify{
 			Rate:     1000,

@@ -97,6 +97,12 @@ func merge(t tree, layers []layer) (Config, []error) {
 	if len(c.Proxy.Users) == 0 {
 		c.Proxy.Users = nil
 	}
+	if len(c.Sync.Match) == 0 {
+		c.Sync.Match = nil
+	}
+	if len(c.Sync.Types) == 0 {
+		c.Sync.Types = nil
+	}
 	if len(c.Databases) == 0 {
 		c.Databases = nil
 	}

@@ -163,6 +163,9 @@ func (c Config) checkRanges() []error {
 	if !slices.Contains([]string{"auto", "notifications", "tracking"}, c.Sync.Feed) {
 		problems = append(problems, fmt.Errorf("sync.feed: %q is not known: give auto, notifications or tracking", c.Sync.Feed))
 	}
+	if c.Sync.FieldExpiries != "keep" && c.Sync.FieldExpiries != "drop" {
+		problems = append(problems, fmt.Errorf("sync.field_expiries: %q is not known: give keep or drop", c.Sync.FieldExpiries))
+	}
 	if c.Proxy.Upstream != "shared" && c.Proxy.Upstream != "pinned" {
 		problems = append(problems, fmt.Errorf("proxy.upstream: %q is not known: give shared or pinned", c.Proxy.Upstream))
 	}

@@ -41,16 +41,106 @@ func fillList(t *testing.T, c *redis.Client, key string, n int64) {
 	}
 }
 
-// pusher adds the next elements to the list through addr, at a rate.
-type pusher struct {
-	next atomic.Int64 // of the element that comes next; those below are acknowledged
-	stop context.CancelFunc
-	done chan error
+// field is a field of the big hash.
+func field(i int64) string { return fmt.Sprintf("%010d", i) }
+
+// fillHash sets n fields.
+func fillHash(t *testing.T, c *redis.Client, key string, n int64) {
+	t.Helper()
+	for from := int64(0); from < n; from += 1000 {
+		pairs := make([]any, 0, 2000)
+		for i := from; i < min(n, from+1000); i++ {
+			pairs = append(pairs, field(i), element(i))
+		}
+		if err := c.HSet(t.Context(), key, pairs...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
-func startPusher(t *testing.T, addr, key string, from int64, every time.Duration) *pusher {
+// changedField is which field of n the i-th change is of: another one each time, for
+// the first n.
+func changedField(i, n int64) int64 { return i % n * 7919 % n }
+
+// mustHaveHash compares each field: those that were changed by the changes from n on
+// and before last, and those that were not.
+func mustHaveHash(t *testing.T, c *redis.Client, key string, n, last int64) {
+	t.Helper()
+	if have := c.HLen(t.Context(), key).Val(); have != n {
+		t.Fatalf("the hash has %d fields, not %d", have, n)
+	}
+	changed := make(map[int64]int64)
+	for i := n; i < last; i++ {
+		changed[changedField(i, n)] = i
+	}
+	for from := int64(0); from < n; from += 5000 {
+		names := make([]string, 0, 5000)
+		for i := from; i < min(n, from+5000); i++ {
+			names = append(names, field(i))
+		}
+		values, err := c.HMGet(t.Context(), key, names...).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range values {
+			at := from + int64(i)
+			want, ok := changed[at]
+			if !ok {
+				want = at
+			}
+			if v != element(want) {
+				t.Fatalf("field %d is %.10q, not %d", at, v, want)
+			}
+		}
+	}
+}
+
+// bigThing is a big key and a way to change it.
+type bigThing struct {
+	fill   func(t *testing.T, c *redis.Client, key string, n int64)
+	count  func(ctx context.Context, c *redis.Client, key string) (int64, error)
+	change func(ctx context.Context, c *redis.Client, key string, i, n int64) error
+	must   func(t *testing.T, c *redis.Client, key string, n, last int64)
+}
+
+var (
+	bigList = bigThing{
+		fill: fillList,
+		count: func(ctx context.Context, c *redis.Client, key string) (int64, error) {
+			return c.LLen(ctx, key).Result()
+		},
+		change: func(ctx context.Context, c *redis.Client, key string, i, _ int64) error {
+			return c.RPush(ctx, key, element(i)).Err()
+		},
+		must: func(t *testing.T, c *redis.Client, key string, _, last int64) {
+			t.Helper()
+			mustHaveList(t, c, key, last)
+		},
+	}
+	bigHash = bigThing{
+		fill: fillHash,
+		count: func(ctx context.Context, c *redis.Client, key string) (int64, error) {
+			return c.HLen(ctx, key).Result()
+		},
+		change: func(ctx context.Context, c *redis.Client, key string, i, n int64) error {
+			return c.HSet(ctx, key, field(changedField(i, n)), element(i)).Err()
+		},
+		must: mustHaveHash,
+	}
+)
+
+// pusher changes the big key through addr, at a rate: it adds the next element, or
+// sets the next field.
+type pusher struct {
+	next  atomic.Int64 // of the element that comes next; those below are acknowledged
+	first int64        // where it began
+	stop  context.CancelFunc
+	done  chan error
+}
+
+func startPusher(t *testing.T, addr, key string, from int64, every time.Duration, thing bigThing) *pusher {
 	ctx, cancel := context.WithCancel(t.Context())
-	p := &pusher{stop: cancel, done: make(chan error, 1)}
+	p := &pusher{first: from, stop: cancel, done: make(chan error, 1)}
 	p.next.Store(from)
 	c := redis.NewClient(redistest.Options(addr, 0))
 	redistest.Eventually(t, 20*time.Second, func() error { return c.Ping(t.Context()).Err() }, "the sidecar listens")
@@ -65,7 +155,7 @@ func startPusher(t *testing.T, addr, key string, from int64, every time.Duration
 				p.done <- nil
 				return
 			}
-			if err := c.RPush(context.WithoutCancel(ctx), key, element(p.next.Load())).Err(); err != nil {
+			if err := thing.change(context.WithoutCancel(ctx), c, key, p.next.Load(), from); err != nil {
 				p.done <- err
 				return
 			}
@@ -116,7 +206,7 @@ func TestCutoverWithABigList(t *testing.T) {
 	fillList(t, src.Client(0), "big", n)
 	s := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: "0=0"})
 	s.start("")
-	p := startPusher(t, s.addr, "big", n, 5*time.Millisecond)
+	p := startPusher(t, s.addr, "big", n, 5*time.Millisecond, bigList)
 	s.awaitReady()
 	redistest.Eventually(t, time.Minute, func() bool { return dst.Client(0).LLen(t.Context(), "big").Val() >= n }, "the list is there")
 	report, err := s.cutover()
@@ -133,13 +223,75 @@ func TestCutoverWithABigList(t *testing.T) {
 	t.Logf("%d MB in the list: held for %.1f ms, stall p99 %.1f ms, steps %v", n/10_000, report.Held, report.Stall.P99, report.Steps)
 }
 
+// A hash that is written all the time follows by the fields that are written, and
+// holds neither a cutover up nor the way back.
+func TestSwitchesWithABigHash(t *testing.T) {
+	n := int64(30_000)
+	if bigLong() {
+		n = 1_000_000
+	}
+	src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
+	dst := redistest.Start(t)
+	fillHash(t, src.Client(0), "big", n)
+	s := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: "0=0"})
+	s.start("")
+	p := startPusher(t, s.addr, "big", n, 5*time.Millisecond, bigHash)
+	more := func(writes int64) {
+		t.Helper()
+		at := p.next.Load()
+		redistest.Eventually(t, time.Minute, func() bool { return p.next.Load() >= at+writes || len(p.done) > 0 }, "writes go on")
+	}
+	s.awaitReady()
+	arrived := func() {
+		t.Helper()
+		last := p.next.Load() - 1
+		redistest.Eventually(t, time.Minute, func() bool {
+			return dst.Client(0).HGet(t.Context(), "big", field(changedField(last, n))).Val() == element(last)
+		}, "write %d arrives", last)
+	}
+	arrived()
+	input := netInput(t, dst.Client(0))
+	more(100)
+	arrived()
+	if sent := netInput(t, dst.Client(0)) - input; sent > n*100/2 {
+		t.Errorf("%d bytes were sent for 100 fields of a hash of %d MB", sent, n/10_000)
+	}
+	for _, side := range []struct {
+		to       router.Side
+		switchTo func() (migration.Report, error)
+	}{{router.Target, s.cutover}, {router.Source, s.rollback}} {
+		more(20) // after a switch, the first change may have the whole copied
+		s.awaitReady()
+		report, err := side.switchTo()
+		if err != nil {
+			t.Fatalf("%v: %+v", err, report)
+		}
+		more(20)
+		if st := must[migration.Status](t)(s.status()); st.Side != side.to {
+			t.Fatalf("clients are on the %s", st.Side)
+		}
+		t.Logf("to the %s: held for %.1f ms, stall p99 %.1f ms, steps %v", side.to, report.Held, report.Stall.P99, report.Steps)
+	}
+	last := p.end(t)
+	if last >= 2*n {
+		t.Fatalf("%d writes were made, so that fields were written twice", last-n)
+	}
+	mustHaveHash(t, src.Client(0), "big", n, last)
+}
+
 // TestHotGigabyteList is what an operator with a huge queue would see: a list of
 // 1 GB with 100 pushes a second, and 10 000 small keys that change.
-func TestHotGigabyteList(t *testing.T) {
+func TestHotGigabyteList(t *testing.T) { hotGigabyte(t, bigList, 10_000_000) }
+
+// TestHotGigabyteHash is the same with a hash of which 100 fields a second change.
+func TestHotGigabyteHash(t *testing.T) { hotGigabyte(t, bigHash, 6_000_000) }
+
+func hotGigabyte(t *testing.T, thing bigThing, n int64) {
+	t.Helper()
 	if !bigLong() {
 		t.Skip("make big")
 	}
-	const n, smallKeys, took = 10_000_000, 10_000, time.Minute
+	const smallKeys, took = 10_000, time.Minute
 	opts := []redistest.Option{
 		redistest.WithConfig("slowlog-log-slower-than", "5000"),
 		redistest.WithConfig("latency-monitor-threshold", "5"),
@@ -150,14 +302,24 @@ func TestHotGigabyteList(t *testing.T) {
 		opts = append(opts, redistest.WithBinary(alone))
 	}
 	src, dst := redistest.Start(t, opts...), redistest.Start(t, opts...)
-	fillList(t, src.Client(0), "big", n)
+	thing.fill(t, src.Client(0), "big", n)
+	size, err := src.Client(0).MemoryUsage(t.Context(), "big").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the key takes %d MB", size>>20)
 	resetLatency(t, src, dst)
 	s := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: "0=0"})
 	s.start("")
-	p := startPusher(t, s.addr, "big", n, 10*time.Millisecond)
+	p := startPusher(t, s.addr, "big", n, 10*time.Millisecond, thing)
 	began := time.Now()
-	redistest.Eventually(t, 5*time.Minute, func() bool { return dst.Client(0).LLen(t.Context(), "big").Val() >= n }, "the list is there")
-	t.Logf("the first copy under pushes took %v", time.Since(began).Round(100*time.Millisecond))
+	redistest.Eventually(t, 5*time.Minute, func() error {
+		if have, err := thing.count(t.Context(), dst.Client(0), "big"); err != nil || have < n {
+			return fmt.Errorf("%d elements: %w", have, err)
+		}
+		return nil
+	}, "the key is there")
+	t.Logf("the first copy under changes took %v", time.Since(began).Round(100*time.Millisecond))
 	s.awaitReady()
 	oursSlow(t, "source, first copy", src, alone != "")
 	oursSlow(t, "target, first copy", dst, alone != "")
@@ -197,7 +359,7 @@ func TestHotGigabyteList(t *testing.T) {
 		t.Fatalf("%v: %+v", err, report)
 	}
 	t.Logf("cutover: held for %.1f ms, steps %v", report.Held, report.Steps)
-	mustHaveList(t, dst.Client(0), "big", p.end(t))
+	thing.must(t, dst.Client(0), "big", n, p.end(t))
 }
 
 func resetLatency(t *testing.T, servers ...*redistest.Server) {

@@ -139,9 +139,7 @@ func (c *sidecar) start(failpoints string) {
 	defer func() { _ = log.Close() }()
 	cmd := exec.Command(binary, c.args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	// The program takes no variable of its name that it does not know.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CROSSFADE_SERVERS=") })
-	cmd.Env = append(cmd.Env, "CROSSFADE_FAILPOINT="+failpoints)
+	cmd.Env = append(withoutServers(), "CROSSFADE_FAILPOINT="+failpoints)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	exited := make(chan error, 1)
 	started := make(chan error)
@@ -159,6 +157,12 @@ func (c *sidecar) start(failpoints string) {
 	c.mu.Lock()
 	c.cmd, c.exited = cmd, exited
 	c.mu.Unlock()
+}
+
+// withoutServers is the environment of the program, which takes no variable of its name
+// that it does not know.
+func withoutServers() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CROSSFADE_SERVERS=") })
 }
 
 // awaitExit waits until the process has ended by itself (or by a failpoint).

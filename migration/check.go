@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,10 +42,15 @@ func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) 
 	if err != nil {
 		return nil, err
 	}
+	only, err := Only(cfg)
+	if err != nil {
+		return nil, err
+	}
 	return preflight.Run(ctx, preflight.Env{
 		From: from, To: to, FromName: "source", ToName: "target",
 		Map: dbmap, Explicit: len(cfg.Databases) > 0, LeaveOut: cfg.LeaveOut,
 		Feed: cfg.Sync.Feed, SetNotifications: cfg.Sync.SetNotifications, CreateUser: cfg.Cutover.CreateUser, Unsafe: cfg.Cutover.Unsafe,
+		Only: only, AllowPartial: cfg.Cutover.AllowPartial, DropFieldExpiries: cfg.Sync.FieldExpiries == "drop",
 	}, preflight.StageCheck), nil
 }
 
@@ -55,6 +61,7 @@ func (m *Migration) env(from router.Side) preflight.Env {
 		FromName: from.String(), ToName: from.Other().String(),
 		Map: m.mapFrom(from), Explicit: len(m.cfg.Databases) > 0, LeaveOut: m.cfg.LeaveOut,
 		Feed: m.cfg.Sync.Feed, SetNotifications: m.cfg.Sync.SetNotifications, CreateUser: m.cfg.Cutover.CreateUser, Unsafe: m.cfg.Cutover.Unsafe,
+		Only: m.opt.Only, AllowPartial: m.cfg.Cutover.AllowPartial, DropFieldExpiries: m.dropsFieldExpiries(),
 		Resumed: m.record().Copied,
 		Proxied: m.traffic.UpstreamAddrs(from),
 		User:    m.ids[from].user(),
@@ -221,7 +228,7 @@ func (a *attempt) frozenCheck(ctx context.Context) error {
 		// A key past its expiry counts until the server gets round to removing it,
 		// and RESTORE does not create it; ours (control keys) are a handful.
 		slack := max(f.expires, t.expires) + 8
-		if d := f.keys - t.keys; d > slack || -d > slack {
+		if d := f.keys - t.keys; a.Migration.opt.Only == nil && (d > slack || -d > slack) { // with a filter they have no reason to be alike
 			return fmt.Errorf("comparing while frozen: database %d of %s holds %d keys, database %d of %s %d", db, from, f.keys, other, to, t.keys)
 		}
 	}
@@ -270,7 +277,7 @@ func keyCounts(ctx context.Context, p *conn.Pool) (map[int]keyCount, error) {
 // database in turn: clients wait meanwhile.
 func (a *attempt) checkSample(ctx context.Context, dm router.DBMap, counts map[int]keyCount) error {
 	until := time.Now().Add(min(a.opt.MaxStall/4, sampleTime))
-	var comparer value.Comparer
+	comparer := value.Comparer{NoFieldExpiries: a.dropsFieldExpiries()}
 	for a.report.Checked < a.cfg.Cutover.CheckSample {
 		before := a.report.Checked
 		for _, db := range dm.Sources() {
@@ -296,10 +303,13 @@ func (a *attempt) checkSample(ctx context.Context, dm router.DBMap, counts map[i
 func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, db, other int) error {
 	from, to := a.ids[a.from].Pool().DB(db), a.ids[a.to].Pool().DB(other)
 	keys, err := randomKeys(ctx, from, min(sampleChunk, a.cfg.Cutover.CheckSample-a.report.Checked))
+	if err == nil {
+		keys, err = a.chosen(ctx, from, keys)
+	}
 	if err != nil || len(keys) == 0 {
 		return err
 	}
-	small, big, err := bySize(ctx, from, keys)
+	small, big, err := a.bySize(ctx, from, keys)
 	if err != nil {
 		return err
 	}
@@ -322,25 +332,36 @@ func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, db,
 	return nil
 }
 
+// chosen returns those of keys that are copied.
+func (a *attempt) chosen(ctx context.Context, c *redis.Client, keys []string) ([]string, error) {
+	only := a.Migration.opt.Only
+	keys = slices.DeleteFunc(keys, func(k string) bool { return !only.Name(k) })
+	if !only.Typed() || len(keys) == 0 {
+		return keys, nil
+	}
+	pipe := c.Pipeline()
+	kinds := make(map[string]*redis.StatusCmd, len(keys))
+	for _, k := range keys {
+		kinds[k] = pipe.Type(ctx, k)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, fmt.Errorf("asking for the types of keys to compare: %w", err)
+	}
+	return slices.DeleteFunc(keys, func(k string) bool { return !only.Type(kinds[k].Val()) }), nil
+}
+
 // bigSample is the size in the server's memory from which a key of the sample is
 // but glanced at: to read 100 MB of each side takes longer than clients may wait.
 const bigSample = 1 << 20
 
-// bySize tells the keys that are compared in full from the big ones. Where the
-// server does not say how big they are, all count as small.
-func bySize(ctx context.Context, c *redis.Client, keys []string) (small, big []string, err error) {
-	pipe := c.Pipeline()
-	sizes := make([]*redis.IntCmd, len(keys))
-	for i, k := range keys {
-		sizes[i] = pipe.MemoryUsage(ctx, k, 1)
-	}
-	_, err = pipe.Exec(ctx)
-	var refused redis.Error
-	if err != nil && !errors.As(err, &refused) {
-		return nil, nil, fmt.Errorf("asking for the size of keys to compare: %w", err)
+// bySize tells the keys that are compared in full from the big ones.
+func (a *attempt) bySize(ctx context.Context, c *redis.Client, keys []string) (small, big []string, err error) {
+	sizes, err := a.scale.Weigh(ctx, c, keys)
+	if err != nil {
+		return nil, nil, err
 	}
 	for i, k := range keys {
-		if n, err := sizes[i].Result(); err == nil && n > bigSample {
+		if sizes[i] > bigSample {
 			big = append(big, k)
 		} else {
 			small = append(small, k)

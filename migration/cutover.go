@@ -10,6 +10,7 @@ import (
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 // SwitchOptions are the operator's wishes for one attempt.
@@ -63,6 +64,7 @@ type attempt struct {
 	held      time.Time
 	refilling bool            // the entered server restarted and is not known to be whole yet
 	scripts   map[string]bool // bodies that the entered server has
+	scale     value.Scale     // of the server that is left
 	undos     []func(context.Context) error
 	budget    context.CancelCauseFunc
 }

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/throttle"
 )
@@ -56,7 +58,13 @@ type Options struct {
 	Gate           *router.Gate
 	Traffic        Traffic
 	File           *store.File
+	// Only says which keys are copied, see Only; nil: all.
+	Only *filter.Filter
 }
+
+// Only returns what a configuration says about which keys are copied and compared; nil:
+// all. The error names all that is wrong.
+func Only(c config.Config) (*filter.Filter, error) { return filter.New(c.Sync.Match, c.Sync.Types) }
 
 // Migration is the state machine of one sidecar. Run does the background work;
 // the verbs (Cutover, Rollback, Abort, Complete, Verify, Status) may be called
@@ -79,6 +87,7 @@ type Migration struct {
 	scan     throttle.Status // how fast scans may copy; Pace is not kept here
 
 	wantsWrites atomic.Bool
+	elements    atomic.Pointer[elements.Keys] // the mirror's
 
 	verification verification
 
@@ -193,6 +202,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		From: pool, To: m.ids[from.Other()].Pool(),
 		Map:                 m.mapFrom(from),
 		Name:                from.String(),
+		Side:                from,
 		Feed:                m.cfg.Sync.Feed,
 		Workers:             m.cfg.Sync.Workers,
 		Batch:               m.cfg.Sync.Batch,
@@ -201,6 +211,8 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Heartbeat:           m.cfg.Sync.Heartbeat,
 		Timeout:             m.cfg.Proxy.DialTimeout,
 		AcceptLoss:          m.cfg.Sync.AcceptLoss,
+		DropFieldExpiries:   m.dropsFieldExpiries(),
+		Only:                m.opt.Only,
 		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
 		Silent:              m.traffic.Silent,
@@ -211,6 +223,8 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Bypassing:           func(ctx context.Context) ([]string, error) { return preflight.Bypassing(ctx, m.env(from)) },
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
 }
+
+func (m *Migration) dropsFieldExpiries() bool { return m.cfg.Sync.FieldExpiries == "drop" }
 
 func (m *Migration) setProblems(problems ...string) {
 	m.mu.Lock()
@@ -226,6 +240,11 @@ func (m *Migration) activeMirror() *mirror.Mirror {
 
 func (m *Migration) setMirror(mi *mirror.Mirror) {
 	m.wantsWrites.Store(mi != nil)
+	if mi == nil {
+		m.elements.Store(nil)
+	} else {
+		m.elements.Store(mi.Elements())
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mirror = mi
@@ -273,6 +292,10 @@ func (m *Migration) Swapped(a, b int) {
 
 // WantsWrites reports whether Wrote has a use for what clients write.
 func (m *Migration) WantsWrites() bool { return m.wantsWrites.Load() }
+
+// Elements returns the big keys of which the copy wants to know what elements clients
+// change, nil when there is no copy.
+func (m *Migration) Elements() *elements.Keys { return m.elements.Load() }
 
 // Wrote says what clients wrote that notifications do tell. It may change list and
 // keeps nothing of it.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/throttle"
@@ -26,7 +27,12 @@ type Status struct {
 	Target    string           `json:"target"`
 	Databases []DatabaseStatus `json:"databases"`
 	LeaveOut  []int            `json:"leave_out"`
-	Big       []BigKeyStatus   `json:"big_keys"` // that are being copied, the first ones
+	Only      string           `json:"only,omitempty"` // which keys are copied, "" for all
+	Big       []BigKeyStatus   `json:"big_keys"`       // that are being copied, the first ones
+
+	// Uncopied are keys that cannot be copied, the first ones; each database says how
+	// many there are.
+	Uncopied []UncopiedKey `json:"uncopied_keys"`
 
 	Throttle throttle.Status `json:"throttle"` // of scans
 
@@ -67,7 +73,16 @@ type DatabaseStatus struct {
 	Percent  float64 `json:"percent"`
 	Rate     float64 `json:"keys_per_second"`
 	ETA      float64 `json:"eta_seconds"`
-	Done     bool    `json:"done"` // nothing is left to scan
+	Done     bool    `json:"done"`                   // nothing is left to scan
+	Uncopied int     `json:"uncopied"`               // keys that cannot be copied
+	Lossy    int     `json:"without_field_expiries"` // hashes that were copied without the expiries of their fields
+}
+
+// UncopiedKey is a key that cannot be copied.
+type UncopiedKey struct {
+	Database int    `json:"database"` // of the source
+	Key      string `json:"key"`
+	Why      string `json:"why"`
 }
 
 // BigKeyStatus is a big key that is being copied, or waits for it.
@@ -76,7 +91,7 @@ type BigKeyStatus struct {
 	Key      string  `json:"key"`
 	Type     string  `json:"type"`
 	Bytes    int64   `json:"bytes"` // written, since the sidecar started
-	Size     int64   `json:"size"`  // in memory, as the server says; 0: it does not say
+	Size     int64   `json:"size"`  // in memory, as the server says, or a guess where it does not
 	Percent  float64 `json:"percent"`
 	Wait     float64 `json:"wait_seconds"` // until its turn, for one that was copied not long ago
 }
@@ -123,8 +138,9 @@ func (m *Migration) Status() Status {
 	s := Status{
 		ID: r.ID, Phase: r.Phase, Side: r.Side, Epoch: r.Epoch,
 		Source: m.ids[router.Source].url.String(), Target: m.ids[router.Target].url.String(),
-		LeaveOut: r.LeaveOut, LastCutover: report,
+		LeaveOut: r.LeaveOut, LastCutover: report, Only: m.opt.Only.String(),
 		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
+		Uncopied: []UncopiedKey{},
 	}
 	if s.LeaveOut == nil {
 		s.LeaveOut = []int{}
@@ -152,6 +168,13 @@ func (m *Migration) Status() Status {
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
 		}
+		for _, k := range p.Stuck {
+			db := k.Database
+			if r.Side == router.Target {
+				db = k.To
+			}
+			s.Uncopied = append(s.Uncopied, UncopiedKey{Database: db, Key: k.Key, Why: k.Why})
+		}
 		for _, k := range p.Big {
 			db := k.Database
 			if r.Side == router.Target { // the mirror runs the other way
@@ -172,6 +195,7 @@ func databaseStatus(d mirror.Database, side router.Side) DatabaseStatus {
 	st := DatabaseStatus{
 		Source: d.From, Target: d.To, Total: d.Total, Scanned: d.Scanned, Copied: d.Copied, Equal: d.Equal, Removed: d.Removed,
 		Bytes: d.Bytes, Dirty: d.Dirty, InFlight: d.InHand, OldestMS: ms(d.Oldest), Percent: d.Percent(), Rate: d.Rate(), ETA: d.ETA().Seconds(), Done: d.ScanComplete,
+		Uncopied: d.Stuck, Lossy: d.Lossy,
 	}
 	if side == router.Target { // the mirror runs the other way
 		st.Source, st.Target = d.To, d.From
@@ -194,6 +218,9 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 	if mi == nil {
 		return []string{"the copy has not begun (" + string(r.Phase) + ")"}
 	}
+	if m.opt.Only != nil && !m.cfg.Cutover.AllowPartial {
+		out = append(out, preflight.Partial(m.opt.Only))
+	}
 	p := mi.Progress()
 	switch p.State {
 	case mirror.Live, mirror.Behind:
@@ -210,6 +237,13 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 		out = append(out, why+"; scanning again: "+percents(p.Databases))
 	default:
 		out = append(out, "the copy is "+string(p.State))
+	}
+	if len(p.Stuck) > 0 {
+		n, k := 0, p.Stuck[0]
+		for _, d := range p.Databases {
+			n += d.Stuck
+		}
+		out = append(out, fmt.Sprintf("%d keys cannot be copied, such as %q of database %d: %s", n, k.Key, k.Database, k.Why))
 	}
 	for _, k := range p.Big {
 		if m.tooSlow(k) {

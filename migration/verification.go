@@ -182,6 +182,9 @@ func (m *Migration) comparison(side router.Side) verify.Config {
 		Settle:    250 * time.Millisecond,
 		Ignore:    func(key string) bool { return strings.HasPrefix(key, mirror.KeyPrefix) },
 		Settled:   m.settled,
+
+		NoFieldExpiries: m.dropsFieldExpiries(),
+		Only:            m.opt.Only,
 	}
 }
 

@@ -39,10 +39,15 @@ func VerifyServers(ctx context.Context, cfg config.Config, o VerifyOptions, prog
 	if _, err := router.NewDBMap(pairs); err != nil {
 		return verify.Report{}, err
 	}
+	only, err := Only(cfg)
+	if err != nil {
+		return verify.Report{}, err
+	}
 	vc := verify.Config{
 		Source:    func(db int) *redis.Client { return from.DB(db) },
 		Target:    func(db int) *redis.Client { return to.DB(db) },
 		Databases: pairs, Sample: o.Sample, Parallel: cfg.Verify.Parallel, Progress: progress,
+		Only: only, NoFieldExpiries: cfg.Sync.FieldExpiries == "drop",
 	}
 	if o.Repair {
 		vc.Repair = verify.Mender(vc)

@@ -152,7 +152,9 @@ func (s *session) reset(it *item, wire []byte) error {
 	s.mu.Lock()
 	fresh := !s.st.multi && !s.st.authed && s.st.db == 0
 	_, mapped := s.route.DB(s.st.db)
-	lines := s.srv.setup(&s.st, 0, s.route, false)
+	anew := s.st
+	anew.info = nil // which RESET does not take back
+	lines := s.srv.setup(&anew, 0, s.route, false)
 	s.mu.Unlock()
 	if it.lost || !fresh {
 		return nil

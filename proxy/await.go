@@ -69,10 +69,8 @@ func (s *session) awaitFor(done func() bool, blocks bool) error {
 			return errStopping
 		}
 		if s.eof || s.in.Buffered() > s.readAhead() {
-			select {
-			case <-s.wakeup:
-			case <-s.srv.killed.Done():
-				return errStopping
+			if err := s.sitOut(); err != nil {
+				return err
 			}
 			continue
 		}
@@ -80,6 +78,27 @@ func (s *session) awaitFor(done func() bool, blocks bool) error {
 			return err
 		}
 	}
+}
+
+// sitOut waits for a poke without reading the client. One that sends all before it
+// reads anything would wait for us then, and we for it: so when it takes nothing for
+// a while, its replies are kept in memory, up to the limit, and the commands behind
+// them are got on with.
+func (s *session) sitOut() error {
+	look := time.NewTimer(stuckFor)
+	defer look.Stop()
+	select {
+	case <-s.wakeup:
+	case <-look.C:
+		stranger := s.unsure || s.srv.wantsAuth(&state{authed: s.isAuthed()})
+		if !s.eof && !stranger && s.out.stuck(time.Now()) > stuckFor/2 {
+			s.stuffed.Store(true)
+			s.out.poke()
+		}
+	case <-s.srv.killed.Done():
+		return errStopping
+	}
+	return nil
 }
 
 // readAhead is how many bytes of the client may wait for the answer that the

@@ -218,11 +218,11 @@ func (l *loop) connected(t *trunk, k *link, fd int, err error) {
 	}
 	switch {
 	case errors.Is(err, errAlone):
-		t.alone, t.failed = true, l.now
+		t.alone, t.failed, t.wanted = true, l.now, l.now
 	case err != nil:
-		t.err, t.failed = err, l.now
+		t.err, t.failed, t.wanted = err, l.now, l.now
 	default:
-		t.link, t.fd, t.ready, t.interest, t.proved = k, fd, true, epoll.Read, l.now
+		t.link, t.fd, t.ready, t.interest, t.proved, t.wanted = k, fd, true, epoll.Read, l.now, l.now
 		if err := l.watch(fd, t.interest, watched{t: t}); err != nil {
 			t.ready = false
 			l.srv.discard(k, fd)

@@ -73,12 +73,14 @@ func (f blockForm) timeout(arg []byte) (d time.Duration, forever, ok bool) {
 	return time.Duration(v) * time.Millisecond, v == 0, true
 }
 
-// format writes a remaining time, never 0 and never rounded down to it.
+// format writes a remaining time, never 0 and never rounded down to it: what it
+// writes is read with a loss by servers before Redis 7.0, to whom 0.001 is for ever.
 func (f blockForm) format(d time.Duration) []byte {
 	ms := max(1, int64((d+time.Millisecond-1)/time.Millisecond))
 	if !f.seconds {
 		return strconv.AppendInt(nil, ms, 10)
 	}
+	ms = max(2, ms)
 	if ms%1000 == 0 {
 		return strconv.AppendInt(nil, ms/1000, 10)
 	}

@@ -17,6 +17,8 @@ type call struct {
 	row  uint16 // of the table
 	args uint16 // its words; so many or more at the highest number
 	keys uint32 // bytes of the keys that it may change, kept beside; or unkept
+
+	elements bool // it is among those whose elements are kept beside
 }
 
 func (sp *spec) call(at int64, args, size int) call {
@@ -32,6 +34,7 @@ type calls struct {
 	fresh      uint   // those from here on were not passed on yet
 	over       int    // not remembered; they follow all that are
 	keys       keptKeys
+	elements   elementCalls
 }
 
 func (q *calls) len() int { return int(q.tail-q.head) + q.over }
@@ -41,6 +44,9 @@ func (q *calls) push(c call, limit int) {
 	if int(q.tail-q.head) == len(q.ring) && !q.grow(limit) || q.over > 0 {
 		q.over++
 		q.keys.drop(c.keys)
+		if c.elements {
+			q.elements.drop()
+		}
 		return
 	}
 	q.ring[q.tail&uint(len(q.ring)-1)] = c

@@ -60,7 +60,9 @@ type spec struct {
 	share  bool // may travel on a connection that others use too
 	family family
 	writes *writeForm // nil: it changes no keys, or none that can be told
-	row    uint16     // its number in rows
+	// elements is nil for commands that do not name all elements of the key that they change.
+	elements *elementForm
+	row      uint16 // its number in rows
 }
 
 // The sets of subscriptions.
@@ -136,6 +138,7 @@ var table = func() map[string]*spec {
 		m[name].share = true
 	}
 	formsOf(m)
+	elementsOf(m)
 	return m
 }()
 

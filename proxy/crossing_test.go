@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -249,6 +250,31 @@ func TestHoldGivenUp(t *testing.T) {
 	w.proxy.Release(w.gate.Route())
 	c.expect("*2\r\n$1\r\nq\r\n$1\r\ne\r\n")
 	d.expect(":1\r\n")
+}
+
+// TestIdleWhoLooksTooEarly has a subscriber look whether it has to move while the gate is
+// still shut, because a loop takes its time: it must move all the same.
+func TestIdleWhoLooksTooEarly(t *testing.T) {
+	w := newWorld(t)
+	sub := w.client()
+	sub.send("SUBSCRIBE c")
+	sub.next()
+	held := make(chan struct{})
+	w.switchTo(router.Target, func() {
+		if loops := w.proxy.eventLoops(); !loops[0].post(func() { <-held }) {
+			t.Error("the loop has ended")
+		}
+		w.do(router.Target, 0, "PUBLISH", "c", "kept")
+		go func() {
+			defer close(held)
+			for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); runtime.Gosched() {
+				for _, sess := range w.proxy.snapshotSessions() {
+					sess.poke()
+				}
+			}
+		}()
+	})
+	sub.expect("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n" + bulk("kept"))
 }
 
 func TestCrossSubscribers(t *testing.T) {

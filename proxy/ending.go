@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"slices"
+
 	"github.com/crossfade/crossfade/internal/resp"
 )
 
@@ -27,9 +29,15 @@ func (s *session) upstreamEnded(l *link) {
 func (s *session) loseAll() (events []event, leaves int) {
 	dbs := []int{s.st.db}
 	queue := s.st.effects
-	if !s.fifo.empty() && s.srv.wantsWrites() {
-		events = append(events, event{kind: wroteUnknown, db: s.st.db})
+	selects := func(it *item) {
+		if it.spec.verb != vSelect || len(it.args) != 2 {
+			return
+		}
+		if n, ok := resp.Integer(it.args[1]); ok && !slices.Contains(dbs, int(n)) {
+			dbs = append(dbs, int(n))
+		}
 	}
+	lost := !s.fifo.empty()
 	for !s.fifo.empty() {
 		it, _ := s.fifo.peek()
 		_, _ = s.fifo.pop()
@@ -37,9 +45,10 @@ func (s *session) loseAll() (events []event, leaves int) {
 			leaves++
 			continue
 		}
-		if it.spec.verb == vSelect && len(it.args) == 2 {
-			if n, ok := resp.Integer(it.args[1]); ok {
-				dbs = append(dbs, int(n))
+		selects(it)
+		if it.spec.verb == vExec && !it.settled {
+			for _, q := range queue { // what was queued selects databases too
+				selects(q)
 			}
 		}
 		if it.spec.verb == vExec && !it.settled {
@@ -60,7 +69,13 @@ func (s *session) loseAll() (events []event, leaves int) {
 		it.lost = true
 		it.finish()
 	}
+	if lost && s.srv.wantsWrites() {
+		for _, db := range dbs {
+			events = append(events, event{kind: wroteUnknown, db: db})
+		}
+	}
 	s.fifo.calls.keys = keptKeys{}
+	s.fifo.calls.elements.lose()
 	return events, leaves
 }
 

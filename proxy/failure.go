@@ -16,8 +16,11 @@ const (
 	complainEvery = time.Second            // at most so often is it logged that clients cannot be connected
 	watchEvery    = 250 * time.Millisecond // how often silent upstreams are looked for
 	roomEvery     = 20 * time.Millisecond  // how often the clients' buffers are added up
+	trunkIdle     = 30 * time.Second       // after which a shared connection that nobody has used is closed
 	silentFor     = 2 * time.Second        // of silence after which a shared connection gets no more clients, if another one can be made
 )
+
+var errUnwanted = errors.New("nobody wants the shared connection any more")
 
 var errSilent = errors.New("the upstream has not answered within proxy.upstream_timeout")
 
@@ -135,16 +138,32 @@ func (l *loop) lookForSilence() {
 	for t := range l.retired {
 		l.giveUp(t)
 	}
-	for _, t := range l.trunks {
-		if !l.giveUp(t) && l.silence(t) > silentFor && !t.replacing {
-			l.replace(t)
-		}
-	}
 	for g := range l.guests {
-		if t := g.trunk; t != nil && t.owner == g {
+		t := g.trunk
+		if t == nil {
+			continue
+		}
+		t.wanted = l.now
+		if t.owner == g {
 			l.giveUp(t)
 		}
 	}
+	for _, t := range l.trunks {
+		switch {
+		case l.giveUp(t):
+		case l.silence(t) > silentFor && !t.replacing:
+			l.replace(t)
+		case l.unwanted(t):
+			l.lose(t, errUnwanted)
+		}
+	}
+}
+
+// unwanted reports whether t has had no client for long. Who is let in by another
+// password each time would leave a connection behind with each.
+func (l *loop) unwanted(t *trunk) bool {
+	return t.side == l.route.Side && l.now-t.wanted > int64(trunkIdle) && (t.ready || t.failed != 0) &&
+		t.head == len(t.fifo) && len(t.waiters) == 0 && !t.proving && !t.replacing
 }
 
 // silence is for how long the oldest command in flight has waited without a word.
@@ -218,6 +237,9 @@ func (s *session) lookForSilence(limit time.Duration) {
 	now := time.Now()
 	s.mu.Lock()
 	l := s.link
+	if !s.out.idle() { // the server may have said what nobody has read for the client's sake
+		s.heard = now
+	}
 	it, busy := s.fifo.peek()
 	since := s.heard
 	if it != nil {

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -432,4 +434,31 @@ func TestServerIsBusy(t *testing.T) {
 		t.Errorf("the script ended with %q", got)
 	}
 	until(t, "the client is served", func() bool { return c.do("INCR n") == ":1\r\n" })
+}
+
+// TestSlowClientIsNoSilentServer has a client take longer for its value than the
+// server may, to send it and to receive it.
+func TestSlowClientIsNoSilentServer(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		const limit = 300 * time.Millisecond
+		w := newWorld(t, mode, func(c *Config) { c.UpstreamTimeout = limit })
+		tick := time.NewTicker(limit / 3)
+		defer tick.Stop()
+		c := w.client()
+		wire := wireOf([]byte("SET"), []byte("slow"), bytes.Repeat([]byte("x"), 20<<20))
+		for piece := range slices.Chunk(wire, len(wire)/12) {
+			c.write(piece)
+			<-tick.C
+		}
+		c.expect(ok)
+		c.want("CLIENT GETNAME", "$-1\r\n") // it has a connection of its own
+		c.send("GET slow")
+		for range 12 {
+			<-tick.C
+		}
+		if got := c.next(); len(got) < 20<<20 {
+			t.Errorf("the client got %.40q", got)
+		}
+		c.want("PING", "+PONG\r\n")
+	})
 }

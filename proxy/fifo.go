@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"slices"
 	"time"
+	"unsafe"
 )
 
 // How a reply is looked at while it passes.
@@ -24,6 +26,7 @@ type item struct {
 	local bool // nothing was sent: text is the answer, in its turn
 	text  []byte
 	left  int // replies still to come; 0 until the first one comes
+	kept  int // as size returned it
 
 	sub       byte // of CLIENT: which subcommand
 	keys      []string
@@ -46,6 +49,33 @@ type item struct {
 	lost  bool // the outcome is unknown
 	reply []byte
 	heard chan struct{} // closed when done, where somebody else than the session waits
+}
+
+// shed gives up what nobody looks at once the command is on its way.
+func (it *item) shed() {
+	switch it.spec.verb {
+	case vEval, vEvalSHA, vFcall, vSilent, vScan, vFlushAll, vFlushDB:
+		if it.raw == nil { // it is in no transaction, which might be said again
+			it.args = nil
+		}
+	}
+}
+
+// size returns about how many bytes are kept for it while it is in flight.
+func (it *item) size() int {
+	if it.kept == 0 {
+		n := int(unsafe.Sizeof(*it)) + len(it.raw) + len(it.text)
+		for _, a := range it.args {
+			n += len(a) + int(unsafe.Sizeof(a))
+		}
+		for _, keys := range [][]string{it.keys, it.wrote} {
+			for _, k := range keys {
+				n += len(k) + int(unsafe.Sizeof(k))
+			}
+		}
+		it.kept = n
+	}
+	return it.kept
 }
 
 // finish marks the item as answered, or its outcome as unknown.
@@ -88,12 +118,17 @@ type slot struct {
 type fifo struct {
 	slots []slot
 	head  int
-	items int
+	bytes int   // that are kept of items
 	n     int   // commands in all slots
 	calls calls // the plain ones, for the numbers
 }
 
 func (f *fifo) empty() bool { return f.head == len(f.slots) }
+
+// plain reports whether nothing but plain commands is in it.
+func (f *fifo) plain() bool {
+	return !slices.ContainsFunc(f.slots[f.head:], func(s slot) bool { return s.x != nil })
+}
 
 func (f *fifo) pushPlain(c call) {
 	f.n++
@@ -106,7 +141,7 @@ func (f *fifo) pushPlain(c call) {
 }
 
 func (f *fifo) push(x *item) {
-	f.items++
+	f.bytes += x.size()
 	f.n++
 	f.slots = append(f.slots, slot{n: 1, x: x})
 }
@@ -127,7 +162,7 @@ func (f *fifo) pop() (c call, known bool) {
 	f.n--
 	if s.x != nil {
 		c, known = s.x.call, true
-		f.items--
+		f.bytes -= s.x.size()
 	} else {
 		c, known = f.calls.pop()
 	}
@@ -142,7 +177,7 @@ func (f *fifo) pop() (c call, known bool) {
 			f.slots = nil
 		}
 		if len(f.calls.ring) > 1024 {
-			f.calls = calls{keys: f.calls.keys}
+			f.calls = calls{keys: f.calls.keys, elements: f.calls.elements}
 		}
 	} else if f.head > 1024 && f.head > len(f.slots)/2 {
 		f.slots = append([]slot(nil), f.slots[f.head:]...)

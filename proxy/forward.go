@@ -82,7 +82,14 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
 	}
-	return s.push(it, wire)
+	if it.spec.verb != vRaw {
+		return s.push(it, wire)
+	}
+	it.wake = true
+	if err := s.push(it, wire); err != nil {
+		return err
+	}
+	return s.await(it)
 }
 
 // describe fills in what the observer and the state need to know.
@@ -102,9 +109,7 @@ func (s *session) describe(it *item) {
 			s.srv.scripts.remember(it.args[2])
 		}
 	case vSubscribe, vUnsubscribe:
-		if !s.multi {
-			it.mode = modeWhole
-		}
+		it.mode = modeWhole // inside a transaction too, for MULTI may have been refused
 	}
 }
 
@@ -258,10 +263,8 @@ func (s *session) selectAgain(it *item, wire []byte) error {
 
 // push puts an item in flight. The ticket goes with it.
 func (s *session) push(it *item, wire []byte) error {
-	if err := s.makeRoom(); err != nil {
-		return err
-	}
 	s.srv.count(it)
+	it.shed()
 	s.mu.Lock()
 	if s.down {
 		s.mu.Unlock()
@@ -274,6 +277,7 @@ func (s *session) push(it *item, wire []byte) error {
 		it.call.sent = int64(it.sent.Sub(s.srv.base))
 	}
 	s.fifo.push(it)
+	s.pushed = true
 	s.mu.Unlock()
 	if it.gate {
 		s.ticket = false
@@ -281,10 +285,15 @@ func (s *session) push(it *item, wire []byte) error {
 	return s.send(wire)
 }
 
-// makeRoom waits where too many commands in flight are more than plain.
+// makeRoom waits where too much is kept of commands in flight. No command that was
+// read may be in hand, for its bytes are where the next ones are read to.
 func (s *session) makeRoom() error {
+	if !s.pushed { // nothing that is more than plain came since it was looked last
+		return nil
+	}
+	s.pushed = false
 	s.mu.Lock()
-	full := s.fifo.items > maxItems
+	full := s.fifo.bytes > itemBytes
 	s.mu.Unlock()
 	if full {
 		return s.awaitEmpty()
@@ -310,6 +319,12 @@ func (s *session) pushPlain(raw []byte) error {
 			c.keys = unkept
 		}
 	}
+	// A SELECT in flight would leave open which database this is of.
+	if f := s.curSpec.elements; f != nil && raw != nil && s.fifo.plain() {
+		if books := s.srv.books(s.route.Side); books != nil {
+			c.elements = s.fifo.calls.elements.begin(books, s.route, s.st.db, f, s.curArgs)
+		}
+	}
 	s.fifo.pushPlain(c)
 	s.mu.Unlock()
 	s.ticket = false
@@ -329,6 +344,7 @@ func (s *session) local(reply []byte) {
 		return
 	}
 	s.fifo.push(&item{spec: ownSpec, local: true, text: reply, gate: s.ticket, call: s.cur})
+	s.pushed = true
 	s.ticket = false
 }
 
@@ -337,9 +353,6 @@ func (s *session) refuse(text string) error {
 	reply := []byte("-" + text + "\r\n")
 	if s.multi {
 		return s.push(&item{spec: ownSpec, mode: modeLine, role: replaced, text: reply, gate: true}, refusedCommand)
-	}
-	if err := s.makeRoom(); err != nil {
-		return err
 	}
 	s.local(reply)
 	return nil

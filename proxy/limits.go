@@ -13,9 +13,8 @@ const (
 // holder is a client and what waits for it and from it.
 type holder struct {
 	bytes int64
-	peer  func() string
+	name  string
 	drop  func()
-	name  string // what peer says, of those that may be closed
 }
 
 // boundMemory closes the clients that hold most while all of them together hold
@@ -23,22 +22,21 @@ type holder struct {
 func (s *Server) boundMemory() {
 	var all []holder
 	total := int64(0)
-	add := func(h holder) {
-		total += h.bytes
-		if h.bytes >= worthwhile {
-			h.name = h.peer()
-			all = append(all, h)
-		}
-	}
 	for _, l := range s.eventLoops() {
 		l.call(func() {
 			for g := range l.guests {
-				add(holder{bytes: g.holds(), peer: g.peer, drop: func() { l.post(func() { l.drop(g) }) }})
+				n := g.holds()
+				if total += n; n >= worthwhile {
+					all = append(all, holder{bytes: n, name: g.peer(), drop: func() { l.post(func() { l.drop(g) }) }})
+				}
 			}
 		})
 	}
 	for _, sess := range s.snapshotSessions() {
-		add(holder{bytes: sess.holds(), peer: sess.peer, drop: sess.close})
+		n := sess.holds()
+		if total += n; n >= worthwhile {
+			all = append(all, holder{bytes: n, name: sess.peer(), drop: sess.close})
+		}
 	}
 	limit := int64(s.cfg.MaxMemory)
 	if total <= limit {
@@ -67,7 +65,7 @@ func (g *guest) holds() int64 {
 // holds is the same for a session.
 func (s *session) holds() int64 {
 	s.mu.Lock()
-	queued := s.st.queueBytes
+	queued := s.st.queueBytes + s.fifo.bytes
 	s.mu.Unlock()
 	return s.reading.Load() + s.out.size() + int64(queued)
 }

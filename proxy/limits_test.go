@@ -139,10 +139,11 @@ func TestSubscriberThatNeverReads(t *testing.T) {
 		for _, c := range []*raw{deaf, hears} {
 			c.want("SUBSCRIBE c", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
 		}
-		text := strings.Repeat("x", 1<<16)
+		// Valkey since 9 keeps what is larger once for all subscribers, and counts it for none.
+		text := strings.Repeat("x", 12<<10)
 		until(t, "the server closes the subscriber", func() bool {
 			n := other.do("PUBLISH c " + text)
-			if got := hears.next(); len(got) < 1<<16 {
+			if got := hears.next(); len(got) < len(text) {
 				t.Fatalf("the other subscriber got %q", got)
 			}
 			return n == ":1\r\n"

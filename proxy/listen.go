@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -78,11 +79,13 @@ func removeStale(path string) {
 	if err != nil || info.Mode()&os.ModeSocket == 0 {
 		return
 	}
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
 		_ = conn.Close()
-		return
 	}
-	_ = os.Remove(path)
+	if errors.Is(err, syscall.ECONNREFUSED) { // not when it has no time for us
+		_ = os.Remove(path)
+	}
 }
 
 func (s *Server) closeListeners() {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/crossfade/crossfade/router"
+	"golang.org/x/sys/unix"
 )
 
 // through connects to one of the proxy's addresses.
@@ -71,5 +73,35 @@ func TestListenTellsAllProblems(t *testing.T) {
 	}
 	if _, err := os.Stat(socket); err == nil || s.Addr() != nil {
 		t.Errorf("the socket that could be opened is still there: %v", err)
+	}
+}
+
+// TestBusySocketIsNotStale: who listens there and has no time for us is there.
+func TestBusySocketIsNotStale(t *testing.T) {
+	path := t.TempDir() + "/s"
+	listening, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := &unix.SockaddrUnix{Name: path}
+	if err := errors.Join(unix.Bind(listening, addr), unix.Listen(listening, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for full := false; !full; {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Close(fd) }()
+		full = errors.Is(unix.Connect(fd, addr), unix.EAGAIN)
+	}
+	removeStale(path)
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the socket of another is gone: %v", err)
+	}
+	_ = unix.Close(listening)
+	removeStale(path)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the socket that nobody listens on is still there")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/internal/epoll"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
@@ -50,6 +51,7 @@ type loop struct {
 
 	watching bool // what clients write is to be handed over
 	written  written
+	books    *elements.Keys // of the keys whose elements are; nil when there are none
 
 	waiting  bool // a goroutine waits for the gate
 	stopping bool
@@ -141,6 +143,7 @@ func (l *loop) round() {
 	}
 	l.now = int64(time.Since(l.base))
 	l.watching = l.srv.wantsWrites()
+	l.books = l.srv.books(l.route.Side)
 	for _, ev := range l.events {
 		switch w := l.at[ev.FD]; {
 		case w.t != nil:

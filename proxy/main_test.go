@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
@@ -25,12 +27,18 @@ import (
 
 func TestMain(m *testing.M) {
 	redistest.SilenceClients()
+	flag.Parse()
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + max(*loopsOfTests, 2)) // as the command does
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).reaper"))
 }
 
 // The tests run with shared upstream connections; -upstream pinned gives each
 // client its own. Those that try both are left out then.
 var upstreams = flag.String("upstream", "shared", "shared or pinned")
+
+// As many as the processors ask for, or as -loops says: what is between loops is to be
+// tested on small machines too.
+var loopsOfTests = flag.Int("loops", 0, "event loops; 0: by the processors")
 
 // patience bounds every wait of the tests.
 const patience = 10 * time.Second
@@ -41,9 +49,12 @@ type heard struct {
 	log    []string
 	writes func([]Write) // nil: they are counted only
 	wrote  atomic.Int64
+	books  atomic.Pointer[elements.Keys]
 }
 
 func (h *heard) WantsWrites() bool { return true }
+
+func (h *heard) Elements() *elements.Keys { return h.books.Load() }
 
 func (h *heard) Wrote(writes []Write) {
 	h.wrote.Add(int64(len(writes)))
@@ -98,7 +109,7 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	}
 	w := &world{t: t, source: source, target: target, heard: &heard{}, logs: &logged{}, dbs: dbs}
 	w.gate = router.NewGate(router.Route{Map: dbs})
-	cfg := Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Shared: *upstreams == "shared", Upstreams: [2]Upstream{{Dial: newDialer(source.Addr())}, {Dial: newDialer(target.Addr())}}}
+	cfg := Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Shared: *upstreams == "shared", Loops: *loopsOfTests, Upstreams: [2]Upstream{{Dial: newDialer(source.Addr())}, {Dial: newDialer(target.Addr())}}}
 	cfg.Unblock = func(ctx context.Context, side router.Side, ids []int64) error {
 		c := w.server(side).Client(0)
 		defer func() { _ = c.Close() }()

@@ -46,12 +46,16 @@ func (l *loop) submitted(t *trunk, g *guest, sp *spec, args [][]byte, size int) 
 	if l.watching && sp.writes != nil {
 		c.keys = t.calls.keys.keep(sp.writes, args)
 	}
+	if l.books != nil && sp.elements != nil && t.side == l.route.Side {
+		c.elements = t.calls.elements.begin(l.books, l.route, t.db, sp.elements, args)
+	}
 	t.calls.push(c, trunkCalls)
 	l.m.inflight++
 }
 
-// replied notes that the oldest request of t, which is of g, was answered.
-func (l *loop) replied(t *trunk, g *guest) {
+// replied notes that the oldest request of t, which is of g, was answered. reply is
+// nil when it did not come in one piece.
+func (l *loop) replied(t *trunk, g *guest, reply []byte) {
 	c, ok := t.calls.pop()
 	l.m.inflight--
 	if t.reply.failing {
@@ -61,6 +65,9 @@ func (l *loop) replied(t *trunk, g *guest) {
 		l.m.untimed++
 		l.wrote(t, call{keys: unkept})
 		return
+	}
+	if c.elements {
+		t.calls.elements.end(t.begins, reply)
 	}
 	if c.keys != 0 {
 		l.wrote(t, c)

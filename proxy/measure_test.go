@@ -25,7 +25,7 @@ func measured(n int) (round func(), l *loop) {
 		l.now = int64(time.Since(l.base))
 		for range n {
 			t.reply.begin('$')
-			l.replied(t, g)
+			l.replied(t, g, nil)
 		}
 		l.passOn()
 	}, l

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -292,6 +293,27 @@ func TestSlowLogOfMany(t *testing.T) {
 		until(t, "all are counted", func() bool { return w.proxy.Numbers().SlowLogged-before == n })
 		if logged := len(w.proxy.Slow()); logged == 0 || logged >= n {
 			t.Errorf("%s: %d of %d are logged", line, logged, n)
+		}
+	}
+}
+
+// TestSlowLogBehindABalancer names the client, and not the balancer, whichever way
+// its command goes.
+func TestSlowLogBehindABalancer(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.SlowLogEntries = 2
+		c.Headers = Headers{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	})
+	c := w.client()
+	c.write([]byte("PROXY TCP4 203.0.113.7 127.0.0.1 54321 6380\r\n"))
+	for _, line := range []string{"GET a", "CLIENT GETNAME"} {
+		c.want(line, "$-1\r\n")
+		until(t, line+" is in the log", func() bool {
+			slow := w.proxy.Slow()
+			return len(slow) > 0 && strings.HasPrefix(strings.ToLower(line), slow[0].Command)
+		})
+		if got := w.proxy.Slow()[0].Client; got != "203.0.113.7:54321" {
+			t.Errorf("%s is said to be of %s", line, got)
 		}
 	}
 }

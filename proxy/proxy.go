@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/internal/epoll"
 	"github.com/crossfade/crossfade/router"
 )
@@ -105,6 +106,7 @@ type Server struct {
 	identities []Identity
 	obs        Observer
 	writes     WriteObserver // nil when the observer is none
+	elements   ElementObserver
 	log        *slog.Logger
 
 	scripts  *scripts
@@ -185,6 +187,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{}),
 		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan)}
 	s.writes, _ = obs.(WriteObserver)
+	s.elements, _ = obs.(ElementObserver)
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.killed, s.kill = context.WithCancel(context.Background())
 	return s, nil
@@ -323,6 +326,18 @@ func (s *Server) remove(sess *session) {
 
 // wantsWrites reports whether somebody wants to hear of writes now.
 func (s *Server) wantsWrites() bool { return s.writes != nil && s.writes.WantsWrites() }
+
+// books returns the books of the keys of a side whose elements somebody wants to hear
+// of, nil when there are none.
+func (s *Server) books(side router.Side) *elements.Keys {
+	if s.elements == nil {
+		return nil
+	}
+	if keys := s.elements.Elements(); keys.Any(side) {
+		return keys
+	}
+	return nil
+}
 
 func (s *Server) addLink(l *link) {
 	s.mu.Lock()

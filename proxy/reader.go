@@ -28,6 +28,7 @@ type reader struct {
 	// gathered under the session's lock, acted on after it
 	tally   tally
 	begins  [4]byte // the current reply
+	short   []byte  // … all of it, while it is short and somebody may want it
 	written written
 	events  []event
 	leaves  int
@@ -134,6 +135,7 @@ func (r *reader) feed(b []byte) error {
 			r.size = 0
 			r.tally.head.begin(b[0])
 			r.begins = headOf(b)
+			r.short = r.short[:0]
 			r.begin(b[0])
 			if r.raw {
 				continue
@@ -154,6 +156,9 @@ func (r *reader) feed(b []byte) error {
 		}
 		if r.tally.head.failing {
 			r.tally.head.add(b[:n])
+		}
+		if r.owner == plainCommand && r.size <= shortest && r.s.fifo.calls.elements.any() {
+			r.short = append(r.short, b[:n]...)
 		}
 		r.take(b[:n], done)
 		b = b[n:]
@@ -195,6 +200,9 @@ func (r *reader) assign(c byte) {
 		return
 	}
 	silenced := (s.mute || s.skip) && (it.role != muteOff || s.st.multi)
+	if it.spec.verb == vReset && c != '-' {
+		silenced = s.skip // it has ended CLIENT REPLY OFF before it answers
+	}
 	if isConfirming(it) && !s.st.multi && c != '-' {
 		silenced = false // confirmations are pushes, in RESP2 too: CLIENT REPLY does not silence them
 	}
@@ -350,6 +358,16 @@ func (r *reader) finish() {
 // wrote notes what a plain command has written, now that it is answered.
 func (r *reader) wrote(c call, known bool) {
 	f := &r.s.fifo
+	if c.elements {
+		begins, whole := r.begins, r.short
+		if len(whole) != r.size {
+			whole = nil
+		}
+		if r.s.st.multi { // it was queued, and nobody follows what becomes of it
+			begins, whole = [4]byte{}, nil
+		}
+		f.calls.elements.end(begins, whole)
+	}
 	switch {
 	case (!known || r.s.st.multi) && r.s.srv.wantsWrites():
 		_ = f.calls.keys.take(c.keys &^ unkept)
@@ -431,7 +449,7 @@ func (r *reader) finishItem() {
 	if it.gate {
 		r.leaves++
 	}
-	if it.role != ours {
+	if it.role != ours && !it.retry {
 		r.advance()
 	}
 	it.finish()

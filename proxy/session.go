@@ -17,7 +17,8 @@ import (
 const (
 	batchSize = 64 << 10    // bytes gathered for one write to the upstream
 	readAhead = 64 << 20    // bytes read from a client while its command blocks
-	maxItems  = 1 << 20     // commands in flight that are more than plain
+	itemBytes = 64 << 20    // of commands in flight that are more than plain, with what is noted of each
+	stuckFor  = time.Second // after which a client that can send no more is not waited for to read
 	lingerFor = time.Minute // how long a client that has hung up keeps its upstream for its last replies
 	closeFor  = 5 * time.Second
 )
@@ -51,6 +52,7 @@ type session struct {
 	quit     bool
 	eof      bool
 	unsure   bool // whether the client has to authenticate is being asked
+	pushed   bool // something more than plain was put in flight
 	waitFrom time.Time
 	readAt   int64 // when it was read from last
 	cur      call  // the command that is being forwarded
@@ -67,6 +69,7 @@ type session struct {
 	reading  atomic.Int64 // bytes kept for what the client has sent
 	wakeup   chan struct{}
 	crossing atomic.Bool
+	stuffed  atomic.Bool // its replies are kept in memory until it has caught up with them
 	move     atomic.Pointer[move]
 
 	mu         sync.Mutex
@@ -120,7 +123,7 @@ func (s *session) peer() string {
 }
 
 func (s *session) hurry() bool {
-	return s.crossing.Load() || s.move.Load() != nil || s.srv.gate.IsShut()
+	return s.crossing.Load() || s.stuffed.Load() || s.move.Load() != nil || s.srv.gate.IsShut()
 }
 
 // poke makes the session's goroutine look at what has changed.
@@ -157,6 +160,9 @@ func (s *session) serve() error {
 		}
 		s.waitFrom = time.Time{} // it may have been answered without the upstream
 		s.out.kick()
+		if s.stuffed.Load() && s.out.idle() {
+			s.stuffed.Store(false)
+		}
 		if s.srv.cfg.Users && !s.isAuthed() {
 			s.out.room(strangerHas)
 		}
@@ -267,7 +273,16 @@ func (s *session) read() error {
 
 // commands forwards all whole commands that came.
 func (s *session) commands() error {
+	s.mu.Lock()
+	if s.fifo.empty() { // what was sent may have been refused: MULTI, EXEC
+		s.multi = s.st.multi
+	}
+	s.mu.Unlock()
 	for !s.quit && !s.isRaw() {
+		// Before the next command is looked at: while it waits here, what follows is read.
+		if err := s.makeRoom(); err != nil {
+			return err
+		}
 		req, ok, err := s.in.Next()
 		var bad resp.ProtocolError
 		switch {

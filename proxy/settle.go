@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
@@ -237,7 +238,7 @@ func (r *reader) settleExec(reply []byte, failed bool, text string) {
 func (r *reader) applySubscriptions(q *item) {
 	st := &r.s.st
 	if q.spec.verb == vUnsubscribe && len(q.args) == 1 {
-		st.subs[q.spec.set] = nil
+		clear(st.subs[q.spec.set])
 	}
 	for _, a := range q.args[1:] {
 		st.subscribe(q.spec.set, string(a), q.spec.verb == vSubscribe)
@@ -282,9 +283,11 @@ func (r *reader) apply(it *item) {
 		for _, q := range st.effects {
 			s.srv.uncount(q)
 		}
-		ver := st.ver
+		// What library it is stays said, and in some versions what it asked not to happen.
+		s.kept = s.kept || st.noEvict || st.noTouch
+		ver, info := st.ver, st.info
 		*st = newState()
-		st.ver = ver + 1
+		st.ver, st.info = ver+1, info
 		s.mute, s.skip, s.skipNext, s.letIn = false, false, false, false
 	case vRaw:
 		r.raw, s.raw = true, true
@@ -364,6 +367,8 @@ func (r *reader) applyClient(it *item) {
 		st.noTouch = is(args[2], "on")
 	case clientTracking:
 		if is(args[2], "on") {
+			// Prefixes add up; what was said before in the same words adds nothing.
+			st.tracking = slices.DeleteFunc(st.tracking, func(said [][]byte) bool { return slices.EqualFunc(said, args, bytes.Equal) })
 			st.tracking = append(st.tracking, args)
 		} else {
 			st.tracking = nil

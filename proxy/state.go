@@ -33,7 +33,7 @@ type state struct {
 
 	tracking [][][]byte // the CLIENT TRACKING ON commands (prefixes add up), nil when off
 	caching  []byte     // CLIENT CACHING for the next command, nil when none
-	subs     [3][]string
+	subs     [3]map[string]struct{}
 
 	multi      bool
 	dirty      bool // EXEC will answer EXECABORT
@@ -60,16 +60,18 @@ func newState() state { return state{proto: 2} }
 func (st *state) subscribed() int { return len(st.subs[0]) + len(st.subs[1]) + len(st.subs[2]) }
 
 func (st *state) subscribe(set byte, name string, on bool) {
-	i := slices.Index(st.subs[set], name)
+	before := len(st.subs[set])
 	switch {
-	case on && i < 0:
-		st.subs[set] = append(st.subs[set], name)
-	case !on && i >= 0:
-		st.subs[set] = slices.Delete(st.subs[set], i, i+1)
+	case !on:
+		delete(st.subs[set], name)
+	case st.subs[set] == nil:
+		st.subs[set] = map[string]struct{}{name: {}}
 	default:
-		return
+		st.subs[set][name] = struct{}{}
 	}
-	st.ver++
+	if len(st.subs[set]) != before {
+		st.ver++
+	}
 }
 
 // enqueue remembers a command that the server has queued.
@@ -193,7 +195,7 @@ func (s *Server) setupFull(st *state, route router.Route) []line {
 	for set, verb := range []string{"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"} {
 		if names := st.subs[set]; len(names) > 0 {
 			args := [][]byte{[]byte(verb)}
-			for _, n := range names {
+			for _, n := range slices.Sorted(maps.Keys(names)) {
 				args = append(args, mapChannel(route, []byte(n)))
 			}
 			out = append(out, line{wire: wireOf(args...), what: verb, replies: len(names)})

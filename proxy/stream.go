@@ -35,7 +35,7 @@ func (s *session) stream() (bool, error) {
 	s.pinnedAt = time.Now()
 	s.srv.commands.Add(1)
 	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(head)+1, 0), sp, nil
-	if w := sp.writes; w != nil && w.last > 0 && w.last < len(head) {
+	if w := sp.writes; w != nil && w.numkeys == 0 && w.last > 0 && w.last < len(head) { // all its keys have come
 		s.curArgs = head
 	}
 	if err := s.enter(); err != nil {
@@ -60,6 +60,9 @@ func (s *session) stream() (bool, error) {
 		if text == "" && len(piece) > 0 {
 			s.mu.Lock()
 			s.fifo.calls.late(s.readAt, s.srv.clock(), size)
+			if s.fifo.n == 1 { // the server has nothing to answer before the last piece
+				s.heard = time.Now()
+			}
 			s.mu.Unlock()
 			if err := s.write(piece); err != nil {
 				return false, err

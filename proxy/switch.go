@@ -263,26 +263,34 @@ func (s *session) align(ctx context.Context, route router.Route) error {
 	return nil
 }
 
+// mustMove tells the session that it has to move to a side, and m that it is waited
+// for. False is one that is there, or ended. The gate is open already: a session that
+// were told before could look, find the gate shut, and stay where it is.
+func (s *session) mustMove(m *move, side router.Side) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.link != nil && s.link.side == side {
+		return false
+	}
+	m.wg.Add(1)
+	if before := s.move.Swap(m); before != nil {
+		before.done()
+	}
+	return true
+}
+
 // Release opens the gate to route. Every session moves to its side, idle ones
 // too; Release returns when they have, or were closed because they could not.
 func (s *Server) Release(route router.Route) {
 	s.switching.Lock()
 	defer s.switching.Unlock()
-	m := new(move)
-	var moving []*session
-	for _, sess := range s.snapshotSessions() {
+	sessions := s.snapshotSessions()
+	for _, sess := range sessions {
 		sess.mu.Lock()
 		stays := sess.link != nil && sess.link.side == route.Side
 		stale := []*link{sess.warm, sess.ahead}
 		if stays {
 			sess.warm, sess.ahead = nil, nil
-		}
-		if !stays && !sess.ended {
-			m.wg.Add(1)
-			if before := sess.move.Swap(m); before != nil {
-				before.done()
-			}
-			moving = append(moving, sess)
 		}
 		sess.mu.Unlock()
 		if stays {
@@ -295,6 +303,13 @@ func (s *Server) Release(route router.Route) {
 	s.pool.close(&route.Side)
 	s.whole.Store(false)
 	s.gate.Open(route)
+	m := new(move)
+	moving := sessions[:0]
+	for _, sess := range sessions {
+		if sess.mustMove(m, route.Side) {
+			moving = append(moving, sess)
+		}
+	}
 	for _, sess := range moving {
 		sess.poke()
 		sess.out.poke()

@@ -52,6 +52,7 @@ type trunk struct {
 
 	lines     []line // its setup
 	heard     int64  // when it last said something
+	wanted    int64  // when it last had a client, looked at now and then
 	replacing bool
 
 	out      []byte
@@ -251,7 +252,11 @@ func (l *loop) answer(t *trunk, b []byte) error {
 		}
 		g := e.g
 		g.weigh(t.size)
-		l.replied(t, g)
+		var whole []byte
+		if n == t.size {
+			whole = b[pos-n : pos]
+		}
+		l.replied(t, g, whole)
 		e.n--
 		if e.n > 0 {
 			l.answeredOne(g)
@@ -318,6 +323,7 @@ func (l *loop) lose(t *trunk, err error) {
 		l.m.inflight -= int64(n)
 		l.wrote(t, call{keys: unkept}) // nobody knows which of them the server has run
 	}
+	t.calls.elements.lose()
 	t.calls = calls{}
 	for _, e := range entries {
 		l.srv.gate.Leave()

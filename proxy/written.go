@@ -60,7 +60,7 @@ var writers = map[replyForm]string{
 	countMayChange: `zadd geoadd sinterstore sunionstore sdiffstore zinterstore zunionstore zdiffstore zrangestore geosearchstore`,
 	someChanges:    "spop lpop rpop getdel xadd zpopmin zpopmax lmove:1,2,1 rpoplpush:1,2,1",
 	mayChange: `append setbit zincrby setrange ltrim bitop:2,2,1 getex bitfield restore pfmerge hexpire hpexpire hexpireat hpexpireat
-		hpersist hgetdel hgetex hsetex delex delifeq rename:1,2,1 renamenx:1,2,1 smove:1,2,1 lmpop:n1 zmpop:n1 msetex:n1
+		hpersist hgetdel hgetex hsetex delex delifeq rename:1,2,1 renamenx:1,2,1 smove:1,2,1 lmpop:n1 zmpop:n1 msetex:n1,2
 		sort:store georadius:store georadiusbymember:store
 		blpop:1,-2,1 brpop:1,-2,1 bzpopmin:1,-2,1 bzpopmax:1,-2,1 blmove:1,2,1 brpoplpush:1,2,1 blmpop:n2 bzmpop:n2
 		move copy:2,2,1 xgroup:2,2,1 xsetid xack xclaim xautoclaim xackdel xdelex`,
@@ -76,7 +76,10 @@ func formsOf(table map[string]*spec) {
 			case where == "store":
 				form.store = true
 			case strings.HasPrefix(where, "n"):
-				form.numkeys = position(where[1:])
+				form.numkeys = position(parts[0][1:])
+				if len(parts) == 2 {
+					form.step = position(parts[1])
+				}
 			case len(parts) == 3:
 				form.first, form.last, form.step = position(parts[0]), position(parts[1]), position(parts[2])
 			}
@@ -112,7 +115,7 @@ func (w *writeForm) each(args [][]byte, f func(key []byte)) {
 		if !ok || n < 0 || n > int64(len(args)-w.numkeys-1) {
 			return
 		}
-		first, last = w.numkeys+1, w.numkeys+int(n)
+		first, last = w.numkeys+1, w.numkeys+int(n)*w.step
 	case last < 0:
 		last += len(args)
 	}
@@ -126,7 +129,8 @@ func (w *writeForm) each(args [][]byte, f func(key []byte)) {
 func (r replyForm) proves(head [4]byte) (may, sure bool) {
 	positive := head[0] == ':' && head[1] >= '1' && head[1] <= '9'
 	zero := head[0] == ':' && head[1] == '0'
-	nothing := head[0] == '_' || head[0] != ':' && (head[1] == '-' || head[1] == '0')
+	// An empty string is something, an empty array is not.
+	nothing := head[0] == '_' || head[0] != ':' && (head[1] == '-' || head[1] == '0' && head[0] != '$')
 	switch {
 	case head[0] == '-', head[0] == '!', head[0] == 0:
 		return head[0] == 0, false
@@ -139,7 +143,7 @@ func (r replyForm) proves(head [4]byte) (may, sure bool) {
 	case r == countMayChange:
 		return true, positive
 	case r == someChanges:
-		return !nothing, !nothing
+		return !nothing, !nothing && head[1] != 0 // its length may not have come yet
 	}
 	return true, false
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -166,6 +167,40 @@ func TestWritesOfADeepPipeline(t *testing.T) {
 	for i := range n {
 		if k := fmt.Sprintf("deep:%d", i); keys[k] != 1 {
 			t.Fatalf("key %q was told %d times", k, keys[k])
+		}
+	}
+}
+
+// A reply may come in pieces, and an empty string is something.
+func TestWhatReplyProves(t *testing.T) {
+	for _, test := range []struct {
+		form      replyForm
+		reply     string
+		may, sure bool
+	}{
+		{someChanges, "$-1\r\n", false, false}, {someChanges, "_\r\n", false, false}, {someChanges, "*0\r\n", false, false}, {someChanges, "~0\r\n", false, false},
+		{someChanges, "*-1\r\n", false, false}, {someChanges, "$0\r\n\r\n", true, true}, {someChanges, "$1\r\n-\r\n", true, true}, {someChanges, "*1\r\n", true, true},
+		{someChanges, "$", true, false}, {someChanges, "*", true, false}, {someChanges, "-ERR x\r\n", false, false},
+		{countChanges, ":0\r\n", false, false}, {countChanges, ":1\r\n", true, true}, {countChanges, ":", true, false}, {countChanges, ":-1\r\n", true, false},
+		{okChanges, "+OK\r\n", true, true}, {okChanges, "+", true, true}, {okChanges, "$-1\r\n", true, false}, {anyChanges, ":0\r\n", true, true}, {anyChanges, "!21\r\n", false, false},
+	} {
+		if may, sure := test.form.proves(headOf([]byte(test.reply))); may != test.may || sure != test.sure {
+			t.Errorf("%d, %q: may %v, sure %v", test.form, test.reply, may, sure)
+		}
+	}
+}
+
+// What the test above has no server for is here too.
+func TestKeysOfWrites(t *testing.T) {
+	for line, want := range map[string]string{
+		"MSETEX 2 a 1 b 2 EX 5": "a b", "MSETEX 1 a 1": "a", "MSETEX 9 a 1": "", "MSETEX x a 1": "", "LMPOP 2 a b LEFT": "a b", "BLMPOP 0 2 a b LEFT": "a b", "BLMPOP 0 2": "",
+		"SORT l STORE d": "d", "SORT l": "", "DEL a b c": "a b c", "MSET a 1 b 2": "a b", "BLPOP a b 0": "a b", "LMOVE a b LEFT LEFT": "a b", "COPY a b DB 3": "b",
+	} {
+		args, _ := resp.SplitArgs([]byte(line))
+		var keys []string
+		lookup(args[0]).writes.each(args, func(key []byte) { keys = append(keys, string(key)) })
+		if got := strings.Join(keys, " "); got != want {
+			t.Errorf("%s writes %q, want %q", line, got, want)
 		}
 	}
 }

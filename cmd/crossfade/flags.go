@@ -11,6 +11,7 @@ import (
 
 	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/migration"
 )
 
 // flags are a verb's own flags beside those of the configuration.
@@ -61,6 +62,9 @@ func (f *flags) parse() (config.Config, error) {
 	}
 	c, err := f.config.Load(f.environ)
 	if err != nil {
+		return config.Config{}, usage(problems(err))
+	}
+	if _, err := migration.Only(c); err != nil {
 		return config.Config{}, usage(problems(err))
 	}
 	return c, nil

@@ -87,6 +87,9 @@ func renderStatus(st admin.StatusReply, width int) string {
 	if len(st.LeaveOut) > 0 {
 		line("left out", "databases "+strings.Trim(fmt.Sprint(st.LeaveOut), "[]"))
 	}
+	if st.Only != "" {
+		line("filter", "only these keys are copied: "+st.Only)
+	}
 	if len(st.Databases) > 0 {
 		b.WriteString("\n")
 		writeDatabases(&b, st.Databases)
@@ -100,6 +103,12 @@ func renderStatus(st admin.StatusReply, width int) string {
 			break
 		}
 		line("big key", bigLine(k))
+	}
+	for i, text := range lossLines(st.Status) {
+		if i == 0 {
+			b.WriteString("\n")
+		}
+		line("uncopied", text)
 	}
 	if r := st.LastCutover; r != nil {
 		b.WriteString("\n")

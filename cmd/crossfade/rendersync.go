@@ -26,6 +26,26 @@ func lagLine(st migration.Status) string {
 	return text
 }
 
+// lossLines name the keys that cannot be copied, and say of how many the fields'
+// expiries were left behind.
+func lossLines(st migration.Status) []string {
+	var out []string
+	stuck, lossy := 0, 0
+	for _, d := range st.Databases {
+		stuck, lossy = stuck+d.Uncopied, lossy+d.Lossy
+	}
+	for _, k := range st.Uncopied {
+		out = append(out, fmt.Sprintf("%.60q in database %d: %s", k.Key, k.Database, k.Why))
+	}
+	if more := stuck - len(st.Uncopied); more > 0 {
+		out = append(out, fmt.Sprintf("and %d more", more))
+	}
+	if lossy > 0 {
+		out = append(out, fmt.Sprintf("the expiries of fields of %s, as sync.field_expiries says: drop", plural(lossy, "hash key")))
+	}
+	return out
+}
+
 // viewLines tell how the notifications and the proxy's own view differ.
 func viewLines(v mirror.Views) []string {
 	var out []string

@@ -91,7 +91,12 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 	if s.proxy, err = newProxy(c, s.ups, gate, see, log); err != nil {
 		return nil, err
 	}
+	only, err := migration.Only(c)
+	if err != nil {
+		return nil, usage(problems(err))
+	}
 	s.migration = migration.New(migration.Options{
+		Only:   only,
 		Config: c, Source: ends[router.Source], Target: ends[router.Target],
 		Gate: gate, Traffic: traffic{s.proxy}, File: s.file,
 	}, log)

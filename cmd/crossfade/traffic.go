@@ -35,8 +35,9 @@ func (t traffic) Stalls() migration.Stalls {
 type observer struct{ *migration.Migration }
 
 var (
-	_ proxy.Observer      = (*observer)(nil)
-	_ proxy.WriteObserver = (*observer)(nil)
+	_ proxy.Observer        = (*observer)(nil)
+	_ proxy.WriteObserver   = (*observer)(nil)
+	_ proxy.ElementObserver = (*observer)(nil)
 )
 
 // writeLists are for Wrote, which is called often.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 const (
@@ -17,7 +19,7 @@ const (
 	bigKey     = 64 << 20 // bytes
 )
 
-// sized is a key with what MEMORY USAGE says, in bytes.
+// sized is a key with what it takes in the server's memory, in bytes and about.
 type sized struct {
 	db    int
 	name  string
@@ -27,8 +29,9 @@ type sized struct {
 
 // sample is a look at some of From's keys.
 type sample struct {
-	keys []sized
-	err  error // why it is not what it should be
+	keys  []sized
+	err   error // why it is not what it should be
+	scale value.Scale
 }
 
 // look takes the sample once; several checks read it.
@@ -71,19 +74,20 @@ func (s *sample) scan(ctx context.Context, c *redis.Client, db, share int, until
 		if err != nil {
 			return fmt.Errorf("SCAN: %w", err)
 		}
-		usage, kind := make([]*redis.IntCmd, len(page)), make([]*redis.StatusCmd, len(page))
+		usage, err := s.scale.Weigh(ctx, c, page)
+		if err != nil {
+			return err
+		}
+		kind := make([]*redis.StatusCmd, len(page))
 		_, _ = c.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, key := range page {
-				usage[i], kind[i] = p.MemoryUsage(ctx, key, 5), p.Type(ctx, key)
+				kind[i] = p.Type(ctx, key)
 			}
 			return nil
 		})
 		for i, key := range page {
-			if err := usage[i].Err(); err != nil && refused(err) {
-				return fmt.Errorf("MEMORY USAGE: %w", err)
-			}
-			if usage[i].Err() == nil && !strings.HasPrefix(key, ours) {
-				s.keys = append(s.keys, sized{db, key, kind[i].Val(), usage[i].Val()})
+			if name := kind[i].Val(); name != "" && name != "none" && !strings.HasPrefix(key, ours) {
+				s.keys = append(s.keys, sized{db, key, name, usage[i]})
 			}
 		}
 		taken += len(page)

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -71,6 +72,16 @@ func (i info) keyspace() map[int]int64 {
 			continue
 		}
 		out[db] = attribute(value, "keys")
+	}
+	return out
+}
+
+// volatileFields is how many hashes of each database have fields that expire.
+func (i info) volatileFields() map[int]int64 {
+	out := make(map[int]int64)
+	for db := range i.keyspace() {
+		list := i[fmt.Sprint("db", db)]
+		out[db] = max(attribute(list, "subexpiry"), attribute(list, "keys_with_volatile_items"))
 	}
 	return out
 }

@@ -90,7 +90,10 @@ func moduleValues(ctx context.Context, in *inspection) []Finding {
 	found := examples(in.look(ctx))
 	for _, kind := range slices.Sorted(maps.Keys(found)) {
 		k := found[kind]
-		if err := tryRestore(ctx, in, k); err != nil {
+		if err := tryRestore(ctx, in, k); refused(err) {
+			out = append(out, fail("Grant DUMP and RESTORE (see permissions), or leave these keys out.",
+				"the %s has keys of type %s (such as %s in database %d), which only DUMP and RESTORE can copy: %v", in.FromName, kind, quoted(k.name), k.db, err))
+		} else if err != nil {
 			out = append(out, fail(fmt.Sprintf("Give the %s what the type needs (the module, the version), or leave these keys out.", in.ToName),
 				"the %s has keys of type %s (such as %s in database %d), which the %s does not take: %v", in.FromName, kind, quoted(k.name), k.db, in.ToName, err))
 		} else {

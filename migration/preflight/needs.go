@@ -42,6 +42,7 @@ func needs(key string) []need {
 	const (
 		logical = "values that RESTORE does not take"
 		compare = "comparing the two sides"
+		dump    = "the fast way to copy values"
 		back    = "the fence and the switch"
 		flush   = "FLUSHDB, FLUSHALL and SWAPDB through the proxy"
 		soft    = "a stall without errors for clients past the proxy"
@@ -60,9 +61,9 @@ func needs(key string) []need {
 		{at: roleBoth, args: a("TYPE", other)},
 		{at: roleBoth, args: a("SCAN", 0, "COUNT", 1)},
 		{at: roleBoth, args: a("DBSIZE")},
-		{at: roleBoth, args: a("DUMP", other)},
+		{at: roleBoth, args: a("DUMP", other), optional: true, why: dump + ", and to compare them"},
 		{at: roleBoth, args: a("PTTL", other)},
-		{at: roleBoth, args: a("PEXPIRETIME", other), since: v7},
+		{at: roleBoth, args: a("PEXPIRETIME", other), since: v7, optional: true, why: "expiries to the millisecond"},
 		{at: roleBoth, args: a("CLIENT", "LIST"), sub: true},
 		{at: roleBoth, args: a("CLIENT", "SETNAME", "crossfade:preflight"), sub: true, noTry: true},
 		{at: roleBoth, args: a("CLIENT", "KILL", "ID", nobody), sub: true, why: back},
@@ -98,7 +99,7 @@ func needs(key string) []need {
 		{at: roleBoth, args: a("HGET", other, "f"), why: compare},
 		{at: roleBoth, args: a("SISMEMBER", other, "m"), why: compare},
 		{at: roleBoth, args: a("ZSCORE", other, "m"), why: compare},
-		{at: roleTo, args: a("RESTORE", other, 0, "no payload"), optional: true, why: "the fast way to copy values"},
+		{at: roleTo, args: a("RESTORE", other, 0, "no payload"), optional: true, why: dump},
 		{at: roleBoth, args: a("HMGET", other, "f"), optional: true, why: compare},
 		{at: roleBoth, args: a("SMISMEMBER", other, "m"), since: v62, optional: true, why: compare},
 		{at: roleBoth, args: a("ZMSCORE", other, "m"), since: v62, optional: true, why: compare},
@@ -111,6 +112,7 @@ func needs(key string) []need {
 		{at: roleTo, args: a("RPUSH", key, "x"), why: logical},
 		{at: roleTo, args: a("SADD", key, "x"), why: logical},
 		{at: roleTo, args: a("HSET", key, "x", "x"), why: logical},
+		{at: roleTo, args: a("HPEXPIREAT", key, "32503680000000", "FIELDS", 1, "x"), since: version{7, 4, 0}, why: logical},
 		{at: roleTo, args: a("ZADD", key, 1, "x"), why: logical},
 		{at: roleTo, args: a("XADD", key, "*", "x", "x"), why: logical},
 		{at: roleTo, args: a("XGROUP", "CREATE", key, "g", "0"), sub: true, why: logical},
@@ -125,7 +127,7 @@ func needs(key string) []need {
 		{at: roleTo, args: a("SCRIPT", "LOAD", "return 1"), sub: true, why: "scripts", noTry: true},
 		{at: roleTo, args: a("FLUSHDB"), optional: true, why: flush, noTry: true},
 		{at: roleTo, args: a("SWAPDB", 0, 0), optional: true, why: flush, noTry: true},
-		{at: roleBoth, args: a("UNLINK", key)},
+		{at: roleBoth, args: a("UNLINK", key), optional: true, why: "removing large keys in the background"},
 		{at: roleBoth, args: a("DEL", key)},
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/filter"
 )
 
 // Level is how serious a finding is.
@@ -66,6 +67,12 @@ type Env struct {
 	CreateUser bool
 	// Unsafe: the operator accepts a switch that cannot be fenced.
 	Unsafe bool
+	// Only says which keys are copied; nil: all.
+	Only *filter.Filter
+	// AllowPartial: clients need no other keys than those.
+	AllowPartial bool
+	// DropFieldExpiries: hashes may lose the expiries of their fields.
+	DropFieldExpiries bool
 	// Resumed: the keys on To are ours from an earlier run.
 	Resumed bool
 	// Proxied are the addresses ("ip:port", as From sees them) of the proxy's
@@ -106,8 +113,10 @@ func checks() []check {
 		{"cluster", nothing, always, checkCluster},
 		{"role", nothing, always, checkRole},
 		{"restore", both, before, checkRestore},
+		{"field-expiries", both, always, checkFieldExpiries},
 		{"notifications", nothing, always, checkNotifications},
 		{"databases", both, always, checkDatabases},
+		{"filter", both, always, checkFilter},
 		{"memory", both, always, checkMemory},
 		{"eviction", both, always, checkEviction},
 		{"foreign-keys", toOnly, before, checkForeignKeys},

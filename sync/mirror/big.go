@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
@@ -40,6 +41,7 @@ type bigKey struct {
 	of   *bigKeys
 	key  string
 	copy *value.Big
+	book *elements.Key // of which elements change
 
 	with    bool // in hand in the dirty set, and here
 	owed    bool // to a scan, which is not through before this is copied
@@ -52,6 +54,7 @@ type bigKey struct {
 	spent   time.Duration // on the whole copy under way, over its interruptions
 	ended   time.Time     // of the last whole copy
 	cost    time.Duration // of the last whole copy
+	open    time.Time     // since when commands under way have kept it from being settled; zero: they have not
 	known   time.Time     // since when
 	counted int64         // bytes of copy's account that the lane's counter has
 }
@@ -79,8 +82,9 @@ func (l *lane) copyBig(keys []string, scanned bool) {
 		k := s.known[key]
 		if k == nil {
 			s.makeRoom()
-			k = &bigKey{of: s, key: key, known: time.Now()}
+			k = &bigKey{of: s, key: key, known: time.Now(), book: l.m.elements.Put(l.from, key)}
 			k.copy = value.NewBig(key, k.through)
+			k.copy.Manner = l.typed.Manner
 			s.known[key] = k
 			s.n.Store(int32(len(s.known)))
 		}
@@ -103,10 +107,16 @@ func (s *bigKeys) makeRoom() { // with mu held
 	}
 	for key, k := range s.known {
 		if !k.with {
-			delete(s.known, key)
+			s.forget(key)
 			return
 		}
 	}
+}
+
+func (s *bigKeys) forget(key string) { // with mu held
+	delete(s.known, key)
+	s.n.Store(int32(len(s.known)))
+	s.l.m.elements.Drop(s.l.from, key)
 }
 
 // note says what events tell of keys, big or not.
@@ -118,8 +128,11 @@ func (s *bigKeys) note(keys []string, changes []value.Changes) {
 	defer s.mu.Unlock()
 	for i, key := range keys {
 		if k := s.known[key]; k != nil {
-			k.changes |= changes[i]
+			k.changes |= changes[i] &^ value.Again
 			k.count++
+			if changes[i] == value.Element {
+				k.book.Tell()
+			}
 		}
 	}
 }
@@ -160,6 +173,28 @@ func (s *bigKeys) owes() bool {
 	return false
 }
 
+// paid says that keys were copied or removed by others: one that was big is small now,
+// or gone, or outside of the filter. No scan waits for it any more.
+func (s *bigKeys) paid(keys []string) {
+	if s.n.Load() == 0 {
+		return
+	}
+	told := false
+	s.mu.Lock()
+	for _, key := range keys {
+		if k := s.known[key]; k != nil && !k.with {
+			told = told || k.owed
+			k.owed = false
+			k.changes |= value.Remade // what is known of To's value is not so any more
+			k.count++
+		}
+	}
+	s.mu.Unlock()
+	if told {
+		s.l.tell()
+	}
+}
+
 // scanning reports whether a scan is asked for and not through.
 func (l *lane) scanning() bool {
 	l.mu.Lock()
@@ -183,7 +218,15 @@ func (l *lane) tell() {
 	l.notify()
 }
 
-// Begin, Known, Seen and Settle make a bigKey the value.Watch of itself.
+// Begin, Known, Seen, Settle and Elements make a bigKey the value.Watch of itself.
+
+// Elements returns the book of its elements. Tracking tells too little to keep one.
+func (k *bigKey) Elements() *elements.Key {
+	if k.of.l.m.isTracking() {
+		return nil
+	}
+	return k.book
+}
 
 // Begin forgets what came until now.
 func (k *bigKey) Begin() {
@@ -224,7 +267,7 @@ type BigKey struct {
 	Key      string
 	Type     string        // "" until it was asked for
 	Bytes    int64         // written, with what was written of earlier copies
-	Size     int64         // in From's memory; 0: it does not say
+	Size     int64         // in From's memory, or a guess where that does not say
 	Percent  float64       // of the copy under way
 	Wait     time.Duration // until its turn, for one that was copied not long ago
 	Cost     time.Duration // what its last whole copy took, when it is to be copied as a whole again

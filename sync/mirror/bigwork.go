@@ -29,6 +29,11 @@ const (
 	// thousands of entries that wait for their acknowledgement is written anew.
 	longAddition = 20 * time.Millisecond
 	repeats      = time.Minute // a copy that comes sooner after another is a repeated one
+
+	// A key whose elements clients change without a pause, so that there never is a
+	// moment in which no command is under way, is copied as a whole in the end.
+	openLong  = time.Second
+	openPause = 5 * time.Millisecond
 )
 
 // hurryUp sets the share aside until the returned function is called.
@@ -156,15 +161,28 @@ func (s *bigKeys) extend(k *bigKey) {
 		k.rest = time.Now().Add((shareOf - 1) * took)
 		s.mu.Unlock()
 	}
-	if !ok && err == nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		k.working = false
-		s.queueWhole(k)
-		s.wake()
+	open := errors.Is(err, value.ErrOpen)
+	if (ok || err != nil) && !open {
+		s.finish(k, out, err)
 		return
 	}
-	s.finish(k, out, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k.working = false
+	now := time.Now()
+	if open && k.open.IsZero() {
+		k.open = now
+	}
+	if open && now.Sub(k.open) < openLong {
+		if next := now.Add(openPause); k.rest.Before(next) {
+			k.rest = next
+		}
+		s.added = append(s.added, k)
+	} else {
+		k.open = time.Time{}
+		s.queueWhole(k)
+	}
+	s.wake()
 }
 
 func (s *bigKeys) build(k *bigKey) {
@@ -173,8 +191,16 @@ func (s *bigKeys) build(k *bigKey) {
 	if !s.matches(k) {
 		out, err = k.copy.Build(s.l.m.ctx, s.l.src(), k)
 	}
-	if errors.Is(err, value.ErrType) {
-		out, err = s.restore(k)
+	if unknown := err; errors.Is(err, value.ErrType) {
+		if out, err = s.restore(k); errors.Is(err, value.ErrRestoreRefused) {
+			err = errors.Join(unknown, err)
+		}
+	}
+	if errors.Is(err, value.ErrOutside) {
+		out, err = value.Outcome{Removed: true}, k.through(s.l.m.ctx, func(ctx context.Context, dst *redis.Client) error {
+			_, err := value.RemoveKinds(ctx, dst, []string{k.key}, k.copy.Manner.Takes)
+			return err
+		})
 	}
 	s.mu.Lock()
 	k.spent += max(time.Since(began), 1)
@@ -218,18 +244,24 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	l := s.l
 	a := k.copy.Account()
 	s.mu.Lock()
-	k.with, k.working = false, false
+	k.with, k.working, k.open = false, false, time.Time{}
 	l.count.bytes.Add(a.Bytes - k.counted)
 	k.counted = a.Bytes
 	if err == nil {
 		k.owed = false
 	}
 	if err == nil && (out.Removed || a.Size < l.bigSize()) && time.Since(k.known) > repeats {
-		delete(s.known, k.key) // big once, not any more
-		s.n.Store(int32(len(s.known)))
+		s.forget(k.key) // big once, not any more
 	}
 	s.mu.Unlock()
 	l.tell()
+	if err != nil && l.setAside(k.key, err) {
+		s.mu.Lock()
+		k.owed = false
+		s.mu.Unlock()
+		l.tell()
+		return
+	}
 	if err != nil {
 		if l.m.ctx.Err() == nil && !errors.Is(err, context.Canceled) {
 			l.m.errs.add("copy", fmt.Errorf("copying key %q of database %d from %s to %s: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
@@ -246,6 +278,8 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	default:
 		l.count.copied.Add(1)
 	}
+	l.noteLoss(k.key, out)
+	l.stuck.forget(k.key)
 	l.dirty.Done([]string{k.key})
 }
 

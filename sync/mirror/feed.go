@@ -33,6 +33,7 @@ type feed struct {
 	tracking bool // see tracking.go
 
 	taken atomic.Int64 // messages read
+	twins twins        // the reader's
 
 	mu      sync.Mutex // guards writes to nc and waiters
 	next    uint64
@@ -282,7 +283,11 @@ func (f *feed) readReply(pending *pendingKeys) error {
 				if f.each != nil {
 					f.each(db, key, event)
 				}
-				pending.add(db, key, value.ChangeOf(event))
+				change := value.ChangeOf(event)
+				if f.twins.second(len(parts[2]) > 5 && parts[2][5] == 's', db, key, event) {
+					change |= value.Again
+				}
+				pending.add(db, key, change)
 			}
 		}
 	case n == 2 && string(parts[0]) == "pong":
@@ -292,6 +297,27 @@ func (f *feed) readReply(pending *pendingKeys) error {
 		f.pong(parts[1])
 	}
 	return nil
+}
+
+// twins tells the second message of an event from that of another one. A server that
+// was told to send both, by key and by event, sends them one right after the other
+// (notify.c). The zero value is ready.
+type twins struct {
+	first  bool // the last message was by key:
+	db     int
+	key    string
+	event  []byte
+	single bool // it sends one of them only, or did for a while: nobody can tell then
+}
+
+// second takes the next message. byKey is the form that comes first.
+func (t *twins) second(byKey bool, db int, key string, event []byte) bool {
+	twin := !byKey && t.first && t.db == db && t.key == key && bytes.Equal(t.event, event)
+	t.single = t.single || t.first && !twin
+	if t.first = byKey; byKey {
+		t.db, t.key, t.event = db, key, event
+	}
+	return twin && !t.single
 }
 
 // pong lets go on who waits for the answer to a PING.

@@ -53,7 +53,7 @@ func (m *Mirror) proveTracking(ctx context.Context) error {
 func (m *Mirror) sink(db int, e events) {
 	if db == anyDatabase {
 		for _, n := range m.order {
-			m.sink(n, events{keys: slices.Clone(e.keys), changes: e.changes})
+			m.sink(n, events{keys: slices.Clone(e.keys), changes: slices.Clone(e.changes)})
 		}
 		return
 	}
@@ -61,6 +61,7 @@ func (m *Mirror) sink(db int, e events) {
 	if !ok {
 		return
 	}
+	e = m.chosen(e)
 	l.big.note(e.keys, e.changes) // before the marks: who copies a key must know why
 	mine := e.keys[:0]
 	for _, k := range e.keys {
@@ -77,6 +78,20 @@ func (m *Mirror) sink(db int, e events) {
 	l.dirty.MarkAll(mine)
 }
 
+// chosen leaves those out whose keys are not copied. It reuses e's memory.
+func (m *Mirror) chosen(e events) events {
+	if m.cfg.Only == nil {
+		return e
+	}
+	out := events{keys: e.keys[:0], changes: e.changes[:0]}
+	for i, k := range e.keys {
+		if strings.HasPrefix(k, KeyPrefix) || m.cfg.Only.Name(k) {
+			out.keys, out.changes = append(out.keys, k), append(out.changes, e.changes[i])
+		}
+	}
+	return out
+}
+
 // heard takes each event by itself, before sink has its key.
 func (m *Mirror) heard(db int, key string, event []byte) {
 	if strings.HasPrefix(key, KeyPrefix) {
@@ -85,7 +100,7 @@ func (m *Mirror) heard(db int, key string, event []byte) {
 		}
 		return
 	}
-	if m.views.on.Load() && m.views.mapped[db] {
+	if m.views.on.Load() && m.views.mapped[db] && m.cfg.Only.Name(key) {
 		m.views.told(db, key, event)
 	}
 }

@@ -16,7 +16,9 @@ func TestScanAfterAGapDoesNotTrustWhatIsUnderWay(t *testing.T) {
 	src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
 	link := redistest.NewLink(t, src.Addr())
 	w := &world{src: src, dst: redistest.Start(t)}
-	w.connect(t, link.Addr(), w.dst.Addr(), func(c *mirror.Config) { c.Timeout = 20 * time.Second })
+	w.connect(t, link.Addr(), w.dst.Addr(), func(c *mirror.Config) {
+		c.Timeout, c.Heartbeat = 20*time.Second, time.Second // few beats, so that not all workers are busy with one
+	})
 	ok(t, w.m.Follow(t.Context(), true))
 	w.awaitState(t, mirror.Live)
 	drain(t, w.m)

@@ -223,12 +223,17 @@ func (m *Mirror) awaitEvent(event <-chan struct{}) {
 // watchTo looks after To until the mirror stops: whether beats arrive there, and
 // what is no key.
 func (m *Mirror) watchTo() {
-	tick := time.NewTicker(m.cfg.Heartbeat)
+	tick, again := time.NewTicker(m.cfg.Heartbeat), time.NewTicker(stuckEvery)
 	defer tick.Stop()
+	defer again.Stop()
 	for {
 		select {
 		case <-m.ctx.Done():
 			return
+		case <-again.C:
+			for _, l := range m.lanes {
+				l.retryStuck()
+			}
 		case <-m.beat.copies:
 			m.readBack()
 		case <-tick.C:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +25,9 @@ type lane struct {
 	pages    chan task // from the scanner to the workers
 	size     batchSize
 	typed    value.ByType
+	scale    value.Scale
+	stuck    notes        // keys that cannot be copied
+	lossy    notes        // keys that were copied without the expiries of their fields
 	refused  atomic.Int64 // how many jobs go without RESTORE yet, which To refuses
 
 	// scan state. wanted rises with each request; a scan that began at wanted
@@ -61,6 +63,8 @@ func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
 	if from == m.order[0] {
 		l.ways.Ours = []string{m.heartbeatKey()}
 	}
+	l.typed.Manner = m.manner()
+	l.ways.Takes = l.typed.Manner.Takes
 	l.ways.Big = l.bigSize()
 	l.big = newBigKeys(l)
 	l.ways.Known = l.big.knows
@@ -105,6 +109,7 @@ func (l *lane) distrust() {
 
 func (l *lane) rebase() {
 	l.dirty.Forget()
+	l.stuck.forget(l.stuck.keys()...)
 	l.big.doubt()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -232,6 +237,7 @@ func (l *lane) scan(ctx context.Context, outdated func() bool) error {
 	if err := l.scanTo(ctx, outdated); err != nil {
 		return err
 	}
+	l.retryStuck() // one may have gone, of which To has nothing either
 	l.count.scanEnd.Store(time.Now().UnixNano())
 	return nil
 }
@@ -243,11 +249,12 @@ func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
 	defer sift.close()
 	var under sync.WaitGroup
 	defer under.Wait() // who has taken keys gives them back, whatever happens
-	err := eachPage(ctx, l.src(), l.size.scan(l.m.cfg.ScanCount), func(keys []string) error {
+	p := l.scanned()
+	p.looked = func(n int) { l.count.scanned.Add(int64(n)) }
+	err := p.each(ctx, l.src(), func(keys []string) error {
 		if outdated() {
 			return errOutdated
 		}
-		l.count.scanned.Add(int64(len(keys)))
 		for mine := l.dirty.Claim(keys); len(mine) > 0; {
 			n := min(len(mine), l.m.throttle.Batch(l.size.keys()))
 			if err := l.m.throttle.Wait(ctx, n); err != nil {
@@ -273,24 +280,15 @@ func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
 }
 
 func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
-	err := eachPage(ctx, l.dst(), l.size.scan(l.m.cfg.ScanCount), func(keys []string) error {
+	err := l.scanned().each(ctx, l.dst(), func(keys []string) error {
 		if outdated() {
 			return errOutdated
 		}
-		pipe := l.src().Pipeline()
-		found := make([]*redis.IntCmd, len(keys))
-		for i, k := range keys {
-			found[i] = pipe.Exists(ctx, k)
+		lacks, err := l.lacking(ctx, keys)
+		for _, k := range lacks {
+			l.dirty.Mark(k)
 		}
-		if _, err := pipe.Exec(ctx); err != nil {
-			return err
-		}
-		for i, k := range keys {
-			if found[i].Val() == 0 {
-				l.dirty.Mark(k)
-			}
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("looking for keys of database %d on %s that %s does not have: %w", l.to, l.m.cfg.To, l.m.cfg.From, err)
@@ -298,40 +296,30 @@ func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
 	return nil
 }
 
-// eachPage calls page with the keys of each page of a SCAN, ours left out. The next
-// page is asked for meanwhile.
-func eachPage(ctx context.Context, c *redis.Client, count int, page func([]string) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var asking sync.WaitGroup
-	defer asking.Wait()
-	defer cancel()
-	pages := make(chan *redis.ScanCmd, 1)
-	ask := func(cursor uint64) {
-		asking.Go(func() { pages <- c.Scan(ctx, cursor, "", int64(count)) })
-	}
-	for ask(0); ; {
-		keys, next, err := (<-pages).Result()
-		if err != nil {
-			return err
-		}
-		if next != 0 {
-			ask(next)
-		}
-		apps := keys[:0]
-		for _, k := range keys {
-			if !strings.HasPrefix(k, KeyPrefix) {
-				apps = append(apps, k)
-			}
-		}
-		if len(apps) > 0 {
-			if err := page(apps); err != nil {
-				return err
-			}
-		}
-		if next == 0 {
-			return nil
+// lacking returns those of keys that From does not have, or not of a type that is
+// copied.
+func (l *lane) lacking(ctx context.Context, keys []string) ([]string, error) {
+	pipe := l.src().Pipeline()
+	found := make([]*redis.IntCmd, len(keys))
+	kinds := make([]*redis.StatusCmd, len(keys))
+	typed := l.m.cfg.Only.Typed()
+	for i, k := range keys {
+		if typed {
+			kinds[i] = pipe.Type(ctx, k)
+		} else {
+			found[i] = pipe.Exists(ctx, k)
 		}
 	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, err
+	}
+	var out []string
+	for i, k := range keys {
+		if typed && !l.m.cfg.Only.Type(kinds[i].Val()) || !typed && found[i].Val() == 0 {
+			out = append(out, k)
+		}
+	}
+	return out, nil
 }
 
 func (l *lane) freeze(ctx context.Context) error {

@@ -13,9 +13,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
+	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -37,6 +39,8 @@ type Config struct {
 	Map router.DBMap
 	// Name tells the mirrors there and back apart.
 	Name string
+	// Side is From's.
+	Side router.Side
 	// Feed is one of FeedAuto, FeedNotifications and FeedTracking; "" is the second.
 	Feed string
 
@@ -48,6 +52,12 @@ type Config struct {
 	Timeout    time.Duration // connecting, and each round trip
 	BigKey     int64         // bytes from which a key is copied in chunks; 0: 512 KiB
 	AcceptLoss bool          // a From that lost most of its keys is copied all the same
+
+	// Only says which keys are copied; nil: all. What is outside of it on To is not
+	// touched, unless a key of From that was inside is outside now.
+	Only *filter.Filter
+	// DropFieldExpiries is value.Manner's.
+	DropFieldExpiries bool
 
 	// EnsureNotifications makes sure that From reports its changes, and returns
 	// an error that says what to do when it does not and we may not switch it on.
@@ -112,6 +122,7 @@ type Mirror struct {
 	errs      recentErrors
 
 	bigs      bigShare
+	elements  *elements.Keys
 	functions carriedFunctions
 	replacing sync.Mutex // held while the writer is replaced, over its round trips: only copies wait
 }
@@ -125,7 +136,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		cfg: cfg, log: log, ctx: ctx, cancel: cancel,
 		lanes:  make(map[int]*lane),
 		order:  cfg.Map.Sources(),
-		feedUp: make(chan struct{}),
+		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
 	}
 	for _, from := range m.order {
 		to, _ := cfg.Map.Target(from)
@@ -136,7 +147,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	if cfg.MaxLatency > 0 {
 		m.throttle.Heed(cfg.MaxLatency, m.probe(cfg.From), m.probe(cfg.To))
 	}
-	m.views.init(m.order)
+	m.views.init(m.order, cfg.Only)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
 	return m
 }
@@ -247,6 +258,9 @@ func (m *Mirror) Drain(ctx context.Context) error {
 			if err := m.lanes[db].waitClean(ctx); err != nil {
 				return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
 			}
+			if some, n := m.lanes[db].stuckKeys(); n > 0 {
+				return fmt.Errorf("%d keys of database %d of %s cannot be copied, such as %q: %s", n, db, m.cfg.From, some[0].Key, some[0].Why)
+			}
 		}
 		id, _, err := m.lookRun(ctx)
 		if err != nil {
@@ -323,7 +337,7 @@ func (m *Mirror) mark(db int, keys []string, change value.Changes) {
 		return
 	}
 	for _, k := range keys {
-		if !strings.HasPrefix(k, KeyPrefix) {
+		if !strings.HasPrefix(k, KeyPrefix) && m.cfg.Only.Name(k) {
 			l.big.note([]string{k}, []value.Changes{change})
 			l.dirty.Mark(k)
 		}
@@ -365,8 +379,26 @@ func (m *Mirror) Rescan(db int, why string) {
 	m.log.Info("scanning again", "from", m.cfg.From.String(), "database", db, "because", why)
 }
 
+// Elements are the big keys of which it is worth knowing which elements clients change:
+// for the proxy to write down.
+func (m *Mirror) Elements() *elements.Keys { return m.elements }
+
 // Throttle is what says how fast scans may go.
 func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }
+
+// manner is how values are copied by type.
+func (m *Mirror) manner() value.Manner {
+	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries, Takes: m.takes()}
+}
+
+// takes says of which types keys are copied, nil where that does not matter. Ours are
+// copied in any case.
+func (m *Mirror) takes() func(key, kind string) bool {
+	if !m.cfg.Only.Typed() {
+		return nil
+	}
+	return func(key, kind string) bool { return strings.HasPrefix(key, KeyPrefix) || m.cfg.Only.Type(kind) }
+}
 
 func (m *Mirror) heartbeatKey() string { return HeartbeatPrefix + m.cfg.Name }
 

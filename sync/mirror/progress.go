@@ -15,7 +15,7 @@ const (
 	Idle    State = "idle"    // not following
 	Copying State = "copying" // the first scan is under way
 	Live    State = "live"    // everything was scanned, the feed is proved
-	Behind  State = "behind"  // … but To has been without some change for too long
+	Behind  State = "behind"  // … but To has been without some change for too long, or for ever
 	Resync  State = "resync"  // changes may have been missed, a scan makes up for it
 )
 
@@ -26,9 +26,12 @@ type Progress struct {
 	Gaps      int
 	Databases []Database
 	Big       []BigKey // at hand, some of each database
-	Dirty     int
-	Lag       time.Duration // of the newest heartbeat, or how long one has been on its way
-	Recent    Lags          // of the latest heartbeats
+	// Stuck are some of the keys that cannot be copied; each Database says how many
+	// there are.
+	Stuck  []StuckKey
+	Dirty  int
+	Lag    time.Duration // of the newest heartbeat, or how long one has been on its way
+	Recent Lags          // of the latest heartbeats
 	// Oldest is the age of the oldest change that is not yet on To, 0 when there is
 	// none that is known.
 	Oldest time.Duration
@@ -46,6 +49,8 @@ type Database struct {
 	Bytes           int64
 	Dirty           int           // in hand or waiting for it
 	InHand          int           // being copied
+	Stuck           int           // cannot be copied
+	Lossy           int           // copied without the expiries of their fields
 	Oldest          time.Duration // age of the oldest change that is not yet on To
 	ScanComplete    bool
 	Elapsed         time.Duration // of the current or last scan
@@ -92,12 +97,15 @@ func (m *Mirror) Progress() Progress {
 	}
 	following, up, silent := m.following, m.feed != nil, m.silent || m.deaf != ""
 	m.mu.Unlock()
-	complete := true
+	complete, stuck := true, 0
 	for _, db := range m.order {
 		d := m.lanes[db].progress()
 		big, _ := m.lanes[db].big.list()
 		p.Big = append(p.Big, big...)
 		p.Databases = append(p.Databases, d)
+		some, n := m.lanes[db].stuckKeys()
+		p.Stuck = append(p.Stuck, some...)
+		stuck += n
 		p.Dirty += d.Dirty
 		p.Oldest = max(p.Oldest, d.Oldest)
 		complete = complete && d.ScanComplete
@@ -114,7 +122,7 @@ func (m *Mirror) Progress() Progress {
 		p.State = Copying
 	default:
 		p.State = Live
-		if max(p.Oldest, p.Lag) > max(liveAge, 5*m.cfg.Heartbeat) {
+		if stuck > 0 || max(p.Oldest, p.Lag) > max(liveAge, 5*m.cfg.Heartbeat) {
 			p.State = Behind
 		}
 		m.mu.Lock()
@@ -133,7 +141,10 @@ func (l *lane) progress() Database {
 		From: l.from, To: l.to,
 		Total: l.count.total.Load(), Scanned: l.count.scanned.Load(),
 		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Equal: l.count.equal.Load(), Bytes: l.count.bytes.Load() + under,
-		Dirty: l.dirty.Len(), InHand: l.dirty.InHand(), Oldest: l.dirty.Age(), ScanComplete: l.scanComplete(),
+		Dirty: l.dirty.Len(), InHand: l.dirty.InHand(), Stuck: l.stuck.len(), Lossy: l.lossy.len(), Oldest: l.dirty.Age(), ScanComplete: l.scanComplete(),
+	}
+	if l.m.cfg.Only != nil {
+		d.Scanned = min(d.Scanned, d.Total) // it is an estimate
 	}
 	if start := l.count.scanStart.Load(); start > 0 {
 		end := l.count.scanEnd.Load()

@@ -85,13 +85,13 @@ func (m *Mirror) checkLoss(ctx context.Context) error {
 	}
 	var from, to int64
 	for _, l := range m.lanes {
-		a, err := l.src().DBSize(ctx).Result()
+		a, err := l.keysOf(ctx, l.src())
 		if err != nil {
-			return fmt.Errorf("counting the keys of database %d on %s: %w", l.from, m.cfg.From, err)
+			return err
 		}
-		b, err := l.dst().DBSize(ctx).Result()
+		b, err := l.keysOf(ctx, l.dst())
 		if err != nil {
-			return fmt.Errorf("counting the keys of database %d on %s: %w", l.to, m.cfg.To, err)
+			return err
 		}
 		from, to = from+a, to+b
 	}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/crossfade/crossfade/sync/filter"
 )
 
 // Two see what happens on From: the notifications, and the proxy its clients'
@@ -89,7 +91,8 @@ func newViewWindow() viewWindow {
 
 type views struct {
 	seed   maphash.Seed
-	mapped map[int]bool  // the databases that are compared
+	mapped map[int]bool // the databases that are compared
+	only   *filter.Filter
 	on     atomic.Bool   // From's changes are the applications', not our copies
 	mask   atomic.Uint64 // a key is compared when its hash has none of these bits
 
@@ -100,8 +103,8 @@ type views struct {
 	alarmed time.Time
 }
 
-func (v *views) init(databases []int) {
-	v.seed, v.mapped = maphash.MakeSeed(), make(map[int]bool)
+func (v *views) init(databases []int, only *filter.Filter) {
+	v.seed, v.mapped, v.only = maphash.MakeSeed(), make(map[int]bool), only
 	for _, db := range databases {
 		v.mapped[db] = true
 	}
@@ -127,7 +130,7 @@ func (v *views) wrote(list []Write) {
 	for _, w := range list {
 		var k viewKey
 		if w.Key != nil {
-			if !v.mapped[w.DB] || bytes.HasPrefix(w.Key, keyPrefix) {
+			if !v.mapped[w.DB] || bytes.HasPrefix(w.Key, keyPrefix) || v.only != nil && !v.only.Name(string(w.Key)) {
 				continue
 			}
 			if k = (viewKey{w.DB, maphash.Bytes(v.seed, w.Key)}); k.hash&mask != 0 {
@@ -328,9 +331,11 @@ func (m *Mirror) compareViews() {
 			continue // it tells no databases
 		}
 		m.views.cut()
+		numbers := m.numbers()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := m.barrier(ctx)
 		if err == nil {
+			m.findLost(numbers)
 			suspect := m.judgeViews(ctx)
 			if n%classBeats == 0 || suspect || m.isDeaf() {
 				if err := m.proveClasses(ctx); err != nil && m.ctx.Err() == nil {

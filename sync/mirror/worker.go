@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/pipe"
 	"github.com/crossfade/crossfade/sync/value"
@@ -203,7 +201,7 @@ func (w *worker) settle(j *pipe.Job) {
 	l := w.l
 	done, _ := j.Note.(func())
 	good := make([]string, 0, len(j.Keys))
-	var bad, again, refused, big []string
+	var bad, again, refused, big, outside []string
 	var bytes int64
 	for i, o := range j.Outcomes {
 		k := j.Keys[i]
@@ -215,6 +213,9 @@ func (w *worker) settle(j *pipe.Job) {
 			continue
 		case errors.Is(o.Err, pipe.ErrChanged):
 			again = append(again, k)
+			continue
+		case errors.Is(o.Err, value.ErrOutside):
+			outside = append(outside, k)
 			continue
 		case errors.Is(o.Err, value.ErrTooBig):
 			big = append(big, k)
@@ -238,11 +239,17 @@ func (w *worker) settle(j *pipe.Job) {
 		more, sick := w.byType(refused, done != nil)
 		good, bad = append(good, more...), append(bad, sick...)
 	}
+	if len(outside) > 0 {
+		more, sick := w.outside(outside)
+		good, bad = append(good, more...), append(bad, sick...)
+	}
 	l.brake.leave()
 	if done != nil {
 		l.m.throttle.Spent(bytes)
 	}
 	l.finished(good)
+	l.stuck.forget(good...)
+	l.big.paid(good)
 	l.dirty.Done(good)
 	l.dirty.Retry(again)
 	if len(bad) > 0 {
@@ -309,11 +316,20 @@ func (w *worker) oneByOne(keys []string) (good, bad []string) {
 	for _, k := range keys {
 		to := l.m.writer()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
-		o, err := value.Logical(ctx, l.src(), to.pool.DB(l.to), k)
+		o, err := l.typed.Manner.Logical(ctx, l.src(), to.pool.DB(l.to), k)
 		cancel()
 		if err == nil {
 			l.count.add(o)
+			l.noteLoss(k, o)
 			good = append(good, k)
+			continue
+		}
+		if errors.Is(err, value.ErrOutside) {
+			more, sick := w.outside([]string{k})
+			good, bad = append(good, more...), append(bad, sick...)
+			continue
+		}
+		if l.setAside(k, err) {
 			continue
 		}
 		bad = append(bad, k)
@@ -330,6 +346,7 @@ func (w *worker) oneByOne(keys []string) (good, bad []string) {
 // smallByType copies those keys that are small, and returns the others as left.
 func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 	l := w.l
+	var outside []string
 	for len(keys) > 0 {
 		some := keys[:min(len(keys), leastBatch)]
 		keys = keys[len(some):]
@@ -341,7 +358,13 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 			switch {
 			case o.Err == nil:
 				l.count.add(o)
+				l.noteLoss(some[i], o)
 				good = append(good, some[i])
+				continue
+			case err == nil && l.setAside(some[i], o.Err):
+				continue
+			case errors.Is(o.Err, value.ErrOutside):
+				outside = append(outside, some[i])
 				continue
 			case errors.Is(o.Err, value.ErrOneByOne):
 				left = append(left, some[i])
@@ -356,7 +379,32 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 			l.m.replaceWriter(to)
 		}
 	}
+	if len(outside) > 0 {
+		more, sick := w.outside(outside)
+		good, bad = append(good, more...), append(bad, sick...)
+	}
 	return good, bad, left
+}
+
+// outside takes keys off To that are not copied, or not any more, if what is there is
+// of a type that is copied.
+func (w *worker) outside(keys []string) (good, bad []string) {
+	l := w.l
+	to := l.m.writer()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
+	defer cancel()
+	n, err := value.RemoveKinds(ctx, to.pool.DB(l.to), keys, l.typed.Manner.Takes)
+	l.count.removed.Add(int64(n))
+	if err == nil {
+		return keys, nil
+	}
+	if l.m.ctx.Err() == nil {
+		l.m.errs.add("copy", fmt.Errorf("removing keys that are not copied any more from database %d of %s: %w", l.to, l.m.cfg.To, err))
+	}
+	if value.Unknown(err) {
+		l.m.replaceWriter(to)
+	}
+	return nil, keys
 }
 
 // weigh parts those keys that are copied in chunks, beside the others, where they were
@@ -368,20 +416,27 @@ func (w *worker) weigh(keys []string) (big, rest []string) {
 	l := w.l
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), l.m.cfg.Timeout)
 	defer cancel()
-	p := l.src().Pipeline()
-	sizes := make([]*redis.IntCmd, len(keys))
-	for i, k := range keys {
-		sizes[i] = p.MemoryUsage(ctx, k)
+	sizes, err := l.scale.Weigh(ctx, l.src(), keys)
+	if err != nil {
+		return nil, keys // which shows what is wrong
 	}
-	_, _ = p.Exec(ctx) // whose size is not known goes with the rest
 	for i, k := range keys {
-		if n, err := sizes[i].Result(); err == nil && n >= l.bigSize() {
+		if sizes[i] >= l.bigSize() {
 			big = append(big, k)
 		} else {
 			rest = append(rest, k)
 		}
 	}
 	return big, rest
+}
+
+// noteLoss remembers keys of which something was left behind, as the operator wishes.
+func (l *lane) noteLoss(key string, o value.Outcome) {
+	if o.Dropped > 0 {
+		l.lossy.add(key, "")
+	} else {
+		l.lossy.forget(key)
+	}
 }
 
 func (c *counters) add(o value.Outcome) {

@@ -33,21 +33,26 @@ type Ways struct {
 	// would free that at once. They are refused like big ones. nil: none.
 	Known func(key string) bool
 
+	// Takes says of which types keys are copied, see value.Manner. nil: of all.
+	Takes func(key, kind string) bool
+
 	// Ours are keys of the source's database that may have an expiry, whatever those
 	// of the applications have.
 	Ours []string
 
 	kinds        kinds
-	noExpireTime atomic.Bool // source: before Redis 7.0
+	noExpireTime atomic.Bool // source: before Redis 7.0, or forbidden
 	noMemory     atomic.Bool // source: before 4.0, or forbidden
 	noInfo       atomic.Bool // source: forbidden
-	noUnlink     atomic.Bool // target: before 4.0
+	noUnlink     atomic.Bool // target: before 4.0, or forbidden
 	noShort      atomic.Bool // GETRANGE or SET is forbidden, or keys expire and the target knows no PXAT (6.2)
 }
 
 // Short reports whether key is thought to be a short string, for which RESTORE is not
-// needed.
-func (w *Ways) Short(key string) bool { return !w.noShort.Load() && w.kinds.short(key) }
+// needed. Where types matter nothing is guessed.
+func (w *Ways) Short(key string) bool {
+	return w.Takes == nil && !w.noShort.Load() && w.kinds.short(key)
+}
 
 // Job is a number of keys to be copied, none of which is in another job.
 type Job struct {
@@ -63,6 +68,7 @@ type Job struct {
 	Note any
 
 	ways  []way
+	kinds []string // where types matter
 	sent  []sent
 	asked bool // for its sizes, by MEMORY USAGE
 	old   bool // it was asked for without PEXPIRETIME
@@ -88,6 +94,7 @@ const (
 	set
 	setPXAT // with an expiry
 	unlink
+	undone // restore, and unlink behind it
 )
 
 // NewJob returns a job for keys, which become the job's.
@@ -132,6 +139,7 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 		askMortal(p.src, p.ways.Ours)
 	}
 	if next != nil {
+		p.askKinds(next)
 		p.guess(next)
 		p.askSizes(next, whole)
 	}
@@ -153,6 +161,9 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	}
 	if next != nil {
 		err := p.mortal(next)
+		if err == nil {
+			err = p.sort(next)
+		}
 		if err == nil {
 			err = p.measure(next, whole)
 		}
@@ -252,6 +263,9 @@ func (p *Pipe) ask(j *Job, belated bool) {
 		} else {
 			p.src.Command("DUMP", k)
 		}
+		if j.kinds != nil && j.Outcomes[i].Err == nil {
+			p.src.Command("TYPE", k)
+		}
 	}
 }
 
@@ -291,6 +305,9 @@ func (p *Pipe) relay(j *Job, belated bool) (more bool, err error) {
 		} else {
 			err = p.relayDump(j, i, expire, refused)
 		}
+		if err == nil && j.kinds != nil {
+			err = p.sortAgain(j, i)
+		}
 		if err == nil && p.dst.Full() {
 			err = p.dst.Flush()
 		}
@@ -310,7 +327,7 @@ func (p *Pipe) relayShort(j *Job, i int, expire int64, refused error) error {
 		switch {
 		case strings.HasPrefix(err.Error(), "WRONGTYPE"):
 			p.ways.kinds.learn(k, false)
-		case value.Forbidden(err):
+		case value.Lacks(err):
 			p.ways.noShort.Store(true)
 		}
 		p.unknowable(refused)
@@ -352,7 +369,7 @@ func (p *Pipe) relayShort(j *Job, i int, expire int64, refused error) error {
 
 // unknowable notes where the source does not know PEXPIRETIME.
 func (p *Pipe) unknowable(refused error) {
-	if refused != nil && value.UnknownCommand(refused) {
+	if refused != nil && value.Lacks(refused) {
 		p.ways.noExpireTime.Store(true)
 	}
 }
@@ -360,7 +377,7 @@ func (p *Pipe) unknowable(refused error) {
 // relayDump passes on what DUMP has read.
 func (p *Pipe) relayDump(j *Job, i int, expire int64, refused error) error {
 	k := j.Keys[i]
-	if refused != nil && !j.old && value.UnknownCommand(refused) {
+	if refused != nil && !j.old && value.Lacks(refused) {
 		p.unknowable(refused) // for the next job: this one is read as it was asked for
 		refused = ErrChanged
 	}
@@ -380,6 +397,9 @@ func (p *Pipe) relayDump(j *Job, i int, expire int64, refused error) error {
 		}
 		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, refused)
 		return err
+	case size < 0 && j.kinds != nil && j.kinds[i] != "none": // what the target has must be asked for first
+		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)
+		return nil
 	case size < 0:
 		p.remove(j, i)
 		return nil
@@ -475,6 +495,10 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 		switch j.sent[i] {
 		case restore, set, setPXAT:
 			err = p.dst.Status()
+		case undone:
+			if err = p.dst.Status(); err == nil || errors.As(err, new(conn.Refusal)) {
+				_, _, err = p.dst.Int()
+			}
 		case unlink:
 			_, _, err = p.dst.Int()
 		}
@@ -484,10 +508,12 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 		what := j.sent[i]
 		j.sent[i] = nothing // the outcome is known
 		switch {
-		case err != nil && what == unlink && value.UnknownCommand(err):
+		case what == undone && err == nil:
+			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)}
+		case err != nil && (what == unlink || what == undone) && value.Lacks(err):
 			p.ways.noUnlink.Store(true)
 			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, p.dst, ErrChanged)}
-		case err != nil && what == setPXAT && value.Syntax(err), err != nil && (what == set || what == setPXAT) && value.Forbidden(err):
+		case err != nil && what == setPXAT && value.Syntax(err), err != nil && (what == set || what == setPXAT) && value.Lacks(err):
 			p.ways.noShort.Store(true)
 			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("writing key %q to %s: %w", k, p.dst, ErrChanged)}
 		case err != nil && (what == set || what == setPXAT):

@@ -297,7 +297,7 @@ func (s *Sieve) alikeShort(key string) bool {
 		case e.refused == nil:
 		case strings.HasPrefix(e.refused.Error(), "WRONGTYPE"):
 			s.ways.kinds.learn(key, false)
-		case value.Forbidden(e.refused):
+		case value.Lacks(e.refused):
 			s.noShort = !e.old || s.noShort
 		}
 	}
@@ -378,7 +378,7 @@ func (e *end) read(old, short bool) (err error) {
 		if e.expire, e.refused, err = expiry(e.wire, old); err != nil {
 			return err
 		}
-		if e.refused != nil && !old && value.UnknownCommand(e.refused) {
+		if e.refused != nil && !old && value.Lacks(e.refused) {
 			e.old = true // what was asked is asked again
 		}
 	}

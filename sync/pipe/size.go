@@ -218,6 +218,9 @@ func (p *Pipe) count(j *Job, w way) error {
 }
 
 func (p *Pipe) weigh(j *Job, i int, size int64) {
+	if j.Outcomes[i].Err != nil {
+		return
+	}
 	if size >= p.ways.Big || p.ways.Known != nil && p.ways.Known(j.Keys[i]) {
 		j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("copying key %q from %s: %w: about %d bytes", j.Keys[i], p.src, value.ErrTooBig, size)}
 	}

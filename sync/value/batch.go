@@ -75,6 +75,9 @@ func (b *Batch) round(ctx context.Context, src, dst *redis.Client, keys []string
 		switch {
 		case d.err != nil:
 			out[i].Err = d.err
+			if lacks(d.err) {
+				out[i].Err = fmt.Errorf("%w: %w", ErrRestoreRefused, d.err)
+			}
 		case !d.found:
 			cmds[i] = p.Do(ctx, b.unlink(), keys[i])
 		case size > orDefault(b.MaxPayload, 64<<20):
@@ -93,7 +96,7 @@ func (b *Batch) round(ctx context.Context, src, dst *redis.Client, keys []string
 			continue
 		}
 		err := c.Err()
-		if !read[i].found && unknownCommand(err) {
+		if !read[i].found && lacks(err) {
 			b.noUnlink.Store(true)
 			if err = dst.Do(ctx, b.unlink(), keys[i]).Err(); Unknown(err) {
 				return 0, fmt.Errorf("removing key %q on %s: %w", keys[i], at(dst), err)

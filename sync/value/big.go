@@ -10,20 +10,25 @@ import (
 )
 
 // Big copies one big key in chunks, as often as it changes, and remembers what
-// the target has of it, so that what was added to a list, a string or a stream
-// can follow by itself. Neither server is busy with one command for longer than
+// the target has of it, so that what was added to a list, a string or a stream,
+// and elements of a hash or a set that are known to have changed, can follow by
+// themselves. Neither server is busy with one command for longer than
 // a chunk takes, and no more than a chunk of the value is ever held. Its methods
 // are for one goroutine at a time, but for Account.
 type Big struct {
+	Manner Manner // set before first use
+
 	key     string
 	through Through
 
 	temp   *temp  // being built; nil when nothing is
+	counts bool   // changes of elements are counted since temp was begun
 	placed bool   // the target has a value under key of which the rest is told:
 	kind   string // its type
 	length int64  // its elements or bytes
 	last   streamID
 	pace   pace
+	old    bool // the source is asked for one element at a time
 
 	mu   sync.Mutex
 	acct Account
@@ -33,7 +38,7 @@ type Big struct {
 type Account struct {
 	Kind    string
 	Bytes   int64   // written, of all copies
-	Size    int64   // what the source says the key takes in its memory; 0: it does not say
+	Size    int64   // what the key takes in the source's memory; where that does not say, a guess
 	Percent float64 // of the copy under way
 }
 
@@ -80,6 +85,11 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the size of key %q: %w", at(src), b.key, err)
 	}
+	if b.Manner.outside(b.key, kind) {
+		b.Drop(ctx)
+		b.placed = false
+		return Outcome{}, ErrOutside
+	}
 	if kind == "none" {
 		return b.gone(ctx)
 	}
@@ -88,10 +98,13 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 		return Outcome{}, fmt.Errorf("copying key %q from %s: %w: %s", b.key, at(src), ErrType, kind)
 	}
 	seen, _ := w.Known()
-	if b.temp == nil || b.kind != kind || !b.goOn(kind, seen) {
+	if b.temp == nil || b.kind != kind || !b.goOn(kind, seen, w) {
 		b.Drop(ctx)
 		b.begin(kind, seen)
 		w.Begin()
+		if b.counts, err = b.count(ctx, w); err != nil {
+			return Outcome{}, fmt.Errorf("beginning with %s key %q: %w", kind, b.key, err)
+		}
 	} else if err := b.temp.resume(ctx, sizes[kind]); err != nil {
 		return Outcome{}, fmt.Errorf("going on with %s key %q: %w", kind, b.key, err)
 	}
@@ -117,7 +130,7 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if b.temp != nil { // it went away while it was read
 		return b.gone(ctx)
 	}
-	return Outcome{Copied: true, Bytes: t.bytes - wrote}, nil
+	return Outcome{Copied: true, Bytes: t.bytes - wrote, Dropped: t.dropped}, nil
 }
 
 // look asks for type, length and memory.
@@ -135,17 +148,31 @@ func (b *Big) look(ctx context.Context, src *redis.Client) (kind string, size in
 	if says(err, "wrongtype") {
 		return b.look(ctx, src)
 	}
-	bytes, _ := memory.Int64() // not everybody may ask
+	if err != nil {
+		return kind, 0, err
+	}
+	bytes, err := memory.Int64()
+	if err != nil { // not everybody may ask
+		if bytes = size; kind != "string" {
+			bytes *= guessedBytes
+		}
+	}
 	b.account(func(a *Account) { a.Kind, a.Size = kind, bytes })
 	if size > 0 && bytes > 0 && kind != "string" && b.pace.n.Load() == 0 {
 		b.pace.n.Store(min(max(1, chunkBytes/2*size/bytes), chunkMost/4))
 	}
-	return kind, size, err
+	return kind, size, nil
 }
 
+// guessedBytes is what an element is taken to cost where the source does not say:
+// rather too much, so that who was found to be big stays so.
+const guessedBytes = 128
+
 // goOn reports whether a copy that was interrupted is still one of the value.
-func (b *Big) goOn(kind string, seen Changes) bool {
+func (b *Big) goOn(kind string, seen Changes, w Watch) bool {
 	switch kind {
+	case "hash", "set", "zset":
+		return seen.only(Grouped) || seen.only(Element|Grouped) && b.counts && w.Elements().Known()
 	case "string":
 		return seen.only(Appended)
 	case "list":
@@ -161,6 +188,7 @@ func (b *Big) goOn(kind string, seen Changes) bool {
 
 func (b *Big) begin(kind string, seen Changes) {
 	t := newTemp(b.through)
+	t.manner = b.Manner
 	t.swap = true
 	// A list that is used at its head stands still when it is counted from its tail.
 	t.fromTail = kind == "list" && seen != 0 && seen.only(Prepended|HeadPopped)
@@ -201,8 +229,8 @@ func (b *Big) place(ctx context.Context, src *redis.Client, w Watch) error {
 		case b.kind == "stream":
 			b.placed = seen.only(Appended | Trimmed | Deleted | Grouped)
 			b.last = t.state.last
-		case b.kind != "list" && b.kind != "string":
-			b.placed = false
+		case hasElements(b.kind):
+			b.placed = b.counts && seen.only(Element|Grouped)
 		default:
 			b.placed = b.anchored(seen)
 			if b.placed && length > t.length && try < 8 { // more was added
@@ -257,6 +285,9 @@ func (b *Big) measure(ctx context.Context, src *redis.Client) (length, expire in
 func (b *Big) gone(ctx context.Context) (Outcome, error) {
 	b.Drop(ctx)
 	b.placed = false
+	if b.Manner.outside(b.key, "none") {
+		return Outcome{}, ErrOutside
+	}
 	err := b.through(ctx, func(ctx context.Context, dst *redis.Client) error { return remove(ctx, dst, b.key) })
 	if err != nil {
 		return Outcome{}, err

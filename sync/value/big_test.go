@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/internal/elements"
 )
 
 // told is a Watch that says what it is told to say.
@@ -21,6 +23,7 @@ func (w *told) Seen(context.Context) (Changes, uint64, error) {
 	return w.seen, 1, nil
 }
 func (w *told) Settle(uint64)           { w.settled = true }
+func (w *told) Elements() *elements.Key { return nil }
 func (w *told) say(known, seen Changes) { w.known, w.seen, w.settled = known, seen, false }
 
 func placedList(t *testing.T) (src, dst *redis.Client, b *Big, w *told) {

@@ -25,8 +25,13 @@ var ErrOneByOne = errors.New("to be copied by itself")
 // databases, and is safe for concurrent use; a key must not be in two calls at a
 // time. The zero value is ready.
 type ByType struct {
-	old     atomic.Bool // source knows no PEXPIRETIME: before 7.0
+	Manner Manner // set before first use
+
+	old     atomic.Bool // source has no PEXPIRETIME for us: before 7.0, or forbidden
 	without atomic.Bool // source knows no expiry of hash fields
+
+	noUnlink atomic.Bool // target: before 4.0, or forbidden
+	noFields atomic.Bool // target knows no expiry of hash fields, or forbids them
 }
 
 // small is a key on its way.
@@ -39,7 +44,19 @@ type small struct {
 	elems  []string
 	expire int64
 	fields []int64 // expiries, for a hash that has some
+	drops  int     // of them that the target is not to have
+	lost   bool    // it cannot be what it is on the source
 	cmds   []*redis.Cmd
+}
+
+// drop leaves the fields' expiries behind.
+func (s *small) drop() {
+	for _, ms := range s.fields {
+		if ms > 0 {
+			s.drops++
+		}
+	}
+	s.fields = nil
 }
 
 // Copy brings keys from src to dst as they are at this moment, absolute expiry
@@ -79,6 +96,10 @@ func (b *ByType) copyInto(ctx context.Context, src, dst *redis.Client, keys []st
 		if size, err := usage[i].Int64(); kinds[i].Err() != nil || err == nil && size > smallUsage {
 			continue
 		}
+		if b.Manner.outside(k, kinds[i].Val()) {
+			out[i].Err = ErrOutside
+			continue
+		}
 		if kind := kinds[i].Val(); kind == "none" || reading(kind, k) != nil {
 			list = append(list, &small{at: i, key: k, kind: kind})
 		}
@@ -87,7 +108,7 @@ func (b *ByType) copyInto(ctx context.Context, src, dst *redis.Client, keys []st
 	if err != nil {
 		return fmt.Errorf("reading %d keys from %s: %w", len(keys), at(src), err)
 	}
-	if err := writeSmall(ctx, dst, list, out); err != nil {
+	if err := b.write(ctx, dst, list, out); err != nil {
 		return fmt.Errorf("writing %d keys to %s: %w", len(keys), at(dst), err)
 	}
 	return nil
@@ -130,7 +151,7 @@ func (b *ByType) read(ctx context.Context, src *redis.Client, list []*small) ([]
 	}
 	whole := list[:0]
 	for _, s := range list {
-		if s.kind != "none" && !old && unknownCommand(s.left[0].Err()) {
+		if s.kind != "none" && !old && lacks(s.left[0].Err()) {
 			b.old.Store(true)
 			continue // this once by itself
 		}
@@ -226,20 +247,29 @@ func (b *ByType) fieldExpiries(ctx context.Context, src *redis.Client, list []*s
 	return whole, nil
 }
 
-// writeSmall puts the keys into place in one round trip, each in one step. The old
+// write puts the keys into place in one round trip, each in one step. The old
 // value goes first, so that none of its elements stay.
-func writeSmall(ctx context.Context, dst *redis.Client, list []*small, out []Outcome) error {
+func (b *ByType) write(ctx context.Context, dst *redis.Client, list []*small, out []Outcome) error {
+	unlink := "UNLINK"
+	if b.noUnlink.Load() {
+		unlink = "DEL"
+	}
 	p := dst.Pipeline()
 	for _, s := range list {
 		do := func(args ...any) { s.cmds = append(s.cmds, p.Do(ctx, args...)) }
 		switch {
 		case s.kind == "none":
-			do("UNLINK", s.key)
+			do(unlink, s.key)
+		case s.fields != nil && b.noFields.Load() && !b.Manner.DropFieldExpiries:
+			s.lost = true
 		case s.kind == "string" && s.expire == noExpiry:
 			do("SET", s.key, s.elems[0])
 		default:
+			if s.fields != nil && b.noFields.Load() {
+				s.drop()
+			}
 			do("MULTI")
-			s.put(do)
+			s.put(unlink, do)
 			if s.expire != noExpiry {
 				do("PEXPIREAT", s.key, s.expire)
 			}
@@ -251,6 +281,7 @@ func writeSmall(ctx context.Context, dst *redis.Client, list []*small, out []Out
 	}
 	for _, s := range list {
 		out[s.at] = s.outcome()
+		b.learn(s)
 		if err := out[s.at].Err; err != nil && !errors.Is(err, ErrOneByOne) {
 			out[s.at].Err = fmt.Errorf("writing %s key %q to %s: %w", s.kind, s.key, at(dst), err)
 		}
@@ -259,9 +290,9 @@ func writeSmall(ctx context.Context, dst *redis.Client, list []*small, out []Out
 }
 
 // put says what makes the value. SET removes an old one by itself, of any type.
-func (s *small) put(do func(args ...any)) {
+func (s *small) put(unlink string, do func(args ...any)) {
 	if s.kind != "string" {
-		do("UNLINK", s.key)
+		do(unlink, s.key)
 	}
 	switch s.kind {
 	case "string":
@@ -287,13 +318,29 @@ func (s *small) put(do func(args ...any)) {
 	}
 }
 
-// outcome reads the answers. A command that the target does not know makes it run
-// none of them, and Logical knows what to do then.
+// learn remembers what was refused.
+func (b *ByType) learn(s *small) {
+	for _, c := range s.cmds {
+		switch {
+		case !lacks(c.Err()):
+		case c.Name() == "unlink":
+			b.noUnlink.Store(true)
+		case c.Name() == "hpexpireat":
+			b.noFields.Store(true)
+		}
+	}
+}
+
+// outcome reads the answers. A command that the target does not run for us makes it
+// run none of them, and Logical knows what to do then.
 func (s *small) outcome() Outcome {
+	if s.lost {
+		return Outcome{Err: ErrFieldExpiry}
+	}
 	for _, c := range s.cmds {
 		switch err := c.Err(); {
 		case err == nil || errors.Is(err, redis.Nil):
-		case unknownCommand(err):
+		case lacks(err):
 			return Outcome{Err: ErrOneByOne}
 		default:
 			return Outcome{Err: classify(err)}
@@ -313,5 +360,5 @@ func (s *small) outcome() Outcome {
 			}
 		}
 	}
-	return Outcome{Copied: true, Bytes: sum(s.elems)}
+	return Outcome{Copied: true, Bytes: sum(s.elems), Dropped: s.drops}
 }

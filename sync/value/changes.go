@@ -1,6 +1,10 @@
 package value
 
-import "context"
+import (
+	"context"
+
+	"github.com/crossfade/crossfade/internal/elements"
+)
 
 // Changes is a set of kinds of changes of one key, as events name them. What an
 // event says is not believed to be all that happened to the value; it is believed
@@ -16,7 +20,11 @@ const (
 	Trimmed                        // the oldest entries of a stream
 	Deleted                        // entries of a stream
 	Grouped                        // of a stream's groups, which includes all that has no event
+	Element                        // of elements of a hash, set or sorted set
 	Remade                         // anything else
+
+	// Again is no kind: the event was told before, in the other of its two forms.
+	Again
 )
 
 // ChangeOf returns what an event's name stands for. An expiry that was set or
@@ -37,6 +45,8 @@ func ChangeOf(event []byte) Changes {
 		return Deleted
 	case "xgroup-create", "xgroup-createconsumer", "xgroup-delconsumer", "xgroup-destroy", "xgroup-setid":
 		return Grouped
+	case "hset", "hdel", "hincrby", "hincrbyfloat", "sadd", "srem", "zadd", "zincr", "zrem":
+		return Element
 	case "expire", "persist":
 		return 0
 	}
@@ -57,4 +67,7 @@ type Watch interface {
 	Seen(ctx context.Context) (Changes, uint64, error)
 	// Settle forgets what came until now, unless more came than n changes.
 	Settle(n uint64)
+	// Elements returns the key's book, in which changes of elements are counted, or nil
+	// when nobody counts them.
+	Elements() *elements.Key
 }

@@ -28,7 +28,7 @@ func (d dump) body() string {
 
 // dumper reads keys by DUMP. It remembers what its server cannot do. Safe for
 // concurrent use.
-type dumper struct{ old atomic.Bool } // no PEXPIRETIME: before Redis 7.0
+type dumper struct{ old atomic.Bool } // no PEXPIRETIME: before Redis 7.0, or forbidden
 
 // read returns the keys in order, in one round trip.
 //
@@ -53,7 +53,7 @@ func (d *dumper) read(ctx context.Context, c *redis.Client, keys []string) ([]du
 	if err := exec(ctx, p); err != nil {
 		return nil, fmt.Errorf("reading %d keys from %s: %w", len(keys), at(c), err)
 	}
-	if !old && len(keys) > 0 && unknownCommand(queued[0][2].Err()) {
+	if !old && len(keys) > 0 && lacks(queued[0][2].Err()) {
 		d.old.Store(true)
 		return d.read(ctx, c, keys)
 	}
@@ -71,7 +71,7 @@ func (d *dumper) read(ctx context.Context, c *redis.Client, keys []string) ([]du
 func parseDump(cmds []*redis.Cmd) (dump, error) {
 	for _, c := range cmds { // the first error is the cause, EXECABORT only follows
 		if err := c.Err(); err != nil {
-			return dump{}, err
+			return dump{}, discreet(err)
 		}
 	}
 	res, err := cmds[len(cmds)-1].Slice()

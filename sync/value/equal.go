@@ -60,11 +60,15 @@ type Comparer struct {
 	// pending entries) may differ; 0 means 5 ms.
 	Tolerance time.Duration
 	// Big is the size in bytes, as MEMORY USAGE estimates it, from which a
-	// key is compared in chunks instead of by DUMP; 0 means 1 MiB.
+	// key is compared in chunks instead of by DUMP; 0 means 1 MiB. Where a server
+	// forbids DUMP, what is not small is, see readTyped.
 	Big int64
 	// Bound is about how many bytes are held at a time by one call and side;
 	// 0 means 16 MiB.
 	Bound int64
+	// NoFieldExpiries takes hashes for equal of which one side knows no expiry of
+	// fields, whatever those of the other are.
+	NoFieldExpiries bool
 	// Strict takes nothing for equal that a copy would change: expiries must be the same
 	// to the millisecond, and in values that are read in chunks a cached HyperLogLog
 	// count is a part of the value, and -0 is another score than 0.
@@ -116,8 +120,8 @@ func (c *Comparer) Compare(ctx context.Context, a, b *redis.Client, keys []strin
 func (c *Comparer) compare(ctx context.Context, a, b *redis.Client, keysA, keysB []string) ([]Diff, error) {
 	c.once.Do(c.plant)
 	weightA, weightB, err := both(
-		func() ([]int64, error) { return c.sides[0].weigh(ctx, a, keysA) },
-		func() ([]int64, error) { return c.sides[1].weigh(ctx, b, keysB) })
+		func() ([]int64, error) { return c.sides[0].scale.Weigh(ctx, a, keysA) },
+		func() ([]int64, error) { return c.sides[1].scale.Weigh(ctx, b, keysB) })
 	if err != nil {
 		return nil, err
 	}
@@ -126,15 +130,23 @@ func (c *Comparer) compare(ctx context.Context, a, b *redis.Client, keysA, keysB
 		weight[i] = max(weightA[i], weightB[i])
 	}
 	limit := orDefault(c.Big, 1<<20)
-	seenA, seenB, err := both(
-		func() ([]sight, error) { return c.sides[0].read(ctx, a, keysA, weight, limit) },
-		func() ([]sight, error) { return c.sides[1].read(ctx, b, keysB, weight, limit) })
+	var seenA, seenB []sight
+	if !c.mute() {
+		seenA, seenB, err = both(
+			func() ([]sight, error) { return c.sides[0].read(ctx, a, keysA, weight, limit) },
+			func() ([]sight, error) { return c.sides[1].read(ctx, b, keysB, weight, limit) })
+	}
+	if c.mute() {
+		seenA, seenB, err = both(
+			func() ([]sight, error) { return c.sides[0].readTyped(ctx, a, keysA, weight, limit) },
+			func() ([]sight, error) { return c.sides[1].readTyped(ctx, b, keysB, weight, limit) })
+	}
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Diff, len(keysA))
 	for i := range out {
-		big := weight[i] >= limit
+		big := weight[i] >= limit || seenA[i].unread || seenB[i].unread
 		if out[i], err = c.one(ctx, a, b, keysA[i], keysB[i], seenA[i], seenB[i], big); err != nil {
 			return nil, fmt.Errorf("comparing key %q on %s with %q on %s: %w", keysA[i], at(a), keysB[i], at(b), err)
 		}
@@ -143,6 +155,9 @@ func (c *Comparer) compare(ctx context.Context, a, b *redis.Client, keysA, keysB
 	}
 	return out, nil
 }
+
+// mute reports whether one of the servers does not let us DUMP.
+func (c *Comparer) mute() bool { return c.sides[0].mute.Load() || c.sides[1].mute.Load() }
 
 func (c *Comparer) plant() { c.seed = maphash.MakeSeed() }
 
@@ -158,7 +173,7 @@ func both[T any](f, g func() (T, error)) (x, y T, err error) {
 
 // IsBig says which keys of a server are compared in chunks.
 func (c *Comparer) IsBig(ctx context.Context, on *redis.Client, keys []string) ([]bool, error) {
-	weight, err := c.sides[0].weigh(ctx, on, keys)
+	weight, err := c.sides[0].scale.Weigh(ctx, on, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -167,29 +182,6 @@ func (c *Comparer) IsBig(ctx context.Context, on *redis.Client, keys []string) (
 		big[i] = n >= orDefault(c.Big, 1<<20)
 	}
 	return big, nil
-}
-
-// Weigh returns how many bytes of memory each key takes on its server, in order
-// and about (five elements are looked at); 0 for a key that is not there. It
-// costs one round trip and little work, whatever the keys' sizes.
-func Weigh(ctx context.Context, c *redis.Client, keys []string) ([]int64, error) {
-	p := c.Pipeline()
-	cmds := make([]*redis.IntCmd, len(keys))
-	for i, k := range keys {
-		cmds[i] = p.MemoryUsage(ctx, k, 5)
-	}
-	err := exec(ctx, p)
-	out := make([]int64, len(keys))
-	for i, cmd := range cmds {
-		if e := cmd.Err(); err == nil && e != nil && !errors.Is(e, redis.Nil) {
-			err = e
-		}
-		out[i] = cmd.Val()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("asking %s for the size of %d keys: %w", at(c), len(keys), err)
-	}
-	return out, nil
 }
 
 // one compares one key, by its dumps where they tell enough.

@@ -16,16 +16,17 @@ type element struct {
 	has    bool
 	text   string // the field's value, or the score's bits
 	expire int64  // of a hash's field, or less than 0
+	blind  bool   // the server knows no such thing
 }
 
-// elements says how the elements of a type are found and asked for.
-type elements struct {
+// elementKind says how the elements of a type are found and asked for.
+type elementKind struct {
 	scan  string
 	pairs bool
 	ask   func(ctx context.Context, p *pair, names []string) ([]element, error) // of p.b
 }
 
-var elementsOf = map[string]elements{
+var elementsOf = map[string]elementKind{
 	"set":  {"SSCAN", false, askMembers},
 	"zset": {"ZSCAN", true, askScores},
 	"hash": {"HSCAN", true, askFields},
@@ -44,7 +45,7 @@ const (
 // differing only if arrives says that wait is long enough for a change to arrive.
 func (c *Comparer) Elements(ctx context.Context, a, b *redis.Client, second, arrives bool, key string, wait func(context.Context) error) (d Diff, decided bool, err error) {
 	h := hot{there: &pair{a: a, b: b, keyA: key, keyB: key}, back: &pair{a: b, b: a, keyA: key, keyB: key},
-		tolerance: c.tolerance(), second: second, arrives: arrives}
+		tolerance: c.tolerance(), second: second, arrives: arrives, lax: c.NoFieldExpiries}
 	d, decided, err = h.compare(ctx, wait)
 	if movedOn(err) {
 		return torn("key changed while it was compared"), false, nil
@@ -67,9 +68,10 @@ func (c *Comparer) Elements(ctx context.Context, a, b *redis.Client, second, arr
 // hot is one key that changes all the time, being compared by elements.
 type hot struct {
 	there, back     *pair // each asks its b
-	kind            elements
+	kind            elementKind
 	tolerance       int64
 	second, arrives bool
+	lax             bool // fields' expiries do not matter where one side knows none
 	odd             map[string]*oddity
 }
 
@@ -139,6 +141,9 @@ func (h *hot) look(ctx context.Context, names []string) (lasting bool, err error
 	}
 	for i, n := range names {
 		off := x[i].expire - y[i].expire
+		if h.lax && x[i].blind != y[i].blind {
+			off = 0
+		}
 		if x[i].has == y[i].has && x[i].text == y[i].text && max(off, -off) <= h.tolerance {
 			delete(h.odd, n)
 			continue
@@ -190,11 +195,11 @@ func askFields(ctx context.Context, p *pair, names []string) ([]element, error) 
 	if err != nil {
 		return nil, err
 	}
-	expire, _, err := fieldExpiries(ctx, p.b, p.keyB, names)
+	expire, known, err := fieldExpiries(ctx, p.b, p.keyB, names)
 	out := make([]element, len(answers))
 	for i, v := range answers {
 		s, has := v.(string)
-		out[i] = element{has: has, text: s, expire: -1}
+		out[i] = element{has: has, text: s, expire: -1, blind: !known}
 		if i < len(expire) && expire[i] > 0 {
 			out[i].expire = expire[i]
 		}

@@ -14,14 +14,20 @@ type sight struct {
 	found  bool
 	body   string // of DUMP, without version and checksum: they differ between servers that encode alike
 	expire int64  // milliseconds since 1970, or noExpiry
+	unread bool   // it is there, and too large or of no type to be read so
 }
 
 // reader reads keys of one server to compare them, and remembers what the server
 // cannot do. Safe for concurrent use.
 type reader struct {
-	old   atomic.Bool // no PEXPIRETIME: before Redis 7.0
-	blind atomic.Bool // no MEMORY USAGE: before 4.0, or not allowed
+	old   atomic.Bool // no PEXPIRETIME: before Redis 7.0, or forbidden
+	mute  atomic.Bool // no DUMP: forbidden
+	scale Scale
+	typed ByType // how to read without DUMP
 }
+
+// errMute says that the server does not let us DUMP.
+var errMute = errors.New("no DUMP")
 
 // The bounds of one MULTI: no other client is served until its last DUMP is done.
 const (
@@ -66,7 +72,11 @@ func (r *reader) read(ctx context.Context, c *redis.Client, keys []string, weigh
 	if err := exec(ctx, p); err != nil {
 		return nil, fmt.Errorf("reading %d keys from %s: %w", len(keys), at(c), err)
 	}
-	if !old && unknownCommand(groups[0].cmds[2].Err()) {
+	if err := groups[0].cmds[1].Err(); lacks(err) {
+		r.mute.Store(true)
+		return nil, fmt.Errorf("%w: %w", errMute, discreet(err))
+	}
+	if !old && lacks(groups[0].cmds[2].Err()) {
 		r.old.Store(true)
 		return r.read(ctx, c, keys, weight, limit)
 	}
@@ -136,64 +146,4 @@ func parseGroup(cmds []*redis.Cmd, at []int, old bool, out []sight) error {
 		out[i] = s
 	}
 	return nil
-}
-
-// weigh says how many bytes each key takes, about; 0 for one that is not there.
-func (r *reader) weigh(ctx context.Context, c *redis.Client, keys []string) ([]int64, error) {
-	if r.blind.Load() {
-		return lengths(ctx, c, keys)
-	}
-	sizes, err := Weigh(ctx, c, keys)
-	if unknownCommand(err) || redis.IsPermissionError(err) {
-		r.blind.Store(true)
-		return lengths(ctx, c, keys)
-	}
-	return sizes, err
-}
-
-// counters has the command that counts, and about how many bytes each counted
-// thing takes.
-var counters = map[string]struct {
-	command string
-	bytes   int64
-}{
-	"string": {"STRLEN", 1}, "list": {"LLEN", 64}, "set": {"SCARD", 64},
-	"zset": {"ZCARD", 96}, "hash": {"HLEN", 128}, "stream": {"XLEN", 128},
-}
-
-// lengths estimates sizes without MEMORY USAGE, in two round trips.
-func lengths(ctx context.Context, c *redis.Client, keys []string) ([]int64, error) {
-	fail := func(err error) ([]int64, error) {
-		return nil, fmt.Errorf("asking %s for the length of %d keys: %w", at(c), len(keys), err)
-	}
-	p := c.Pipeline()
-	types := make([]*redis.StatusCmd, len(keys))
-	for i, k := range keys {
-		types[i] = p.Type(ctx, k)
-	}
-	if err := must(ctx, p); err != nil {
-		return fail(err)
-	}
-	p = c.Pipeline()
-	cmds := make([]*redis.Cmd, len(keys))
-	for i, k := range keys {
-		if n, ok := counters[types[i].Val()]; ok {
-			cmds[i] = p.Do(ctx, n.command, k)
-		}
-	}
-	if err := exec(ctx, p); err != nil {
-		return fail(err)
-	}
-	out := make([]int64, len(keys))
-	for i, cmd := range cmds {
-		if cmd == nil {
-			continue
-		}
-		n, err := cmd.Int64()
-		if err != nil && !movedOn(err) && !errors.Is(err, redis.Nil) {
-			return fail(err)
-		}
-		out[i] = n * counters[types[i].Val()].bytes
-	}
-	return out, nil
 }

@@ -49,6 +49,9 @@ func (c *Comparer) Prints(ctx context.Context, on *redis.Client, second bool, ke
 	if second {
 		r = &c.sides[1]
 	}
+	if c.mute() {
+		return c.printsTyped(ctx, on, r, key, n)
+	}
 	p := on.Pipeline()
 	read := make([][]*redis.Cmd, n)
 	old := r.old.Load()
@@ -65,6 +68,25 @@ func (c *Comparer) Prints(ctx context.Context, on *redis.Client, second bool, ke
 			return nil, fmt.Errorf("reading key %q from %s: %w", key, at(on), err)
 		}
 		out[i] = c.print(one[0])
+	}
+	return out, nil
+}
+
+// printsTyped is Prints without DUMP: a key that cannot be read so has none.
+func (c *Comparer) printsTyped(ctx context.Context, on *redis.Client, r *reader, key string, n int) ([]uint64, error) {
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = key
+	}
+	seen, err := r.readTyped(ctx, on, keys, make([]int64, n), 1)
+	if err != nil {
+		return nil, fmt.Errorf("reading key %q from %s: %w", key, at(on), err)
+	}
+	var out []uint64
+	for _, s := range seen {
+		if !s.unread {
+			out = append(out, c.print(s))
+		}
 	}
 	return out, nil
 }

@@ -19,6 +19,7 @@ type pair struct {
 	bytes      int64 // read from a
 	old        bool  // b cannot be asked for many elements at once
 	strict     bool  // see Comparer
+	lax        bool  // fields' expiries do not matter where one side knows none
 	pace       func(context.Context, int64) error
 }
 
@@ -58,10 +59,10 @@ func (c *Comparer) byType(ctx context.Context, a, b *redis.Client, keyA, keyB st
 	case typeA != typeB:
 		return differ(Type, "%s on the source, %s on the target", typeA, typeB), nil
 	}
-	p := &pair{a: a, b: b, keyA: keyA, keyB: keyB, tolerance: c.tolerance(), strict: c.Strict, pace: c.Pace}
+	p := &pair{a: a, b: b, keyA: keyA, keyB: keyB, tolerance: c.tolerance(), strict: c.Strict, pace: c.Pace, lax: c.NoFieldExpiries}
 	compare, ok := comparers[typeA]
 	if !ok {
-		return differ(Unsure, "payloads differ, and type %s cannot be compared otherwise", typeA), nil
+		return differ(Unsure, "type %s can be compared by DUMP only, and the payloads differ or cannot be had", typeA), nil
 	}
 	d, err := compare(ctx, p)
 	if movedOn(err) {
@@ -179,7 +180,7 @@ func (p *pair) ask(ctx context.Context, all, single string, elems []string) ([]a
 		if err == nil && len(reply) != len(elems) {
 			return nil, fmt.Errorf("unexpected answer to %s: %d elements instead of %d", all, len(reply), len(elems))
 		}
-		if !unknownCommand(err) && !redis.IsPermissionError(err) {
+		if !lacks(err) {
 			return reply, err
 		}
 		p.old = true
@@ -365,6 +366,9 @@ func (p *pair) fieldExpiries(ctx context.Context, names []string) (Diff, bool, e
 	y, knownB, err := fieldExpiries(ctx, p.b, p.keyB, names)
 	if err != nil {
 		return Diff{}, true, err
+	}
+	if p.lax && knownA != knownB {
+		return Diff{}, false, nil
 	}
 	for i := range names {
 		ax, ay := int64(-1), int64(-1)

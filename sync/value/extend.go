@@ -18,26 +18,31 @@ var errMisfit = errors.New("whole value must be copied")
 const shrinkMost = 4096
 
 // Extend brings what came since the last copy, and nothing else: new elements at
-// one end, or fewer of them. It returns false when the whole must be copied by
+// one end, or fewer of them, or those that are known to have changed. It returns false when the whole must be copied by
 // Build; then, and after an error, the target's value may be one that never was.
 func (b *Big) Extend(ctx context.Context, src *redis.Client, w Watch) (out Outcome, ok bool, err error) {
 	if !b.placed {
 		return Outcome{}, false, nil
 	}
 	before := b.Account().Bytes
-	if b.kind == "stream" {
+	switch {
+	case b.kind == "stream":
 		err = b.extendStream(ctx, src, w)
-	} else {
+	case hasElements(b.kind):
+		err = b.extendElements(ctx, src, w)
+	default:
 		err = b.extendRun(ctx, src, w)
 	}
 	switch {
+	case errors.Is(err, ErrOpen):
+		return Outcome{}, true, err
 	case errors.Is(err, errMisfit) || errors.Is(err, errChanged) || movedOn(err):
 		b.placed = false
 		return Outcome{}, false, nil
 	case err != nil:
 		// The last command may have been run or not, which its length does not
 		// tell when it was the expiry that failed.
-		b.placed = b.placed && b.kind != "stream" && b.recount(ctx)
+		b.placed = b.placed && (hasElements(b.kind) || b.kind != "stream" && b.recount(ctx))
 		return Outcome{}, true, fmt.Errorf("adding to %s key %q from %s: %w", b.kind, b.key, at(src), classify(err))
 	}
 	return Outcome{Copied: true, Bytes: b.Account().Bytes - before}, true, nil

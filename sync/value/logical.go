@@ -37,20 +37,27 @@ var copiers = map[string]func(context.Context, *redis.Client, string, *temp) err
 // is returned as the error; ErrType names a type that is not known. Unknown(err)
 // tells whether the last write may still arrive.
 func Logical(ctx context.Context, src, dst *redis.Client, key string) (Outcome, error) {
+	return Manner{}.Logical(ctx, src, dst, key)
+}
+
+func (m Manner) tryLogical(ctx context.Context, src, dst *redis.Client, key string) (Outcome, error) {
 	const tries = 4
 	for range tries - 1 {
-		out, err := logical(ctx, src, dst, key)
+		out, err := m.logical(ctx, src, dst, key)
 		if !errors.Is(err, errChanged) {
 			return out, err
 		}
 	}
-	return logical(ctx, src, dst, key)
+	return m.logical(ctx, src, dst, key)
 }
 
-func logical(ctx context.Context, src, dst *redis.Client, key string) (Outcome, error) {
+func (m Manner) logical(ctx context.Context, src, dst *redis.Client, key string) (Outcome, error) {
 	kind, err := src.Type(ctx, key).Result()
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the type of key %q: %w", at(src), key, err)
+	}
+	if m.outside(key, kind) {
+		return Outcome{}, ErrOutside
 	}
 	if kind == "none" {
 		return Outcome{Removed: true}, remove(ctx, dst, key)
@@ -60,6 +67,7 @@ func logical(ctx context.Context, src, dst *redis.Client, key string) (Outcome, 
 		return Outcome{}, fmt.Errorf("copying key %q from %s: %w: %s", key, at(src), ErrType, kind)
 	}
 	t := newTemp(direct(dst))
+	t.manner = m
 	defer t.drop(ctx)
 	if err := read(ctx, src, key, t); err != nil {
 		if movedOn(err) {
@@ -72,11 +80,14 @@ func logical(ctx context.Context, src, dst *redis.Client, key string) (Outcome, 
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the expiry of key %q: %w", at(src), key, err)
 	}
+	if expire == noKey && m.outside(key, "none") {
+		return Outcome{}, ErrOutside
+	}
 	if expire == noKey {
 		return Outcome{Removed: true}, remove(ctx, dst, key)
 	}
 	if err := t.rename(ctx, key, expire); err != nil {
 		return Outcome{}, fmt.Errorf("putting %s key %q into place on %s: %w", kind, key, at(dst), classify(err))
 	}
-	return Outcome{Copied: true, Bytes: t.bytes}, nil
+	return Outcome{Copied: true, Bytes: t.bytes, Dropped: t.dropped}, nil
 }

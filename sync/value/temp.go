@@ -47,6 +47,9 @@ type temp struct {
 	first    *streamID // of a stream: the oldest entry that is no stand-in
 	grouped  bool      // of a stream: groups may have been written
 
+	manner  Manner
+	dropped int // expiries of hash fields that were left behind
+
 	after func() // is called after each chunk; nil: nothing
 }
 
@@ -206,10 +209,15 @@ func (t *temp) expire(ctx context.Context, ms int64) error {
 
 // setExpiry queues the command that gives key an expiry, or takes it away.
 func setExpiry(ctx context.Context, p redis.Pipeliner, key string, expire int64) *redis.Cmd {
+	return p.Do(ctx, expiryOf(key, expire)...)
+}
+
+// expiryOf is the command that gives key an expiry, or takes it away.
+func expiryOf(key string, expire int64) []any {
 	if expire == noExpiry {
-		return p.Do(ctx, "PERSIST", key)
+		return []any{"PERSIST", key}
 	}
-	return p.Do(ctx, "PEXPIREAT", key, expire)
+	return []any{"PEXPIREAT", key, expire}
 }
 
 // drop removes what is left, also when ctx has ended. When it cannot, the key's

@@ -194,11 +194,15 @@ func copyHash(ctx context.Context, src *redis.Client, key string, t *temp) error
 			}
 		}
 		n, err := t.send(ctx, sum(pairs), "HLEN", cmds)
+		if len(cmds) > 1 && lacks(err) {
+			if !t.manner.DropFieldExpiries {
+				return fmt.Errorf("%w: %w", ErrFieldExpiry, discreet(err))
+			}
+			t.dropped += len(cmds) - 1
+			n, err = t.send(ctx, 0, "HLEN", cmds[:1])
+		}
 		if err == nil {
 			t.length = n // less than before is no loss: fields may have expired meanwhile
-		}
-		if len(cmds) > 1 && unknownCommand(err) {
-			return fmt.Errorf("%w: %w", ErrFieldExpiry, err)
 		}
 		return err
 	})

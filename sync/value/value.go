@@ -42,6 +42,7 @@ type Outcome struct {
 	Same    bool  // the target had it already, and nothing was written
 	Removed bool  // the source has no such key, and now neither has the target
 	Bytes   int64 // size of what was sent, in bytes of payload
+	Dropped int   // expiries of hash fields that the target does not have, see Manner
 	Err     error // nothing was changed on the target, unless Unknown(Err)
 }
 
@@ -49,7 +50,7 @@ type Outcome struct {
 // answer of a server, but a connection or a context that ended. Such a write may
 // still lie in a socket and arrive later.
 func Unknown(err error) bool {
-	if err == nil || errors.Is(err, errChanged) || errors.Is(err, errMisfit) || errors.Is(err, ErrType) ||
+	if err == nil || errors.Is(err, errChanged) || errors.Is(err, errMisfit) || errors.Is(err, ErrOpen) || errors.Is(err, ErrType) || errors.Is(err, ErrFieldExpiry) || errors.Is(err, ErrOutside) ||
 		errors.Is(err, ErrRestoreRefused) || errors.Is(err, ErrOutOfMemory) {
 		return false
 	}
@@ -70,6 +71,21 @@ func says(err error, text string) bool {
 
 func unknownCommand(err error) bool {
 	return says(err, "unknown command") || says(err, "unknown subcommand")
+}
+
+// lacks reports whether err is a server's answer that it does not run a command for
+// us: it does not know it, or it was renamed or switched off, or an ACL rule or the
+// service's provider forbids it.
+func lacks(err error) bool {
+	if !isReply(err) || says(err, "oom ") { // "OOM command not allowed when used memory …"
+		return false
+	}
+	for _, sign := range []string{"unknown command", "unknown subcommand", "noperm", "not allowed", "is disabled", "not support", "not available", "no permission"} {
+		if says(err, sign) {
+			return true
+		}
+	}
+	return false
 }
 
 // movedOn reports whether a reading command failed because the key is no longer
@@ -139,7 +155,7 @@ func discreet(err error) error {
 // remove deletes keys without stopping the server for the big ones.
 func remove(ctx context.Context, c *redis.Client, key string) error {
 	err := c.Unlink(ctx, key).Err()
-	if unknownCommand(err) {
+	if lacks(err) {
 		err = c.Del(ctx, key).Err()
 	}
 	if err != nil {
@@ -157,7 +173,7 @@ const (
 // expireTime returns a key's expiry in milliseconds since 1970, noExpiry or noKey.
 func expireTime(ctx context.Context, c *redis.Client, key string) (int64, error) {
 	at, err := c.Do(ctx, "PEXPIRETIME", key).Int64()
-	if err == nil || !unknownCommand(err) {
+	if err == nil || !lacks(err) {
 		return at, err
 	}
 	p := c.TxPipeline()

@@ -278,6 +278,10 @@ func (w *walk) lookStill(ctx context.Context, s *suspect) (verdict, error) {
 	}
 	err := retry(ctx, func() (err error) {
 		d, still, err = w.comparer.Still(ctx, w.src, w.dst, w.truth, s.key, before)
+		if one := []value.Diff{d}; err == nil {
+			err = w.outside(ctx, []string{s.key}, one)
+			d = one[0]
+		}
 		return err
 	})
 	if err != nil {

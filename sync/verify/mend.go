@@ -5,18 +5,47 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/sync/value"
 )
+
+// mendOutside takes away what the follower has of keys that are not of a type that is
+// chosen, and returns the others.
+func mendOutside(ctx context.Context, cfg Config, from, to *redis.Client, keys []string) ([]string, error) {
+	if !cfg.Only.Typed() {
+		return keys, nil
+	}
+	of, err := kinds(ctx, from, keys)
+	if err != nil {
+		return nil, err
+	}
+	var inside, outside []string
+	for i, k := range keys {
+		if cfg.Only.Type(of[i]) {
+			inside = append(inside, k)
+		} else {
+			outside = append(outside, k)
+		}
+	}
+	_, err = value.RemoveKinds(ctx, to, outside, func(_, kind string) bool { return cfg.Only.Type(kind) })
+	return inside, err
+}
 
 // Mender returns a Repair that copies keys itself, from the truth to the follower,
 // and removes there what the truth does not have. It is for two servers between
 // which nobody else copies: two copiers could overtake each other.
 func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 	var batch value.Batch
+	manner := value.Manner{DropFieldExpiries: cfg.NoFieldExpiries}
 	return func(ctx context.Context, db int, keys []string) error {
 		from, to := cfg.Source(db), cfg.Target(cfg.Databases[db])
 		if cfg.Reverse {
 			from, to = to, from
+		}
+		keys, err := mendOutside(ctx, cfg, from, to, keys)
+		if err != nil {
+			return err
 		}
 		comparer := value.Comparer{Big: cfg.Big}
 		big, err := comparer.IsBig(ctx, from, keys)
@@ -45,7 +74,7 @@ func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 			}
 		}
 		for _, k := range others {
-			if out, err := value.Logical(ctx, from, to, k); err != nil || out.Err != nil {
+			if out, err := manner.Logical(ctx, from, to, k); err != nil || out.Err != nil {
 				errs = append(errs, errors.Join(err, out.Err))
 			}
 		}

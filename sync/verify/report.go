@@ -23,6 +23,7 @@ type Report struct {
 	Ended    time.Time `json:"ended"`
 	Seconds  float64   `json:"seconds"`
 	Sample   float64   `json:"sample"`          // share of the keys that was looked at
+	Only     string    `json:"only,omitempty"`  // which keys, "" for all
 	Complete bool      `json:"complete"`        // false when Run ended with an error
 	Error    string    `json:"error,omitempty"` // that error
 	Verdict  Verdict   `json:"verdict"`

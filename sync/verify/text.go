@@ -32,6 +32,9 @@ func (r Report) String() string {
 	}
 	b.WriteString(r.Words())
 	b.WriteString("\n")
+	if r.Only != "" {
+		fmt.Fprintf(&b, "Only these keys were looked at: %s\n", r.Only)
+	}
 	if r.Stale {
 		fmt.Fprintf(&b, "Since it began (%s) %s.\n", r.Began.Local().Format(time.DateTime), changes(r.Changes))
 	}
@@ -49,6 +52,7 @@ func (r Report) Page() string {
 	line("source", r.Source)
 	line("target", r.Target)
 	line("for", r.By)
+	line("filter", r.Only)
 	line("began", r.Began.Local().Format(time.DateTime))
 	line("ended", r.Ended.Local().Format(time.DateTime))
 	line("verdict", string(r.Verdict))

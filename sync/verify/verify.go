@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -43,6 +44,12 @@ type Config struct {
 	// at a time.
 	Limits throttle.Limits
 
+	// NoFieldExpiries is value.Comparer's.
+	NoFieldExpiries bool
+	// Only says which keys are compared; nil: all. A key of the truth that is not of a
+	// type that is chosen counts as one that is not there, and one of the follower is not
+	// looked at.
+	Only *filter.Filter
 	// Ignore leaves keys out, on both sides. nil leaves out "crossfade:*".
 	Ignore func(key string) bool
 	// Settled says which of the keys of a source database have surely arrived at
@@ -119,7 +126,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("comparing source and target: %w", err)
 	}
-	report := Report{Sample: cfg.Sample, Began: time.Now()}
+	report := Report{Sample: cfg.Sample, Only: cfg.Only.String(), Began: time.Now()}
 	for _, db := range slices.Sorted(maps.Keys(cfg.Databases)) {
 		w := newWalk(cfg, db)
 		err := w.run(ctx)

@@ -22,9 +22,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // sides are two servers with clients by database.
 type sides struct{ src, dst map[int]*redis.Client }
 
-func start(t *testing.T) sides {
+func start(t *testing.T, opts ...redistest.Option) sides {
 	t.Helper()
-	a, b := redistest.Start(t), redistest.Start(t)
+	a, b := redistest.Start(t, opts...), redistest.Start(t, opts...)
 	s := sides{map[int]*redis.Client{}, map[int]*redis.Client{}}
 	for db := range 8 {
 		s.src[db], s.dst[db] = a.Client(db), b.Client(db)
@@ -71,7 +71,16 @@ func fill(t *testing.T, n int, cs ...*redis.Client) {
 }
 
 func TestFindsEachKindOfDifference(t *testing.T) {
-	s := start(t)
+	findsEachKind(t, start(t))
+}
+
+// TestFindsEachKindWithoutDump lets the servers forbid what payloads and sizes are read
+// by.
+func TestFindsEachKindWithoutDump(t *testing.T) {
+	findsEachKind(t, start(t, redistest.WithRenamed("DUMP", ""), redistest.WithRenamed("MEMORY", ""), redistest.WithRenamed("PEXPIRETIME", "")))
+}
+
+func findsEachKind(t *testing.T, s sides) {
 	fill(t, 200, s.src[0], s.dst[5])
 	fill(t, 10, s.src[3], s.dst[0])
 	dst := s.dst[5]

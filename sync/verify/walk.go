@@ -43,7 +43,7 @@ const namedMost = 100_000
 func newWalk(cfg Config, db int) *walk {
 	w := &walk{
 		cfg: cfg, db: db, seed: maphash.MakeSeed(),
-		comparer: &value.Comparer{Tolerance: cfg.Tolerance, Big: cfg.Big, Bound: 4 << 20},
+		comparer: &value.Comparer{Tolerance: cfg.Tolerance, Big: cfg.Big, Bound: 4 << 20, NoFieldExpiries: cfg.NoFieldExpiries},
 		src:      cfg.Source(db), dst: cfg.Target(cfg.Databases[db]),
 		report:   Database{Source: db, Target: cfg.Databases[db]},
 		named:    make(map[string]bool),
@@ -112,10 +112,15 @@ func (w *walk) pass(ctx context.Context, step string, c *redis.Client, cost floa
 	for range w.cfg.Parallel {
 		g.Go(func() error {
 			for keys := range pages {
-				if err := page(gctx, keys); err != nil {
+				n := len(keys)
+				keys, err := w.chosen(gctx, c, keys)
+				if err == nil && len(keys) > 0 {
+					err = page(gctx, keys)
+				}
+				if err != nil {
 					return err
 				}
-				w.progress(int64(len(keys)))
+				w.progress(int64(n))
 			}
 			return nil
 		})
@@ -125,11 +130,12 @@ func (w *walk) pass(ctx context.Context, step string, c *redis.Client, cost floa
 
 func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages chan<- []string) error {
 	run := runID(ctx, c)
+	match, kind := w.cfg.Only.Scan()
 	for cursor := uint64(0); ; {
 		var keys []string
 		var next uint64
 		err := retry(ctx, func() (err error) {
-			keys, next, err = c.Scan(ctx, cursor, "", int64(w.cfg.Batch)).Result()
+			keys, next, err = scanPage(ctx, c, cursor, match, &kind, w.cfg.Batch)
 			if value.Unknown(err) && runID(ctx, c) != run {
 				return fmt.Errorf("%w: %w", errRestarted, err)
 			}
@@ -165,6 +171,9 @@ func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages ch
 func (w *walk) pair(ctx context.Context, keys []string) (diffs []value.Diff, err error) {
 	err = retry(ctx, func() error {
 		diffs, err = w.comparer.Compare(ctx, w.src, w.dst, keys)
+		if err == nil {
+			err = w.outside(ctx, keys, diffs)
+		}
 		return err
 	})
 	return diffs, err
@@ -187,7 +196,7 @@ func (w *walk) progress(done int64) {
 
 // leaveOut chooses by the key's hash, so that both directions see the same sample.
 func (w *walk) leaveOut(key string) bool {
-	if w.cfg.Ignore(key) {
+	if w.cfg.Ignore(key) || !w.cfg.Only.Name(key) {
 		return true
 	}
 	return w.cfg.Sample < 1 && float64(maphash.String(w.seed, key))/math.MaxUint64 >= w.cfg.Sample
@@ -220,27 +229,16 @@ func (w *walk) compare(ctx context.Context, keys []string) error {
 // extras looks for keys that only the follower has; those that both have were
 // compared before.
 func (w *walk) extras(ctx context.Context, keys []string) error {
-	found := make([]*redis.IntCmd, len(keys))
-	err := retry(ctx, func() error {
-		p := w.truth.Pipeline()
-		for i, k := range keys {
-			found[i] = p.Exists(ctx, k)
-		}
-		_, err := p.Exec(ctx)
-		return err
-	})
+	there, err := w.there(ctx, keys)
 	if err != nil {
 		return fmt.Errorf("asking %s for %d keys: %w", w.truth.Options().Addr, len(keys), err)
 	}
 	w.mu.Lock()
 	w.report.TargetKeys += int64(len(keys))
 	w.mu.Unlock()
-	only := value.Diff{Kind: value.Extra, Words: "key is on the target only", PrintA: value.Absent}
-	if w.cfg.Reverse {
-		only = value.Diff{Kind: value.Missing, Words: "key is not on the target", PrintB: value.Absent}
-	}
+	only := w.tooMuch()
 	for i, k := range keys {
-		if found[i].Val() == 0 {
+		if !there[i] {
 			if err := w.suspect(ctx, k, only); err != nil {
 				return err
 			}
