@@ -14,7 +14,7 @@ import (
 //
 // As with Build, exactness is w's: the target has the value when nothing came between
 // the call's begin and a barrier after its end. Then, too, what is added to a list or a
-// string later can follow by itself.
+// string later, and elements that change, can follow by themselves.
 func (b *Big) Match(ctx context.Context, src, dst *redis.Client, c *Comparer, w Watch) (bool, error) {
 	if b.temp != nil { // a copy that was begun goes on
 		return false, nil
@@ -25,8 +25,11 @@ func (b *Big) Match(ctx context.Context, src, dst *redis.Client, c *Comparer, w 
 	if err != nil {
 		return false, fmt.Errorf("asking %s for the size of key %q: %w", at(src), b.key, err)
 	}
-	if sizes[kind] == "" {
+	if b.kind = kind; sizes[kind] == "" {
 		return false, nil
+	}
+	if b.counts, err = b.count(ctx, w); err != nil {
+		return false, fmt.Errorf("beginning with %s key %q: %w", kind, b.key, err)
 	}
 	// Most values that differ can be told at a glance.
 	d, err := Glance(ctx, src, dst, b.key)
@@ -37,7 +40,6 @@ func (b *Big) Match(ctx context.Context, src, dst *redis.Client, c *Comparer, w 
 	if err != nil || !ds[0].Equal() || ds[0].Gone {
 		return false, err
 	}
-	b.kind = kind
 	length, expire, err := b.measure(ctx, src)
 	if movedOn(err) || err == nil && expire == noKey {
 		return false, nil
@@ -49,7 +51,7 @@ func (b *Big) Match(ctx context.Context, src, dst *redis.Client, c *Comparer, w 
 	if err != nil {
 		return false, err
 	}
-	if seen == 0 && (kind == "list" || kind == "string") {
+	if seen == 0 && (kind == "list" || kind == "string" || hasElements(kind) && b.counts) {
 		b.length, b.placed = length, true
 		w.Settle(n)
 	}
