@@ -31,6 +31,6 @@ func (m *Mirror) findLost(numbers map[*bigKey]int64) {
 			continue
 		}
 		m.Mark(k.of.l.from, k.key)
-		m.errs.add("unannounced", fmt.Errorf("of key %q in database %d of %s fewer changes were told than went through the proxy", k.key, k.of.l.from, m.cfg.From))
+		m.errs.add("untold", fmt.Errorf("of key %q in database %d of %s fewer changes were told than went through the proxy", k.key, k.of.l.from, m.cfg.From))
 	}
 }
