@@ -162,6 +162,14 @@ type Status struct {
 	// Pace is how many keys a second are let through for the clients' sake, 0
 	// while they feel nothing.
 	Pace int64 `json:"pace"`
+
+	// What follows is the schedule's, and filled in by who keeps it. Window is the one
+	// that is open, "" for none. Until is when that changes, zero for never.
+	Scheduled bool      `json:"scheduled,omitempty"` // there is a schedule
+	Window    string    `json:"window,omitempty"`
+	Until     time.Time `json:"until,omitzero"`
+	// Manual says that an operator's word counts instead of it.
+	Manual bool `json:"manual,omitempty"`
 }
 
 // Status returns it.
