@@ -111,6 +111,9 @@ func (s *Server) throttle(_ context.Context, _ *http.Request, body []byte) (any,
 			return nil, badRequest(fmt.Errorf("%s: %d is out of range: give 0 for no bound, or 1 to %d", name, *n, int64(maxPerSecond)))
 		}
 	}
+	if request.Scheduled && (request.Keys != nil || request.Bytes != nil || request.Paused != nil) {
+		return nil, badRequest(errors.New("scheduled: it takes back what was set: give it alone"))
+	}
 	return s.opt.Operator.Throttle(migration.ThrottleOptions(request)), nil
 }
 

@@ -44,6 +44,9 @@ type (
 		Keys   *int64 `json:"keys_per_second,omitempty"`
 		Bytes  *int64 `json:"bytes_per_second,omitempty"`
 		Paused *bool  `json:"paused,omitempty"`
+		// Scheduled takes back what was set, so that the schedule counts again; it is
+		// given alone.
+		Scheduled bool `json:"scheduled,omitempty"`
 	}
 	// VerifyRequest is for /v1/verify. Sample is the share of the keys that is
 	// compared, above 0 and at most 1; 0 means all of them. Repair makes equal what

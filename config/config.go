@@ -129,6 +129,10 @@ type Sync struct {
 	// KeysPerSecond and BytesPerSecond bound what a scan copies; 0 is no bound.
 	KeysPerSecond  int `koanf:"keys_per_second"`
 	BytesPerSecond int `koanf:"bytes_per_second"`
+	// Schedule has limits of their own for times of the week; the first window that is
+	// open counts. TimeZone is whose clock is looked at; empty: this machine's.
+	Schedule []Window `koanf:"schedule"`
+	TimeZone string   `koanf:"time_zone"`
 	// Heartbeat is how often a key is written to prove that changes arrive.
 	Heartbeat time.Duration `koanf:"heartbeat"`
 	// Feed is what tells of changes: "notifications", "tracking" (CLIENT TRACKING), or

@@ -24,6 +24,7 @@ func (c Config) Redacted() Config {
 	hide(&c.Source.URL, &c.Source.Password, &c.Target.URL, &c.Target.Password, &c.Admin.Token)
 	c.Databases = maps.Clone(c.Databases)
 	c.LeaveOut = slices.Clone(c.LeaveOut)
+	c.Sync.Schedule = slices.Clone(c.Sync.Schedule)
 	c.Sync.Match, c.Sync.Types = slices.Clone(c.Sync.Match), slices.Clone(c.Sync.Types)
 	c.Listen = slices.Clone(c.Listen)
 	c.Proxy.Credentials, c.Proxy.Users = redactRecords(c.Proxy.Credentials), redactRecords(c.Proxy.Users)

@@ -97,6 +97,9 @@ func merge(t tree, layers []layer) (Config, []error) {
 	if len(c.Proxy.Users) == 0 {
 		c.Proxy.Users = nil
 	}
+	if len(c.Sync.Schedule) == 0 {
+		c.Sync.Schedule = nil
+	}
 	if len(c.Sync.Match) == 0 {
 		c.Sync.Match = nil
 	}

@@ -82,6 +82,9 @@ func sample(k key) string {
 	case reflect.Map:
 		return "3=5"
 	case reflect.Slice:
+		if k.path == "sync.schedule" {
+			return "[{days: Mon-Fri, keys_per_second: 5}, {hours: '08:00-09:00', pause: yes}]"
+		}
 		if isRecords(k.typ) {
 			return "[{password: text, target_user: '0123', target_password: 5}, {password_file: text}]"
 		}

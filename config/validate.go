@@ -25,6 +25,8 @@ func (c Config) Validate() error {
 	_, more := c.Proxy.Trusted()
 	problems = append(problems, more...)
 	problems = append(problems, c.Proxy.checkIdentities()...)
+	_, _, more = c.Sync.Windows()
+	problems = append(problems, more...)
 	if c.State == "" {
 		problems = append(problems, errors.New("state: missing: give a file name, such as crossfade.state"))
 	}

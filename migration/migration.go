@@ -85,6 +85,7 @@ type Migration struct {
 	report   *Report         // of the newest attempt, also while it runs
 	password string          // of our own user
 	scan     throttle.Status // how fast scans may copy; Pace is not kept here
+	plan     *throttle.Schedule
 
 	wantsWrites atomic.Bool
 	elements    atomic.Pointer[elements.Keys] // the mirror's
@@ -108,6 +109,8 @@ func New(opt Options, log *slog.Logger) *Migration {
 		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	m.scan.Keys, m.scan.Bytes = int64(m.cfg.Sync.KeysPerSecond), int64(m.cfg.Sync.BytesPerSecond)
+	m.plan = scheduleOf(m.cfg)
+	m.keepSchedule(time.Now())
 	m.ids[router.Source] = newIdentity(router.Source, opt.Source, instance, timeout)
 	m.ids[router.Target] = newIdentity(router.Target, opt.Target, instance, timeout)
 	return m

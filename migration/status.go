@@ -163,7 +163,9 @@ func (m *Migration) Status() Status {
 		s.Dirty, s.LagMS, s.Gaps, s.Resync = p.Dirty, ms(p.Lag), p.Gaps, p.Reason
 		s.LagP50MS, s.LagP99MS, s.OldestMS = ms(p.Recent.P50), ms(p.Recent.P99), ms(p.Oldest)
 		s.Errors = append(s.Errors, p.Errors...)
-		scan = mi.Throttle().Status()
+		m.mu.Lock()
+		scan = m.throttled(mi.Throttle().Status())
+		m.mu.Unlock()
 		s.Feed, s.Views = p.Feed, p.Views
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d, r.Side))

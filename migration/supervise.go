@@ -30,6 +30,7 @@ func (m *Migration) supervise(ctx context.Context) {
 		case <-guard.C:
 			m.whileIdle(func() { m.guard(ctx) })
 			m.noteStale()
+			m.keepSchedule(time.Now())
 		}
 	}
 }

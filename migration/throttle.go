@@ -1,6 +1,9 @@
 package migration
 
 import (
+	"time"
+
+	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/sync/throttle"
 )
 
@@ -21,14 +24,72 @@ func (m *Migration) limits() throttle.Limits {
 type ThrottleOptions struct {
 	Keys, Bytes *int64 // a second; 0: no bound
 	Paused      *bool
+	Scheduled   bool // the schedule counts again; nothing else may be set
 }
 
-// Throttle changes how fast scans may copy, from now on and until the process ends,
+// scheduleOf makes the one of a configuration; nil: there is none.
+func scheduleOf(c config.Config) *throttle.Schedule {
+	list, zone, _ := c.Sync.Windows() // Validate has told its problems
+	var windows []throttle.Window
+	for _, h := range list {
+		windows = append(windows, throttle.Window{
+			Days: h.Days, From: h.From, To: h.To, Paused: h.Pause, Name: h.Name,
+			Limits: throttle.Limits{Keys: int64(h.Keys), Bytes: int64(h.Bytes)},
+		})
+	}
+	return throttle.NewSchedule(windows, zone, throttle.Limits{Keys: int64(c.Sync.KeysPerSecond), Bytes: int64(c.Sync.BytesPerSecond)})
+}
+
+// keepSchedule has the limits of now, unless an operator has set others.
+func (m *Migration) keepSchedule(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.schedule(now)
+}
+
+func (m *Migration) schedule(now time.Time) { // with mu held
+	if m.plan == nil {
+		return
+	}
+	m.scan.Scheduled = true
+	if m.scan.Manual || !m.scan.Until.IsZero() && now.Before(m.scan.Until) {
+		return
+	}
+	p, was := m.plan.At(now), m.scan
+	m.scan.Limits, m.scan.Paused, m.scan.Window, m.scan.Until = p.Limits, p.Paused, p.Window, m.plan.Next(now)
+	if was.Limits == p.Limits && was.Paused == p.Paused {
+		return
+	}
+	m.log.Info("the schedule changes how fast the copy may go", "window", p.Window, "keys_per_second", p.Limits.Keys, "bytes_per_second", p.Limits.Bytes, "paused", p.Paused)
+	if m.mirror != nil {
+		m.mirror.Throttle().Set(p.Limits)
+		m.mirror.Throttle().Pause(p.Paused)
+	}
+}
+
+// throttled is what the throttle says with what the schedule does.
+func (m *Migration) throttled(t throttle.Status) throttle.Status { // with mu held
+	t.Scheduled, t.Manual = m.scan.Scheduled, m.scan.Manual
+	if !t.Manual {
+		t.Window, t.Until = m.scan.Window, m.scan.Until
+	}
+	return t
+}
+
+// Throttle changes how fast scans may copy, from now on and until the process ends, or
+// until the schedule is to count again,
 // and returns how fast that is. Changes that clients make are carried all the same,
 // and a switch waits for nothing of it.
 func (m *Migration) Throttle(o ThrottleOptions) throttle.Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if o.Keys != nil || o.Bytes != nil || o.Paused != nil {
+		m.scan.Manual = m.plan != nil
+	}
+	if o.Scheduled {
+		m.scan.Manual, m.scan.Until = false, time.Time{}
+		m.schedule(time.Now())
+	}
 	if o.Keys != nil {
 		m.scan.Keys = *o.Keys
 	}
@@ -48,5 +109,5 @@ func (m *Migration) Throttle(o ThrottleOptions) throttle.Status {
 	if o.Paused != nil {
 		t.Pause(m.scan.Paused)
 	}
-	return t.Status()
+	return m.throttled(t.Status())
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"os"
+	_ "time/tzdata" // sync.time_zone, where the system has none
 )
 
 func main() {

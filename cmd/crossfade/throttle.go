@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +14,8 @@ import (
 func throttleVerb() *verb {
 	return &verb{name: "throttle", short: "show or change how fast the copy may go, or pause it", run: changeThrottle, long: `
 Without flags it says how fast the copy may go. What is set holds until the
-sidecar ends; sync.keys_per_second and sync.bytes_per_second hold from its
-start.
+sidecar ends, or until --scheduled; sync.keys_per_second, sync.bytes_per_second
+and sync.schedule hold from its start.
 A pause or a limit is for scans: changes that clients make are carried all the
 same, and a cutover waits for neither.`}
 }
@@ -25,6 +26,7 @@ func changeThrottle(ctx context.Context, s *session) error {
 	bytes := f.set.Int64("bytes", 0, "`NUMBER` of bytes a second; 0: no limit")
 	pause := f.set.Bool("pause", false, "stop scanning until --resume")
 	resume := f.set.Bool("resume", false, "go on after --pause")
+	scheduled := f.set.Bool("scheduled", false, "have sync.schedule count again, instead of what was set")
 	asJSON := f.set.Bool("json", false, "print JSON")
 	c, err := f.parse()
 	if err != nil {
@@ -33,7 +35,10 @@ func changeThrottle(ctx context.Context, s *session) error {
 	if *pause && *resume {
 		return usage(errors.New("throttle: --pause and --resume contradict each other: give one"))
 	}
-	var request admin.ThrottleRequest
+	request := admin.ThrottleRequest{Scheduled: *scheduled}
+	if *scheduled && (*pause || *resume || f.given("keys", "bytes")) {
+		return usage(errors.New("throttle: --scheduled takes back what was set: give it alone"))
+	}
 	if f.given("keys") {
 		request.Keys = keys
 	}
@@ -59,8 +64,26 @@ func changeThrottle(ctx context.Context, s *session) error {
 	return err
 }
 
-// throttleText says in a line how fast scans may copy.
+// throttleText says in a line how fast scans may copy, and why.
 func throttleText(t throttle.Status) string {
+	text := speedText(t)
+	switch {
+	case t.Manual:
+		text += " (set by hand; crossfade throttle --scheduled goes back to the schedule)"
+	case t.Scheduled:
+		text += " (schedule: " + cmp.Or(t.Window, "outside of all windows")
+		if !t.Until.IsZero() {
+			text += ", until " + t.Until.Format("Mon 15:04")
+		}
+		text += ")"
+	}
+	return text
+}
+
+func speedText(t throttle.Status) string {
+	if t.Paused && t.Scheduled && !t.Manual {
+		return "the copy is paused"
+	}
 	if t.Paused {
 		return "the copy is paused: crossfade throttle --resume"
 	}

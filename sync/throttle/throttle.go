@@ -186,6 +186,14 @@ type Status struct {
 	Held   int64   `json:"held"`
 	Slow   string  `json:"slow,omitempty"`
 	SlowMS float64 `json:"slow_ms,omitempty"`
+
+	// What follows is the schedule's, and filled in by who keeps it. Window is the one
+	// that is open, "" for none. Until is when that changes, zero for never.
+	Scheduled bool      `json:"scheduled,omitempty"` // there is a schedule
+	Window    string    `json:"window,omitempty"`
+	Until     time.Time `json:"until,omitzero"`
+	// Manual says that an operator's word counts instead of it.
+	Manual bool `json:"manual,omitempty"`
 }
 
 // Status returns it.
