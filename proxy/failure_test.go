@@ -440,20 +440,20 @@ func TestServerIsBusy(t *testing.T) {
 // server may, to send it and to receive it.
 func TestSlowClientIsNoSilentServer(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode setting) {
-		const limit = 300 * time.Millisecond
+		const limit = 700 * time.Millisecond
 		w := newWorld(t, mode, func(c *Config) { c.UpstreamTimeout = limit })
-		tick := time.NewTicker(limit / 3)
+		tick := time.NewTicker(limit / 2)
 		defer tick.Stop()
 		c := w.client()
 		wire := wireOf([]byte("SET"), []byte("slow"), bytes.Repeat([]byte("x"), 20<<20))
-		for piece := range slices.Chunk(wire, len(wire)/12) {
+		for piece := range slices.Chunk(wire, len(wire)/6) {
 			c.write(piece)
 			<-tick.C
 		}
 		c.expect(ok)
 		c.want("CLIENT GETNAME", "$-1\r\n") // it has a connection of its own
 		c.send("GET slow")
-		for range 12 {
+		for range 6 {
 			<-tick.C
 		}
 		if got := c.next(); len(got) < 20<<20 {
