@@ -231,7 +231,7 @@ func Default() Config {
 			Workers:          4,
 			DirtyLimit:       1_000_000,
 			Considerate:      true,
-			MaxLatency:       20 * time.Millisecond,
+			MaxLatency:       50 * time.Millisecond,
 			Heartbeat:        time.Second,
 			Feed:             "auto",
 			SetNotifications: true,

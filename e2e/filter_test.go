@@ -55,7 +55,7 @@ func TestPartialCopy(t *testing.T) {
 		n, err := b.DBSize(t.Context()).Result()
 		// 300 + 300 copied, 3 gone or of another type, 1 more, 600 of the target's own.
 		if own := int64(len(b.Keys(t.Context(), "crossfade:*").Val())); err != nil || n-own != 600-3+1+600 {
-			return fmt.Errorf("%d keys on the target; %v", n-own, err)
+			return fmt.Errorf("%d keys on the target; %w", n-own, err)
 		}
 		for _, k := range inside {
 			if a.Dump(t.Context(), k).Val() != b.Dump(t.Context(), k).Val() {

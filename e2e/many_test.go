@@ -51,8 +51,8 @@ func TestManyKeys(t *testing.T) {
 	}
 	redistest.Eventually(t, 10*time.Minute, func() error {
 		st, err := s.status()
-		if err == nil && !st.Ready {
-			err = errors.New("not ready")
+		if err == nil && (!st.Ready || st.Dirty > 0) {
+			err = fmt.Errorf("ready %v, %d keys dirty", st.Ready, st.Dirty)
 		}
 		return err
 	}, "copied again")

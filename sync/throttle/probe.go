@@ -32,8 +32,9 @@ type ear struct {
 	probes []*listener
 
 	mu   sync.Mutex
-	keys float64 // a second; 0: no limit
-	deaf int     // servers of which it is not known yet how quick they are
+	keys float64       // a second; 0: no limit
+	deaf int           // servers of which it is not known yet how quick they are
+	own  time.Duration // what they take without much of us, as far as that is known of late
 	free time.Time
 	gone int64     // keys since the round began
 	last time.Time // when keys went
@@ -178,7 +179,8 @@ func (l *listener) forget() {
 	l.took, l.next, l.more, l.from = l.took[:0], 0, 0, time.Now()
 }
 
-// decide sets the pace. A server that is slow without us is slow at the least pace too.
+// decide sets the pace. A server that is slow without us is slow at the least pace too:
+// that is its own, and what it may take is counted from there.
 func (e *ear) decide() {
 	var worst time.Duration
 	heard := false
@@ -195,14 +197,22 @@ func (e *ear) decide() {
 	case idle: // no scan: the next one begins anew
 		keys = 0
 	case !heard:
-	case worst > e.most && keys == 0:
+	case worst > e.most+e.own && keys == leastPace:
+		e.own = worst
+	case worst > e.most+e.own && keys == 0:
 		keys = max(leastPace, .5*speed)
-	case worst > e.most:
+	case worst > e.most+e.own:
 		keys = max(leastPace, .7*keys)
 	case keys > 0:
+		if worst < (e.most+e.own)/2 {
+			keys *= 1.6
+		}
 		if keys *= 1.2; keys > 4*speed && speed > 0 { // something else holds it
 			keys = 0
 		}
+	}
+	if heard && worst < e.own { // it has become better
+		e.own -= (e.own - worst) / 4
 	}
 	changed := keys != e.keys
 	e.keys = keys

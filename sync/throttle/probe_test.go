@@ -17,7 +17,7 @@ func TestHeedsServers(t *testing.T) {
 	}{
 		{"a strong one", 1e9, 90_000, 100_100},
 		{"a weak one", 20_000, 8_000, 22_000},
-		{"one that is down with anything", 1, .7 * leastPace, 2 * leastPace},
+		{"one that bears little", 1200, .7 * leastPace, 2.5 * leastPace},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -40,6 +40,24 @@ func TestHeedsServers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSlowByItself has a server be slow now and then whatever the scan does.
+func TestSlowByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &clients{seen: time.Now()}
+		th := New(Limits{}, nil)
+		n := 0
+		th.Heed(20*time.Millisecond, Probe{Server: "busy", Ask: func(ctx context.Context) error {
+			if n++; n%10 == 9 {
+				time.Sleep(200 * time.Millisecond)
+			}
+			return ctx.Err()
+		}})
+		if got := keysPerSecond(t, th, server); got < 20_000 {
+			t.Errorf("%.0f keys/s, for a server that gains nothing by it", got)
+		}
+	})
 }
 
 // TestHeedsNothingByItself leaves a server that is slow without us alone once nothing is
