@@ -26,7 +26,11 @@ func TestServersThatForbid(t *testing.T) {
 	}
 	renamed := []redistest.Option{}
 	rules := "mover on >" + password + " ~* &* +@all"
+	plain := startLean(t).Client(0)
 	for _, command := range leanWithout {
+		if !knows(t.Context(), plain, command) {
+			continue // and can be forbidden by nobody
+		}
 		renamed = append(renamed, redistest.WithRenamed(command, ""))
 		rules += " -" + command
 	}
@@ -82,7 +86,7 @@ func moveLean(t *testing.T, opts []redistest.Option, login string) {
 	c.awaitScanned()
 	z.end()
 	c.awaitReady()
-	if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 {
+	if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 && able.idle { // before 6.2 nothing makes a consumer that waits for nothing
 		t.Errorf("verify ended with status %d:\n%s", code, text)
 	}
 	at, mapDB := src, func(db int) int { return db }
@@ -104,7 +108,7 @@ func moveLean(t *testing.T, opts []redistest.Option, login string) {
 		c.awaitScanned()
 		z.end()
 		c.awaitReady()
-		if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 {
+		if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 && able.idle {
 			t.Errorf("verify after switch %d ended with status %d:\n%s", i, code, text)
 		}
 	}

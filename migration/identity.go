@@ -87,7 +87,11 @@ func (id *identity) become(ctx context.Context, password string) error {
 		return fmt.Errorf("logging in to %s: %w", own, err)
 	}
 	plain := conn.New(id.url, id.instance+":"+id.side.String(), id.timeout)
-	err = plain.DB(0).Do(ctx, "ACL", "SETUSER", OwnUser, "reset", "on", "#"+hash(password), "~*", "&*", "+@all").Err()
+	create := []any{"ACL", "SETUSER", OwnUser, "reset", "on", "#" + hash(password), "~*", "+@all"}
+	err = plain.DB(0).Do(ctx, append(create, "&*")...).Err()
+	if errorPrefix(err, "ERR Error in ACL SETUSER modifier '&*'") { // before 6.2 all may listen to all channels
+		err = plain.DB(0).Do(ctx, create...).Err()
+	}
 	_ = plain.Close()
 	if err == nil {
 		err = own.DB(0).Ping(ctx).Err()
