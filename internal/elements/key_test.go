@@ -151,7 +151,11 @@ func TestNothingUnexplainedPasses(t *testing.T) {
 			}
 		}
 	})
-	if passed < 20 {
+	least := 20
+	if testing.Short() { // rapid makes fewer checks then
+		least = 1
+	}
+	if passed < least {
 		t.Errorf("something was explained %d times only", passed)
 	}
 }
