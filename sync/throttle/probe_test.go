@@ -2,6 +2,7 @@ package throttle
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,11 +65,10 @@ func TestSlowByItself(t *testing.T) {
 // scanned.
 func TestHeedsNothingByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
+		var asked atomic.Int64
 		th := New(Limits{}, nil)
 		th.Heed(time.Millisecond, Probe{Ask: func(context.Context) error {
-			asked++
-			time.Sleep(time.Duration(asked%2) * 10 * time.Millisecond)
+			time.Sleep(time.Duration(asked.Add(1)%2) * 10 * time.Millisecond)
 			return nil
 		}})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -85,10 +85,10 @@ func TestHeedsNothingByItself(t *testing.T) {
 			t.Errorf("not held back: %+v", s)
 		}
 		time.Sleep(5 * time.Second)
-		before := asked
+		before := asked.Load()
 		time.Sleep(time.Minute)
-		if s := th.Status(); s.Held != 0 || asked != before {
-			t.Errorf("a server was asked %d times for nothing: %+v", asked-before, s)
+		if s := th.Status(); s.Held != 0 || asked.Load() != before {
+			t.Errorf("a server was asked %d times for nothing: %+v", asked.Load()-before, s)
 		}
 		cancel()
 		<-done
