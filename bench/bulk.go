@@ -197,19 +197,26 @@ func (b *bulk) while(ctx context.Context, addr string, copied func(context.Conte
 	return beside{seen: seenOf(o.r), copying: took, speed: float64(after-before) / took.Seconds()}, nil
 }
 
-// restored is how many RESTOREs a server has run.
-func restored(ctx context.Context, c *redis.Client) (int64, error) {
+// restored is how many keys were written to a server: by RESTORE, or by SET as short
+// strings are.
+func restored(ctx context.Context, c *redis.Client) (n int64, err error) {
 	info, err := c.InfoMap(ctx, "commandstats").Result()
 	if err != nil {
 		return 0, err
 	}
-	for name, stats := range info["Commandstats"] {
-		if name == "cmdstat_restore" {
-			calls, _, _ := strings.Cut(strings.TrimPrefix(stats, "calls="), ",")
-			return strconv.ParseInt(calls, 10, 64)
+	for _, name := range []string{"cmdstat_restore", "cmdstat_set"} {
+		stats, ok := info["Commandstats"][name]
+		if !ok {
+			continue
 		}
+		text, _, _ := strings.Cut(strings.TrimPrefix(stats, "calls="), ",")
+		calls, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("the calls in %s %q: %w", name, stats, err)
+		}
+		n += calls
 	}
-	return 0, nil
+	return n, nil
 }
 
 // ours starts a sidecar, which copies from its first moment.

@@ -56,7 +56,7 @@ func lag(ctx context.Context, p *park) ([]claim, error) {
 	return []claim{
 		{"idle, p50 below 1 ms and p99 below 3 ms", idle.p50 < 1 && idle.p99 < 3, fmt.Sprintf("%.2f and %.2f ms", idle.p50, idle.p99)},
 		{fmt.Sprintf("at %d writes/s, p99 below 30 ms", lagRate), busy.p99 < 30, fmt.Sprintf("%.2f ms", busy.p99)},
-		{"a hot key is copied less often than it is written", hot.copies < hot.writes/4, fmt.Sprintf("%.0f copies for %.0f writes a second", hot.copies, hot.writes)},
+		{"a hot key is copied less often than it is written", hot.copies > 0 && hot.copies < hot.writes/4, fmt.Sprintf("%.0f copies for %.0f writes a second", hot.copies, hot.writes)},
 	}, nil
 }
 
