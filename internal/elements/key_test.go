@@ -223,10 +223,7 @@ func TestAwaitEndsWhenNothingIsUnderWay(t *testing.T) {
 		if d := time.Since(began); d != time.Second {
 			t.Errorf("waited for %v", d)
 		}
-		go func() {
-			time.Sleep(time.Millisecond)
-			k.End(nil, false)
-		}()
+		time.AfterFunc(time.Millisecond, func() { k.End(nil, false) })
 		k.Await(t.Context(), time.Hour)
 		if d := time.Since(began); d != time.Second+time.Millisecond {
 			t.Errorf("waited until %v", d)

@@ -11,23 +11,29 @@ import (
 // something to ask, and again after it broke.
 func (m *Mirror) probe(p *conn.Pool) throttle.Probe {
 	var w *conn.Wire
+	hangUp := func() {
+		if w != nil {
+			w.Close()
+			w = nil
+		}
+	}
 	ask := func(ctx context.Context) (err error) {
 		if w == nil {
 			if w, err = p.Wire(ctx, m.order[0]); err != nil {
 				w = nil
 				return err
 			}
-			context.AfterFunc(m.ctx, w.Close)
 		}
+		stop := context.AfterFunc(ctx, w.Close) // ends the wait for an answer
+		defer stop()
 		w.Command("PING")
 		if err = w.Flush(); err == nil {
 			err = w.Status()
 		}
 		if err != nil {
-			w.Close()
-			w = nil
+			hangUp()
 		}
 		return err
 	}
-	return throttle.Probe{Server: p.String(), Ask: ask}
+	return throttle.Probe{Server: p.String(), Ask: ask, Close: hangUp}
 }

@@ -78,10 +78,14 @@ func TestShortStringsNeedNoDump(t *testing.T) {
 		keys[i] = fmt.Sprint("user:", i)
 		do(t, r.src, fmt.Sprintf("SET user:%d value-of-%d PX %d", i, i, 1_000_000+i))
 	}
-	for k, o := range r.copy(t, keys, 10) {
+	for k, o := range r.settled(t, keys, 10) {
 		if !o.Copied {
 			t.Errorf("%s: %+v", k, o)
 		}
+	}
+	if r.ways.noShort.Load() {
+		equal(t, r, keys)
+		t.Skip("before Redis 6.2, without PXAT: by RESTORE after all")
 	}
 	if dumps, sets := calls(t, r.src, "dump"), calls(t, r.dst, "set"); dumps > 50 || sets != len(keys)-dumps {
 		t.Errorf("%d keys were dumped, %d set", dumps, sets)

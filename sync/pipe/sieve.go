@@ -354,15 +354,8 @@ func (e *end) connect(ctx context.Context) (err error) {
 // two steps: who changes the key in between causes an event, after which it is copied
 // in any case.
 func (e *end) ask(key string, short bool) {
-	switch {
-	case e.none[0]:
-	case e.old:
-		e.wire.Command("MULTI")
-		e.wire.Command("PTTL", key)
-		e.wire.Command("TIME")
-		e.wire.Command("EXEC")
-	default:
-		e.wire.Command("PEXPIRETIME", key)
+	if !e.none[0] {
+		askExpiry(e.wire, key, e.old)
 	}
 	if short {
 		e.wire.Command("GETRANGE", key, "0", lastOfShort)

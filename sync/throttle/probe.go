@@ -7,10 +7,14 @@ import (
 	"time"
 )
 
-// Probe asks a server the least that can be asked, and returns when it has answered.
+// Probe asks a server the least that can be asked.
 type Probe struct {
 	Server string // its address
-	Ask    func(context.Context) error
+	// Ask returns when the server has answered, or ctx has ended. It is called by one
+	// goroutine.
+	Ask func(ctx context.Context) error
+	// Close is called once after the last Ask; nil: there is nothing to be closed.
+	Close func()
 }
 
 // A probe goes every probeEvery while there is a scan; probeKept of them make a p99.
@@ -107,7 +111,12 @@ func (e *ear) run(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	for _, l := range e.probes {
-		all.Go(func() { l.listen(ctx, e) })
+		all.Go(func() {
+			l.listen(ctx, e)
+			if l.Close != nil {
+				l.Close()
+			}
+		})
 	}
 	tick := time.NewTicker(probeRound)
 	defer tick.Stop()
@@ -137,14 +146,20 @@ func (l *listener) listen(ctx context.Context, e *ear) {
 			continue
 		}
 		begun := time.Now()
-		if err := l.Ask(ctx); err != nil && ctx.Err() != nil {
-			return // one that fails has taken its time all the same
+		err := l.Ask(ctx)
+		took := time.Since(begun)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			l.add(took, true)
+		case took > e.most: // no answer is a late one; one that fails at once says nothing
+			l.add(took, false)
 		}
-		l.add(time.Since(begun))
 	}
 }
 
-func (l *listener) add(d time.Duration) {
+func (l *listener) add(d time.Duration, answered bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.took) < probeKept {
@@ -154,7 +169,7 @@ func (l *listener) add(d time.Duration) {
 	}
 	l.next = (l.next + 1) % probeKept
 	l.more++
-	if l.best == 0 || d < l.best {
+	if answered && (l.best == 0 || d < l.best) {
 		l.best = d
 	}
 }

@@ -1,0 +1,60 @@
+package pipe
+
+import (
+	"errors"
+
+	"github.com/crossfade/crossfade/sync/conn"
+)
+
+const (
+	noKey    = -2 // PTTL and PEXPIRETIME
+	noExpiry = -1
+)
+
+// askExpiry asks when a key expires; old is for a server before Redis 7.0.
+func askExpiry(w *conn.Wire, key string, old bool) {
+	if !old {
+		w.Command("PEXPIRETIME", key)
+		return
+	}
+	w.Command("MULTI")
+	w.Command("PTTL", key)
+	w.Command("TIME")
+	w.Command("EXEC")
+}
+
+// expiry reads the answers about one key's expiry: milliseconds since 1970,
+// noExpiry or noKey. refused is the server's refusal, after which the wire is well.
+func expiry(w *conn.Wire, old bool) (expire int64, refused, err error) {
+	if !old {
+		n, _, err := w.Int()
+		if errors.As(err, new(conn.Refusal)) {
+			return 0, err, nil
+		}
+		return n, nil, err
+	}
+	for range 3 { // MULTI, QUEUED, QUEUED
+		if err := w.Status(); errors.As(err, new(conn.Refusal)) {
+			refused = errors.Join(refused, err)
+		} else if err != nil {
+			return 0, nil, err
+		}
+	}
+	if _, err := w.Array(); errors.As(err, new(conn.Refusal)) {
+		return 0, errors.Join(refused, err), nil
+	} else if err != nil {
+		return 0, nil, err
+	}
+	left, _, err := w.Int()
+	if err != nil {
+		return 0, nil, err
+	}
+	now, err := w.Time()
+	if err != nil {
+		return 0, nil, err
+	}
+	if left < 0 {
+		return left, nil, nil
+	}
+	return now.UnixMilli() + left, nil, nil
+}

@@ -1,0 +1,203 @@
+package pipe
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/value"
+)
+
+// ask asks the source for expiries and payloads.
+//
+// Expiry and value are two commands, not one transaction: MULTI and EXEC would
+// make four of them, and half of what a small key costs the source. When another
+// client changes a key in between, the copy has a value and an expiry that never
+// were together; but that change is an event that comes behind it, so the key is
+// dirty and copied again before anybody may rely on it (PROTOCOL.md, 2).
+func (p *Pipe) ask(j *Job, belated bool) {
+	j.old = p.ways.noExpireTime.Load()
+	for i, k := range j.Keys {
+		if j.Outcomes[i].Err != nil || (j.ways[i] == late) != belated {
+			continue
+		}
+		if !j.none {
+			askExpiry(p.src, k, j.old)
+		}
+		if j.ways[i] == short {
+			p.src.Command("GETRANGE", k, "0", lastOfShort)
+		} else {
+			p.src.Command("DUMP", k)
+		}
+		if j.kinds != nil && j.Outcomes[i].Err == nil {
+			p.src.Command("TYPE", k)
+		}
+	}
+}
+
+// again asks once more for the keys of j that turned out to be no short strings.
+func (p *Pipe) again(j *Job) error {
+	p.askSizes(j, late)
+	if err := p.src.Flush(); err != nil {
+		return err
+	}
+	if err := p.measure(j, late); err != nil {
+		return err
+	}
+	p.ask(j, true)
+	if err := p.src.Flush(); err != nil {
+		return err
+	}
+	_, err := p.relay(j, true)
+	return err
+}
+
+// relay reads what was asked for, of the keys that are late or of the others, and
+// passes it on to the target. more says that some of the others have become late.
+func (p *Pipe) relay(j *Job, belated bool) (more bool, err error) {
+	for i := range j.Keys {
+		if j.Outcomes[i].Err != nil || (j.ways[i] == late) != belated {
+			continue
+		}
+		expire, refused := int64(noExpiry), error(nil)
+		if !j.none {
+			if expire, refused, err = expiry(p.src, j.old); err != nil {
+				return more, err
+			}
+		}
+		if j.ways[i] == short {
+			err = p.relayShort(j, i, expire, refused)
+			more = more || j.ways[i] == late
+		} else {
+			err = p.relayDump(j, i, expire, refused)
+		}
+		if err == nil && j.kinds != nil {
+			err = p.sortAgain(j, i)
+		}
+		if err == nil && p.dst.Full() {
+			err = p.dst.Flush()
+		}
+		if err != nil {
+			return more, err
+		}
+	}
+	return more, p.dst.Flush()
+}
+
+// relayShort passes on what GETRANGE has read. Nothing is what it reads of an empty
+// string, and where there is no key.
+func (p *Pipe) relayShort(j *Job, i int, expire int64, refused error) error {
+	k := j.Keys[i]
+	size, err := p.src.Bulk()
+	if errors.As(err, new(conn.Refusal)) {
+		switch {
+		case strings.HasPrefix(err.Error(), "WRONGTYPE"):
+			p.ways.kinds.learn(k, false)
+		case value.Lacks(err):
+			p.ways.noShort.Store(true)
+		}
+		p.unknowable(refused)
+		j.ways[i] = late
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case refused == nil && expire != noKey && size > 0 && size < shortString:
+		j.sent[i] = set
+		j.Outcomes[i].Bytes = size
+		if expire < 0 {
+			p.dst.Begin(3)
+		} else {
+			j.sent[i] = setPXAT
+			p.dst.Begin(5)
+		}
+		p.dst.Arg("SET")
+		p.dst.Arg(k)
+		err := p.dst.Relay(p.src, size)
+		if expire >= 0 {
+			p.dst.Arg("PXAT")
+			p.dst.Number(max(1, expire)) // SET does not take 0, which is as long ago
+		}
+		return err
+	case refused == nil && expire == noKey && size == 0:
+		p.remove(j, i)
+	default:
+		if size >= shortString {
+			p.ways.kinds.learn(k, false)
+		}
+		p.unknowable(refused)
+		j.ways[i] = late
+	}
+	return p.src.Skip(size)
+}
+
+// unknowable notes where the source does not know PEXPIRETIME.
+func (p *Pipe) unknowable(refused error) {
+	if refused != nil && value.Lacks(refused) {
+		p.ways.noExpireTime.Store(true)
+	}
+}
+
+// relayDump passes on what DUMP has read.
+func (p *Pipe) relayDump(j *Job, i int, expire int64, refused error) error {
+	k := j.Keys[i]
+	if refused != nil && !j.old && value.Lacks(refused) {
+		p.unknowable(refused) // for the next job: this one is read as it was asked for
+		refused = ErrChanged
+	}
+	size, err := p.src.Bulk()
+	if errors.As(err, new(conn.Refusal)) {
+		if refused == nil {
+			refused = value.Forbids(err)
+		}
+		size, err = 0, nil
+	} else if err != nil {
+		return err
+	}
+	switch {
+	case refused != nil:
+		if size > 0 {
+			err = p.src.Skip(size)
+		}
+		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, refused)
+		return err
+	case size < 0 && j.kinds != nil && j.kinds[i] != "none": // what the target has must be asked for first
+		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)
+		return nil
+	case size < 0:
+		p.remove(j, i)
+		return nil
+	case expire == noKey: // it came between the two questions
+		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)
+		return p.src.Skip(size)
+	}
+	if typ, err := p.src.Peek(); err != nil {
+		return err
+	} else {
+		p.ways.kinds.learn(k, typ == typeString && size < shortString)
+	}
+	j.sent[i] = restore
+	j.Outcomes[i].Bytes = size
+	p.dst.Begin(6)
+	p.dst.Arg("RESTORE")
+	p.dst.Arg(k)
+	// 0 is "no expiry" to RESTORE. An expiry already past is right as it
+	// is: RESTORE REPLACE then deletes the old value and adds nothing.
+	p.dst.Number(max(0, expire))
+	err = p.dst.Relay(p.src, size)
+	p.dst.Arg("REPLACE")
+	p.dst.Arg("ABSTTL")
+	return err
+}
+
+func (p *Pipe) remove(j *Job, i int) {
+	j.sent[i] = unlink
+	if p.ways.noUnlink.Load() {
+		p.dst.Command("DEL", j.Keys[i])
+		return
+	}
+	p.dst.Command("UNLINK", j.Keys[i])
+}
