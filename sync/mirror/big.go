@@ -158,19 +158,23 @@ func (s *bigKeys) knows(key string) bool {
 	return s.known[key] != nil
 }
 
-// owes reports whether a scan waits for a key.
+// owes reports whether a scan waits for a key. What is neither queued nor in hand is
+// not owed any more, whoever has settled it: copied by others, found equal, set aside
+// as impossible, forgotten because nothing before it matters.
 func (s *bigKeys) owes() bool {
 	if s.n.Load() == 0 {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	owes := false
 	for _, k := range s.known {
-		if k.owed {
-			return true
+		if k.owed && !k.with && s.l.dirty.Clean([]string{k.key})[0] {
+			k.owed = false
 		}
+		owes = owes || k.owed
 	}
-	return false
+	return owes
 }
 
 // paid says that keys were copied or removed by others: one that was big is small now,

@@ -247,10 +247,7 @@ func (w *worker) settle(j *pipe.Job) {
 	if done != nil {
 		l.m.throttle.Spent(bytes)
 	}
-	l.finished(good)
-	l.stuck.forget(good...)
-	l.big.paid(good)
-	l.dirty.Done(good)
+	l.copied(good)
 	l.dirty.Retry(again)
 	if len(bad) > 0 {
 		w.sick = append(w.sick, task{keys: bad, done: done})
@@ -281,8 +278,7 @@ func (w *worker) withoutRestore(j *pipe.Job) *pipe.Job {
 		w.step(nil)
 	}
 	good, bad := w.byType(rest, done != nil)
-	l.finished(good)
-	l.dirty.Done(good)
+	l.copied(good)
 	if len(easy) > 0 {
 		if len(bad) > 0 {
 			w.sick = append(w.sick, task{keys: bad})
@@ -428,6 +424,14 @@ func (w *worker) weigh(keys []string) (big, rest []string) {
 		}
 	}
 	return big, rest
+}
+
+// copied gives back keys that workers have copied, whichever way.
+func (l *lane) copied(keys []string) {
+	l.finished(keys)
+	l.stuck.forget(keys...)
+	l.big.paid(keys)
+	l.dirty.Done(keys)
 }
 
 // noteLoss remembers keys of which something was left behind, as the operator wishes.
