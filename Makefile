@@ -41,7 +41,7 @@ big: ## move a list and a hash of 1 GB that change all the time, and look at wha
 	E2E_BIG=1 $(GO) test ./e2e -run 'TestCutoverWithABigList|TestSwitchesWithABigHash|TestHotGigabyte' -count 1 -v -timeout 1h
 
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
-	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders; do \
+	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders; do \
 		$(GO) test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
 	done
 
