@@ -29,6 +29,7 @@ type reader struct {
 	tally   tally
 	begins  [4]byte // the current reply
 	short   []byte  // … all of it, while it is short and somebody may want it
+	heads   heads
 	written written
 	events  []event
 	leaves  int
@@ -209,6 +210,9 @@ func (r *reader) assign(c byte) {
 	r.drop = it.role == ours || silenced
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
+		if c == '*' && len(r.coll) == 0 {
+			r.mode, r.heads = modeHeads, heads{}
+		}
 	}
 	if it.left == 0 {
 		it.left = r.replies(it)
@@ -248,6 +252,13 @@ func (r *reader) take(b []byte, done bool) {
 		if !r.drop {
 			r.s.out.append(b)
 		}
+		return
+	}
+	if r.mode == modeHeads {
+		if !r.drop {
+			r.s.out.append(b)
+		}
+		r.coll = r.heads.add(r.coll, b)
 		return
 	}
 	r.coll = append(r.coll, b...)
@@ -412,7 +423,7 @@ func (r *reader) finishPush() {
 func (r *reader) finishItem() {
 	s, it := r.s, r.it
 	out := r.coll
-	passed := r.mode == modePass
+	passed := r.mode == modePass || r.mode == modeHeads
 	if r.mode == modeScan {
 		if head, used, need := tagCursor(it.epoch, r.coll); head != nil && !need {
 			out = append(head, r.coll[used:]...)
