@@ -309,8 +309,8 @@ func (r *reader) peekPush() {
 	if !ok {
 		return
 	}
-	kind, _, ok := resp.Text(rest)
-	if !ok && n > 0 && len(rest) < 64 {
+	kind, rest, ok := resp.Text(rest)
+	if !ok && n > 0 && len(r.coll) < 80 {
 		return
 	}
 	if r.owner == maybePush && !isDelivery(kind) {
@@ -322,7 +322,7 @@ func (r *reader) peekPush() {
 	}
 	switch {
 	case r.owner == push && isConfirmation(kind):
-	case isDelivery(kind) && r.s.mapsChannels(r.l):
+	case isDelivery(kind) && r.s.mapsChannels(r.l) && !saysNoDatabase(kind, rest):
 	default:
 		r.owner = push
 		r.stream()
