@@ -1,7 +1,8 @@
 package proxy
 
 import (
-	"fmt"
+	"bytes"
+	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
@@ -37,28 +38,37 @@ func (s *session) authenticate(it *item) error {
 	return s.selectLate()
 }
 
-// selectLate says the SELECT that a connection could not take before AUTH.
+// selectLate says the SELECT, and the like, that a connection could not take before AUTH.
 func (s *session) selectLate() error {
 	s.mu.Lock()
-	db, mapped := s.route.DB(s.st.db)
 	authed := s.st.authed
+	var lines []line
+	if s.st.proto == 3 {
+		lines = greetingOf(3, "", "", false)
+	}
+	lines = append(lines, s.st.says(s.route, true)...)
 	s.mu.Unlock()
 	if !authed {
 		return nil
 	}
-	if mapped && db != 0 {
-		n := fmt.Sprint(db)
-		replies, err := s.ask(words("SELECT", n))
+	s.link.unselected, s.link.busy = false, nil
+	return s.tell(lines)
+}
+
+// tell says lines of a setup on the connection in use.
+func (s *session) tell(lines []line) error {
+	for _, ln := range lines {
+		replies, err := s.ask(ln.wire)
 		if err != nil {
 			return err
 		}
 		if text := resp.ErrorText(replies[0]); text != "" {
-			err := &setupError{side: s.route.Side, what: "SELECT " + n, answer: text}
-			s.refuseClient(err)
-			return err
+			if err := s.link.refused(ln, text); err != nil {
+				s.refuseClient(err)
+				return err
+			}
 		}
 	}
-	s.link.unselected = false
 	return nil
 }
 
@@ -154,24 +164,12 @@ func (s *session) reset(it *item, wire []byte) error {
 	_, mapped := s.route.DB(s.st.db)
 	anew := s.st
 	anew.info = nil // which RESET does not take back
-	lines := s.srv.setup(&anew, 0, s.route, false)
+	lines := s.srv.setup(&anew, s.route, greeted)
 	s.mu.Unlock()
 	if it.lost || !fresh {
 		return nil
 	}
 	s.multi, s.broken, s.noDB = false, false, !mapped
-	s.link.unselected, s.link.open = false, false
-	for _, ln := range lines {
-		replies, err := s.ask(ln.wire)
-		if err != nil {
-			return err
-		}
-		if text := resp.ErrorText(replies[0]); text != "" {
-			if err := s.link.refused(ln, text); err != nil {
-				s.refuseClient(err)
-				return err
-			}
-		}
-	}
-	return nil
+	s.link.unselected, s.link.open, s.link.busy = false, false, nil
+	return s.tell(lines)
 }

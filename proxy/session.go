@@ -189,7 +189,7 @@ func (s *session) connect() error {
 		s.srv.gate.Leave()
 		l, err := s.pooled(route)
 		if l == nil {
-			l, err = s.fresh(s.srv.killed, s.srv.dialDamped, route, true)
+			l, err = s.fresh(s.srv.killed, s.srv.dialDamped, route, whole)
 		}
 		if err != nil {
 			s.srv.cannotConnect(err)
