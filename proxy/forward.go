@@ -25,6 +25,9 @@ func (s *session) barred(sp *spec) string {
 			return noAuth
 		}
 	}
+	if s.link.busy != nil && !sp.forAnybody() && !sp.endsScripts() {
+		return s.link.busy.answer
+	}
 	if s.noDB && sp.touchesData() {
 		s.mu.Lock()
 		db := s.st.db

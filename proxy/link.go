@@ -31,6 +31,7 @@ type link struct {
 	ver        uint64      // state version that the setup was made of
 	depth      depth       // … and how much of it
 	heard      bool        // what comes unasked from here on is the client's
+	empties    empties
 
 	done chan struct{} // closed when the reader has ended; nil before start
 

@@ -357,7 +357,7 @@ func (r *reader) finish() {
 		r.wrote(c, known)
 		r.took(c, known, nil)
 		r.leaves++
-		r.advance()
+		s.advance()
 	case ofItem:
 		s.letIn = s.letIn || !r.tally.head.failing && !r.it.spec.forAnybody()
 		r.finishItem()
@@ -390,9 +390,8 @@ func (r *reader) wrote(c call, known bool) {
 	}
 }
 
-// advance does what follows every command of the client.
-func (r *reader) advance() {
-	s := r.s
+// advance does what follows every command of the client. It runs under the lock.
+func (s *session) advance() {
 	s.skip, s.skipNext = s.skipNext, false
 	if s.st.caching != nil && !s.st.multi && !s.justCached {
 		s.st.caching = nil
@@ -461,7 +460,7 @@ func (r *reader) finishItem() {
 		r.leaves++
 	}
 	if it.role != ours && !it.retry {
-		r.advance()
+		s.advance()
 	}
 	it.finish()
 	r.wake = r.wake || it.wake
@@ -505,12 +504,13 @@ func (r *reader) locals() {
 		if !s.mute && !s.skip {
 			s.out.append(it.text)
 		}
-		c, _ := s.fifo.pop()
-		r.took(c, true, it)
+		if c, _ := s.fifo.pop(); len(it.text) > 0 {
+			r.took(c, true, it)
+		}
 		if it.gate {
 			r.leaves++
 		}
 		it.finish()
-		r.advance()
+		s.advance()
 	}
 }

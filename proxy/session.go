@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -328,7 +329,13 @@ func (s *session) command(cmd redcon.Command) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
-	err := s.dispatch(cmd)
+	if s.mayRead() {
+		cmd.Raw, cmd.Args = bytes.Clone(cmd.Raw), cloneArgs(cmd.Args)
+	}
+	err := s.due()
+	if err == nil {
+		err = s.dispatch(cmd)
+	}
 	s.leave()
 	return err
 }
