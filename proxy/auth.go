@@ -18,8 +18,8 @@ func (s *session) authenticate(it *item) error {
 			return err
 		}
 	}
-	if it.spec.verb == vHello && s.srv.cfg.Users && !saysWho(it.args) && !s.isAuthed() {
-		return s.refuse(noAuthHello)
+	if it.spec.verb == vHello && s.srv.cfg.Users && !saysWho(it.args) && !s.isAuthed() && isHello(it.args) {
+		return s.refuseHello()
 	}
 	wire := s.translateAuth(it)
 	if !s.link.unselected && !s.srv.cfg.Users {
@@ -148,6 +148,41 @@ func saysWho(args [][]byte) bool {
 		}
 	}
 	return false
+}
+
+// isHello reports whether servers find no fault with a HELLO that does not say who the
+// client is. Faults come before the question who it is.
+func isHello(args [][]byte) bool {
+	if len(args) > 1 {
+		if v, ok := resp.Integer(args[1]); !ok || v != 2 && v != 3 {
+			return false
+		}
+	}
+	for i := 2; i < len(args); i += 2 {
+		if !is(args[i], "setname") || i+1 == len(args) || bytes.ContainsFunc(args[i+1], func(c rune) bool { return c < '!' || c > '~' }) {
+			return false
+		}
+	}
+	return true
+}
+
+// refuseHello answers the HELLO of a client whom the proxy does not know as the server
+// does, which is asked, or would if it wanted to know its clients.
+func (s *session) refuseHello() error {
+	replies, err := s.ask(words("HELLO"))
+	if err != nil {
+		return err
+	}
+	text := resp.ErrorText(replies[0])
+	if !strings.HasPrefix(text, "NOAUTH") {
+		how := "HELLO <proto> AUTH"
+		if name, major, minor := program(replies[0]); name == "redis" && (major < 7 || major == 7 && minor < 2) {
+			how = "HELLO AUTH"
+		}
+		text = "NOAUTH HELLO must be called with the client already authenticated, otherwise the " + how +
+			" <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time"
+	}
+	return s.refuse(text)
 }
 
 // reset forwards RESET and makes of the fresh connection what a new client's is.

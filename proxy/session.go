@@ -284,6 +284,7 @@ func (s *session) commands() error {
 		if err := s.makeRoom(); err != nil {
 			return err
 		}
+		s.narrow()
 		req, ok, err := s.in.Next()
 		var bad resp.ProtocolError
 		switch {
