@@ -53,6 +53,7 @@ func (s *session) blank() error {
 		s.link.empties = count
 		if name, major, _ := program(replies[0]); name == "redis" && major >= 8 {
 			s.link.empties = dontCount
+			return s.cacheAfterAll()
 		}
 	}
 	if s.link.empties == dontCount {
@@ -67,6 +68,18 @@ func (s *session) blank() error {
 	}
 	s.mu.Unlock()
 	return s.send([]byte("*0\r\n"))
+}
+
+// cacheAfterAll says a CLIENT CACHING again that a question of ours has used up.
+func (s *session) cacheAfterAll() error {
+	s.mu.Lock()
+	caching := s.st.caching
+	s.mu.Unlock()
+	if caching == nil {
+		return nil
+	}
+	_, err := s.ask(caching)
+	return err
 }
 
 // catchUp says what the server was too busy for, which it may be still.

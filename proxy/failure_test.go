@@ -449,13 +449,13 @@ func TestBusyServerIsToldToStop(t *testing.T) {
 	w.shares()
 	w.proxy.pool.distrust(router.Source)
 	runs.send(`EVAL "while true do end" 0`)
-	const busy = "-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n"
-	until(t, "the server is busy", func() bool { return looks.do("GET a") == busy })
+	busy := ""
+	until(t, "the server is busy", func() bool {
+		busy = looks.do("GET a")
+		return strings.HasPrefix(busy, "-BUSY ")
+	})
 	waits.want("EVAL \"return redis.call('incr', 'n')\" 0", busy)
-	waits.send("MULTI", "WATCH a", "CLIENT GETNAME")
-	for range 3 {
-		waits.expect(busy)
-	}
+	waits.want("CLIENT GETNAME", busy)
 	stops.want("SCRIPT KILL", ok)
 	runs.next()
 	until(t, "the client is served", func() bool { return waits.do("EVAL \"return redis.call('incr', 'n')\" 0") == ":1\r\n" })

@@ -85,7 +85,6 @@ func TestEmptyCommandsCount(t *testing.T) {
 		"array":           {skip + "*0\r\n" + echo1 + echo2},
 		"negative":        {skip + "*-1\r\n" + echo1 + echo2},
 		"line":            {"CLIENT REPLY SKIP\r\n\r\nECHO 1\r\nECHO 2\r\n"},
-		"blanks":          {skip + "  \t\n" + echo1 + echo2},
 		"before":          {"*0\r\n" + skip + echo1 + echo2},
 		"between":         {skip + echo1 + "*0\r\n" + echo2},
 		"two":             {skip + "*0\r\n*0\r\n" + skip + echo1 + echo2},

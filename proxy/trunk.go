@@ -208,7 +208,7 @@ func (l *loop) trunkEvent(t *trunk, what uint32) {
 // belongs, in one piece where several follow each other.
 func (l *loop) answer(t *trunk, b []byte) error {
 	from, pos := 0, 0
-	for pos < len(b) && !t.dead { // it is lost with a client whose own it is
+	for pos < len(b) {
 		if t.fr.AtStart() {
 			t.size = 0
 			t.stray = b[pos] == '>' // said unasked; a shared connection has asked for nothing of the kind
@@ -275,7 +275,7 @@ func (l *loop) answer(t *trunk, b []byte) error {
 		}
 		l.answered(g, 1)
 	}
-	if from < pos && !t.stray && !t.dead {
+	if from < pos && !t.stray {
 		l.deliver(t.fifo[t.head].g, b[from:pos])
 	}
 	if l.spill > 0 || t.retired {
