@@ -67,9 +67,10 @@ func TestSubscribedAsSomebodyElse(t *testing.T) {
 			if strings.Count(clients, "user=poor") != 3 || !strings.Contains(clients, "name=three") || !strings.Contains(clients, "name=both") {
 				t.Errorf("the %s knows\n%s", side, clients)
 			}
-			w.do(side, int(map[router.Side]int{router.Source: 3, router.Target: 5}[side]), "SET", "where", side.String())
+			db := map[router.Side]int{router.Source: 3, router.Target: 5}[side]
+			w.do(side, db, "SET", "where", side.String())
 			three.want("GET where", bulk(side.String()))
-			w.do(side, int(map[router.Side]int{router.Source: 3, router.Target: 5}[side]), "SET", "where", "elsewhere")
+			w.do(side, db, "SET", "where", "elsewhere")
 			if got := three.next(); !strings.Contains(got, "invalidate") {
 				t.Errorf("got %q", got)
 			}
