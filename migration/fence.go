@@ -269,10 +269,19 @@ func (f fence) raiseLateUsers(ctx context.Context, st *FenceState) error {
 
 // check returns errFenceLost when the fence is not up, and other errors when
 // that cannot be told.
-func (f fence) check(ctx context.Context, st *FenceState) error {
+func (f fence) check(ctx context.Context, st *FenceState) error { return f.checkOn(ctx, f.db(), st) }
+
+// asker is a client, or one connection.
+type asker interface {
+	redis.Cmdable
+	Do(ctx context.Context, args ...any) *redis.Cmd
+}
+
+// checkOn is check on a connection of the caller's.
+func (f fence) checkOn(ctx context.Context, c asker, st *FenceState) error {
 	switch st.Level {
 	case FenceACL:
-		names, err := f.db().Do(ctx, "ACL", "USERS").StringSlice()
+		names, err := c.Do(ctx, "ACL", "USERS").StringSlice()
 		if err != nil {
 			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
 		}
@@ -280,7 +289,7 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 			if name == f.own {
 				continue
 			}
-			u, err := aclUser(ctx, f.db(), name)
+			u, err := aclUser(ctx, c, name)
 			if err != nil {
 				return err
 			}
@@ -289,7 +298,7 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 			}
 		}
 	case FenceReplicas:
-		got, err := f.db().ConfigGet(ctx, "min-replicas-to-write").Result()
+		got, err := c.ConfigGet(ctx, "min-replicas-to-write").Result()
 		if err != nil {
 			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
 		}

@@ -156,12 +156,17 @@ func (m *Migration) save(durable bool, change func(*Record)) error {
 
 // publish writes the present record to a control key on one server.
 func (m *Migration) publish(ctx context.Context, side router.Side, key string) error {
+	return m.publishIf(ctx, side, key, nil)
+}
+
+// publishIf is publish under a condition, see store.SaveIf.
+func (m *Migration) publishIf(ctx context.Context, side router.Side, key string, ok store.Condition) error {
 	e, err := m.record().entry()
 	if err != nil {
 		return err
 	}
 	pool := m.ids[side].Pool()
-	if err := store.Save(ctx, pool.DB(0), key, e); err != nil {
+	if err := store.SaveIf(ctx, pool.DB(0), key, e, ok); err != nil {
 		return fmt.Errorf("on %s: %w", pool, err)
 	}
 	return nil

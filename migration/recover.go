@@ -7,6 +7,8 @@ import (
 	"maps"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 )
@@ -397,7 +399,9 @@ func (m *Migration) relogin(ctx context.Context, err error) {
 }
 
 // rollForward finishes a switch whose journal may be written: everything was
-// drained and checked before, and is never drained again.
+// drained and checked before, and is never drained again. The journal counts, not the
+// state file, which says COMMITTING before there is one: where it was never written
+// and the fence is gone, writes may have been taken since, so the switch is taken back.
 func (m *Migration) rollForward(ctx context.Context) error {
 	r := m.record()
 	if r.Switch == nil {
@@ -408,12 +412,31 @@ func (m *Migration) rollForward(ctx context.Context) error {
 		return err
 	}
 	if f := r.Servers[r.Switch.From].Fence; f == nil || f.Level != FenceReplicas { // see journal
-		if err := m.publish(ctx, r.Switch.From, store.JournalKey); err != nil {
+		err := m.publishIf(ctx, r.Switch.From, store.JournalKey, func(ctx context.Context, tx *redis.Tx, there store.Entry) error {
+			if f == nil || r.journalled(there) {
+				return nil
+			}
+			return m.fence(r.Switch.From).checkOn(ctx, tx, f)
+		})
+		if errors.Is(err, errFenceLost) {
+			m.log.Warn("the journal was never written, and the server that was to be left has lost its fence", "error", err)
+			return m.undoSwitch(ctx)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if err := m.commit(ctx); err != nil {
+	if err := m.commit(ctx, nil); err != nil {
 		return err
 	}
 	return m.finish(ctx)
+}
+
+// journalled reports whether e is the journal of the switch that r tells of.
+func (r Record) journalled(e store.Entry) bool {
+	if e.ID != r.ID {
+		return false
+	}
+	there, err := decode(e)
+	return err == nil && there.Phase == Committing && there.Epoch == r.Epoch
 }

@@ -75,7 +75,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	FenceAtJournal: {
 		"the journal only under the fence",
 		"That the fence stands is looked at on the connection that writes the journal, so that the server cannot have restarted between.",
-		"restarts", "`migration/commit.go` `journal` looks just before it, on another connection",
+		"restarts", "`migration/commit.go` `journal`, `migration/recover.go` `rollForward`; under F2, where the journal is on the entered server, `check` looks just before it",
 	},
 	JournalFirst: {
 		"the journal before the commit",
@@ -85,7 +85,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	SameServer: {
 		"the commit on the drained server",
 		"That the entered server is the process which was drained is looked at on the connection that waits for its replicas, and on the one that writes COMMITTED; if not, who has drained it fills it again.",
-		"restarts", "`migration/commit.go` `refill` looks just before it, on another connection; nothing waits for replicas",
+		"restarts", "`migration/commit.go` `commitStep` and `refill`, `sync/mirror/run.go` `Filled`; nothing waits for replicas yet",
 	},
 	WaitForReplicas: {
 		"WAIT",
