@@ -79,6 +79,8 @@ type Migration struct {
 
 	mu       sync.Mutex // guards what follows; never held over I/O
 	rec      Record
+	seen     store.Entry    // place of the record that Recover goes by; no data
+	claims   []string       // what claim has written
 	mirror   *mirror.Mirror // the one that runs; nil before
 	problems []string       // why the migration does not go on by itself
 	abort    context.CancelCauseFunc
@@ -186,7 +188,7 @@ func (m *Migration) databases() router.DBMap {
 
 func (m *Migration) fence(side router.Side) fence {
 	return fence{
-		pool: m.ids[side].Pool(), own: m.ids[side].user(),
+		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: m.record().Token,
 		proxied: func() map[string]struct{} { return m.traffic.UpstreamAddrs(side) },
 	}
 }

@@ -37,6 +37,11 @@ func (m *Migration) Recover(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if errors.Is(err, errNewer) || errors.Is(err, store.ErrSuperseded) {
+			if r, readErr := m.newest(ctx); readErr == nil && r.ID == m.record().ID {
+				err = errors.Join(err, m.adopt(r))
+			}
+		}
 		m.setProblems(err.Error())
 		m.log.Error("clients wait: an interrupted switch cannot be settled yet", "phase", m.record().Phase, "error", err, "again_in", wait.String())
 		select {
@@ -165,9 +170,10 @@ func (m *Migration) checkOwner(r Record) error {
 // adopt makes r the present record, under a new token, and settles on its map.
 func (m *Migration) adopt(r Record) error {
 	configured := m.cfg.Databases
+	seen := store.Entry{ID: r.ID, Token: r.Token, Seq: r.Seq}
 	r.Token++
 	m.mu.Lock()
-	m.rec = r
+	m.rec, m.seen = r, seen
 	m.mu.Unlock()
 	if r.Map != nil && (r.Copied || r.Side == router.Target) {
 		if len(configured) > 0 && !maps.Equal(configured, r.Map) {
@@ -344,10 +350,14 @@ func (m *Migration) ownPassword() (string, error) {
 
 // undoSwitch takes back an undecided switch: nobody may have written to the
 // server that was to be entered, so the one that was to be left simply goes on.
+// Before it is opened nobody else can decide any more, see claim.
 func (m *Migration) undoSwitch(ctx context.Context) error {
 	r := m.record()
 	m.log.Warn("a switch was interrupted before its point of no return: taking it back", "phase", r.Phase, "side", r.Side)
 	if err := m.save(false, func(r *Record) { r.Phase = Aborting }); err != nil {
+		return err
+	}
+	if err := m.claim(ctx, r.Side); err != nil {
 		return err
 	}
 	if err := m.lowerFence(ctx, r.Side); err != nil {
@@ -373,7 +383,9 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 		_ = f.unpause(ctx) // servers before 6.2 do not know it
 		return nil
 	}
-	if err := f.lower(ctx, st); err != nil {
+	if err := f.lower(ctx, st); errors.Is(err, store.ErrSuperseded) {
+		return err
+	} else if err != nil {
 		m.relogin(ctx, err) // a restarted server may have forgotten our user
 		if err := m.fence(side).lower(ctx, st); err != nil {
 			return err

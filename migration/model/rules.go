@@ -100,12 +100,12 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	Tokens: {
 		"tokens",
 		"Who finds a newer token than its own changes nothing any more.",
-		"two coordinators", "`migration/store/store.go` `Save` and `migration/fence.go` `raise`; `arm` and `lower` do not look, and who is superseded takes back instead of stopping",
+		"two coordinators", "`migration/store/store.go` `Save`, `migration/fence.go` `raise` and `lower`; not yet where an attempt takes its token, `migration/steps.go` `prepare`, which two coordinators could take at once",
 	},
 	ClaimFirst: {
 		"claim, then decide",
 		"Who takes over puts its token on both servers, provided that nothing has changed there since it read, before it opens a server or goes on.",
-		"two coordinators", "not yet: `migration/recover.go` `undoSwitch` opens the server first. The lock of the state file keeps a second process with the same file out; one with another file is not kept out",
+		"two coordinators", "`migration/claim.go` `claim`, on the server where the decision is written; on the other only when the copy begins, `migration/migration.go` `start`",
 	},
 	KillOld: {
 		"old connections are closed",
