@@ -182,8 +182,14 @@ func TestKilledAndStateFileLost(t *testing.T) {
 // faultAt pauses the sidecar at a failpoint, runs fault, and lets it go on.
 func (s *stage) faultAt(from router.Side, file string, fault func()) error {
 	s.t.Helper()
+	return s.faultDuring(func() error { return s.switchOnce(from) }, file, fault)
+}
+
+// faultDuring is faultAt for another call.
+func (s *stage) faultDuring(call func() error, file string, fault func()) error {
+	s.t.Helper()
 	result := make(chan error, 1)
-	go func() { result <- s.switchOnce(from) }()
+	go func() { result <- call() }()
 	redistest.Eventually(s.t, 20*time.Second, func() error {
 		if _, err := os.Stat(file); err != nil {
 			return errors.New("the failpoint was not reached")
