@@ -279,7 +279,8 @@ func (a *attempt) takeHeld(ctx context.Context, s step) error {
 	if cause == nil && !a.held.IsZero() && time.Since(a.held) >= a.opt.MaxStall {
 		cause = a.overspent() // the network's clock was a moment ahead
 	}
-	if cause != nil && !errors.Is(err, cause) && !(errors.Is(err, errStall) && errors.Is(cause, errStall)) {
+	said := errors.Is(err, cause) || errors.Is(cause, errStall) && errors.Is(err, errStall)
+	if cause != nil && !said {
 		err = fmt.Errorf("%w (%w)", err, cause)
 	}
 	return err

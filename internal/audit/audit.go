@@ -18,9 +18,9 @@ import (
 // Kept is how many entries are remembered.
 const Kept = 200
 
-// syncAfter is how long an entry may wait to be synced: not while a switch waits for
-// the same disk.
-const syncAfter = 250 * time.Millisecond
+// syncAfter is how long an entry may wait to be synced: a switch is over by then, and
+// has not waited for the same disk.
+const syncAfter = 2 * time.Second
 
 // Entry is one line. Names are stable.
 type Entry struct {
@@ -139,7 +139,7 @@ func tail(file *os.File) []Entry {
 	return list[max(0, len(list)-Kept):]
 }
 
-// Add writes an entry and has it synced within moments. It does not wait for the
+// Add writes an entry and has it synced within seconds. It does not wait for the
 // disk.
 func (l *Log) Add(e Entry) {
 	if l == nil {
