@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ type world struct {
 	src, dst *redistest.Server
 	from, to *conn.Pool
 	m        *mirror.Mirror
+	now      atomic.Pointer[mirror.Mirror] // m, for those who ask at any time
 }
 
 func newWorld(t *testing.T, change func(*mirror.Config)) *world {
@@ -61,6 +63,7 @@ func (w *world) connect(t *testing.T, from, to string, change func(*mirror.Confi
 		change(&cfg)
 	}
 	w.m = mirror.New(cfg, slog.New(slog.DiscardHandler))
+	w.now.Store(w.m)
 	t.Cleanup(func() {
 		w.m.Stop()
 		_ = w.from.Close()
