@@ -30,7 +30,7 @@ import (
 func TestMix(t *testing.T) {
 	runs, err := strconv.Atoi(os.Getenv("MIX_RUNS"))
 	if err != nil {
-		runs = 3
+		runs = 2
 	}
 	seed, err := strconv.ParseUint(os.Getenv("MIX_SEED"), 10, 64)
 	if err != nil || seed == 0 {
