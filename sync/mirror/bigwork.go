@@ -81,6 +81,9 @@ func (b *bigShare) spent(k *bigKey, now time.Time) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.hurry > 0 { // it was set aside, and is not paid for afterwards either
+		return
+	}
 	if b.next.Before(now) {
 		b.next = now
 	}
