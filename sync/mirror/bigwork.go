@@ -81,6 +81,9 @@ func (b *bigShare) spent(k *bigKey, now time.Time) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.hurry > 0 { // it was set aside, and is not paid for afterwards either
+		return
+	}
 	if b.next.Before(now) {
 		b.next = now
 	}
@@ -233,10 +236,23 @@ func (s *bigKeys) restore(k *bigKey) (value.Outcome, error) {
 		b := value.Batch{MaxPayload: maxBulk}
 		outs, err := b.Copy(ctx, s.l.src(), dst, []string{k.key})
 		out = outs[0]
-		return errors.Join(err, out.Err)
+		if err = errors.Join(err, out.Err); err == nil && k.copy.Manner.Takes != nil {
+			err = k.undo(ctx, dst)
+		}
+		return err
 	})
 	out.Err = nil
 	return out, err
+}
+
+// undo takes away what was just written, if the key had become one meanwhile that is not
+// copied.
+func (k *bigKey) undo(ctx context.Context, dst *redis.Client) error {
+	kind, err := dst.Type(ctx, k.key).Result()
+	if err != nil || k.copy.Manner.Takes(k.key, kind) || kind == "none" {
+		return err
+	}
+	return dst.Del(ctx, k.key).Err()
 }
 
 // finish counts, and gives the key back.

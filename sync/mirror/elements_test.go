@@ -22,21 +22,22 @@ import (
 	"github.com/crossfade/crossfade/sync/mirror"
 )
 
-// seen passes what a proxy sees to the mirror.
-type seen struct{ m *mirror.Mirror }
+// seen passes what a proxy sees to the mirror of the moment.
+type seen struct{ w *world }
 
-func (s seen) Silent(db int, keys ...string) { s.m.Silent(db, keys...) }
-func (s seen) Flushed(db int)                { s.m.Rescan(db, "flushed") }
-func (s seen) Swapped(a, b int)              { s.m.Rescan(-1, "swapped") }
-func (s seen) Functions()                    { s.m.FunctionsChanged() }
+func (s seen) m() *mirror.Mirror             { return s.w.now.Load() }
+func (s seen) Silent(db int, keys ...string) { s.m().Silent(db, keys...) }
+func (s seen) Flushed(db int)                { s.m().Rescan(db, "flushed") }
+func (s seen) Swapped(a, b int)              { s.m().Rescan(-1, "swapped") }
+func (s seen) Functions()                    { s.m().FunctionsChanged() }
 func (s seen) WantsWrites() bool             { return true }
-func (s seen) Elements() *elements.Keys      { return s.m.Elements() }
+func (s seen) Elements() *elements.Keys      { return s.m().Elements() }
 func (s seen) Wrote(writes []proxy.Write) {
 	list := make([]mirror.Write, len(writes))
 	for i, w := range writes {
 		list[i] = mirror.Write(w)
 	}
-	s.m.Wrote(list)
+	s.m().Wrote(list)
 }
 
 // throughProxy puts a proxy before the source and returns a client of it.
@@ -61,7 +62,7 @@ func (w *world) proxyBefore(t *testing.T, source string) string {
 	p, err := proxy.New(proxy.Config{
 		Listen: []proxy.Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Shared: true, Loops: 1,
 		Upstreams: [2]proxy.Upstream{dial(source), dial(w.dst.Addr())},
-	}, router.NewGate(router.Route{Map: dm}), seen{w.m}, slog.New(slog.DiscardHandler))
+	}, router.NewGate(router.Route{Map: dm}), seen{w}, slog.New(slog.DiscardHandler))
 	ok(t, err)
 	ok(t, p.Listen())
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ type world struct {
 	src, dst *redistest.Server
 	from, to *conn.Pool
 	m        *mirror.Mirror
+	now      atomic.Pointer[mirror.Mirror] // m, for those who ask at any time
 }
 
 func newWorld(t *testing.T, change func(*mirror.Config)) *world {
@@ -61,6 +63,7 @@ func (w *world) connect(t *testing.T, from, to string, change func(*mirror.Confi
 		change(&cfg)
 	}
 	w.m = mirror.New(cfg, slog.New(slog.DiscardHandler))
+	w.now.Store(w.m)
 	t.Cleanup(func() {
 		w.m.Stop()
 		_ = w.from.Close()
@@ -377,6 +380,38 @@ func TestSilentNotificationsAreNoticed(t *testing.T) {
 	w.awaitState(t, mirror.Live)
 	drain(t, w.m)
 	w.mustBeEqual(t)
+}
+
+// A scan that somebody asks for while nothing is told does not make up for that: what is
+// changed behind it is still unknown when notifications are switched on again.
+func TestScanDuringSilenceProvesNothing(t *testing.T) {
+	w := newWorld(t, func(c *mirror.Config) {
+		c.Heartbeat = 300 * time.Millisecond
+		c.CheckNotifications = func(ctx context.Context) error {
+			got, err := c.From.DB(0).ConfigGet(ctx, "notify-keyspace-events").Result()
+			if err == nil && got["notify-keyspace-events"] == "" {
+				return &mirror.NotificationsOff{Need: "KEA", Command: "CONFIG SET"}
+			}
+			return nil
+		}
+	})
+	src := w.src.Client(0)
+	fill(t, src, 50)
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	for round := range 3 {
+		marker, unseen := fmt.Sprintf("marker:%d", round), fmt.Sprintf("unseen:%d", round)
+		ok(t, src.ConfigSet(t.Context(), "notify-keyspace-events", "").Err())
+		w.awaitState(t, mirror.Resync)
+		ok(t, src.Set(t.Context(), marker, 1, 0).Err())
+		w.m.Rescan(-1, "a flush of another database")
+		redistest.Eventually(t, 20*time.Second, func() bool { return w.dst.Client(0).Exists(t.Context(), marker).Val() == 1 }, "scanned")
+		ok(t, src.Set(t.Context(), unseen, 1, 0).Err())
+		ok(t, src.Del(t.Context(), fmt.Sprintf("s:%d", round)).Err())
+		ok(t, src.ConfigSet(t.Context(), "notify-keyspace-events", "KEA").Err())
+		drain(t, w.m)
+		w.mustBeEqual(t)
+	}
 }
 
 func TestNotificationsThatNeverComeRefuseToListen(t *testing.T) {

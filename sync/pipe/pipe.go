@@ -94,8 +94,7 @@ const (
 	set
 	setPXAT // with an expiry
 	unlink
-	del    // where UNLINK is refused
-	undone // restore, and a removal behind it
+	del // where UNLINK is refused
 )
 
 // NewJob returns a job for keys, which become the job's.
@@ -110,6 +109,8 @@ type Pipe struct {
 	ways     *Ways
 	target   Dial
 	src, dst *conn.Wire
+
+	held []byte // a payload, where types matter
 
 	sized, read, written *Job // what each stage holds between two steps; read only within one
 }
@@ -260,10 +261,6 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 		switch j.sent[i] {
 		case restore, set, setPXAT:
 			err = p.dst.Status()
-		case undone:
-			if err = p.dst.Status(); err == nil || errors.As(err, new(conn.Refusal)) {
-				_, _, err = p.dst.Int()
-			}
 		case unlink, del:
 			_, _, err = p.dst.Int()
 		}
@@ -273,9 +270,7 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 		what := j.sent[i]
 		j.sent[i] = nothing // the outcome is known
 		switch {
-		case what == undone && err == nil:
-			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)}
-		case err != nil && (what == unlink || what == undone) && value.Lacks(err):
+		case err != nil && what == unlink && value.Lacks(err):
 			p.ways.noUnlink.Store(true)
 			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, p.dst, ErrChanged)}
 		case err != nil && what == setPXAT && value.Syntax(err), err != nil && (what == set || what == setPXAT) && value.Lacks(err):

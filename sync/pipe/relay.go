@@ -97,14 +97,14 @@ func (p *Pipe) relay(j *Job, from, to int, belated bool) (more bool, err error) 
 				return more, err
 			}
 		}
-		if j.ways[i] == short {
+		switch {
+		case j.ways[i] == short:
 			err = p.relayShort(j, i, expire, refused)
 			more = more || j.ways[i] == late
-		} else {
+		case j.kinds != nil:
+			err = p.relaySorted(j, i, expire, refused)
+		default:
 			err = p.relayDump(j, i, expire, refused)
-		}
-		if err == nil && j.kinds != nil {
-			err = p.sortAgain(j, i)
 		}
 		if err == nil && p.dst.Full() {
 			err = p.dst.Flush()
@@ -195,9 +195,6 @@ func (p *Pipe) relayDump(j *Job, i int, expire int64, refused error) error {
 		}
 		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, refused)
 		return err
-	case size < 0 && j.kinds != nil && j.kinds[i] != "none": // what the target has must be asked for first
-		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)
-		return nil
 	case size < 0:
 		p.remove(j, i)
 		return nil
@@ -210,18 +207,27 @@ func (p *Pipe) relayDump(j *Job, i int, expire int64, refused error) error {
 	} else {
 		p.ways.kinds.learn(k, typ == typeString && size < shortString)
 	}
-	j.sent[i] = restore
 	j.Outcomes[i].Bytes = size
+	p.beginRestore(j, i, expire)
+	err = p.dst.Relay(p.src, size)
+	p.endRestore()
+	return err
+}
+
+// beginRestore and endRestore are what comes before and after the payload.
+func (p *Pipe) beginRestore(j *Job, i int, expire int64) {
+	j.sent[i] = restore
 	p.dst.Begin(6)
 	p.dst.Arg("RESTORE")
-	p.dst.Arg(k)
+	p.dst.Arg(j.Keys[i])
 	// 0 is "no expiry" to RESTORE. An expiry already past is right as it
 	// is: RESTORE REPLACE then deletes the old value and adds nothing.
 	p.dst.Number(max(0, expire))
-	err = p.dst.Relay(p.src, size)
+}
+
+func (p *Pipe) endRestore() {
 	p.dst.Arg("REPLACE")
 	p.dst.Arg("ABSTTL")
-	return err
 }
 
 func (p *Pipe) remove(j *Job, i int) {

@@ -10,8 +10,10 @@ import (
 
 // Where types matter, a key is asked for its type with its size, so that what is not
 // copied is not read, and once more behind its payload: one that has become another
-// meanwhile may have been copied although it should not, and is taken away at once. It
-// is copied again, as the change has marked it.
+// meanwhile is not written. It is copied again, as the change has marked it.
+
+// mostHeld is from how many bytes on the memory for a payload is not kept.
+const mostHeld = 1 << 20
 
 // askKinds asks for the types of the keys of j.
 func (p *Pipe) askKinds(j *Job) {
@@ -44,16 +46,47 @@ func (p *Pipe) sort(j *Job) error {
 	return nil
 }
 
-// sortAgain reads the type that key i has behind its payload.
-func (p *Pipe) sortAgain(j *Job, i int) error {
-	kind, err := p.src.Word()
-	if err != nil && !errors.As(err, new(conn.Refusal)) {
+// relaySorted is relayDump where types matter. The payload is held until it is known
+// that the key was of the same type still: one that may not be on the target is not
+// written, since nobody could say later whose it is.
+func (p *Pipe) relaySorted(j *Job, i int, expire int64, refused error) error {
+	k := j.Keys[i]
+	if refused != nil && !j.old && value.Lacks(refused) {
+		p.unknowable(refused) // for the next job: this one is read as it was asked for
+		refused = ErrChanged
+	}
+	payload, found, err := p.src.Append(p.held[:0])
+	if errors.As(err, new(conn.Refusal)) {
+		if refused == nil {
+			refused = value.Forbids(err)
+		}
+	} else if err != nil {
 		return err
 	}
-	if kind == j.kinds[i] || j.sent[i] != restore {
-		return nil
+	if p.held = payload; cap(payload) > mostHeld {
+		p.held = nil
 	}
-	p.remove(j, i)
-	j.sent[i] = undone
+	kind, err := p.src.Word()
+	if errors.As(err, new(conn.Refusal)) {
+		if refused == nil {
+			refused = err
+		}
+	} else if err != nil {
+		return err
+	}
+	if refused == nil && (kind != j.kinds[i] || found == (kind == "none") || found && expire == noKey) {
+		refused = ErrChanged
+	}
+	switch {
+	case refused != nil:
+		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, refused)
+	case !found:
+		p.remove(j, i)
+	default:
+		j.Outcomes[i].Bytes = int64(len(payload))
+		p.beginRestore(j, i, expire)
+		p.dst.Arg(string(payload))
+		p.endRestore()
+	}
 	return nil
 }
