@@ -18,7 +18,7 @@ const crashMap = "0=1,3=0"
 
 // keeping is a server that keeps what it acknowledged when it is killed: with
 // everysec a busy disk makes it answer before it has written.
-var keeping = []redistest.Option{redistest.WithAOF(), redistest.WithConfig("appendfsync", "no")}
+var keeping = []redistest.Option{redistest.WithAOF(), redistest.WithConfig("appendfsync", "no"), redistest.WithConfig("repl-diskless-sync-delay", "0")}
 
 // stage is two servers, a sidecar and writers.
 type stage struct {
