@@ -145,7 +145,21 @@ func (s *stage) faultAt(from router.Side, file string, fault func()) error {
 func (s *stage) heldAt(from router.Side, file string, fault func()) <-chan error {
 	s.t.Helper()
 	var reached atomic.Bool
-	result := s.switchLater(from, &reached)
+	return s.heldDuring(s.switchLater(from, &reached), &reached, file, fault)
+}
+
+// faultDuring is faultAt for another call.
+func (s *stage) faultDuring(call func() error, file string, fault func()) error {
+	s.t.Helper()
+	result := make(chan error, 1)
+	go func() { result <- call() }()
+	return <-s.heldDuring(result, new(atomic.Bool), file, fault)
+}
+
+// heldDuring is heldAt for a call that is under way and sends its result. It says when
+// the failpoint was reached.
+func (s *stage) heldDuring(result <-chan error, reached *atomic.Bool, file string, fault func()) <-chan error {
+	s.t.Helper()
 	redistest.Eventually(s.t, time.Minute, func() error {
 		if _, err := os.Stat(file); err != nil {
 			return errors.New("the failpoint was not reached")

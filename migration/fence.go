@@ -192,6 +192,14 @@ func (f fence) arm(ctx context.Context, token uint64) error {
 	return nil
 }
 
+// disarm takes our token away. Nobody can raise this fence afterwards.
+func (f fence) disarm(ctx context.Context) error {
+	if err := f.db().Del(ctx, store.FenceKey).Err(); err != nil {
+		return fmt.Errorf("removing %s from %s: %w", store.FenceKey, f.pool, err)
+	}
+	return nil
+}
+
 // raise stops every write of others from the instant at which EXEC runs on the
 // server, if token is still the newest (ErrSuperseded otherwise). It also ends a
 // CLIENT PAUSE: the writers that it stalled are then refused, not run.
