@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +15,10 @@ import (
 )
 
 const crashMap = "0=1,3=0"
+
+// keeping is a server that keeps what it acknowledged when it is killed: with
+// everysec a busy disk makes it answer before it has written.
+var keeping = []redistest.Option{redistest.WithAOF(), redistest.WithConfig("appendfsync", "no"), redistest.WithConfig("repl-diskless-sync-delay", "0")}
 
 // stage is two servers, a sidecar and writers.
 type stage struct {
@@ -27,7 +33,7 @@ type stage struct {
 
 func newStage(t *testing.T, failpoints string, extra ...string) *stage {
 	t.Helper()
-	s := &stage{t: t, src: redistest.Start(t, redistest.WithAOF()), dst: redistest.Start(t, redistest.WithAOF())}
+	s := &stage{t: t, src: redistest.Start(t, keeping...), dst: redistest.Start(t, keeping...)}
 	for side, server := range []*redistest.Server{s.src, s.dst} {
 		s.links[side] = redistest.NewLink(t, server.Addr())
 		s.feeds[side] = redistest.NewLink(t, server.Addr())
@@ -68,6 +74,25 @@ func (s *stage) switchOnce(from router.Side) error {
 	return err
 }
 
+// mustSwitch switches away from side. On a machine that is too busy clients would
+// wait for too long: then it is tried again, as an operator would.
+func (s *stage) mustSwitch(from router.Side) {
+	s.t.Helper()
+	redistest.Eventually(s.t, time.Minute, func() error {
+		err := s.switchOnce(from)
+		if err != nil && !outOfTime(err) {
+			s.t.Fatalf("the switch away from the %s: %v", from, err)
+		}
+		return err
+	}, "a switch away from the %s", from)
+}
+
+// outOfTime reports whether a switch was given up because clients would have waited
+// for too long.
+func outOfTime(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "cutover.max_stall")
+}
+
 // settle checks that everything acknowledged is where the applications are, that
 // a switch works, and again.
 func (s *stage) settle(want router.Side) {
@@ -77,9 +102,7 @@ func (s *stage) settle(want router.Side) {
 	if st.Side != want {
 		s.t.Fatalf("the applications are on the %s, want the %s (phase %s)", st.Side, want, st.Phase)
 	}
-	if err := s.switchOnce(want); err != nil {
-		s.t.Fatalf("another switch after the fault: %v", err)
-	}
+	s.mustSwitch(want)
 	s.goOn(100)
 	side := s.c.awaitReady().Side
 	if side != want.Other() {
@@ -106,9 +129,7 @@ func verbOf(from router.Side) string {
 func (s *stage) reach(from router.Side) {
 	s.t.Helper()
 	if from == router.Target {
-		if err := s.switchOnce(router.Source); err != nil {
-			s.t.Fatal(err)
-		}
+		s.mustSwitch(router.Source)
 		s.c.awaitReady()
 		s.goOn(50)
 	}
@@ -123,7 +144,8 @@ func (s *stage) faultAt(from router.Side, file string, fault func()) error {
 // heldAt is faultAt that does not wait for the switch's end.
 func (s *stage) heldAt(from router.Side, file string, fault func()) <-chan error {
 	s.t.Helper()
-	return s.heldDuring(s.switchLater(from), file, fault)
+	var reached atomic.Bool
+	return s.heldDuring(s.switchLater(from, &reached), &reached, file, fault)
 }
 
 // faultDuring is faultAt for another call.
@@ -131,21 +153,37 @@ func (s *stage) faultDuring(call func() error, file string, fault func()) error 
 	s.t.Helper()
 	result := make(chan error, 1)
 	go func() { result <- call() }()
-	return <-s.heldDuring(result, file, fault)
+	return <-s.heldDuring(result, new(atomic.Bool), file, fault)
 }
 
-// heldDuring is heldAt for a call that is under way and sends its result.
-func (s *stage) heldDuring(result <-chan error, file string, fault func()) <-chan error {
+// heldDuring is heldAt for a call that is under way and sends its result. It says when
+// the failpoint was reached.
+func (s *stage) heldDuring(result <-chan error, reached *atomic.Bool, file string, fault func()) <-chan error {
 	s.t.Helper()
-	redistest.Eventually(s.t, 20*time.Second, func() error {
+	redistest.Eventually(s.t, time.Minute, func() error {
 		if _, err := os.Stat(file); err != nil {
 			return errors.New("the failpoint was not reached")
 		}
 		return nil
 	}, "failpoint")
+	reached.Store(true)
 	fault()
 	if err := os.Remove(file); err != nil {
 		s.t.Fatal(err)
 	}
+	return result
+}
+
+// switchLater asks for a switch and does not wait. One that is out of time before the
+// point is reached is asked for again.
+func (s *stage) switchLater(from router.Side, reached *atomic.Bool) <-chan error {
+	result := make(chan error, 1)
+	go func() {
+		err := s.switchOnce(from)
+		for outOfTime(err) && !reached.Load() {
+			err = s.switchOnce(from)
+		}
+		result <- err
+	}()
 	return result
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -97,8 +98,10 @@ var matrix = []fault{
 	{"stop", func(t *testing.T, at point) (*stage, error) {
 		s := newStage(t, at.name+"#1=stop", shortTimeouts...)
 		s.reach(at.from)
-		result := s.switchLater(at.from)
-		redistest.Eventually(t, 20*time.Second, s.c.stopped, "the process stops itself")
+		var reached atomic.Bool
+		result := s.switchLater(at.from, &reached)
+		redistest.Eventually(t, time.Minute, s.c.stopped, "the process stops itself")
+		reached.Store(true)
 		<-time.After(outlasting) // the length is what is tried
 		s.c.signal(syscall.SIGCONT)
 		return s, <-result
@@ -149,17 +152,17 @@ var matrix = []fault{
 func (s *stage) dieAt(at point) {
 	s.t.Helper()
 	s.reach(at.from)
-	if err := s.switchOnce(at.from); err == nil {
-		s.t.Fatal("the switch went through although the process was to die in it")
-	}
+	redistest.Eventually(s.t, time.Minute, func() error {
+		err := s.switchOnce(at.from)
+		if err == nil {
+			s.t.Fatal("the switch went through although the process was to die in it")
+		}
+		if outOfTime(err) {
+			return err
+		}
+		return nil
+	}, "a switch comes to its point")
 	_ = s.c.awaitExit(20 * time.Second)
-}
-
-// switchLater asks for a switch and does not wait.
-func (s *stage) switchLater(from router.Side) <-chan error {
-	result := make(chan error, 1)
-	go func() { result <- s.switchOnce(from) }()
-	return result
 }
 
 // stopAt begins a switch, waits until it is at the point, runs f and lets it go on.

@@ -91,7 +91,10 @@ func (m *Migration) preflight(ctx context.Context, from router.Side, cutover boo
 }
 
 func (m *Migration) fenceLevel(ctx context.Context, from router.Side) (FenceLevel, error) {
-	level, why := preflight.FenceLevel(ctx, m.env(from))
+	level, why, err := preflight.FenceLevel(ctx, m.env(from))
+	if err != nil {
+		return "", err
+	}
 	if level == string(FenceACL) && m.ids[from].user() == "" {
 		// The fence would stop ourselves as well.
 		level, why = string(FenceReplicas), "there is no user of our own: "+m.ids[from].reason

@@ -18,6 +18,9 @@ func (a *attempt) journal(ctx context.Context) error {
 	// A server that restarted since has forgotten the fence, and may have taken
 	// writes that nobody drained.
 	st := a.record().Servers[a.from].Fence
+	if err := a.keepDrained(ctx); err != nil {
+		return err
+	}
 	if a.level == FenceReplicas {
 		if err := a.fence(a.from).check(ctx, st); err != nil {
 			return err
@@ -38,12 +41,48 @@ func (a *attempt) journal(ctx context.Context) error {
 	})
 }
 
+// replicaPatience is how long clients wait for replicas once the switch is decided.
+const replicaPatience = 100 * time.Millisecond
+
+// keepDrained waits until the replicas of the entered server have what was drained:
+// nobody copies anything again once the journal is written, so a failover must not take
+// it away. It takes what is left of the stall budget at most.
+func (a *attempt) keepDrained(ctx context.Context) error {
+	patience := min(a.opt.MaxStall-time.Since(a.held), a.cfg.Proxy.DialTimeout/2)
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
+	defer cancel()
+	err := a.publishReplicated(ctx, a.to, store.RecordKey, a.filled, patience)
+	switch {
+	case err != nil && refusedForGood(err):
+		a.log.Warn("whether the replicas have what was drained cannot be asked", "server", a.ids[a.to].Pool().String(), "error", err)
+		return nil
+	case errors.Is(err, store.ErrBehind):
+		return fmt.Errorf("waiting until the replicas have what was drained: %w", err)
+	}
+	return err
+}
+
+// filled is the condition that the entered server is the process that was drained.
+func (a *attempt) filled(ctx context.Context, tx *redis.Tx, _ store.Entry) error {
+	return a.forward.Filled(ctx, tx)
+}
+
+// decided makes nothing of an error that only says that replicas lag behind, or cannot
+// be asked: what was to be written is.
+func (m *Migration) decided(what string, err error) error {
+	if !errors.Is(err, store.ErrBehind) {
+		return err
+	}
+	m.log.Warn("a failover now could take back "+what, "error", err)
+	return nil
+}
+
 // publishUntilKnown repeats a write whose answer was lost until the server
 // has either taken or refused it.
 func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key string, ok store.Condition) error {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
-		err := a.publishIf(cctx, side, key, ok)
+		err := a.decided("the journal", a.publishReplicated(cctx, side, key, ok, replicaPatience))
 		cancel()
 		if err == nil || certain(err) {
 			return err
@@ -90,7 +129,7 @@ func (a *attempt) commitStep(ctx context.Context) error {
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 		err := a.refill(cctx)
 		if err == nil {
-			err = a.commit(cctx, func(ctx context.Context, tx *redis.Tx, _ store.Entry) error { return a.forward.Filled(ctx, tx) })
+			err = a.commit(cctx, a.filled)
 		}
 		cancel()
 		if err == nil {
@@ -152,7 +191,8 @@ func (m *Migration) commit(ctx context.Context, ok store.Condition) error {
 		if err != nil {
 			return err
 		}
-		if err := store.SaveIf(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e, ok); err != nil {
+		err = store.SaveReplicated(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e, ok, replicaPatience)
+		if err := m.decided("COMMITTED", err); err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
 		}
 		// The state file leads here again even if it cannot be written now.

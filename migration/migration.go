@@ -186,6 +186,19 @@ func (m *Migration) publishIf(ctx context.Context, side router.Side, key string,
 	return nil
 }
 
+// publishReplicated is publishIf that waits for replicas, see store.SaveReplicated.
+func (m *Migration) publishReplicated(ctx context.Context, side router.Side, key string, ok store.Condition, patience time.Duration) error {
+	e, err := m.record().entry()
+	if err != nil {
+		return err
+	}
+	pool := m.ids[side].Pool()
+	if err := store.SaveReplicated(ctx, pool.DB(0), key, e, ok, patience); err != nil {
+		return fmt.Errorf("on %s: %w", pool, err)
+	}
+	return nil
+}
+
 // route returns the route that the record asks for.
 func (m *Migration) route() router.Route {
 	r := m.record()

@@ -85,12 +85,12 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	SameServer: {
 		"the commit on the drained server",
 		"That the entered server is the process which was drained is looked at on the connection that waits for its replicas, and on the one that writes COMMITTED; if not, who has drained it fills it again.",
-		"restarts", "`migration/commit.go` `commitStep` and `refill`, `sync/mirror/run.go` `Filled`; nothing waits for replicas yet",
+		"restarts", "`migration/commit.go` `keepDrained`, `commitStep` and `refill`, `sync/mirror/run.go` `Filled`",
 	},
 	WaitForReplicas: {
 		"WAIT",
 		"What was drained, the tokens, the journal and COMMITTED are on the replicas before the next step.",
-		"failovers", "not yet",
+		"failovers", "`migration/store/store.go` `SaveReplicated`; a replica that lags makes an attempt end before the journal, and is only told of after it. The token waits for nothing",
 	},
 	FenceOnReplicas: {
 		"the fence on the replicas too",

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -290,7 +291,8 @@ func TestClientsAndFence(t *testing.T) {
 
 	level := func(env Env, want string, words ...string) {
 		t.Helper()
-		got, reason := FenceLevel(ctx, env)
+		got, reason, err := FenceLevel(ctx, env)
+		must(t, err)
 		if got != want || !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(reason, w) }) {
 			t.Errorf("got %s: %s; want %s with %q", got, reason, want, words)
 		}
@@ -425,5 +427,25 @@ WARN  a-very-long-check [31mred
 `
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A server that does not answer has not said that it allows less: taken for F2, a
+// switch would be without a way back for a lost packet.
+func TestFenceLevelUnanswered(t *testing.T) {
+	from, to := redistest.Start(t), redistest.Start(t)
+	env := environment(t, from, to)
+	level, _, err := FenceLevel(t.Context(), env)
+	if err != nil || level != "F3" {
+		t.Fatal(level, err)
+	}
+	from.Kill()
+	if level, reason, err := FenceLevel(t.Context(), env); err == nil {
+		t.Errorf("a server that is away allows %q: %s", level, reason)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if level, reason, err := FenceLevel(ctx, env); err == nil {
+		t.Errorf("one that was not asked allows %q: %s", level, reason)
 	}
 }

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // The fence levels that a server allows, strongest first.
@@ -17,11 +21,15 @@ const (
 
 // FenceLevel finds the strongest fence that From allows, by trying: a user that
 // is switched off is created and removed, a setting is set to what it is. The
-// reason says why it is that level, and for less than F3 what is in the way.
-func FenceLevel(ctx context.Context, env Env) (level, reason string) {
+// reason says why it is that level, and for less than F3 what is in the way. An
+// error means that the server did not answer: that it allows less is not known then.
+func FenceLevel(ctx context.Context, env Env) (level, reason string, err error) {
 	errACL := aclFence(ctx, env)
 	if errACL == nil {
-		return fenceACL, "ACL SETUSER works: every user but ours is refused"
+		return fenceACL, "ACL SETUSER works: every user but ours is refused", nil
+	}
+	if unanswered(errACL) {
+		return "", "", fmt.Errorf("trying the fence on %s: %w", env.From, errACL)
 	}
 	s := &server{pool: env.From, name: env.FromName}
 	why := fmt.Sprintf("no ACL fence: %v", errACL)
@@ -29,10 +37,21 @@ func FenceLevel(ctx context.Context, env Env) (level, reason string) {
 	if err == nil {
 		err = s.settable(ctx, "min-replicas-to-write", present)
 	}
-	if err == nil {
-		return fenceReplicas, why + "; min-replicas-to-write works, it refuses every write, ours too"
+	switch {
+	case err == nil:
+		return fenceReplicas, why + "; min-replicas-to-write works, it refuses every write, ours too", nil
+	case unanswered(err):
+		return "", "", fmt.Errorf("trying the fence on %s: %w", env.From, err)
 	}
-	return fenceKey, fmt.Sprintf("%s; no min-replicas-to-write: %v", why, err)
+	return fenceKey, fmt.Sprintf("%s; no min-replicas-to-write: %v", why, err), nil
+}
+
+// unanswered reports whether err is the connection's and not the server's word.
+func unanswered(err error) bool {
+	var reply redis.Error
+	var network net.Error
+	return !errors.As(err, &reply) && (errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 }
 
 // aclFence tries the rules of the fence (selectors are there since 7.0) on a user
@@ -95,13 +114,18 @@ func ownIdentity(ctx context.Context, env Env) error {
 func checkFence(ctx context.Context, in *inspection) []Finding {
 	var out []Finding
 	if in.from.up {
-		level, reason := FenceLevel(ctx, in.Env)
-		out = append(out, fenceFinding(ctx, in, level, reason))
+		if level, reason, err := FenceLevel(ctx, in.Env); err != nil {
+			out = append(out, fail("", "%v", err))
+		} else {
+			out = append(out, fenceFinding(ctx, in, level, reason))
+		}
 	}
 	if in.to.up {
 		way := in.Env
 		way.From, way.To, way.FromName, way.ToName = in.To, in.From, in.ToName, in.FromName
-		if level, reason := FenceLevel(ctx, way); level != fenceACL {
+		if level, reason, err := FenceLevel(ctx, way); err != nil {
+			out = append(out, fail("", "for the way back: %v", err))
+		} else if level != fenceACL {
 			out = append(out, warn(fenceAdvice(in.to), "%s: for the way back only fence %s: %s", in.to, level, reason))
 		}
 	}

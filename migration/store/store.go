@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -72,6 +74,37 @@ type Condition func(ctx context.Context, tx *redis.Tx, there Entry) error
 // writes: what it finds holds for the write, for a server that restarts in between
 // has ended that connection.
 func SaveIf(ctx context.Context, c *redis.Client, key string, e Entry, ok Condition) error {
+	return save(ctx, c, key, e, ok, nil)
+}
+
+// SaveReplicated is SaveIf that then waits until each of the server's replicas has what
+// was written, and so all that the server ran before; at most for patience. An error
+// that is ErrBehind means that it is written, and that some replica has not said so.
+func SaveReplicated(ctx context.Context, c *redis.Client, key string, e Entry, ok Condition, patience time.Duration) error {
+	return save(ctx, c, key, e, ok, func(tx *redis.Tx) error {
+		text, err := tx.Info(ctx, "replication").Result()
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrBehind, err)
+		}
+		n := strings.Count(text, ",state=online,")
+		if n == 0 {
+			return nil
+		}
+		got, err := tx.Wait(ctx, n, max(patience, time.Millisecond)).Result() // 0 would be for ever
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w: %w", ErrBehind, err)
+		case int(got) < n:
+			return fmt.Errorf("%w: %d of %d within %v", ErrBehind, int64(n)-got, n, patience)
+		}
+		return nil
+	})
+}
+
+// ErrBehind means that replicas lag behind, or that they cannot be asked.
+var ErrBehind = errors.New("replicas may not have it yet")
+
+func save(ctx context.Context, c *redis.Client, key string, e Entry, ok Condition, after func(*redis.Tx) error) error {
 	text, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", key, err)
@@ -102,6 +135,9 @@ func SaveIf(ctx context.Context, c *redis.Client, key string, e Entry, ok Condit
 			p.Set(ctx, key, text, 0)
 			return nil
 		})
+		if err == nil && after != nil {
+			err = after(tx)
+		}
 		return err
 	}, key)
 	if errors.Is(err, redis.TxFailedErr) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
@@ -238,4 +239,34 @@ func TestSaveIfTheServerIsStillTheOne(t *testing.T) {
 		t.Errorf("a condition that does not hold: %v", err)
 	}
 	wantAt(t, c, store.JournalKey, there)
+}
+
+// SaveReplicated returns when the replica has it, and says so when it has not.
+func TestSaveReplicated(t *testing.T) {
+	s := redistest.Start(t, redistest.WithConfig("repl-diskless-sync-delay", "0"))
+	c := s.Client(0)
+	if err := store.SaveReplicated(t.Context(), c, store.RecordKey, entry("a", 1, 1), nil, time.Second); err != nil {
+		t.Fatalf("without replicas: %v", err)
+	}
+	host, port, _ := strings.Cut(s.Addr(), ":")
+	replica := redistest.Start(t, redistest.WithConfig("replicaof", host, port))
+	redistest.Eventually(t, 30*time.Second, func() bool {
+		return strings.Contains(c.Info(t.Context(), "replication").Val(), ",state=online,")
+	}, "the replica follows")
+	e := entry("a", 1, 2)
+	if err := store.SaveReplicated(t.Context(), c, store.RecordKey, e, nil, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	wantAt(t, replica.Client(0), store.RecordKey, e)
+	if err := replica.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	e = entry("a", 1, 3)
+	if err := store.SaveReplicated(t.Context(), c, store.RecordKey, e, nil, 20*time.Millisecond); !errors.Is(err, store.ErrBehind) {
+		t.Errorf("with a replica that says nothing: %v", err)
+	}
+	wantAt(t, c, store.RecordKey, e)
+	if err := replica.Cont(); err != nil {
+		t.Fatal(err)
+	}
 }
