@@ -8,7 +8,7 @@ import (
 )
 
 func abortVerb() *verb {
-	return &verb{name: "abort", short: "take back a switch that is under way, or end one that waits", run: abort, long: `
+	return &verb{name: "abort", short: "take back a switch that is under way, or waits", run: abort, long: `
 Ends the waiting of a switch that was asked for with --when-ready or --at, or
 that a postpone file holds. One that is under way is taken back: possible until
 it is decided; everything is then as before, and the copy goes on. Afterwards
