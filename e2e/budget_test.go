@@ -152,11 +152,7 @@ func TestBudgetHoldsWhenAServerIsSilent(t *testing.T) {
 			t.Cleanup(func() { _ = client.Close() })
 			before := [2]traces{tracesOf(t, src), tracesOf(t, dst)}
 			s := &stage{t: t, src: src, dst: dst, c: c}
-			result := make(chan error, 1)
-			go func() {
-				result <- s.faultAtWith(router.Source, file, admin.SwitchRequest{MaxStall: "700ms"}, func() { link.Stall(true) })
-			}()
-			err := <-result
+			err := s.faultAtWith(router.Source, file, admin.SwitchRequest{MaxStall: "700ms"}, func() { link.Stall(true) })
 			if err == nil || !strings.Contains(err.Error(), "the stall budget is used up") {
 				t.Fatalf("the switch ended with %v", err)
 			}
@@ -182,5 +178,11 @@ func TestBudgetHoldsWhenAServerIsSilent(t *testing.T) {
 
 // faultAtWith is faultAt with wishes for the switch.
 func (s *stage) faultAtWith(from router.Side, file string, o admin.SwitchRequest, fault func()) error {
-	return s.faultDuring(func() error { _, err := s.c.ask(from, o); return err }, file, fault)
+	result := make(chan error, 1)
+	go func() {
+		_, err := s.c.ask(from, o)
+		result <- err
+	}()
+	s.atPoint(file, fault)
+	return <-result
 }

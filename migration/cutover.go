@@ -365,7 +365,8 @@ func (m *Migration) assume(change func(*Record)) error {
 	return err
 }
 
-// untilDone repeats what must be done before clients may go on.
+// untilDone repeats what must be done before clients may go on, or until that is a
+// newer coordinator's to do.
 func (m *Migration) untilDone(ctx context.Context, why string, f func(context.Context) error) {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
@@ -373,6 +374,10 @@ func (m *Migration) untilDone(ctx context.Context, why string, f func(context.Co
 		cancel()
 		if err == nil {
 			m.setProblems()
+			return
+		}
+		if errors.Is(err, store.ErrSuperseded) {
+			m.log.Error("left to the newer coordinator: "+why, "error", err)
 			return
 		}
 		m.setProblems("clients wait: " + why + ": " + err.Error())

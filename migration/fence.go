@@ -74,6 +74,8 @@ var errFenceLost = errors.New("the fence is gone")
 type fence struct {
 	pool *conn.Pool
 	own  string
+	// token is its coordinator's; 0: nobody looks for a newer one before it is lowered.
+	token uint64
 	// proxied are the local addresses of the proxy's connections, which hold still
 	// while a fence is raised; asked for anew each time.
 	proxied func() map[string]struct{}
@@ -190,9 +192,23 @@ func (f fence) arm(ctx context.Context, token uint64) error {
 	return nil
 }
 
-// disarm takes our token away. Nobody can raise this fence afterwards.
+// disarm takes our token away, unless a newer coordinator's is there by now.
 func (f fence) disarm(ctx context.Context) error {
-	if err := f.db().Del(ctx, store.FenceKey).Err(); err != nil {
+	err := f.db().Watch(ctx, func(tx *redis.Tx) error {
+		there, err := tx.Get(ctx, store.FenceKey).Result()
+		if errors.Is(err, redis.Nil) || err == nil && there != strconv.FormatUint(f.token, 10) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			p.Del(ctx, store.FenceKey)
+			return nil
+		})
+		return err
+	}, store.FenceKey)
+	if err != nil && !errors.Is(err, redis.TxFailedErr) {
 		return fmt.Errorf("removing %s from %s: %w", store.FenceKey, f.pool, err)
 	}
 	return nil
@@ -277,10 +293,19 @@ func (f fence) raiseLateUsers(ctx context.Context, st *FenceState) error {
 
 // check returns errFenceLost when the fence is not up, and other errors when
 // that cannot be told.
-func (f fence) check(ctx context.Context, st *FenceState) error {
+func (f fence) check(ctx context.Context, st *FenceState) error { return f.checkOn(ctx, f.db(), st) }
+
+// asker is a client, or one connection.
+type asker interface {
+	redis.Cmdable
+	Do(ctx context.Context, args ...any) *redis.Cmd
+}
+
+// checkOn is check on a connection of the caller's.
+func (f fence) checkOn(ctx context.Context, c asker, st *FenceState) error {
 	switch st.Level {
 	case FenceACL:
-		names, err := f.db().Do(ctx, "ACL", "USERS").StringSlice()
+		names, err := c.Do(ctx, "ACL", "USERS").StringSlice()
 		if err != nil {
 			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
 		}
@@ -288,7 +313,7 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 			if name == f.own {
 				continue
 			}
-			u, err := aclUser(ctx, f.db(), name)
+			u, err := aclUser(ctx, c, name)
 			if err != nil {
 				return err
 			}
@@ -297,7 +322,7 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 			}
 		}
 	case FenceReplicas:
-		got, err := f.db().ConfigGet(ctx, "min-replicas-to-write").Result()
+		got, err := c.ConfigGet(ctx, "min-replicas-to-write").Result()
 		if err != nil {
 			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
 		}
@@ -347,10 +372,31 @@ func fenced(u ACLUser) bool {
 	return true
 }
 
-// lower puts everything back as save found it. It may be repeated.
+// lower puts everything back as save found it, unless a newer coordinator's token is
+// there: then the fence is its own (ErrSuperseded). It may be repeated.
 func (f fence) lower(ctx context.Context, st *FenceState) error {
+	err := f.db().Watch(ctx, func(tx *redis.Tx) error {
+		there, err := tx.Get(ctx, store.FenceKey).Uint64()
+		if err == nil && f.token > 0 && there > f.token {
+			return store.ErrSuperseded
+		}
+		if err != nil && !errors.Is(err, redis.Nil) && !errors.As(err, new(*strconv.NumError)) {
+			return err
+		}
+		return f.lowerOn(ctx, tx, st)
+	}, store.FenceKey)
+	if errors.Is(err, redis.TxFailedErr) {
+		err = store.ErrSuperseded
+	}
+	if err != nil {
+		return fmt.Errorf("lowering the %s fence on %s: %w", st.Level, f.pool, err)
+	}
+	return nil
+}
+
+func (f fence) lowerOn(ctx context.Context, tx *redis.Tx, st *FenceState) error {
 	var unpause *redis.Cmd
-	cmds, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
+	cmds, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		switch st.Level {
 		case FenceACL:
 			for _, u := range st.Users {
@@ -370,10 +416,7 @@ func (f fence) lower(ctx context.Context, st *FenceState) error {
 		unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
 		return nil
 	})
-	if err := firstBut(unpause, cmds, err); err != nil {
-		return fmt.Errorf("lowering the %s fence on %s: %w", st.Level, f.pool, err)
-	}
-	return nil
+	return firstBut(unpause, cmds, err)
 }
 
 // selector writes rules as ACL SETUSER reads them: split like words of redis-cli

@@ -84,6 +84,8 @@ type Migration struct {
 
 	mu       sync.Mutex // guards what follows; never held over I/O
 	rec      Record
+	seen     store.Entry    // place of the record that Recover goes by; no data
+	claims   []string       // what claim has written
 	mirror   *mirror.Mirror // the one that runs; nil before
 	problems []string       // why the migration does not go on by itself
 	abort    context.CancelCauseFunc
@@ -168,12 +170,17 @@ func (m *Migration) save(durable bool, change func(*Record)) error {
 
 // publish writes the present record to a control key on one server.
 func (m *Migration) publish(ctx context.Context, side router.Side, key string) error {
+	return m.publishIf(ctx, side, key, nil)
+}
+
+// publishIf is publish under a condition, see store.SaveIf.
+func (m *Migration) publishIf(ctx context.Context, side router.Side, key string, ok store.Condition) error {
 	e, err := m.record().entry()
 	if err != nil {
 		return err
 	}
 	pool := m.ids[side].Pool()
-	if err := store.Save(ctx, pool.DB(0), key, e); err != nil {
+	if err := store.SaveIf(ctx, pool.DB(0), key, e, ok); err != nil {
 		return fmt.Errorf("on %s: %w", pool, err)
 	}
 	return nil
@@ -193,7 +200,7 @@ func (m *Migration) databases() router.DBMap {
 
 func (m *Migration) fence(side router.Side) fence {
 	return fence{
-		pool: m.ids[side].Pool(), own: m.ids[side].user(),
+		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: m.record().Token,
 		proxied: func() map[string]struct{} { return m.traffic.UpstreamAddrs(side) },
 	}
 }

@@ -12,7 +12,7 @@ import (
 // it delays, stalls, swallows, cuts and refuses. Bytes keep their order. All
 // methods may be called at any time from any goroutine.
 type Link struct {
-	upstream string
+	upstream atomic.Pointer[string]
 	listener net.Listener
 	up, down lane // towards the server, towards the client
 	refuse   atomic.Bool
@@ -31,7 +31,8 @@ func OpenLink(upstream string) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a link to %s: %w", upstream, err)
 	}
-	l := &Link{upstream: upstream, listener: listener, conns: make(map[*linkConn]struct{})}
+	l := &Link{listener: listener, conns: make(map[*linkConn]struct{})}
+	l.upstream.Store(&upstream)
 	l.down.budget.Store(noBudget)
 	l.up.budget.Store(noBudget)
 	l.wg.Go(l.accept)
@@ -40,6 +41,10 @@ func OpenLink(upstream string) (*Link, error) {
 
 // Addr returns the address clients connect to.
 func (l *Link) Addr() string { return l.listener.Addr().String() }
+
+// SetUpstream has new connections lead to another server, as after a failover. Those
+// of before stay: see Cut.
+func (l *Link) SetUpstream(addr string) { l.upstream.Store(&addr) }
 
 // SetDelay adds d to the way of every byte read from now on, in each
 // direction: a round trip takes 2·d longer.

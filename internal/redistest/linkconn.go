@@ -36,7 +36,7 @@ func (c *linkConn) end() { c.once.Do(func() { close(c.stop) }) }
 // when all goroutines of the connection have.
 func (c *linkConn) run() {
 	defer func() { _ = c.client.Close() }()
-	conn, err := net.DialTimeout("tcp", c.link.upstream, 5*time.Second)
+	conn, err := net.DialTimeout("tcp", *c.link.upstream.Load(), 5*time.Second)
 	if err != nil {
 		return // the client sees a closed connection, as behind any relay
 	}

@@ -34,7 +34,8 @@ const (
 	stale           // in hand and marked since: queued again at Done
 )
 
-// New returns an empty set that holds at most limit keys (0: no bound).
+// New returns an empty set that queues at most limit keys (0: no bound), but for those
+// that come back from a hand.
 func New(limit int) *Set {
 	return &Set{limit: limit, keys: newStore(), changed: make(chan struct{})}
 }
@@ -65,7 +66,7 @@ func (s *Set) mark(key string) {
 		}
 		return
 	}
-	if s.limit > 0 && s.keys.n >= s.limit {
+	if s.limit > 0 && s.queue.n >= s.limit { // those in hand are bounded by who has them
 		if !s.overflow {
 			s.overflow = true
 			s.wake()

@@ -17,6 +17,7 @@ const (
 	bigKeySize = 512 << 10 // bytes from which a key is copied in chunks, unless configured
 	bigWorkers = 2         // whole copies at a time, per database
 	bigKnown   = 1 << 14   // big keys whose past copy is remembered, per database
+	bigMost    = 1 << 12   // … in hand, past which a scan waits
 )
 
 // bigKeys copies the big keys of one lane, in chunks and beside the others, so
@@ -30,6 +31,7 @@ type bigKeys struct {
 
 	mu      sync.Mutex
 	known   map[string]*bigKey
+	hand    int       // of them that are in hand
 	added   []*bigKey // waiting to be extended
 	whole   []*bigKey // waiting to be copied as a whole
 	changed chan struct{}
@@ -89,6 +91,7 @@ func (l *lane) copyBig(keys []string, scanned bool) {
 			s.n.Store(int32(len(s.known)))
 		}
 		k.with = true
+		s.hand++
 		k.owed = k.owed || scanned && (k.ended.IsZero() || k.changes&value.Remade != 0)
 		if k.copy.Placed() {
 			k.asWhole = false
@@ -175,6 +178,27 @@ func (s *bigKeys) owes() bool {
 		owes = owes || k.owed
 	}
 	return owes
+}
+
+// room waits, for a scan, until not too many big keys are in hand: of each something is
+// remembered.
+func (s *bigKeys) room(ctx context.Context) error {
+	for {
+		s.l.mu.Lock()
+		changed := s.l.changed
+		s.l.mu.Unlock()
+		s.mu.Lock()
+		hand := s.hand
+		s.mu.Unlock()
+		if hand < bigMost {
+			return nil
+		}
+		select {
+		case <-changed: // see finish
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // paid says that keys were copied or removed by others: one that was big is small now,

@@ -191,7 +191,7 @@ func (s *bigKeys) build(k *bigKey) {
 	if !s.matches(k) {
 		out, err = k.copy.Build(s.l.m.ctx, s.l.src(), k)
 	}
-	if unknown := err; errors.Is(err, value.ErrType) {
+	if unknown := err; errors.Is(err, value.ErrType) || value.Lacks(err) { // or what its type takes is forbidden
 		if out, err = s.restore(k); errors.Is(err, value.ErrRestoreRefused) {
 			err = errors.Join(unknown, err)
 		}
@@ -245,6 +245,7 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	a := k.copy.Account()
 	s.mu.Lock()
 	k.with, k.working, k.open = false, false, time.Time{}
+	s.hand--
 	l.count.bytes.Add(a.Bytes - k.counted)
 	k.counted = a.Bytes
 	if err == nil {

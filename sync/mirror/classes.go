@@ -76,8 +76,17 @@ func (m *Mirror) proveClasses(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	was := m.deaf
+	m.mu.Unlock()
+	if lacking == "" && was != "" {
+		for _, l := range m.lanes { // first: who finds that all is told waits for them
+			l.requestScan()
+		}
+		m.log.Info("notifications of all classes arrive again, scanning what was missed", "from", m.cfg.From.String())
+	}
+	m.mu.Lock()
 	m.deaf = lacking
 	m.mu.Unlock()
+	m.tell()
 	instead := lacking != "" && m.cfg.Feed == FeedAuto
 	if instead && errors.As(m.cfg.CheckNotifications(ctx), new(*NotificationsOff)) {
 		instead = false // the server shows its setting: that is put right first, see checkFeed
@@ -88,11 +97,6 @@ func (m *Mirror) proveClasses(ctx context.Context) error {
 		m.dropFeed() // a gap, which a scan repairs once the other feed is there
 	case lacking != "" && was == "":
 		m.noteGap(fmt.Sprintf("keyspace notifications of class %s do not arrive from %s; see notify-keyspace-events there", lacking, m.cfg.From))
-	case lacking == "" && was != "":
-		for _, l := range m.lanes {
-			l.requestScan()
-		}
-		m.log.Info("notifications of all classes arrive again, scanning what was missed", "from", m.cfg.From.String())
 	}
 	return nil
 }

@@ -42,6 +42,14 @@ func (s seen) Wrote(writes []proxy.Write) {
 // throughProxy puts a proxy before the source and returns a client of it.
 func (w *world) throughProxy(t *testing.T) *redis.Client {
 	t.Helper()
+	c := redis.NewClient(redistest.Options(w.proxyBefore(t, w.src.Addr()), 0))
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// proxyBefore puts a proxy before an address of the source, and returns its own.
+func (w *world) proxyBefore(t *testing.T, source string) string {
+	t.Helper()
 	dial := func(addr string) proxy.Upstream {
 		return proxy.Upstream{Dial: func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
@@ -52,22 +60,20 @@ func (w *world) throughProxy(t *testing.T) *redis.Client {
 	ok(t, err)
 	p, err := proxy.New(proxy.Config{
 		Listen: []proxy.Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Shared: true, Loops: 1,
-		Upstreams: [2]proxy.Upstream{dial(w.src.Addr()), dial(w.dst.Addr())},
+		Upstreams: [2]proxy.Upstream{dial(source), dial(w.dst.Addr())},
 	}, router.NewGate(router.Route{Map: dm}), seen{w.m}, slog.New(slog.DiscardHandler))
 	ok(t, err)
 	ok(t, p.Listen())
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	served := make(chan error, 1)
 	go func() { served <- p.Serve(ctx) }()
-	c := redis.NewClient(redistest.Options(p.Addr().String(), 0))
 	t.Cleanup(func() {
-		_ = c.Close()
 		stop()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
 	})
-	return c
+	return p.Addr().String()
 }
 
 // drainAgain is drain where the feed may just have been lost.

@@ -167,6 +167,7 @@ func (m *Mirror) supervise(f *feed) {
 		if !m.awaitWhole(f) {
 			return
 		}
+		m.countAnew()
 		// Subscribed first, scan second: nothing can fall between.
 		for _, l := range m.lanes {
 			l.requestScan()
@@ -205,6 +206,21 @@ func (m *Mirror) noteGap(why string) {
 	m.mu.Unlock()
 	m.errs.add("gap", errors.New(why))
 	m.log.Warn("changes may have been missed: the databases will be scanned again", "because", why)
+}
+
+// untold reports whether it is known that not all changes of From are reported. The scan
+// that makes up for it is asked for before it is over.
+func (m *Mirror) untold() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.silent || m.deaf != ""
+}
+
+// tell wakes who waits for any of the lanes to be complete.
+func (m *Mirror) tell() {
+	for _, l := range m.lanes {
+		l.tell()
+	}
 }
 
 func (m *Mirror) setReason(why string) {

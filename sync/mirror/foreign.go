@@ -28,7 +28,9 @@ type foreign struct {
 	mu      sync.Mutex
 	valid   bool
 	highest map[string]int64 // upper bound of the excess that is known to be old
+	calls   map[string]int64 // the server's counts when it was asked last
 	scripts int64            // scripts forwarded at the baseline: they may run such commands inside
+	rounds  int              // how often answers of the server were taken in
 }
 
 // foreignBaseline takes the present excess as known.
@@ -44,7 +46,8 @@ func (m *Mirror) foreignBaseline(ctx context.Context) error {
 	m.foreign.mu.Lock()
 	defer m.foreign.mu.Unlock()
 	m.foreign.valid = true
-	m.foreign.highest = make(map[string]int64)
+	m.foreign.rounds++
+	m.foreign.calls, m.foreign.highest = calls, make(map[string]int64)
 	for name, n := range calls {
 		m.foreign.highest[name] = n - finished[name]
 	}
@@ -53,21 +56,45 @@ func (m *Mirror) foreignBaseline(ctx context.Context) error {
 }
 
 // foreignSurplus returns the first command of which more ran than went through
-// the proxy, or "". In a moment when nothing is in flight it is exact.
+// the proxy, or "". In a moment when nothing is in flight it is exact. A server that has
+// begun to count anew (CONFIG RESETSTAT, another server in its place) may have run any.
 func (m *Mirror) foreignSurplus(ctx context.Context) (string, error) {
 	if m.cfg.Silent == nil {
 		return "", nil
 	}
-	calls, err := m.silentCalls(ctx)
-	if err != nil {
-		return "", err
+	f := &m.foreign
+	for {
+		f.mu.Lock()
+		rounds := f.rounds
+		f.mu.Unlock()
+		calls, err := m.silentCalls(ctx)
+		if err != nil {
+			return "", err
+		}
+		forwarded, _ := m.cfg.Silent() // after the server was asked: never less than it has run
+		f.mu.Lock()
+		if f.rounds != rounds { // another answer, which may be newer, was taken in meanwhile
+			f.mu.Unlock()
+			continue
+		}
+		f.rounds++
+		what := m.compareCalls(calls, forwarded)
+		f.mu.Unlock()
+		return what, nil
 	}
-	forwarded, _ := m.cfg.Silent() // after the server was asked: never less than it has run
-	m.foreign.mu.Lock()
-	defer m.foreign.mu.Unlock()
+}
+
+// compareCalls is foreignSurplus with the numbers of both.
+func (m *Mirror) compareCalls(calls, forwarded map[string]int64) string { // with foreign.mu held
 	if !m.foreign.valid {
-		return "", nil
+		return ""
 	}
+	for name, n := range calls {
+		if n < m.foreign.calls[name] {
+			return fmt.Sprintf("%s, as far as can be known (the server has begun to count anew)", name)
+		}
+	}
+	m.foreign.calls = calls
 	scripted := forwarded["scripts"] > m.foreign.scripts
 	for name, n := range calls {
 		excess := n - forwarded[name]
@@ -78,13 +105,10 @@ func (m *Mirror) foreignSurplus(ctx context.Context) (string, error) {
 			continue
 		}
 		if excess > m.foreign.highest[name] {
-			return fmt.Sprintf("%s (%d more than went through the proxy)", name, excess-m.foreign.highest[name]), nil
-		}
-		if excess < m.foreign.highest[name] && n == 0 {
-			m.foreign.highest[name] = excess // CONFIG RESETSTAT
+			return fmt.Sprintf("%s (%d more than went through the proxy)", name, excess-m.foreign.highest[name])
 		}
 	}
-	return "", nil
+	return ""
 }
 
 // inScripts reports whether a script that the proxy saw names a command that
@@ -131,13 +155,25 @@ func (m *Mirror) checkForeign() {
 // foreignSeen makes an invisible foreign write a gap.
 func (m *Mirror) foreignSeen(what string) {
 	m.noteGap(fmt.Sprintf("a client that bypasses the proxy ran %s on %s, which no notification reports", what, m.cfg.From))
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
-	defer cancel()
-	if err := m.foreignBaseline(ctx); err != nil {
-		m.errs.add("commandstats", err)
-	}
+	m.countAnew()
 	for _, l := range m.lanes { // after the baseline: what comes in between is counted again
 		l.requestScan()
+	}
+}
+
+// countAnew takes a new baseline before a scan, which makes up for what came before:
+// From may be another server by now.
+func (m *Mirror) countAnew() {
+	m.foreign.mu.Lock()
+	counting := m.foreign.valid
+	m.foreign.mu.Unlock()
+	if !counting {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
+	defer cancel()
+	if err := m.foreignBaseline(ctx); err != nil && m.ctx.Err() == nil {
+		m.errs.add("commandstats", err)
 	}
 }
 

@@ -305,12 +305,13 @@ func (m *Mirror) checkFeed() {
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen:
+		for _, l := range m.lanes { // first: who finds that all is told waits for them
+			l.requestScan()
+		}
 		m.mu.Lock()
 		m.silent = false
 		m.mu.Unlock()
-		for _, l := range m.lanes {
-			l.requestScan()
-		}
+		m.tell()
 		m.log.Info("notifications arrive again, scanning what was missed", "from", m.cfg.From.String())
 		return
 	default:

@@ -117,8 +117,12 @@ func (l *lane) rebase() {
 	l.notify()
 }
 
-// scanComplete reports whether every requested scan is through and no mark was lost.
+// scanComplete reports whether every requested scan is through and no mark was lost. What
+// was scanned while From reported nothing has to be scanned again.
 func (l *lane) scanComplete() bool {
+	if l.m.untold() {
+		return false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.done == l.wanted && !l.distrusted && !l.dirty.Overflowed() && !l.big.owes()
@@ -166,12 +170,9 @@ var errOutdated = errors.New("another scan was asked for meanwhile")
 // scans end, To shall be brought up to date all the same, as far as that goes.
 func (l *lane) scanner() {
 	for gaveUp := false; ; {
-		l.mu.Lock()
-		changed, wanted, done := l.changed, l.wanted, l.done
-		l.mu.Unlock()
 		dirtyChanged := l.dirty.Changed() // before looking: a change in between must wake us
-		overflowed := l.dirty.Overflowed()
-		if wanted == done && !overflowed {
+		changed, wanted, due := l.due()
+		if !due {
 			select {
 			case <-changed:
 			case <-dirtyChanged:
@@ -179,9 +180,6 @@ func (l *lane) scanner() {
 				return
 			}
 			continue
-		}
-		if overflowed {
-			l.m.log.Info("too many dirty keys to remember, scanning the database again", "database", l.from)
 		}
 		l.dirty.ClearOverflow() // before the scan: a mark lost during it counts again
 		outdated := func() bool { return !gaveUp && l.asked() > wanted }
@@ -194,11 +192,6 @@ func (l *lane) scanner() {
 				return
 			}
 			l.m.errs.add("scan", err)
-			l.mu.Lock()
-			if l.wanted == l.done { // an overflow alone: ask properly, it must not be forgotten
-				l.wanted++
-			}
-			l.mu.Unlock()
 			if !sleep(l.m.ctx, 500*time.Millisecond) {
 				return
 			}
@@ -211,6 +204,18 @@ func (l *lane) scanner() {
 	}
 }
 
+// due reports whether a scan is, and how many were asked for. A mark that was dropped
+// asks for one too, before it is forgotten: the lane is not complete until that is through.
+func (l *lane) due() (changed <-chan struct{}, wanted int, due bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wanted == l.done && l.dirty.Overflowed() {
+		l.m.log.Info("too many dirty keys to remember, scanning the database again", "database", l.from)
+		l.wanted++
+	}
+	return l.changed, l.wanted, l.wanted != l.done
+}
+
 // asked returns how many scans were ever asked for.
 func (l *lane) asked() int {
 	l.mu.Lock()
@@ -218,7 +223,7 @@ func (l *lane) asked() int {
 	return l.wanted
 }
 
-// scan copies every key of From's database that To does not have as it is, then marks
+// scan copies every key of From's database that To does not have as it is, then removes
 // every key of To's database that From does not have. SCAN returns every key that is
 // there from its beginning to its end; what comes or goes meanwhile is an event. It
 // ends with errOutdated as soon as outdated says so.
@@ -237,7 +242,9 @@ func (l *lane) scan(ctx context.Context, outdated func() bool) error {
 	if err := l.scanTo(ctx, outdated); err != nil {
 		return err
 	}
-	l.retryStuck() // one may have gone, of which To has nothing either
+	if err := l.scanStuck(ctx); err != nil {
+		return err
+	}
 	l.count.scanEnd.Store(time.Now().UnixNano())
 	return nil
 }
@@ -255,23 +262,10 @@ func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
 		if outdated() {
 			return errOutdated
 		}
-		for mine := l.dirty.Claim(keys); len(mine) > 0; {
-			n := min(len(mine), l.m.throttle.Batch(l.size.keys()))
-			if err := l.m.throttle.Wait(ctx, n); err != nil {
-				l.dirty.Retry(mine)
-				return err
-			}
-			under.Add(1)
-			select {
-			case sift.way() <- task{keys: mine[:n:n], done: under.Done}:
-			case <-ctx.Done():
-				under.Done()
-				l.dirty.Retry(mine)
-				return context.Cause(ctx)
-			}
-			mine = mine[n:]
+		if err := l.big.room(ctx); err != nil {
+			return err
 		}
-		return nil
+		return l.hand(ctx, keys, &under, sift.way)
 	})
 	if err != nil {
 		return fmt.Errorf("scanning database %d of %s: %w", l.from, l.m.cfg.From, err)
@@ -279,16 +273,42 @@ func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
 	return nil
 }
 
+// hand has keys that a scan has found copied, those that nobody else looks after. It
+// returns when they are taken on, and under waits until they are given back.
+func (l *lane) hand(ctx context.Context, keys []string, under *sync.WaitGroup, way func() chan<- task) error {
+	for mine := l.dirty.Claim(keys); len(mine) > 0; {
+		n := min(len(mine), l.m.throttle.Batch(l.size.keys()))
+		if err := l.m.throttle.Wait(ctx, n); err != nil {
+			l.dirty.Retry(mine)
+			return err
+		}
+		under.Add(1)
+		select {
+		case way() <- task{keys: mine[:n:n], done: under.Done}:
+		case <-ctx.Done():
+			under.Done()
+			l.dirty.Retry(mine)
+			return context.Cause(ctx)
+		}
+		mine = mine[n:]
+	}
+	return nil
+}
+
+// scanTo has every key removed that From does not have. They are handed over as the
+// others are: marks of very many might be dropped, and ask for yet another scan.
 func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
+	var under sync.WaitGroup
+	defer under.Wait()
 	err := l.scanned().each(ctx, l.dst(), func(keys []string) error {
 		if outdated() {
 			return errOutdated
 		}
 		lacks, err := l.lacking(ctx, keys)
-		for _, k := range lacks {
-			l.dirty.Mark(k)
+		if err != nil {
+			return err
 		}
-		return err
+		return l.hand(ctx, lacks, &under, func() chan<- task { return l.pages })
 	})
 	if err != nil {
 		return fmt.Errorf("looking for keys of database %d on %s that %s does not have: %w", l.to, l.m.cfg.To, l.m.cfg.From, err)

@@ -336,6 +336,27 @@ func TestOverflowBecomesAScan(t *testing.T) {
 	w.mustBeEqual(t)
 }
 
+// Deletions of which no mark was kept are found by the second half of a scan: nobody may
+// take all for brought across before that is through.
+func TestOverflowIsNotOverBeforeItsScan(t *testing.T) {
+	w := &world{src: redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA")), dst: redistest.Start(t)}
+	link := redistest.NewLink(t, w.dst.Addr())
+	w.connect(t, w.src.Addr(), link.Addr(), func(c *mirror.Config) { c.DirtyLimit = 50 })
+	fill(t, w.src.Client(0), 3000)
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	link.SetDelay(3 * time.Millisecond)
+	pipe := w.src.Client(0).Pipeline()
+	for i := range 2000 {
+		pipe.Del(t.Context(), fmt.Sprintf("s:%d", i))
+	}
+	_, err := pipe.Exec(t.Context())
+	ok(t, err)
+	drain(t, w.m)
+	w.mustBeEqual(t)
+}
+
 func TestSilentNotificationsAreNoticed(t *testing.T) {
 	w := newWorld(t, func(c *mirror.Config) {
 		check := func(ctx context.Context) error {
@@ -383,6 +404,38 @@ func TestForeignFlushIsFoundByCounting(t *testing.T) {
 	}, "flush carried")
 	if w.m.Progress().Gaps == 0 {
 		t.Error("the flush was not noticed as a gap")
+	}
+}
+
+// A server that counts anew has not counted what others ran just before, or hides it in
+// what is known to be old.
+func TestForeignFlushBehindAReset(t *testing.T) {
+	none := map[string]int64{}
+	w := newWorld(t, func(c *mirror.Config) {
+		c.Silent = func() (map[string]int64, map[string]int64) { return none, none }
+	})
+	fill(t, w.src.Client(0), 300)
+	for range 3 {
+		ok(t, w.src.Client(4).FlushDB(t.Context()).Err()) // before anybody counts
+	}
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	_, err := w.src.Client(0).Pipelined(t.Context(), func(p redis.Pipeliner) error {
+		p.ConfigResetStat(t.Context())
+		p.FlushDB(t.Context())
+		return nil
+	})
+	ok(t, err)
+	redistest.Eventually(t, 10*time.Second, func() error {
+		if n := len(content(t, w.dst.Client(0))); n != 0 {
+			return fmt.Errorf("%d keys are left", n)
+		}
+		return nil
+	}, "flush carried")
+	w.awaitState(t, mirror.Live)
+	if n := w.m.Progress().Gaps; n != 1 {
+		t.Errorf("%d gaps", n)
 	}
 }
 

@@ -159,6 +159,8 @@ func (s *sift) settle(lot *pipe.Lot) {
 	}
 	l.count.equal.Add(int64(len(alike)))
 	l.m.throttle.Spent(lot.Bytes)
+	l.stuck.forget(alike...)
+	l.lossy.forget(alike...)
 	l.dirty.Done(alike) // who was marked meanwhile is queued, and copied
 	if len(unlike) == 0 {
 		done()

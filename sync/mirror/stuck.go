@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -105,11 +106,21 @@ func (l *lane) setAside(key string, err error) bool {
 	return true
 }
 
-// retryStuck has the keys that could not be copied tried again.
+// retryStuck has keys that could not be copied tried again: some of them, where so many
+// marks might be too many.
 func (l *lane) retryStuck() {
-	if l.stuck.len() > 0 {
-		l.dirty.MarkAll(l.stuck.keys())
+	keys := l.stuck.keys()
+	if most := l.m.cfg.DirtyLimit / 2; most > 0 {
+		keys = keys[:min(len(keys), most)]
 	}
+	l.dirty.MarkAll(keys)
+}
+
+// scanStuck has all of them tried again: one may have gone, of which To has nothing either.
+func (l *lane) scanStuck(ctx context.Context) error {
+	var under sync.WaitGroup
+	defer under.Wait()
+	return l.hand(ctx, l.stuck.keys(), &under, func() chan<- task { return l.pages })
 }
 
 // stuckKeys names some, and says how many there are.

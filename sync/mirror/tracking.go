@@ -141,6 +141,11 @@ func (f *feed) readPush(parts string, pending *pendingKeys) error {
 
 // track has the mirror use tracking from the next subscription on.
 func (m *Mirror) track(why error) {
+	if m.untold() {
+		for _, l := range m.lanes {
+			l.distrust() // until the other feed is there
+		}
+	}
 	m.mu.Lock()
 	was := m.tracking
 	m.tracking = true

@@ -11,6 +11,16 @@ const (
 	noExpiry = -1
 )
 
+// broken returns the first of errs that is no refusal.
+func broken(errs ...error) error {
+	for _, err := range errs {
+		if err != nil && !errors.As(err, new(conn.Refusal)) {
+			return err
+		}
+	}
+	return nil
+}
+
 // askExpiry asks when a key expires; old is for a server before Redis 7.0.
 func askExpiry(w *conn.Wire, key string, old bool) {
 	if !old {
@@ -33,7 +43,15 @@ func expiry(w *conn.Wire, old bool) (expire int64, refused, err error) {
 		}
 		return n, nil, err
 	}
-	for range 3 { // MULTI, QUEUED, QUEUED
+	if err := w.Status(); errors.As(err, new(conn.Refusal)) {
+		_, _, left := w.Int() // without MULTI the others were answered one by one
+		_, now := w.Time()
+		_, exec := w.Array()
+		return 0, err, broken(left, now, exec)
+	} else if err != nil {
+		return 0, nil, err
+	}
+	for range 2 { // QUEUED
 		if err := w.Status(); errors.As(err, new(conn.Refusal)) {
 			refused = errors.Join(refused, err)
 		} else if err != nil {

@@ -66,13 +66,14 @@ type Job struct {
 	// Note is the caller's.
 	Note any
 
-	ways  []way
-	kinds []string // where types matter
-	sent  []sent
-	asked bool // for its sizes, by MEMORY USAGE
-	old   bool // it was asked for without PEXPIRETIME
-	info  bool // the source was asked whether any key expires
-	none  bool // none did, when these keys were in hand already
+	ways    []way
+	weights []int64  // bytes on the source, as far as it was asked
+	kinds   []string // where types matter
+	sent    []sent
+	asked   bool // for its sizes, by MEMORY USAGE
+	old     bool // it was asked for without PEXPIRETIME
+	info    bool // the source was asked whether any key expires
+	none    bool // none did, when these keys were in hand already
 }
 
 // way is how a key is read.
@@ -93,12 +94,13 @@ const (
 	set
 	setPXAT // with an expiry
 	unlink
-	undone // restore, and unlink behind it
+	del    // where UNLINK is refused
+	undone // restore, and a removal behind it
 )
 
 // NewJob returns a job for keys, which become the job's.
 func NewJob(keys []string, note any) *Job {
-	return &Job{Keys: keys, Outcomes: make([]value.Outcome, len(keys)), Note: note, ways: make([]way, len(keys)), sent: make([]sent, len(keys))}
+	return &Job{Keys: keys, Outcomes: make([]value.Outcome, len(keys)), Note: note, ways: make([]way, len(keys)), weights: make([]int64, len(keys)), sent: make([]sent, len(keys))}
 }
 
 // Pipe copies jobs one after the other, in three stages: sizes, payloads, answers.
@@ -130,8 +132,9 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	if err := p.connect(ctx); err != nil {
 		return p.fail(next, err), err
 	}
+	asked := 0 // keys of p.read
 	if p.read != nil {
-		p.ask(p.read, false)
+		asked = p.ask(p.read, 0, false)
 	}
 	if next != nil && len(next.Keys) >= askFrom && !p.ways.noInfo.Load() {
 		next.info = true
@@ -154,7 +157,7 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	}
 	belated := false
 	if p.read != nil {
-		if belated, err = p.relay(p.read, false); err != nil {
+		if belated, err = p.relay(p.read, 0, asked, false); err != nil {
 			return append(out, p.fail(next, err)...), err
 		}
 	}
@@ -170,7 +173,13 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 			return append(out, p.fail(next, err)...), err
 		}
 	}
-	if belated { // nothing else is to come from the source now
+	if p.read != nil { // nothing else is to come from the source now
+		more, err := p.rest(p.read, asked, false)
+		if belated = belated || more; err != nil {
+			return append(out, p.fail(next, err)...), err
+		}
+	}
+	if belated {
 		if err := p.again(p.read); err != nil {
 			return append(out, p.fail(next, err)...), err
 		}
@@ -255,7 +264,7 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 			if err = p.dst.Status(); err == nil || errors.As(err, new(conn.Refusal)) {
 				_, _, err = p.dst.Int()
 			}
-		case unlink:
+		case unlink, del:
 			_, _, err = p.dst.Int()
 		}
 		if err != nil && !errors.As(err, new(conn.Refusal)) {
@@ -278,7 +287,7 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("writing key %q to %s: %w", k, p.dst, value.Forbids(err))}
 		case err != nil:
 			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, p.dst, value.Classify(err))}
-		case what == unlink:
+		case what == unlink || what == del:
 			j.Outcomes[i].Removed = true
 		default:
 			j.Outcomes[i].Copied = true

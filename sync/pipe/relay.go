@@ -9,6 +9,9 @@ import (
 	"github.com/crossfade/crossfade/sync/value"
 )
 
+// askBytes is about how many bytes of keys are asked for at a time.
+const askBytes = 1 << 20
+
 // ask asks the source for expiries and payloads.
 //
 // Expiry and value are two commands, not one transaction: MULTI and EXEC would
@@ -16,12 +19,21 @@ import (
 // client changes a key in between, the copy has a value and an expiry that never
 // were together; but that change is an event that comes behind it, so the key is
 // dirty and copied again before anybody may rely on it (PROTOCOL.md, 2).
-func (p *Pipe) ask(j *Job, belated bool) {
-	j.old = p.ways.noExpireTime.Load()
-	for i, k := range j.Keys {
+//
+// It asks for the keys from from on, as far as they are about askBytes of memory on the
+// source, and returns where it has stopped. A server runs all that lies in a socket at
+// one go, and holds the answers: nobody else is served meanwhile.
+func (p *Pipe) ask(j *Job, from int, belated bool) (to int) {
+	if from == 0 {
+		j.old = p.ways.noExpireTime.Load()
+	}
+	var sum int64
+	for to = from; to < len(j.Keys) && sum < askBytes; to++ {
+		i, k := to, j.Keys[to]
 		if j.Outcomes[i].Err != nil || (j.ways[i] == late) != belated {
 			continue
 		}
+		sum += max(1, j.weights[i])
 		if !j.none {
 			askExpiry(p.src, k, j.old)
 		}
@@ -34,6 +46,28 @@ func (p *Pipe) ask(j *Job, belated bool) {
 			p.src.Command("TYPE", k)
 		}
 	}
+	return to
+}
+
+// rest asks for the keys from from on and passes them on. While the answers of one
+// round are read the source has the next.
+func (p *Pipe) rest(j *Job, from int, belated bool) (more bool, err error) {
+	to := p.ask(j, from, belated)
+	for from < to {
+		if err := p.src.Flush(); err != nil {
+			return more, err
+		}
+		next := p.ask(j, to, belated)
+		if err := p.src.Flush(); err != nil {
+			return more, err
+		}
+		late, err := p.relay(j, from, to, belated)
+		if more = more || late; err != nil {
+			return more, err
+		}
+		from, to = to, next
+	}
+	return more, nil
 }
 
 // again asks once more for the keys of j that turned out to be no short strings.
@@ -45,18 +79,15 @@ func (p *Pipe) again(j *Job) error {
 	if err := p.measure(j, late); err != nil {
 		return err
 	}
-	p.ask(j, true)
-	if err := p.src.Flush(); err != nil {
-		return err
-	}
-	_, err := p.relay(j, true)
+	_, err := p.rest(j, 0, true)
 	return err
 }
 
-// relay reads what was asked for, of the keys that are late or of the others, and
-// passes it on to the target. more says that some of the others have become late.
-func (p *Pipe) relay(j *Job, belated bool) (more bool, err error) {
-	for i := range j.Keys {
+// relay reads what was asked for from from to to, of the keys that are late or of the
+// others, and passes it on to the target. more says that some of the others have become
+// late.
+func (p *Pipe) relay(j *Job, from, to int, belated bool) (more bool, err error) {
+	for i := from; i < to; i++ {
 		if j.Outcomes[i].Err != nil || (j.ways[i] == late) != belated {
 			continue
 		}
@@ -194,10 +225,11 @@ func (p *Pipe) relayDump(j *Job, i int, expire int64, refused error) error {
 }
 
 func (p *Pipe) remove(j *Job, i int) {
-	j.sent[i] = unlink
 	if p.ways.noUnlink.Load() {
+		j.sent[i] = del
 		p.dst.Command("DEL", j.Keys[i])
 		return
 	}
+	j.sent[i] = unlink
 	p.dst.Command("UNLINK", j.Keys[i])
 }

@@ -55,7 +55,19 @@ func (p *Pipe) mortal(j *Job) error {
 // mortal reads the answers to askMortal. none says that no key has an expiry but ours,
 // refused that the server does not tell.
 func mortal(w *conn.Wire, ours []string) (none, refused bool, err error) {
-	for range 2 + len(ours) { // MULTI and what it queues
+	if err := w.Status(); errors.As(err, new(conn.Refusal)) { // without MULTI the others were answered one by one
+		_, text := w.Text()
+		errs := []error{text}
+		for range ours {
+			_, _, err := w.Int()
+			errs = append(errs, err)
+		}
+		_, exec := w.Array()
+		return false, true, broken(append(errs, exec)...)
+	} else if err != nil {
+		return false, false, err
+	}
+	for range 1 + len(ours) { // QUEUED
 		if err := w.Status(); err != nil && !errors.As(err, new(conn.Refusal)) {
 			return false, false, err
 		}
@@ -218,7 +230,7 @@ func (p *Pipe) count(j *Job, w way) error {
 }
 
 func (p *Pipe) weigh(j *Job, i int, size int64) {
-	if j.Outcomes[i].Err != nil {
+	if j.weights[i] = size; j.Outcomes[i].Err != nil {
 		return
 	}
 	if size >= p.ways.Big || p.ways.Known != nil && p.ways.Known(j.Keys[i]) {

@@ -30,6 +30,9 @@ type Big struct {
 	pace   pace
 	old    bool // the source is asked for one element at a time
 
+	noFields bool // the target knows no expiry of hash fields, and is not to have them
+	dropped  int  // expiries of fields that it therefore does not have, at least
+
 	mu   sync.Mutex
 	acct Account
 }
@@ -130,6 +133,7 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if b.temp != nil { // it went away while it was read
 		return b.gone(ctx)
 	}
+	b.dropped = t.dropped
 	return Outcome{Copied: true, Bytes: t.bytes - wrote, Dropped: t.dropped}, nil
 }
 

@@ -14,6 +14,7 @@ const (
 	smallMost  = 512       // elements of a key that ByType copies
 	smallBytes = 64 << 10  // of a string
 	smallUsage = 512 << 10 // bytes of memory on the source, where it tells
+	roundUsage = 2 << 20   // … of the keys that are read at a time, about
 )
 
 // ErrOneByOne says that ByType leaves a key to Logical: it is large, a stream, of a
@@ -37,6 +38,7 @@ type ByType struct {
 // small is a key on its way.
 type small struct {
 	at     int // in keys
+	usage  int64
 	key    string
 	kind   string
 	left   []*redis.Cmd // what tells the expiry
@@ -93,7 +95,8 @@ func (b *ByType) copyInto(ctx context.Context, src, dst *redis.Client, keys []st
 	var list []*small
 	for i, k := range keys {
 		out[i].Err = ErrOneByOne
-		if size, err := usage[i].Int64(); kinds[i].Err() != nil || err == nil && size > smallUsage {
+		size, err := usage[i].Int64()
+		if kinds[i].Err() != nil || err == nil && size > smallUsage {
 			continue
 		}
 		if b.Manner.outside(k, kinds[i].Val()) {
@@ -101,15 +104,22 @@ func (b *ByType) copyInto(ctx context.Context, src, dst *redis.Client, keys []st
 			continue
 		}
 		if kind := kinds[i].Val(); kind == "none" || reading(kind, k) != nil {
-			list = append(list, &small{at: i, key: k, kind: kind})
+			list = append(list, &small{at: i, key: k, kind: kind, usage: size})
 		}
 	}
-	list, err := b.read(ctx, src, list)
-	if err != nil {
-		return fmt.Errorf("reading %d keys from %s: %w", len(keys), at(src), err)
-	}
-	if err := b.write(ctx, dst, list, out); err != nil {
-		return fmt.Errorf("writing %d keys to %s: %w", len(keys), at(dst), err)
+	for len(list) > 0 {
+		n, sum := 0, int64(0)
+		for ; n < len(list) && sum < roundUsage; n++ {
+			sum += list[n].usage
+		}
+		some, err := b.read(ctx, src, list[:n])
+		if err != nil {
+			return fmt.Errorf("reading %d keys from %s: %w", n, at(src), err)
+		}
+		if err := b.write(ctx, dst, some, out); err != nil {
+			return fmt.Errorf("writing %d keys to %s: %w", n, at(dst), err)
+		}
+		list = list[n:]
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func (b *Big) Extend(ctx context.Context, src *redis.Client, w Watch) (out Outco
 	switch {
 	case errors.Is(err, ErrOpen):
 		return Outcome{}, true, err
-	case errors.Is(err, errMisfit) || errors.Is(err, errChanged) || movedOn(err):
+	case errors.Is(err, errMisfit) || errors.Is(err, errChanged) || movedOn(err) || lacks(err): // what the whole takes may be allowed
 		b.placed = false
 		return Outcome{}, false, nil
 	case err != nil:
@@ -45,7 +45,7 @@ func (b *Big) Extend(ctx context.Context, src *redis.Client, w Watch) (out Outco
 		b.placed = b.placed && (hasElements(b.kind) || b.kind != "stream" && b.recount(ctx))
 		return Outcome{}, true, fmt.Errorf("adding to %s key %q from %s: %w", b.kind, b.key, at(src), classify(err))
 	}
-	return Outcome{Copied: true, Bytes: b.Account().Bytes - before}, true, nil
+	return Outcome{Copied: true, Bytes: b.Account().Bytes - before, Dropped: b.dropped}, true, nil
 }
 
 // recount asks how much the target has, after a command whose outcome is not

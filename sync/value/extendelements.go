@@ -3,7 +3,7 @@ package value
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -121,8 +121,9 @@ func (b *Big) bring(ctx context.Context, src *redis.Client, names []string) (len
 			cmds = append(cmds, expiryOf(b.key, expire))
 		}
 		length, err = t.send(ctx, bytes, sizes[b.kind], cmds)
-		if b.kind == "hash" && unknownCommand(err) {
-			return 0, 0, fmt.Errorf("%w: %w", ErrFieldExpiry, err)
+		if b.kind == "hash" && lacks(err) && b.Manner.DropFieldExpiries && !b.noFields {
+			b.noFields = true
+			length, err = t.send(ctx, 0, sizes[b.kind], b.withoutFields(cmds))
 		}
 		if err != nil {
 			return 0, 0, err
@@ -186,6 +187,20 @@ func (b *Big) read(ctx context.Context, from *pair, names []string) (cmds [][]an
 				cmds = append(cmds, []any{"HPEXPIREAT", b.key, ms, "FIELDS", 1, kept[i]})
 			}
 		}
+		if b.noFields {
+			cmds = b.withoutFields(cmds)
+		}
 	}
 	return cmds, bytes, nil
+}
+
+// withoutFields leaves the expiries of fields out.
+func (b *Big) withoutFields(cmds [][]any) [][]any {
+	return slices.DeleteFunc(cmds, func(c []any) bool {
+		if c[0] != "HPEXPIREAT" {
+			return false
+		}
+		b.dropped++
+		return true
+	})
 }
