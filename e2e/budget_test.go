@@ -178,11 +178,5 @@ func TestBudgetHoldsWhenAServerIsSilent(t *testing.T) {
 
 // faultAtWith is faultAt with wishes for the switch.
 func (s *stage) faultAtWith(from router.Side, file string, o admin.SwitchRequest, fault func()) error {
-	result := make(chan error, 1)
-	go func() {
-		_, err := s.c.ask(from, o)
-		result <- err
-	}()
-	s.atPoint(file, fault)
-	return <-result
+	return s.faultDuring(func() error { _, err := s.c.ask(from, o); return err }, file, fault)
 }

@@ -123,13 +123,19 @@ func (s *stage) faultAt(from router.Side, file string, fault func()) error {
 // heldAt is faultAt that does not wait for the switch's end.
 func (s *stage) heldAt(from router.Side, file string, fault func()) <-chan error {
 	s.t.Helper()
-	result := s.switchLater(from)
-	s.atPoint(file, fault)
-	return result
+	return s.heldDuring(s.switchLater(from), file, fault)
 }
 
-// atPoint waits until the sidecar is at a failpoint, runs fault, and lets it go on.
-func (s *stage) atPoint(file string, fault func()) {
+// faultDuring is faultAt for another call.
+func (s *stage) faultDuring(call func() error, file string, fault func()) error {
+	s.t.Helper()
+	result := make(chan error, 1)
+	go func() { result <- call() }()
+	return <-s.heldDuring(result, file, fault)
+}
+
+// heldDuring is heldAt for a call that is under way and sends its result.
+func (s *stage) heldDuring(result <-chan error, file string, fault func()) <-chan error {
 	s.t.Helper()
 	redistest.Eventually(s.t, 20*time.Second, func() error {
 		if _, err := os.Stat(file); err != nil {
@@ -141,4 +147,5 @@ func (s *stage) atPoint(file string, fault func()) {
 	if err := os.Remove(file); err != nil {
 		s.t.Fatal(err)
 	}
+	return result
 }
