@@ -47,7 +47,7 @@ func TestHookMistakes(t *testing.T) {
 		want string
 	}{
 		{Hook{Run: run}, "on: missing"},
-		{Hook{On: []string{"commited_"}, Run: run}, `on: "commited_" is not known: did you mean "committed"?`},
+		{Hook{On: []string{"holdng"}, Run: run}, `on: "holdng" is not known: did you mean "holding"?`},
 		{Hook{On: []string{"all"}}, "give either run"},
 		{Hook{On: []string{"all"}, Run: run, URL: "http://h/secret"}, "give either run"},
 		{Hook{On: []string{"all"}, URL: "h/secret"}, "url: not one of"},

@@ -152,11 +152,7 @@ func TestBudgetHoldsWhenAServerIsSilent(t *testing.T) {
 			t.Cleanup(func() { _ = client.Close() })
 			before := [2]traces{tracesOf(t, src), tracesOf(t, dst)}
 			s := &stage{t: t, src: src, dst: dst, c: c}
-			result := make(chan error, 1)
-			go func() {
-				result <- s.faultAtWith(router.Source, file, admin.SwitchRequest{MaxStall: "700ms"}, func() { link.Stall(true) })
-			}()
-			err := <-result
+			err := s.faultAtWith(router.Source, file, admin.SwitchRequest{MaxStall: "700ms"}, func() { link.Stall(true) })
 			if err == nil || !strings.Contains(err.Error(), "the stall budget is used up") {
 				t.Fatalf("the switch ended with %v", err)
 			}

@@ -192,9 +192,23 @@ func (f fence) arm(ctx context.Context, token uint64) error {
 	return nil
 }
 
-// disarm takes our token away. Nobody can raise this fence afterwards.
+// disarm takes our token away, unless a newer coordinator's is there by now.
 func (f fence) disarm(ctx context.Context) error {
-	if err := f.db().Del(ctx, store.FenceKey).Err(); err != nil {
+	err := f.db().Watch(ctx, func(tx *redis.Tx) error {
+		there, err := tx.Get(ctx, store.FenceKey).Result()
+		if errors.Is(err, redis.Nil) || err == nil && there != strconv.FormatUint(f.token, 10) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			p.Del(ctx, store.FenceKey)
+			return nil
+		})
+		return err
+	}, store.FenceKey)
+	if err != nil && !errors.Is(err, redis.TxFailedErr) {
 		return fmt.Errorf("removing %s from %s: %w", store.FenceKey, f.pool, err)
 	}
 	return nil

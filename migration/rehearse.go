@@ -35,9 +35,9 @@ var roundTrips = []struct {
 	name       string
 	left, into int
 }{
-	{"hard-fence", 4, 1}, // WATCH, GET, EXEC, ACL USERS; the record
-	{"journal", 3, 0},    // is the fence up; the journal
-	{"commit", 0, 2},     // did it restart; the record
+	{"hard-fence", 4, 3}, // WATCH, GET, EXEC, ACL USERS; the record: WATCH, GET, EXEC
+	{"journal", 5, 0},    // WATCH, GET, is the fence up, EXEC
+	{"commit", 0, 5},     // did it restart; the record: WATCH, GET, did it restart, EXEC
 }
 
 // endRehearsal lets the clients go on where they were, and says what the switch would

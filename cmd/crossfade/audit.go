@@ -12,8 +12,8 @@ import (
 
 func auditVerb() *verb {
 	return &verb{name: "audit", short: "show who did what when", run: showAudit, long: `
-The last operator's verbs and transitions, the oldest first. All of them are in the
-file of audit.file, a JSON object a line.`}
+The last operator's verbs and transitions, the oldest first. All of them are in
+the file of audit.file, a JSON object a line.`}
 }
 
 func showAudit(ctx context.Context, s *session) error {
