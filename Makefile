@@ -13,7 +13,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync versions suites e2e-long big chaos clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync versions suites e2e-long big failpoints model chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -41,8 +41,15 @@ big: ## move a list and a hash of 1 GB that change all the time, and look at wha
 	scripts/deps.sh
 	E2E_BIG=1 $(GO) test ./e2e -run 'TestCutoverWithABigList|TestSwitchesWithABigHash|TestHotGigabyte' -count 1 -v -timeout 1h
 
+model: ## try every interleaving of the protocol's model within wide bounds
+	$(GO) test ./migration/model -run '^TestTheProtocolHolds$$' -count 1 -v -timeout 2h -args -deep
+
+failpoints: ## every fault at every step of a cutover and of a rollback
+	scripts/deps.sh
+	E2E_FAILPOINTS=all $(GO) test ./e2e -run '^TestFailpoints$$' -count 1 -parallel 6 -v -timeout 2h
+
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
-	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders; do \
+	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders; do \
 		$(GO) test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
 	done
 

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/verify"
@@ -242,6 +243,12 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{open, "POST", "/v1/cutover", `{} {}`, js, 400},
 		{open, "POST", "/v1/cutover", `{"max_stall":"2"}`, js, 400},
 		{open, "POST", "/v1/cutover", `{"max_stall":"-2s"}`, js, 400},
+		{open, "POST", "/v1/cutover", `{"timeout":"-2s"}`, js, 400},
+		{open, "POST", "/v1/cutover", `{"max_lag":"far"}`, js, 400},
+		{open, "POST", "/v1/cutover", `{"retries":-1}`, js, 400},
+		{open, "POST", "/v1/cutover", `{"retries":1000000}`, js, 400},
+		{open, "POST", "/v1/cutover", `{"dry_run":true,"rehearse":true}`, js, 400},
+		{open, "POST", "/v1/cutover", `{"when_ready":true,"at":"03:00","timeout":"0s","retries":0}`, js, 200},
 		{open, "POST", "/v1/cutover", strings.Repeat(" ", maxBody+1), js, 413},
 		{open, "POST", "/v1/cutover", "", map[string]string{"Origin": "http://127.0.0.1"}, 403},
 		{open, "GET", "/v1/status", "", map[string]string{"Host": "evil.example"}, 403},
@@ -268,6 +275,54 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	_, err := dial(t, config.Admin{Address: guarded.Address, Token: "wrong"}).Status(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "token") || strings.Contains(err.Error(), "correct") {
 		t.Errorf("a wrong token: %v", err)
+	}
+}
+
+// TestAuditedVerbs: who asks is noted before the verb runs, and how it ended; verbs that
+// only look are not.
+func TestAuditedVerbs(t *testing.T) {
+	for _, address := range []string{"", "127.0.0.1:0"} {
+		log, err := audit.Open(filepath.Join(shortDir(t), "audit"), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		noted := 0
+		op := &fake{cutover: func(context.Context, migration.SwitchOptions) (migration.Report, error) {
+			noted = len(log.Last(10))
+			return migration.Report{}, nil
+		}}
+		_, c, stop := startWith(t, Options{Config: config.Admin{Address: address, Token: "sesame"}, Operator: op, Serving: func() bool { return true }, Audit: log})
+		client, ctx := dial(t, c), t.Context()
+		if _, err := client.Status(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Cutover(ctx, SwitchRequest{WhenReady: true, MaxLag: "5ms"}); err != nil || noted != 1 {
+			t.Errorf("%v; %d entries when the verb ran", err, noted)
+		}
+		_, _ = client.Cutover(ctx, SwitchRequest{MaxLag: "5"})
+		_, _ = client.Abort(ctx)
+		_, _ = client.Rollback(ctx, SwitchRequest{})
+		list, err := client.Audit(ctx)
+		if err != nil || len(list) != 8 {
+			t.Fatalf("%v: %+v", err, list)
+		}
+		for i, want := range []string{"ok", "refused", "refused", "failed"} {
+			asked, answered := list[2*i], list[2*i+1]
+			if asked.Event != "asked" || answered.Event != "answered" || asked.Verb != answered.Verb || answered.Result != want || (answered.Why == "") != (want == "ok") {
+				t.Errorf("%+v\n%+v, want %s", asked, answered, want)
+			}
+			who := asked.Who
+			if !who.Token || (address == "") != (who.UID != nil && *who.UID == uint32(os.Getuid()) && who.PID == int32(os.Getpid())) ||
+				(address == "") == strings.HasPrefix(who.Address, "127.0.0.1:") {
+				t.Errorf("asked by %+v", who)
+			}
+		}
+		if string(list[0].Asked) != `{"max_lag":"5ms","when_ready":true}` {
+			t.Errorf("asked: %s", list[0].Asked)
+		}
+		if err := errors.Join(stop(), log.Close()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/verify"
@@ -82,6 +83,19 @@ func (c *Client) Slow(ctx context.Context) ([]SlowCommand, error) {
 	var r SlowReply
 	err := c.call(ctx, http.MethodGet, pathSlow, nil, &r)
 	return r.Slow, err
+}
+
+// Audit asks for the last entries of the audit log, the oldest first.
+func (c *Client) Audit(ctx context.Context) ([]audit.Entry, error) {
+	var r AuditReply
+	err := c.call(ctx, http.MethodGet, pathAudit, nil, &r)
+	for i := range r.Audit { // on one line again, as in the file
+		var text bytes.Buffer
+		if json.Compact(&text, r.Audit[i].Asked) == nil {
+			r.Audit[i].Asked = text.Bytes()
+		}
+	}
+	return r.Audit, err
 }
 
 // Version asks for the sidecar's version.

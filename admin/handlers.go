@@ -30,6 +30,7 @@ const (
 	pathVerify   = "/v1/verify"
 	pathThrottle = "/v1/throttle"
 	pathVerified = "/v1/verification"
+	pathAudit    = "/v1/audit"
 )
 
 // maxBody bounds a request's body, in bytes.
@@ -56,6 +57,7 @@ func (s *Server) routes() map[string]route {
 		pathSlow:    read(s.slow),
 
 		pathVerified: read(s.verified),
+		pathAudit:    read(s.audited),
 
 		pathCutover:  s.verb(s.cutover),
 		pathRollback: s.verb(s.rollback),
@@ -88,14 +90,17 @@ func (s *Server) verb(run func(ctx context.Context, r *http.Request, body []byte
 			return nil, notServing()
 		}
 		started := time.Now()
-		log := s.log.With("verb", strings.TrimPrefix(r.URL.Path, "/v1/"))
+		verb, who := strings.TrimPrefix(r.URL.Path, "/v1/"), s.whoAsks(r)
+		log := s.log.With("verb", verb, "who", who.String())
 		log.Info("the operator asks", "body", string(bytes.TrimSpace(body)))
+		s.asked(who, verb, body)
 		reply, err := run(s.verbCtx, r, body)
-		took := time.Since(started).Milliseconds()
+		took := time.Since(started)
+		s.answered(who, verb, took, err)
 		if err != nil {
-			log.Warn("the operator was answered", "took_ms", took, "error", err)
+			log.Warn("the operator was answered", "took_ms", took.Milliseconds(), "error", err)
 		} else {
-			log.Info("the operator was answered", "took_ms", took)
+			log.Info("the operator was answered", "took_ms", took.Milliseconds())
 		}
 		return reply, err
 	}}
@@ -155,7 +160,7 @@ func (s *Server) abort(ctx context.Context, _ *http.Request, body []byte) (any, 
 	if err := s.opt.Operator.Abort(ctx); err != nil {
 		return nil, err
 	}
-	return Done{[]string{"the switch is being taken back; crossfade status tells when it is"}}, nil
+	return Done{[]string{"the switch is being taken back, or waits no more; crossfade status tells when it is so"}}, nil
 }
 
 func (s *Server) complete(ctx context.Context, _ *http.Request, body []byte) (any, error) {

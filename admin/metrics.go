@@ -32,6 +32,7 @@ var (
 	descPhase = describe("phase", "1 for the phase of the migration.", "phase")
 	descSide  = describe("side", "1 for the side that answers the clients.", "side")
 	descReady = describe("ready", "Whether a switch could be made now.")
+	descWaits = describe("switch_waiting", "Whether a switch waits for its moment.")
 	descLag   = describe("lag_seconds", "From writing a heartbeat to reading it back on the other server.")
 	descDirty = describe("dirty_keys", "Changed keys whose copy is outstanding.")
 	descGaps  = describe("gaps_total", "Times that changes may have been missed.")
@@ -60,7 +61,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c scrape) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descBuild, descPhase, descSide, descReady, descLag, descDirty, descGaps,
+	for _, d := range []*prometheus.Desc{descBuild, descPhase, descSide, descReady, descWaits, descLag, descDirty, descGaps,
 		descWalks, descAlarms, descVerifyAge, descVerified, descDiffering, descUndecided, descVerifyGood, descCommands, descDuration,
 		descInFlight, descErrors, descReceived, descSent, descClients, descAccepted, descRefused, descOutput, descUpstreams, descSlow} {
 		out <- d
@@ -80,6 +81,7 @@ func (c scrape) Collect(out chan<- prometheus.Metric) {
 		gauge(descSide, one(side == st.Side), side.String())
 	}
 	gauge(descReady, one(st.Ready))
+	gauge(descWaits, one(st.Waiting != nil))
 	gauge(descLag, st.LagMS/1000)
 	gauge(descDirty, float64(st.Dirty))
 	count(descGaps, float64(st.Gaps))

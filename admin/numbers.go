@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/proxy"
 	"github.com/crossfade/crossfade/router"
@@ -24,7 +25,8 @@ type Meter interface {
 // StatusReply is of /v1/status. Names and units are stable.
 type StatusReply struct {
 	migration.Status
-	Proxy *ProxyStatus `json:"proxy,omitempty"`
+	Proxy *ProxyStatus  `json:"proxy,omitempty"`
+	Audit []audit.Entry `json:"audit"` // the last ones, the oldest first
 }
 
 // ProxyStatus is what the proxy has measured since the start, and how it stands now.
@@ -107,7 +109,7 @@ type SlowCommand struct {
 }
 
 func (s *Server) status() (any, error) {
-	reply := StatusReply{Status: s.opt.Operator.Status()}
+	reply := StatusReply{Status: s.opt.Operator.Status(), Audit: s.opt.Audit.Last(auditShown)}
 	if s.opt.Meter != nil {
 		reply.Proxy = proxyStatus(s.opt.Meter)
 	}

@@ -6,6 +6,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/crossfade/crossfade/migration"
@@ -30,9 +31,17 @@ type Operator interface {
 type (
 	// SwitchRequest is for /v1/cutover and /v1/rollback.
 	SwitchRequest struct {
-		DryRun bool `json:"dry_run,omitempty"`
-		// MaxStall is a Go duration such as "500ms"; empty: as configured.
+		DryRun   bool `json:"dry_run,omitempty"`
+		Rehearse bool `json:"rehearse,omitempty"`
+		// MaxStall and MaxLag are Go durations such as "500ms"; empty: as configured.
 		MaxStall string `json:"max_stall,omitempty"`
+		MaxLag   string `json:"max_lag,omitempty"`
+		// WhenReady has the switch wait until the copy is close, At until a time (RFC
+		// 3339) or a time of day (03:00). Timeout is a Go duration, "0s" for ever.
+		WhenReady bool   `json:"when_ready,omitempty"`
+		At        string `json:"at,omitempty"`
+		Timeout   string `json:"timeout,omitempty"`
+		Retries   *int   `json:"retries,omitempty"`
 	}
 	// CompleteRequest is for /v1/complete.
 	CompleteRequest struct {
@@ -87,16 +96,42 @@ func (e *Error) Error() string { return e.Message }
 // ErrStopping is the cause with which a verb's context ends when the sidecar stops.
 var ErrStopping = errors.New("crossfade is stopping")
 
-// maxStall reads the duration of a SwitchRequest.
-func (r SwitchRequest) options() (migration.SwitchOptions, error) {
-	o := migration.SwitchOptions{DryRun: r.DryRun}
-	if r.MaxStall == "" {
-		return o, nil
+// maxRetries bounds what may be asked for.
+const maxRetries = 1000
+
+// options reads a SwitchRequest.
+func (r SwitchRequest) options() (o migration.SwitchOptions, err error) {
+	o = migration.SwitchOptions{DryRun: r.DryRun, Rehearse: r.Rehearse, WhenReady: r.WhenReady, At: r.At, Retries: r.Retries}
+	if r.DryRun && r.Rehearse {
+		return o, errors.New("dry_run and rehearse: ask for one of the two")
 	}
-	d, err := time.ParseDuration(r.MaxStall)
-	if err != nil || d <= 0 {
-		return o, errors.New("max_stall: " + quoted(r.MaxStall) + " is no duration: write one such as \"500ms\"")
+	if r.Retries != nil && (*r.Retries < 0 || *r.Retries > maxRetries) {
+		return o, fmt.Errorf("retries: %d is out of range: give 0 to %d", *r.Retries, maxRetries)
 	}
-	o.MaxStall = d
+	if o.MaxStall, err = readDuration("max_stall", r.MaxStall, time.Nanosecond); err != nil {
+		return o, err
+	}
+	if o.MaxLag, err = readDuration("max_lag", r.MaxLag, time.Nanosecond); err != nil {
+		return o, err
+	}
+	if r.Timeout != "" {
+		timeout, err := readDuration("timeout", r.Timeout, 0)
+		if err != nil {
+			return o, err
+		}
+		o.Timeout = &timeout
+	}
 	return o, nil
+}
+
+// readDuration reads one that is not below least; 0 where nothing is written.
+func readDuration(name, text string, least time.Duration) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < least {
+		return 0, errors.New(name + ": " + quoted(text) + " is no duration: write one such as \"500ms\"")
+	}
+	return d, nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/audit"
 )
 
 // Time limits towards a client. None of them bounds a verb: a verification of a
@@ -26,6 +27,8 @@ const (
 type Options struct {
 	Config   config.Admin
 	Operator Operator
+	// Audit is told of each verb; nil: it is not.
+	Audit *audit.Log
 	// Meter may be nil: there are no numbers of the proxy then.
 	Meter   Meter
 	Version string
@@ -101,6 +104,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
+		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan struct{})

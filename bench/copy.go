@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/internal/redistest"
 )
 
 // copying is one measurement of a program that copies everything.
@@ -29,6 +31,7 @@ const (
 	floorName   = "floor"
 	oursName    = "crossfade"
 	changedName = "crossfade, changes"
+	typedName   = "crossfade, by type"
 	shakeName   = "RedisShake"
 )
 
@@ -47,7 +50,7 @@ func copySpeed(ctx context.Context, o options, p *park) ([]claim, error) {
 	programs := []struct {
 		name string
 		run  func(context.Context) (copying, error)
-	}{{floorName, b.floor}, {oursName, b.crossfade}, {changedName, b.changing}}
+	}{{floorName, b.floor}, {oursName, b.crossfade}, {changedName, b.changing}, {typedName, b.byType}}
 	if o.redisShake != "" {
 		programs = append(programs, struct {
 			name string
@@ -95,10 +98,12 @@ func (b *copyBench) share(name, of string) float64 {
 func (b *copyBench) claims() []claim {
 	floor := b.share(oursName, floorName)
 	changing := b.share(changedName, oursName)
+	typed := b.share(typedName, oursName)
 	peak := b.median(oursName, func(c copying) float64 { return c.peak })
 	list := []claim{
 		{"at least 0.80 of the floor", floor >= .8, fmt.Sprintf("%.2f", floor)},
 		{"a tenth of the keys changing does not halve it", changing >= .5, fmt.Sprintf("%.2f of its speed without", changing)},
+		{"by type at least 0.40 of its speed with RESTORE", typed >= .4, fmt.Sprintf("%.2f", typed)},
 		{"peak memory below 80 MB", peak < 80, fmt.Sprintf("%.0f MB", peak)},
 	}
 	if len(b.rounds[shakeName]) > 0 {
@@ -138,6 +143,19 @@ func (b *copyBench) changing(ctx context.Context) (copying, error) {
 		err = errors.New("nothing was changed meanwhile")
 	}
 	return got, err
+}
+
+// byType is crossfade towards a server that takes no RESTORE.
+func (b *copyBench) byType(ctx context.Context) (copying, error) {
+	typed, err := b.park.server(ctx, redistest.WithRenamed("RESTORE", ""))
+	if err != nil {
+		return copying{}, err
+	}
+	was := b.park.target
+	b.park.target = typed
+	defer func() { b.park.target = was }()
+	got, err := b.crossfade(ctx)
+	return got, errors.Join(err, typed.Client(0).FlushAll(ctx).Err()) // its memory is the next one's
 }
 
 // change writes keys here and there, rate a second, until ctx ends.

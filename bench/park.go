@@ -68,8 +68,12 @@ func openPark(ctx context.Context, crossfade string) (p *park, err error) {
 	return p, nil
 }
 
-func (p *park) server(ctx context.Context) (*redistest.Server, error) {
-	s, err := redistest.Launch(ctx, redistest.Config{})
+func (p *park) server(ctx context.Context, opts ...redistest.Option) (*redistest.Server, error) {
+	var config redistest.Config
+	for _, opt := range opts {
+		opt(&config)
+	}
+	s, err := redistest.Launch(ctx, config)
 	if err == nil {
 		p.servers = append(p.servers, s)
 	}

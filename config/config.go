@@ -28,7 +28,10 @@ type Config struct {
 	Sync    Sync    `koanf:"sync"`
 	Verify  Verify  `koanf:"verify"`
 	Cutover Cutover `koanf:"cutover"`
-	Log     Log     `koanf:"log"`
+	// Hooks are told of what happens, see Hook.
+	Hooks []Hook `koanf:"hooks"`
+	Audit Audit  `koanf:"audit"`
+	Log   Log    `koanf:"log"`
 }
 
 // Server is one of the two Redis servers.
@@ -184,6 +187,16 @@ type Cutover struct {
 	MaxLag time.Duration `koanf:"max_lag"`
 	// WaitReady is how long a cutover waits to become ready before it gives up.
 	WaitReady time.Duration `koanf:"wait_ready"`
+	// Timeout is how long a switch that waits for its moment does so; 0 is for ever.
+	Timeout time.Duration `koanf:"timeout"`
+	// Retries is how many more attempts one that waits makes when clients would have
+	// waited for too long, RetryWait what lies before the first of them.
+	Retries   int           `koanf:"retries"`
+	RetryWait time.Duration `koanf:"retry_wait"`
+	// PostponeFile keeps cutovers waiting as long as it exists; empty: none does.
+	PostponeFile string `koanf:"postpone_file"`
+	// TimeZone is whose clock a time of day is read by; empty: this machine's.
+	TimeZone string `koanf:"time_zone"`
 	// CheckSample is how many keys are compared while both sides are frozen.
 	CheckSample int `koanf:"check_sample"`
 	// CreateUser allows creating the user "crossfade" on both servers with ACL
@@ -193,6 +206,20 @@ type Cutover struct {
 	AllowPartial bool `koanf:"allow_partial"`
 	// Unsafe allows a cutover without any fence at the source.
 	Unsafe bool `koanf:"unsafe"`
+}
+
+// Audit is the log of who did what when.
+type Audit struct {
+	// File is where it is kept; empty: beside State.
+	File string `koanf:"file"`
+}
+
+// AuditFile returns where the audit log is kept.
+func (c Config) AuditFile() string {
+	if c.Audit.File != "" {
+		return c.Audit.File
+	}
+	return c.State + ".audit"
 }
 
 // Log is what the process says about itself on standard error.
@@ -249,6 +276,9 @@ func Default() Config {
 			MaxStall:    2 * time.Second,
 			MaxLag:      500 * time.Millisecond,
 			WaitReady:   30 * time.Second,
+			Timeout:     time.Hour,
+			Retries:     3,
+			RetryWait:   5 * time.Second,
 			CheckSample: 1000,
 			CreateUser:  true,
 		},

@@ -23,6 +23,7 @@ func full() Config {
 	c.State = "yes"
 	c.Listen = []string{"127.0.0.1:6380", "[::1]:6380", "unix:/a b?mode=0660"}
 	c.Proxy.ProxyProtocol, c.Proxy.ProxyProtocolFrom = "optional", []string{"10.0.0.0/8", "unix"}
+	c.Hooks = []Hook{{On: []string{"all"}, Run: []string{"/bin/x y", "-a, b", "yes", "0123"}, Timeout: "1s"}, {On: []string{"prepared"}, Run: []string{"z"}, Veto: "true"}}
 	c.Proxy.Credentials = []Credential{
 		{User: "app", Password: "hidden6", TargetUser: "yes", TargetPassword: "hidden7"},
 		{Password: "hidden8", TargetPasswordFile: "/p: q"},

@@ -33,7 +33,7 @@ func readEnv(t tree, environ []string) (layer, []error) {
 		k, known := byName[name]
 		if !known {
 			if !kubernetes.MatchString(name) {
-				problems = append(problems, fmt.Errorf("%s: unknown variable: did you mean %s?", name, nearest(name, names)))
+				problems = append(problems, fmt.Errorf("%s: unknown variable: did you mean %s?", name, nearestVariable(name, names)))
 			}
 			continue
 		}
@@ -43,6 +43,15 @@ func readEnv(t tree, environ []string) (layer, []error) {
 		found[k.path] = given{text: text, from: name}
 	}
 	return found, problems
+}
+
+// nearestVariable compares what follows the prefix that they all have.
+func nearestVariable(name string, names []string) string {
+	rest := make([]string, len(names))
+	for i, n := range names {
+		rest[i] = strings.TrimPrefix(n, envPrefix)
+	}
+	return envPrefix + nearest(strings.TrimPrefix(name, envPrefix), rest)
 }
 
 // lookup returns a variable of environ, the last one as a process would see it.

@@ -97,6 +97,9 @@ func merge(t tree, layers []layer) (Config, []error) {
 	if len(c.Proxy.Users) == 0 {
 		c.Proxy.Users = nil
 	}
+	if len(c.Hooks) == 0 {
+		c.Hooks = nil
+	}
 	if len(c.Sync.Schedule) == 0 {
 		c.Sync.Schedule = nil
 	}

@@ -82,6 +82,9 @@ func sample(k key) string {
 	case reflect.Map:
 		return "3=5"
 	case reflect.Slice:
+		if k.path == "hooks" {
+			return "[{on: [prepared, committed], run: [/bin/x, '-a, b']}, {on: all, url: 'https://h/secret', timeout: 1s}]"
+		}
 		if k.path == "sync.schedule" {
 			return "[{days: Mon-Fri, keys_per_second: 5}, {hours: '08:00-09:00', pause: yes}]"
 		}

@@ -8,7 +8,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// A key may hold a list of records: structs of texts and secrets. Outside a file
+// A key may hold a list of records: structs of texts, secrets and lists of texts. Outside a file
 // it is written as YAML or JSON too: [{user: app, password: …}].
 
 func isRecords(typ reflect.Type) bool {
@@ -63,15 +63,40 @@ func parseRecord(typ reflect.Type, node *yaml.Node) (reflect.Value, error) {
 			return record, fmt.Errorf("has an unknown key: did you mean %q? Put a password in quotes", nearest(name, names))
 		case seen[name]:
 			return record, fmt.Errorf("has %q twice: keep one", name)
-		case value.Kind != yaml.ScalarNode || !plainTags[value.ShortTag()]:
-			return record, fmt.Errorf("has a %q that is no plain value: write one text", name)
 		}
 		seen[name] = true
-		if !isNull(value) {
-			record.Field(at).SetString(value.Value)
+		if err := setField(record.Field(at), name, value); err != nil {
+			return record, err
 		}
 	}
 	return record, nil
+}
+
+// setField reads one value. A list may be given as one text, which is then all of it.
+func setField(field reflect.Value, name string, value *yaml.Node) error {
+	plain := func(node *yaml.Node) bool { return node.Kind == yaml.ScalarNode && plainTags[node.ShortTag()] }
+	if field.Kind() != reflect.Slice {
+		if !plain(value) {
+			return fmt.Errorf("has a %q that is no plain value: write one text", name)
+		}
+		if !isNull(value) {
+			field.SetString(value.Value)
+		}
+		return nil
+	}
+	items := []*yaml.Node{value}
+	if value.Kind == yaml.SequenceNode {
+		items = value.Content
+	} else if isNull(value) {
+		items = nil
+	}
+	for _, item := range items {
+		if item = resolve(item); !plain(item) || isNull(item) {
+			return fmt.Errorf("has a %q that is no list of plain values: write such as [a, b]", name)
+		}
+		field.Set(reflect.Append(field, reflect.ValueOf(item.Value)))
+	}
+	return nil
 }
 
 func recordKeys(typ reflect.Type) []string {
@@ -109,8 +134,16 @@ func recordsNode(list reflect.Value) *yaml.Node {
 	for i := range list.Len() {
 		record := &yaml.Node{Kind: yaml.MappingNode}
 		for j, name := range recordKeys(list.Type().Elem()) {
-			if field := list.Index(i).Field(j); field.Len() > 0 {
-				record.Content = append(record.Content, scalar(name, "!!str"), scalar(fmt.Sprint(field.Interface()), "!!str"))
+			field := list.Index(i).Field(j)
+			switch value := field.Interface().(type) {
+			case []string:
+				if len(value) > 0 {
+					record.Content = append(record.Content, scalar(name, "!!str"), valueNode(value))
+				}
+			default:
+				if field.Len() > 0 {
+					record.Content = append(record.Content, scalar(name, "!!str"), scalar(fmt.Sprint(value), "!!str"))
+				}
 			}
 		}
 		out.Content = append(out.Content, record)

@@ -33,14 +33,9 @@ type Hours struct {
 // Windows reads Schedule and TimeZone. All problems are reported; their texts begin
 // with the key.
 func (s Sync) Windows() (list []Hours, zone *time.Location, problems []error) {
-	zone = time.Local
-	if s.TimeZone != "" {
-		z, err := time.LoadLocation(s.TimeZone)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("sync.time_zone: %q is not known: give a name such as Europe/Berlin or UTC, or nothing for this machine's", brief(s.TimeZone)))
-		} else {
-			zone = z
-		}
+	zone, err := zoneOf("sync.time_zone", s.TimeZone)
+	if err != nil {
+		problems = append(problems, err)
 	}
 	for i, w := range s.Schedule {
 		h, more := w.read()
@@ -50,6 +45,18 @@ func (s Sync) Windows() (list []Hours, zone *time.Location, problems []error) {
 		list = append(list, h)
 	}
 	return list, zone, problems
+}
+
+// zoneOf reads a time zone; it is this machine's where there is an error.
+func zoneOf(key, name string) (*time.Location, error) {
+	if name == "" {
+		return time.Local, nil
+	}
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		return time.Local, fmt.Errorf("%s: %q is not known: give a name such as Europe/Berlin or UTC, or nothing for this machine's", key, brief(name))
+	}
+	return zone, nil
 }
 
 func (w Window) read() (h Hours, problems []error) {

@@ -165,7 +165,7 @@ func formatValue(value any) string {
 			texts = append(texts, fmt.Sprintf("%d=%d", from, value[from]))
 		}
 		return strings.Join(texts, ",")
-	case []Credential, []User, []Window:
+	case []Credential, []User, []Window, []Hook:
 		return "" // as a flag's default: never one
 	default:
 		return fmt.Sprint(value)

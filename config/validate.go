@@ -27,6 +27,11 @@ func (c Config) Validate() error {
 	problems = append(problems, c.Proxy.checkIdentities()...)
 	_, _, more = c.Sync.Windows()
 	problems = append(problems, more...)
+	if _, err := zoneOf("cutover.time_zone", c.Cutover.TimeZone); err != nil {
+		problems = append(problems, err)
+	}
+	_, more = c.HookList()
+	problems = append(problems, more...)
 	if c.State == "" {
 		problems = append(problems, errors.New("state: missing: give a file name, such as crossfade.state"))
 	}
@@ -208,6 +213,9 @@ func (c Config) checkRanges() []error {
 	duration("cutover.max_stall", c.Cutover.MaxStall, time.Millisecond, 5*time.Minute)
 	duration("cutover.max_lag", c.Cutover.MaxLag, time.Millisecond, time.Minute)
 	duration("cutover.wait_ready", c.Cutover.WaitReady, 0, 24*time.Hour)
+	duration("cutover.timeout", c.Cutover.Timeout, 0, 30*24*time.Hour)
+	number("cutover.retries", c.Cutover.Retries, 0, 1000)
+	duration("cutover.retry_wait", c.Cutover.RetryWait, 10*time.Millisecond, time.Hour)
 	number("cutover.check_sample", c.Cutover.CheckSample, 0, 1_000_000)
 	duration("log.status_interval", c.Log.StatusInterval, 100*time.Millisecond, time.Hour)
 	return problems

@@ -178,6 +178,33 @@ func (c *sidecar) awaitExit(timeout time.Duration) error {
 	}
 }
 
+// signal sends the process a signal.
+func (c *sidecar) signal(sig syscall.Signal) {
+	c.tb.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.cmd.Process.Signal(sig); err != nil {
+		c.tb.Fatal(err)
+	}
+}
+
+// stopped reports, with an error, that the process was not stopped by a signal (yet).
+func (c *sidecar) stopped() error {
+	c.mu.Lock()
+	pid := c.cmd.Process.Pid
+	c.mu.Unlock()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return err
+	}
+	// The state follows the name, which is in brackets.
+	_, state, _ := strings.Cut(string(text), ") ")
+	if !strings.HasPrefix(state, "T") {
+		return fmt.Errorf("the process is in state %.1s", state)
+	}
+	return nil
+}
+
 func (c *sidecar) running() bool {
 	select {
 	case err := <-c.exited:

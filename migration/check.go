@@ -209,6 +209,11 @@ func (a *attempt) frozenCheck(ctx context.Context) error {
 	if err := a.save(false, func(r *Record) { r.Phase = Verifying }); err != nil {
 		return err
 	}
+	return a.compareFrozen(ctx)
+}
+
+// compareFrozen is the comparison itself.
+func (a *attempt) compareFrozen(ctx context.Context) error {
 	from, to := a.ids[a.from].Pool(), a.ids[a.to].Pool()
 	fromCounts, err := keyCounts(ctx, from)
 	if err != nil {

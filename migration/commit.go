@@ -17,8 +17,11 @@ import (
 func (a *attempt) journal(ctx context.Context) error {
 	// A server that restarted since has forgotten the fence, and may have taken
 	// writes that nobody drained.
-	if err := a.fence(a.from).check(ctx, a.record().Servers[a.from].Fence); err != nil {
-		return err
+	st := a.record().Servers[a.from].Fence
+	if a.level == FenceReplicas {
+		if err := a.fence(a.from).check(ctx, st); err != nil {
+			return err
+		}
 	}
 	if err := a.save(true, func(r *Record) { r.Phase = Committing }); err != nil {
 		return err
@@ -28,22 +31,24 @@ func (a *attempt) journal(ctx context.Context) error {
 		// processCommand checks it before any user), so nothing can be written on
 		// a server that is fenced so; the record on the entered server and the
 		// state file carry the decision instead.
-		return a.publishUntilKnown(ctx, a.to, store.RecordKey)
+		return a.publishUntilKnown(ctx, a.to, store.RecordKey, nil)
 	}
-	return a.publishUntilKnown(ctx, a.from, store.JournalKey)
+	return a.publishUntilKnown(ctx, a.from, store.JournalKey, func(ctx context.Context, tx *redis.Tx, _ store.Entry) error {
+		return a.fence(a.from).checkOn(ctx, tx, st)
+	})
 }
 
 // publishUntilKnown repeats a write whose answer was lost until the server
 // has either taken or refused it.
-func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key string) error {
+func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key string, ok store.Condition) error {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
-		err := a.publish(cctx, side, key)
+		err := a.publishIf(cctx, side, key, ok)
 		cancel()
 		if err == nil || certain(err) {
 			return err
 		}
-		if errors.Is(a.restarted(ctx, side), errFenceLost) {
+		if errors.Is(err, errFenceLost) || errors.Is(a.restarted(ctx, side), errFenceLost) {
 			return fmt.Errorf("the server restarted between the fence and the journal, and may have taken writes since: %w", err)
 		}
 		a.setProblems(fmt.Sprintf("clients wait: the journal on %s cannot be written yet: %v", a.ids[side].Pool(), err))
@@ -85,7 +90,7 @@ func (a *attempt) commitStep(ctx context.Context) error {
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 		err := a.refill(cctx)
 		if err == nil {
-			err = a.commit(cctx)
+			err = a.commit(cctx, func(ctx context.Context, tx *redis.Tx, _ store.Entry) error { return a.forward.Filled(ctx, tx) })
 		}
 		cancel()
 		if err == nil {
@@ -134,8 +139,9 @@ func (a *attempt) refill(ctx context.Context) error {
 }
 
 // commit persists COMMITTED, here and on the entered server, and opens that
-// server if an earlier switch had fenced it. It may be repeated.
-func (m *Migration) commit(ctx context.Context) error {
+// server if an earlier switch had fenced it. It may be repeated. ok is asked before
+// the entered server is told, nil: nothing.
+func (m *Migration) commit(ctx context.Context, ok store.Condition) error {
 	r := m.record()
 	if r.Phase == Committing {
 		to := r.Switch.To
@@ -146,7 +152,7 @@ func (m *Migration) commit(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := store.Save(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e); err != nil {
+		if err := store.SaveIf(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e, ok); err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
 		}
 		// The state file leads here again even if it cannot be written now.

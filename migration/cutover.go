@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,14 +10,26 @@ import (
 	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
 // SwitchOptions are the operator's wishes for one attempt.
 type SwitchOptions struct {
-	DryRun   bool
-	MaxStall time.Duration // 0: as configured
+	// DryRun takes the steps up to the hold, Rehearse also those under it but for the
+	// fence, and both take everything back then.
+	DryRun, Rehearse bool
+	// MaxStall and MaxLag are as configured when they are 0.
+	MaxStall, MaxLag time.Duration
+
+	// What follows has the switch wait. WhenReady: until the copy is close. At: until
+	// then, see config.Cutover.Moment. Timeout: for so long, 0 for ever; Retries: so many
+	// attempts more when clients would have waited for too long; both nil: as configured.
+	WhenReady bool
+	At        string
+	Timeout   *time.Duration
+	Retries   *int
 }
 
 // Refused means that a check said no; nothing was changed.
@@ -62,6 +75,9 @@ type attempt struct {
 	forward   *mirror.Mirror // from → to, runs already
 	reverse   *mirror.Mirror // to → from, armed during the attempt
 	held      time.Time
+	reins     *conn.Pool      // by which the server that is left is paused and fenced
+	stray     bool            // something that was said by the reins may still arrive
+	paused    bool            // writers past the proxy are
 	refilling bool            // the entered server restarted and is not known to be whole yet
 	scripts   map[string]bool // bodies that the entered server has
 	scale     value.Scale     // of the server that is left
@@ -111,37 +127,52 @@ func StepNames() []string {
 }
 
 func (m *Migration) switchOver(ctx context.Context, from router.Side, o SwitchOptions) (Report, error) {
+	if err := m.mayLeave(from); err != nil {
+		return Report{}, err
+	}
+	o.MaxStall = cmp.Or(o.MaxStall, m.cfg.Cutover.MaxStall)
+	o.MaxLag = cmp.Or(o.MaxLag, m.cfg.Cutover.MaxLag)
+	appointment, err := m.appointmentOf(from, o, time.Now())
+	if err != nil {
+		return Report{}, err
+	}
+	if appointment != nil {
+		return m.appoint(ctx, *appointment)
+	}
+	m.mu.Lock()
+	waits, why := m.rec.Appointment != nil, m.waitsAlready()
+	m.mu.Unlock()
+	if waits && !o.DryRun && !o.Rehearse {
+		return Report{}, &Refused{[]string{why}}
+	}
 	if !m.operator.TryLock() {
-		return Report{}, &Refused{[]string{"another operation is under way; see crossfade status"}}
+		return Report{}, errBusy
 	}
 	defer m.operator.Unlock()
+	return m.once(ctx, from, o)
+}
+
+// once makes one attempt, with operator held.
+func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions) (Report, error) {
 	m.verb.Lock() // the background work's turns are short
 	defer m.verb.Unlock()
-	r := m.record()
-	if r.Side != from {
-		return Report{}, &Refused{[]string{fmt.Sprintf("the applications are on the %s already (phase %s)", r.Side, r.Phase)}}
-	}
-	if r.Phase.Ended() {
-		return Report{}, &Refused{[]string{"the migration has ended (" + string(r.Phase) + ")"}}
-	}
-	if r.oneWay() {
-		return Report{}, &Refused{[]string{r.noWayBack()}}
-	}
-	if o.MaxStall == 0 {
-		o.MaxStall = m.cfg.Cutover.MaxStall
+	if err := m.mayLeave(from); err != nil {
+		return Report{}, err
 	}
 	a := &attempt{
 		Migration: m, from: from, to: from.Other(), opt: o, forward: m.activeMirror(),
-		report: &Report{From: from, To: from.Other(), DryRun: o.DryRun, Started: time.Now(), Steps: []StepTime{}},
+		report: &Report{From: from, To: from.Other(), DryRun: o.DryRun, Rehearsal: o.Rehearse, Started: time.Now(), Steps: []StepTime{}},
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m.mu.Lock()
-	m.abort = cancel
+	m.abort, m.attempting = cancel, true
+	m.current = &attempted{from: from, dryRun: o.DryRun, rehearse: o.Rehearse}
 	m.mu.Unlock()
 	err := a.walk(ctx)
+	a.dropReins()
 	m.mu.Lock()
-	m.abort = nil
+	m.abort, m.attempting = nil, false
 	m.mu.Unlock()
 	a.report.Finished = time.Now()
 	a.report.OK = err == nil
@@ -149,6 +180,10 @@ func (m *Migration) switchOver(ctx context.Context, from router.Side, o SwitchOp
 		a.report.Error = err.Error()
 	}
 	m.keepReport(*a.report)
+	a.ended(err)
+	m.mu.Lock()
+	m.current = nil
+	m.mu.Unlock()
 	return *a.report, err
 }
 
@@ -175,13 +210,17 @@ func (a *attempt) walk(ctx context.Context) error {
 	held, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	a.budget = cancel
-	for _, s := range stepsHeld {
-		if err := a.take(held, s); err != nil {
-			if cause := context.Cause(held); cause != nil && !errors.Is(err, cause) {
-				err = fmt.Errorf("%w (%w)", err, cause)
-			}
+	steps := stepsHeld
+	if a.opt.Rehearse {
+		steps = stepsRehearsed
+	}
+	for _, s := range steps {
+		if err := a.takeHeld(held, s); err != nil {
 			return a.undo(ctx, err)
 		}
+	}
+	if a.opt.Rehearse {
+		return a.endRehearsal(ctx)
 	}
 	// From here on neither the operator nor the budget may stop it; whoever came
 	// before is obeyed.
@@ -214,7 +253,7 @@ func (a *attempt) take(ctx context.Context, s step) error {
 	}
 	start := time.Now()
 	err := s.run(a, ctx)
-	a.report.Steps = append(a.report.Steps, StepTime{s.name, ms(time.Since(start))})
+	a.report.Steps = append(a.report.Steps, StepTime{Name: s.name, MS: ms(time.Since(start))})
 	failpoint.Hit(name + ":after")
 	var refused *Refused
 	if err != nil && !errors.As(err, &refused) {
@@ -223,8 +262,42 @@ func (a *attempt) take(ctx context.Context, s step) error {
 	return err
 }
 
+// takeHeld takes a step while clients wait. What it asks a server is given up when
+// the budget ends, and not only when that server has said nothing for long.
+func (a *attempt) takeHeld(ctx context.Context, s step) error {
+	bounded := ctx
+	if !a.held.IsZero() { // the budget runs
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithDeadlineCause(ctx, a.held.Add(a.opt.MaxStall), a.overspent())
+		defer cancel()
+	}
+	err := a.take(bounded, s)
+	if err == nil {
+		return nil
+	}
+	cause := context.Cause(ctx)
+	if cause == nil && !a.held.IsZero() && time.Since(a.held) >= a.opt.MaxStall {
+		cause = a.overspent() // the network's clock was a moment ahead
+	}
+	said := errors.Is(err, cause) || errors.Is(cause, errStall) && errors.Is(err, errStall)
+	if cause != nil && !said {
+		err = fmt.Errorf("%w (%w)", err, cause)
+	}
+	return err
+}
+
+// overspent is the error of an attempt that takes longer than clients may wait.
+func (a *attempt) overspent() error {
+	return fmt.Errorf("%w: clients would have waited longer than %v (cutover.max_stall)", errStall, a.opt.MaxStall)
+}
+
 // onUndo registers what takes a step back; it comes before the step itself.
 func (a *attempt) onUndo(f func(context.Context) error) { a.undos = append(a.undos, f) }
+
+// onUndoLast registers what is taken back when all else is, and clients go on.
+func (a *attempt) onUndoLast(f func(context.Context) error) {
+	a.undos = append([]func(context.Context) error{f}, a.undos...)
+}
 
 // undo takes back every step, the last one first, also when ctx has ended.
 func (a *attempt) undo(ctx context.Context, cause error) error {
@@ -234,6 +307,7 @@ func (a *attempt) undo(ctx context.Context, cause error) error {
 	ctx = context.WithoutCancel(ctx)
 	if cause != nil {
 		a.log.Warn("the switch is taken back", "because", cause)
+		a.because(cause.Error())
 	}
 	errs := []error{cause}
 	switch p := a.record().Phase; {
@@ -263,6 +337,9 @@ func (a *attempt) undo(ctx context.Context, cause error) error {
 		a.tell(ctx, a.to, store.RecordKey)
 		a.tell(ctx, a.from, store.JournalKey)
 	}
+	if !a.held.IsZero() {
+		a.waitStall() // sessions report theirs as they go on
+	}
 	return errors.Join(errs...)
 }
 
@@ -276,15 +353,20 @@ func (m *Migration) assume(change func(*Record)) error {
 	m.saving.Lock()
 	defer m.saving.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	next := m.rec.clone()
+	was := next.Phase
 	change(&next)
 	next.Seq++
 	m.rec = next
+	m.mu.Unlock()
+	if next.Phase != was {
+		m.moved(was, next)
+	}
 	return err
 }
 
-// untilDone repeats what must be done before clients may go on.
+// untilDone repeats what must be done before clients may go on, or until that is a
+// newer coordinator's to do.
 func (m *Migration) untilDone(ctx context.Context, why string, f func(context.Context) error) {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
@@ -292,6 +374,10 @@ func (m *Migration) untilDone(ctx context.Context, why string, f func(context.Co
 		cancel()
 		if err == nil {
 			m.setProblems()
+			return
+		}
+		if errors.Is(err, store.ErrSuperseded) {
+			m.log.Error("left to the newer coordinator: "+why, "error", err)
 			return
 		}
 		m.setProblems("clients wait: " + why + ": " + err.Error())

@@ -74,6 +74,8 @@ var errFenceLost = errors.New("the fence is gone")
 type fence struct {
 	pool *conn.Pool
 	own  string
+	// token is its coordinator's; 0: nobody looks for a newer one before it is lowered.
+	token uint64
 	// proxied are the local addresses of the proxy's connections, which hold still
 	// while a fence is raised; asked for anew each time.
 	proxied func() map[string]struct{}
@@ -190,6 +192,14 @@ func (f fence) arm(ctx context.Context, token uint64) error {
 	return nil
 }
 
+// disarm takes our token away. Nobody can raise this fence afterwards.
+func (f fence) disarm(ctx context.Context) error {
+	if err := f.db().Del(ctx, store.FenceKey).Err(); err != nil {
+		return fmt.Errorf("removing %s from %s: %w", store.FenceKey, f.pool, err)
+	}
+	return nil
+}
+
 // raise stops every write of others from the instant at which EXEC runs on the
 // server, if token is still the newest (ErrSuperseded otherwise). It also ends a
 // CLIENT PAUSE: the writers that it stalled are then refused, not run.
@@ -269,10 +279,19 @@ func (f fence) raiseLateUsers(ctx context.Context, st *FenceState) error {
 
 // check returns errFenceLost when the fence is not up, and other errors when
 // that cannot be told.
-func (f fence) check(ctx context.Context, st *FenceState) error {
+func (f fence) check(ctx context.Context, st *FenceState) error { return f.checkOn(ctx, f.db(), st) }
+
+// asker is a client, or one connection.
+type asker interface {
+	redis.Cmdable
+	Do(ctx context.Context, args ...any) *redis.Cmd
+}
+
+// checkOn is check on a connection of the caller's.
+func (f fence) checkOn(ctx context.Context, c asker, st *FenceState) error {
 	switch st.Level {
 	case FenceACL:
-		names, err := f.db().Do(ctx, "ACL", "USERS").StringSlice()
+		names, err := c.Do(ctx, "ACL", "USERS").StringSlice()
 		if err != nil {
 			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
 		}
@@ -280,7 +299,7 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 			if name == f.own {
 				continue
 			}
-			u, err := aclUser(ctx, f.db(), name)
+			u, err := aclUser(ctx, c, name)
 			if err != nil {
 				return err
 			}
@@ -289,7 +308,7 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 			}
 		}
 	case FenceReplicas:
-		got, err := f.db().ConfigGet(ctx, "min-replicas-to-write").Result()
+		got, err := c.ConfigGet(ctx, "min-replicas-to-write").Result()
 		if err != nil {
 			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
 		}
@@ -339,10 +358,31 @@ func fenced(u ACLUser) bool {
 	return true
 }
 
-// lower puts everything back as save found it. It may be repeated.
+// lower puts everything back as save found it, unless a newer coordinator's token is
+// there: then the fence is its own (ErrSuperseded). It may be repeated.
 func (f fence) lower(ctx context.Context, st *FenceState) error {
+	err := f.db().Watch(ctx, func(tx *redis.Tx) error {
+		there, err := tx.Get(ctx, store.FenceKey).Uint64()
+		if err == nil && f.token > 0 && there > f.token {
+			return store.ErrSuperseded
+		}
+		if err != nil && !errors.Is(err, redis.Nil) && !errors.As(err, new(*strconv.NumError)) {
+			return err
+		}
+		return f.lowerOn(ctx, tx, st)
+	}, store.FenceKey)
+	if errors.Is(err, redis.TxFailedErr) {
+		err = store.ErrSuperseded
+	}
+	if err != nil {
+		return fmt.Errorf("lowering the %s fence on %s: %w", st.Level, f.pool, err)
+	}
+	return nil
+}
+
+func (f fence) lowerOn(ctx context.Context, tx *redis.Tx, st *FenceState) error {
 	var unpause *redis.Cmd
-	cmds, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
+	cmds, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		switch st.Level {
 		case FenceACL:
 			for _, u := range st.Users {
@@ -362,10 +402,7 @@ func (f fence) lower(ctx context.Context, st *FenceState) error {
 		unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
 		return nil
 	})
-	if err := firstBut(unpause, cmds, err); err != nil {
-		return fmt.Errorf("lowering the %s fence on %s: %w", st.Level, f.pool, err)
-	}
-	return nil
+	return firstBut(unpause, cmds, err)
 }
 
 // selector writes rules as ACL SETUSER reads them: split like words of redis-cli

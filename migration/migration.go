@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/internal/elements"
+	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -58,6 +60,9 @@ type Options struct {
 	Gate           *router.Gate
 	Traffic        Traffic
 	File           *store.File
+	// Hooks and Audit are told of each transition; nil: nobody is.
+	Hooks *hook.Hooks
+	Audit *audit.Log
 	// Only says which keys are copied, see Only; nil: all.
 	Only *filter.Filter
 }
@@ -79,13 +84,21 @@ type Migration struct {
 
 	mu       sync.Mutex // guards what follows; never held over I/O
 	rec      Record
+	seen     store.Entry    // place of the record that Recover goes by; no data
+	claims   []string       // what claim has written
 	mirror   *mirror.Mirror // the one that runs; nil before
 	problems []string       // why the migration does not go on by itself
 	abort    context.CancelCauseFunc
-	report   *Report         // of the newest attempt, also while it runs
-	password string          // of our own user
-	scan     throttle.Status // how fast scans may copy; Pace is not kept here
-	plan     *throttle.Schedule
+	// attempting says that an attempt is under way; abort is nil then from the moment
+	// on at which it cannot be stopped any more.
+	attempting bool
+	current    *attempted      // what it is; nil: there is none
+	why        string          // of the next transition
+	waiting    *waiting        // who keeps the appointment of the record; nil: nobody
+	report     *Report         // of the newest attempt, also while it runs
+	password   string          // of our own user
+	scan       throttle.Status // how fast scans may copy; Pace is not kept here
+	plan       *throttle.Schedule
 
 	wantsWrites atomic.Bool
 	elements    atomic.Pointer[elements.Keys] // the mirror's
@@ -150,18 +163,24 @@ func (m *Migration) save(durable bool, change func(*Record)) error {
 	m.mu.Unlock()
 	if next.Phase != was {
 		m.log.Info("phase", "from", was, "to", next.Phase, "side", next.Side, "token", next.Token)
+		m.moved(was, next)
 	}
 	return nil
 }
 
 // publish writes the present record to a control key on one server.
 func (m *Migration) publish(ctx context.Context, side router.Side, key string) error {
+	return m.publishIf(ctx, side, key, nil)
+}
+
+// publishIf is publish under a condition, see store.SaveIf.
+func (m *Migration) publishIf(ctx context.Context, side router.Side, key string, ok store.Condition) error {
 	e, err := m.record().entry()
 	if err != nil {
 		return err
 	}
 	pool := m.ids[side].Pool()
-	if err := store.Save(ctx, pool.DB(0), key, e); err != nil {
+	if err := store.SaveIf(ctx, pool.DB(0), key, e, ok); err != nil {
 		return fmt.Errorf("on %s: %w", pool, err)
 	}
 	return nil
@@ -181,7 +200,7 @@ func (m *Migration) databases() router.DBMap {
 
 func (m *Migration) fence(side router.Side) fence {
 	return fence{
-		pool: m.ids[side].Pool(), own: m.ids[side].user(),
+		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: m.record().Token,
 		proxied: func() map[string]struct{} { return m.traffic.UpstreamAddrs(side) },
 	}
 }
@@ -354,6 +373,9 @@ func (m *Migration) Run(ctx context.Context) error {
 			_ = id.Pool().Close()
 		}
 	}()
+	var beside sync.WaitGroup
+	defer beside.Wait() // before the connections are closed
+	beside.Go(func() { m.resume(ctx) })
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := m.begin(ctx)
 		if err == nil {
@@ -371,9 +393,7 @@ func (m *Migration) Run(ctx context.Context) error {
 		}
 	}
 	m.recallVerified()
-	var walking sync.WaitGroup
-	walking.Go(func() { m.verifyAlways(ctx) })
-	defer walking.Wait() // before the connections are closed
+	beside.Go(func() { m.verifyAlways(ctx) })
 	m.supervise(ctx)
 	return nil
 }

@@ -43,6 +43,11 @@ type Record struct {
 	// Copied says that the target's keys are ours: a scan was begun.
 	Copied bool `json:"copied"`
 
+	// Appointment is a switch that waits for its moment, Dropped the last one that was
+	// not kept, until another switch is asked for.
+	Appointment *Appointment `json:"appointment,omitempty"`
+	Dropped     *Dropped     `json:"dropped,omitempty"`
+
 	LastCutover *Report   `json:"last_cutover,omitempty"`
 	Updated     time.Time `json:"updated"`
 }

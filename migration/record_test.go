@@ -26,7 +26,7 @@ func fullRecord() Record {
 			{Fence: &FenceState{Level: FenceReplicas, MinReplicas: "0", MaxLag: "10"}},
 		},
 		Sealed: "00ff", Copied: true,
-		LastCutover: &Report{From: router.Source, To: router.Target, OK: true, Steps: []StepTime{{"hold", 1.5}}},
+		LastCutover: &Report{From: router.Source, To: router.Target, OK: true, Steps: []StepTime{{"hold", 1.5, false}}},
 		Updated:     time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 )
@@ -34,6 +36,11 @@ func (m *Migration) Recover(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if errors.Is(err, errNewer) || errors.Is(err, store.ErrSuperseded) {
+			if r, readErr := m.newest(ctx); readErr == nil && r.ID == m.record().ID {
+				err = errors.Join(err, m.adopt(r))
+			}
 		}
 		m.setProblems(err.Error())
 		m.log.Error("clients wait: an interrupted switch cannot be settled yet", "phase", m.record().Phase, "error", err, "again_in", wait.String())
@@ -163,9 +170,10 @@ func (m *Migration) checkOwner(r Record) error {
 // adopt makes r the present record, under a new token, and settles on its map.
 func (m *Migration) adopt(r Record) error {
 	configured := m.cfg.Databases
+	seen := store.Entry{ID: r.ID, Token: r.Token, Seq: r.Seq}
 	r.Token++
 	m.mu.Lock()
-	m.rec = r
+	m.rec, m.seen = r, seen
 	m.mu.Unlock()
 	if r.Map != nil && (r.Copied || r.Side == router.Target) {
 		if len(configured) > 0 && !maps.Equal(configured, r.Map) {
@@ -342,10 +350,14 @@ func (m *Migration) ownPassword() (string, error) {
 
 // undoSwitch takes back an undecided switch: nobody may have written to the
 // server that was to be entered, so the one that was to be left simply goes on.
+// Before it is opened nobody else can decide any more, see claim.
 func (m *Migration) undoSwitch(ctx context.Context) error {
 	r := m.record()
 	m.log.Warn("a switch was interrupted before its point of no return: taking it back", "phase", r.Phase, "side", r.Side)
 	if err := m.save(false, func(r *Record) { r.Phase = Aborting }); err != nil {
+		return err
+	}
+	if err := m.claim(ctx, r.Side); err != nil {
 		return err
 	}
 	if err := m.lowerFence(ctx, r.Side); err != nil {
@@ -371,7 +383,9 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 		_ = f.unpause(ctx) // servers before 6.2 do not know it
 		return nil
 	}
-	if err := f.lower(ctx, st); err != nil {
+	if err := f.lower(ctx, st); errors.Is(err, store.ErrSuperseded) {
+		return err
+	} else if err != nil {
 		m.relogin(ctx, err) // a restarted server may have forgotten our user
 		if err := m.fence(side).lower(ctx, st); err != nil {
 			return err
@@ -397,7 +411,9 @@ func (m *Migration) relogin(ctx context.Context, err error) {
 }
 
 // rollForward finishes a switch whose journal may be written: everything was
-// drained and checked before, and is never drained again.
+// drained and checked before, and is never drained again. The journal counts, not the
+// state file, which says COMMITTING before there is one: where it was never written
+// and the fence is gone, writes may have been taken since, so the switch is taken back.
 func (m *Migration) rollForward(ctx context.Context) error {
 	r := m.record()
 	if r.Switch == nil {
@@ -408,12 +424,31 @@ func (m *Migration) rollForward(ctx context.Context) error {
 		return err
 	}
 	if f := r.Servers[r.Switch.From].Fence; f == nil || f.Level != FenceReplicas { // see journal
-		if err := m.publish(ctx, r.Switch.From, store.JournalKey); err != nil {
+		err := m.publishIf(ctx, r.Switch.From, store.JournalKey, func(ctx context.Context, tx *redis.Tx, there store.Entry) error {
+			if f == nil || r.journalled(there) {
+				return nil
+			}
+			return m.fence(r.Switch.From).checkOn(ctx, tx, f)
+		})
+		if errors.Is(err, errFenceLost) {
+			m.log.Warn("the journal was never written, and the server that was to be left has lost its fence", "error", err)
+			return m.undoSwitch(ctx)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if err := m.commit(ctx); err != nil {
+	if err := m.commit(ctx, nil); err != nil {
 		return err
 	}
 	return m.finish(ctx)
+}
+
+// journalled reports whether e is the journal of the switch that r tells of.
+func (r Record) journalled(e store.Entry) bool {
+	if e.ID != r.ID {
+		return false
+	}
+	there, err := decode(e)
+	return err == nil && there.Phase == Committing && there.Epoch == r.Epoch
 }

@@ -51,10 +51,13 @@ type Status struct {
 	// Views is how the notifications and the proxy's own view of writes differ.
 	Views mirror.Views `json:"views"`
 
-	Fence       string         `json:"fence"` // level of the fence that is up, or ""
-	Verify      VerifyStatus   `json:"verify"`
-	LastCutover *Report        `json:"last_cutover"`
-	Errors      []mirror.Error `json:"errors"`
+	Fence       string       `json:"fence"` // level of the fence that is up, or ""
+	Verify      VerifyStatus `json:"verify"`
+	LastCutover *Report      `json:"last_cutover"`
+	// Waiting is a switch that waits for its moment, Dropped one that was not made.
+	Waiting *WaitingStatus `json:"waiting"`
+	Dropped *Dropped       `json:"dropped"`
+	Errors  []mirror.Error `json:"errors"`
 }
 
 // DatabaseStatus is one database's progress.
@@ -98,20 +101,24 @@ type BigKeyStatus struct {
 
 // Report is one attempt to switch.
 type Report struct {
-	From     router.Side `json:"from"`
-	To       router.Side `json:"to"`
-	DryRun   bool        `json:"dry_run,omitempty"`
-	Started  time.Time   `json:"started"`
-	Finished time.Time   `json:"finished"`
-	OK       bool        `json:"ok"`
-	Error    string      `json:"error,omitempty"`
-	Stall    StallMS     `json:"stall_ms"` // how long sessions with work waited
-	Sessions int         `json:"sessions"` // that had work and waited
-	Held     float64     `json:"held_ms"`  // from the hold to the release
-	Fence    FenceLevel  `json:"fence"`
-	Steps    []StepTime  `json:"steps"`
-	Checked  int         `json:"checked"` // keys compared while both sides were frozen
-	Findings []string    `json:"findings,omitempty"`
+	From   router.Side `json:"from"`
+	To     router.Side `json:"to"`
+	DryRun bool        `json:"dry_run,omitempty"`
+	// Rehearsal: steps were taken under a hold, but for the fence, and taken back.
+	Rehearsal bool      `json:"rehearsal,omitempty"`
+	Started   time.Time `json:"started"`
+	Finished  time.Time `json:"finished"`
+	OK        bool      `json:"ok"`
+	Error     string    `json:"error,omitempty"`
+	Stall     StallMS   `json:"stall_ms"` // how long sessions with work waited
+	Sessions  int       `json:"sessions"` // that had work and waited
+	Held      float64   `json:"held_ms"`  // from the hold to the release
+	// Estimate is, of a rehearsal, for how long the switch itself would have held.
+	Estimate float64    `json:"estimate_ms,omitempty"`
+	Fence    FenceLevel `json:"fence"`
+	Steps    []StepTime `json:"steps"`
+	Checked  int        `json:"checked"` // keys compared while both sides were frozen
+	Findings []string   `json:"findings,omitempty"`
 }
 
 // StallMS is in milliseconds.
@@ -125,6 +132,8 @@ type StallMS struct {
 type StepTime struct {
 	Name string  `json:"name"`
 	MS   float64 `json:"ms"`
+	// Estimated: it was not taken; the time is that of its round trips.
+	Estimated bool `json:"estimated,omitempty"`
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -134,6 +143,10 @@ func (m *Migration) Status() Status {
 	m.mu.Lock()
 	r, problems, report, mi := m.rec.clone(), m.problems, m.report, m.mirror
 	pairs, scan := m.dbmap, m.scan
+	var waits []string
+	if m.waiting != nil {
+		waits = m.waiting.why
+	}
 	m.mu.Unlock()
 	s := Status{
 		ID: r.ID, Phase: r.Phase, Side: r.Side, Epoch: r.Epoch,
@@ -148,6 +161,10 @@ func (m *Migration) Status() Status {
 	if s.LastCutover == nil {
 		s.LastCutover = r.LastCutover
 	}
+	if a := r.Appointment; a != nil {
+		s.Waiting = a.status(waits)
+	}
+	s.Dropped = r.Dropped
 	for _, k := range r.Servers {
 		if k.Fence != nil && k.Fence.Raised {
 			s.Fence = string(k.Fence.Level)
@@ -208,7 +225,11 @@ func databaseStatus(d mirror.Database, side router.Side) DatabaseStatus {
 // reasons derives from the record and the mirror alone why no switch can be
 // made now.
 func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
-	var out []string
+	return m.reasonsWithin(r, mi, m.cfg.Cutover.MaxLag, m.cfg.Cutover.MaxStall)
+}
+
+// reasonsWithin is reasons for a switch with limits of its own.
+func (m *Migration) reasonsWithin(r Record, mi *mirror.Mirror, maxLag, maxStall time.Duration) []string {
 	switch {
 	case r.Phase.Ended():
 		return []string{"the migration has ended (" + string(r.Phase) + ")"}
@@ -220,14 +241,20 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 	if mi == nil {
 		return []string{"the copy has not begun (" + string(r.Phase) + ")"}
 	}
+	return m.copyReasons(mi, maxLag, maxStall)
+}
+
+// copyReasons are those of the copy, whatever the phase.
+func (m *Migration) copyReasons(mi *mirror.Mirror, maxLag, maxStall time.Duration) []string {
+	var out []string
 	if m.opt.Only != nil && !m.cfg.Cutover.AllowPartial {
 		out = append(out, preflight.Partial(m.opt.Only))
 	}
 	p := mi.Progress()
 	switch p.State {
 	case mirror.Live, mirror.Behind:
-		if p.Oldest > max(p.Lag, m.cfg.Cutover.MaxLag) { // the heartbeat is in one database only
-			out = append(out, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Oldest.Round(time.Millisecond), m.cfg.Cutover.MaxLag))
+		if p.Oldest > max(p.Lag, maxLag) { // the heartbeat is in one database only
+			out = append(out, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Oldest.Round(time.Millisecond), maxLag))
 		}
 	case mirror.Copying:
 		out = append(out, "the first copy is under way: "+percents(p.Databases))
@@ -248,19 +275,19 @@ func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
 		out = append(out, fmt.Sprintf("%d keys cannot be copied, such as %q of database %d: %s", n, k.Key, k.Database, k.Why))
 	}
 	for _, k := range p.Big {
-		if m.tooSlow(k) {
-			out = append(out, fmt.Sprintf("key %q of database %d (%s) changes all the time in ways that take a whole copy, and that takes %v: clients would wait for it longer than half of the limit (cutover.max_stall) of %v", k.Key, k.Database, k.Type, k.Cost.Round(time.Millisecond), m.cfg.Cutover.MaxStall))
+		if tooSlow(k, maxStall) {
+			out = append(out, fmt.Sprintf("key %q of database %d (%s) changes all the time in ways that take a whole copy, and that takes %v: clients would wait for it longer than half of the limit (cutover.max_stall) of %v", k.Key, k.Database, k.Type, k.Cost.Round(time.Millisecond), maxStall))
 		}
 	}
-	if p.Lag > m.cfg.Cutover.MaxLag {
-		out = append(out, fmt.Sprintf("the lag is %v, the limit (cutover.max_lag) %v", p.Lag.Round(time.Millisecond), m.cfg.Cutover.MaxLag))
+	if p.Lag > maxLag {
+		out = append(out, fmt.Sprintf("the lag is %v, the limit (cutover.max_lag) %v", p.Lag.Round(time.Millisecond), maxLag))
 	}
 	return append(out, m.verifyReasons()...)
 }
 
 // tooSlow reports whether clients would wait for a big key for longer than a
 // switch may take: one that is due for a whole copy again, and that takes long.
-func (m *Migration) tooSlow(k mirror.BigKey) bool { return k.Cost > m.cfg.Cutover.MaxStall/2 }
+func tooSlow(k mirror.BigKey, maxStall time.Duration) bool { return k.Cost > maxStall/2 }
 
 func percents(dbs []mirror.Database) string {
 	var parts []string

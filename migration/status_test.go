@@ -58,8 +58,10 @@ func TestStatusJSON(t *testing.T) {
 		LastCutover: &Report{
 			From: router.Source, To: router.Target, DryRun: true, Started: at, Finished: at.Add(time.Second), OK: true, Error: "none",
 			Stall: StallMS{P50: 1, P99: 2, Max: 3}, Sessions: 4, Held: 5, Fence: FenceACL,
-			Steps: []StepTime{{"hold", 1.25}}, Checked: 6, Findings: []string{"f"},
+			Steps: []StepTime{{"hold", 1.25, false}, {"journal", 0.5, true}}, Checked: 6, Findings: []string{"f"}, Rehearsal: true, Estimate: 7,
 		},
+		Waiting: Appointment{From: router.Target, Made: at, At: at.Add(time.Hour), Until: at.Add(2 * time.Hour), MaxStall: 20 * time.Millisecond, MaxLag: time.Second, Retries: 3, Failed: 1}.status([]string{"a reason"}),
+		Dropped: &Dropped{Verb: "cutover", Made: at, At: at, Why: "w"},
 		Verify: VerifyStatus{
 			Running: &verify.Progress{Source: 3, Target: 5, Step: "extras", Done: 7, Total: 9, Unsettled: 1, Differing: 2, Bytes: 10},
 			Last:    &VerifySummary{By: "operator", Ended: at, Age: 1.5, Verdict: verify.Equal, Sample: 1, Keys: 9, Repaired: 2, Moving: 1, Stale: true, Holds: true},

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
+	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
@@ -72,7 +72,11 @@ func (a *attempt) prepare(ctx context.Context) error {
 	if err := a.publish(ctx, a.to, store.RecordKey); err != nil {
 		return err
 	}
+	a.onUndo(func(ctx context.Context) error { return a.fence(a.from).disarm(ctx) })
 	if err := a.fence(a.from).arm(ctx, a.record().Token); err != nil {
+		return err
+	}
+	if err := a.takeReins(ctx); err != nil {
 		return err
 	}
 	a.reverse = a.newMirror(a.to)
@@ -80,13 +84,22 @@ func (a *attempt) prepare(ctx context.Context) error {
 	if err := a.reverse.Listen(ctx); err != nil {
 		return fmt.Errorf("arming the way back: %w", err)
 	}
+	if err := a.ask(ctx); err != nil {
+		return err
+	}
 	if err := a.carryScripts(ctx); err != nil {
 		return err
 	}
 	if err := a.forward.CarryFunctions(ctx); err != nil {
 		return err
 	}
-	a.onUndo(func(context.Context) error { a.traffic.Release(a.route()); return nil })
+	a.onUndo(func(context.Context) error {
+		a.traffic.Release(a.route())
+		if !a.held.IsZero() {
+			a.report.Held = ms(time.Since(a.held))
+		}
+		return nil
+	})
 	err = a.traffic.Prepare(ctx, a.to)
 	if err != nil && a.record().Servers[a.to].Fence != nil {
 		// That side is fenced from the last switch and refuses part of what
@@ -99,6 +112,19 @@ func (a *attempt) prepare(ctx context.Context) error {
 	}
 	// Who is in the middle of a large value would hold up everybody else.
 	return a.traffic.Settle(ctx)
+}
+
+// ask lets the hooks with a veto say no. It comes before anybody waits, and what takes
+// long there takes nobody's time but the attempt's.
+func (a *attempt) ask(ctx context.Context) error {
+	err := a.Migration.opt.Hooks.Ask(ctx, a.event(config.VetoEvent, a.record()))
+	switch {
+	case err == nil:
+		return nil
+	case context.Cause(ctx) != nil:
+		return err
+	}
+	return &Refused{[]string{"vetoed by " + err.Error()}}
 }
 
 // waitReady waits until the copy is live, by the operator's patience.
@@ -118,10 +144,13 @@ func (a *attempt) waitReady(ctx context.Context) error {
 			if errors.Is(context.Cause(ctx), errAborted) {
 				return errAborted
 			}
-			return &Refused{append(a.reasons(a.record(), a.forward), fmt.Sprintf("not ready within %v (cutover.wait_ready)", a.cfg.Cutover.WaitReady))}
+			return &Refused{append(a.notReady(), fmt.Sprintf("not ready within %v (cutover.wait_ready)", a.cfg.Cutover.WaitReady))}
 		}
 	}
 }
+
+// notReady is what the copy itself has against a switch.
+func (a *attempt) notReady() []string { return a.copyReasons(a.forward, a.opt.MaxLag, a.opt.MaxStall) }
 
 // fewDirty is how many keys may be dirty for a switch to begin: some milliseconds' work.
 const fewDirty = 5000
@@ -133,8 +162,11 @@ func (a *attempt) lagGate(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for good := 0; ; {
-		p := a.forward.Progress()
-		if p.State == mirror.Live && p.Lag <= a.cfg.Cutover.MaxLag && p.Dirty <= fewDirty && !slices.ContainsFunc(p.Big, a.tooSlow) {
+		postponed := ""
+		if !a.opt.DryRun && !a.opt.Rehearse {
+			postponed = a.postponed(a.from)
+		}
+		if postponed == "" && a.closeEnough(a.forward, a.opt.MaxLag, a.opt.MaxStall) {
 			if good++; good >= 3 {
 				return nil
 			}
@@ -147,8 +179,12 @@ func (a *attempt) lagGate(ctx context.Context) error {
 			if errors.Is(context.Cause(ctx), errAborted) {
 				return errAborted
 			}
-			return &Refused{append(a.reasons(a.record(), a.forward), fmt.Sprintf("the copy did not come close enough within %v: %d keys dirty, lag %v (cutover.max_lag %v)",
-				a.cfg.Cutover.WaitReady, p.Dirty, p.Lag.Round(time.Millisecond), a.cfg.Cutover.MaxLag))}
+			if postponed != "" {
+				return &Refused{[]string{postponed}}
+			}
+			p := a.forward.Progress()
+			return &Refused{append(a.notReady(), fmt.Sprintf("the copy did not come close enough within %v: %d keys dirty, lag %v (cutover.max_lag %v)",
+				a.cfg.Cutover.WaitReady, p.Dirty, p.Lag.Round(time.Millisecond), a.opt.MaxLag))}
 		}
 	}
 }
@@ -159,10 +195,10 @@ func (a *attempt) hold(ctx context.Context) error {
 		return err
 	}
 	a.held = time.Now()
-	timer := time.AfterFunc(a.opt.MaxStall, func() {
-		a.budget(fmt.Errorf("%w: clients would have waited longer than %v (cutover.max_stall)", errStall, a.opt.MaxStall))
-	})
+	timer := time.AfterFunc(a.opt.MaxStall, func() { a.budget(a.overspent()) })
 	context.AfterFunc(ctx, func() { timer.Stop() })
+	ctx, cancel := context.WithDeadlineCause(ctx, a.held.Add(a.opt.MaxStall), a.overspent())
+	defer cancel()
 	// Undone by the Release that prepare registered.
 	return a.traffic.Hold(ctx)
 }
@@ -170,12 +206,18 @@ func (a *attempt) hold(ctx context.Context) error {
 // softFence stalls writers that bypass the proxy, without an error. It expires
 // by itself, so nothing rests on it.
 func (a *attempt) softFence(ctx context.Context) error {
-	f := a.fence(a.from)
-	a.onUndo(func(ctx context.Context) error { _ = f.unpause(ctx); return nil }) // unknown before 6.2
+	a.onUndo(func(ctx context.Context) error {
+		err := a.callBack(ctx)
+		_ = a.fence(a.from).unpause(ctx) // unknown before 6.2
+		return err
+	})
 	if err := a.save(false, func(r *Record) { r.Phase = SoftFenced }); err != nil {
 		return err
 	}
-	if err := f.pause(ctx, 2*a.opt.MaxStall+time.Second); err != nil && !refusedForGood(err) && !errorPrefix(errors.Unwrap(err), "ERR syntax") {
+	err := a.rein().pause(ctx, 2*a.opt.MaxStall+time.Second)
+	a.noteStray(err)
+	a.paused = err == nil
+	if err != nil && !refusedForGood(err) && !errorPrefix(errors.Unwrap(err), "ERR syntax") {
 		return err
 	}
 	return nil
@@ -189,6 +231,9 @@ func (a *attempt) hardFence(ctx context.Context) error {
 	a.onUndo(func(ctx context.Context) error {
 		// Released to a server that is still fenced, clients would be refused.
 		a.untilDone(context.WithoutCancel(ctx), "the fence is not lowered yet", func(ctx context.Context) error {
+			if err := a.callBack(ctx); err != nil {
+				return err
+			}
 			return a.lowerFence(ctx, a.from)
 		})
 		return nil
@@ -204,12 +249,27 @@ func (a *attempt) hardFence(ctx context.Context) error {
 		return err
 	}
 	r := a.record()
-	return a.fence(a.from).raise(ctx, r.Servers[a.from].Fence, r.Token)
+	err = a.rein().raise(ctx, r.Servers[a.from].Fence, r.Token)
+	a.noteStray(err)
+	return err
 }
 
 // drainTwice is the step that safety rests on: the barrier is asked for after
 // the fence was confirmed, so every acknowledged write stands before it.
 func (a *attempt) drainTwice(ctx context.Context) error {
+	if err := a.drainFrozen(ctx); err != nil {
+		return err
+	}
+	entered := a.record().Servers[a.to].Fence
+	a.onUndoLast(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
+	if err := a.fence(a.to).letListen(ctx, entered, true); err != nil {
+		return err
+	}
+	return a.traffic.Align(ctx, a.nextRoute())
+}
+
+// drainFrozen carries what is left over and stops copying, while nobody writes.
+func (a *attempt) drainFrozen(ctx context.Context) error {
 	if err := a.forward.Drain(ctx); err != nil {
 		return err
 	}
@@ -227,15 +287,7 @@ func (a *attempt) drainTwice(ctx context.Context) error {
 		return err
 	}
 	// What came before this on the entered server was ours.
-	if err := a.reverse.Rebase(ctx); err != nil {
-		return err
-	}
-	entered := a.record().Servers[a.to].Fence
-	a.onUndo(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
-	if err := a.fence(a.to).letListen(ctx, entered, true); err != nil {
-		return err
-	}
-	return a.traffic.Align(ctx, a.nextRoute())
+	return a.reverse.Rebase(ctx)
 }
 
 func (a *attempt) nextRoute() router.Route {

@@ -12,8 +12,8 @@ import (
 	"github.com/crossfade/crossfade/sync/value"
 )
 
-// Abort takes back the switch that is under way. After the point of no return
-// it is refused: then only a rollback leads back.
+// Abort takes back the switch that is under way, and ends one that waits. After the
+// point of no return it is refused: then only a rollback leads back.
 func (m *Migration) Abort(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock() // so that an attempt either sees it or is past it
@@ -21,10 +21,17 @@ func (m *Migration) Abort(context.Context) error {
 	switch {
 	case phase == Committing || phase == Committed:
 		return &Refused{[]string{"the switch is past its point of no return (" + string(phase) + "); when it is through, crossfade rollback leads back"}}
-	case cancel == nil:
+	case m.attempting && cancel == nil:
+		return &Refused{[]string{"the switch is about to be decided (" + string(phase) + "); when it is through, crossfade rollback leads back"}}
+	case cancel == nil && m.waiting == nil:
 		return &Refused{[]string{"no switch is under way (" + string(phase) + ")"}}
 	}
-	cancel(errAborted)
+	if m.waiting != nil {
+		m.waiting.cancel(errAborted)
+	}
+	if cancel != nil {
+		cancel(errAborted)
+	}
 	return nil
 }
 
@@ -43,7 +50,7 @@ const cleanUpTime = time.Minute
 // could not be done (err); it may be repeated.
 func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []string, err error) {
 	if !m.operator.TryLock() {
-		return nil, &Refused{[]string{"another operation is under way; see crossfade status"}}
+		return nil, errBusy
 	}
 	defer m.operator.Unlock()
 	m.verb.Lock() // the background work's turns are short
@@ -53,6 +60,8 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 	switch {
 	case r.Phase.Switching() || r.Phase == Committing || r.Phase == Committed:
 		return nil, &Refused{[]string{"a switch is under way (" + string(r.Phase) + ")"}}
+	case r.Appointment != nil:
+		return nil, &Refused{[]string{"a " + r.Appointment.verb() + " waits for its moment: crossfade abort ends the waiting"}}
 	case r.Side == router.Source && !o.StayOnSource && !r.Phase.Ended():
 		return nil, &Refused{[]string{"the applications are on the source; cut over first, or give the migration up with --stay-on-source"}}
 	case r.Side == router.Source:

@@ -1,7 +1,8 @@
 package proxy
 
 import (
-	"fmt"
+	"bytes"
+	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
@@ -17,8 +18,8 @@ func (s *session) authenticate(it *item) error {
 			return err
 		}
 	}
-	if it.spec.verb == vHello && s.srv.cfg.Users && !saysWho(it.args) && !s.isAuthed() {
-		return s.refuse(noAuthHello)
+	if it.spec.verb == vHello && s.srv.cfg.Users && !saysWho(it.args) && !s.isAuthed() && isHello(it.args) {
+		return s.refuseHello()
 	}
 	wire := s.translateAuth(it)
 	if !s.link.unselected && !s.srv.cfg.Users {
@@ -37,28 +38,37 @@ func (s *session) authenticate(it *item) error {
 	return s.selectLate()
 }
 
-// selectLate says the SELECT that a connection could not take before AUTH.
+// selectLate says the SELECT, and the like, that a connection could not take before AUTH.
 func (s *session) selectLate() error {
 	s.mu.Lock()
-	db, mapped := s.route.DB(s.st.db)
 	authed := s.st.authed
+	var lines []line
+	if s.st.proto == 3 {
+		lines = greetingOf(3, "", "", false)
+	}
+	lines = append(lines, s.st.says(s.route, true)...)
 	s.mu.Unlock()
 	if !authed {
 		return nil
 	}
-	if mapped && db != 0 {
-		n := fmt.Sprint(db)
-		replies, err := s.ask(words("SELECT", n))
+	s.link.unselected, s.link.busy = false, nil
+	return s.tell(lines)
+}
+
+// tell says lines of a setup on the connection in use.
+func (s *session) tell(lines []line) error {
+	for _, ln := range lines {
+		replies, err := s.ask(ln.wire)
 		if err != nil {
 			return err
 		}
 		if text := resp.ErrorText(replies[0]); text != "" {
-			err := &setupError{side: s.route.Side, what: "SELECT " + n, answer: text}
-			s.refuseClient(err)
-			return err
+			if err := s.link.refused(ln, text); err != nil {
+				s.refuseClient(err)
+				return err
+			}
 		}
 	}
-	s.link.unselected = false
 	return nil
 }
 
@@ -140,6 +150,41 @@ func saysWho(args [][]byte) bool {
 	return false
 }
 
+// isHello reports whether servers find no fault with a HELLO that does not say who the
+// client is. Faults come before the question who it is.
+func isHello(args [][]byte) bool {
+	if len(args) > 1 {
+		if v, ok := resp.Integer(args[1]); !ok || v != 2 && v != 3 {
+			return false
+		}
+	}
+	for i := 2; i < len(args); i += 2 {
+		if !is(args[i], "setname") || i+1 == len(args) || bytes.ContainsFunc(args[i+1], func(c rune) bool { return c < '!' || c > '~' }) {
+			return false
+		}
+	}
+	return true
+}
+
+// refuseHello answers the HELLO of a client whom the proxy does not know as the server
+// does, which is asked, or would if it wanted to know its clients.
+func (s *session) refuseHello() error {
+	replies, err := s.ask(words("HELLO"))
+	if err != nil {
+		return err
+	}
+	text := resp.ErrorText(replies[0])
+	if !strings.HasPrefix(text, "NOAUTH") {
+		how := "HELLO <proto> AUTH"
+		if name, major, minor := program(replies[0]); name == "redis" && (major < 7 || major == 7 && minor < 2) {
+			how = "HELLO AUTH"
+		}
+		text = "NOAUTH HELLO must be called with the client already authenticated, otherwise the " + how +
+			" <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time"
+	}
+	return s.refuse(text)
+}
+
 // reset forwards RESET and makes of the fresh connection what a new client's is.
 func (s *session) reset(it *item, wire []byte) error {
 	it.wake = true
@@ -154,24 +199,12 @@ func (s *session) reset(it *item, wire []byte) error {
 	_, mapped := s.route.DB(s.st.db)
 	anew := s.st
 	anew.info = nil // which RESET does not take back
-	lines := s.srv.setup(&anew, 0, s.route, false)
+	lines := s.srv.setup(&anew, s.route, greeted)
 	s.mu.Unlock()
 	if it.lost || !fresh {
 		return nil
 	}
 	s.multi, s.broken, s.noDB = false, false, !mapped
-	s.link.unselected, s.link.open = false, false
-	for _, ln := range lines {
-		replies, err := s.ask(ln.wire)
-		if err != nil {
-			return err
-		}
-		if text := resp.ErrorText(replies[0]); text != "" {
-			if err := s.link.refused(ln, text); err != nil {
-				s.refuseClient(err)
-				return err
-			}
-		}
-	}
-	return nil
+	s.link.unselected, s.link.open, s.link.busy = false, false, nil
+	return s.tell(lines)
 }

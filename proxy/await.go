@@ -90,7 +90,7 @@ func (s *session) sitOut() error {
 	select {
 	case <-s.wakeup:
 	case <-look.C:
-		stranger := s.unsure || s.srv.wantsAuth(&state{authed: s.isAuthed()})
+		stranger := s.unsure || s.srv.wantsAuth(&state{who: who{authed: s.isAuthed()}})
 		if !s.eof && !stranger && s.out.stuck(time.Now()) > stuckFor/2 {
 			s.stuffed.Store(true)
 			s.out.poke()

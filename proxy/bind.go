@@ -22,8 +22,8 @@ func (s *Server) bearing(st *state, route router.Route) (lines []line, key strin
 	if _, mapped := route.DB(st.db); !mapped {
 		return nil, "", false
 	}
-	core := state{proto: st.proto, db: st.db, authed: st.authed, cred: st.cred}
-	lines = s.setup(&core, router.Source, route, false)
+	core := state{proto: st.proto, db: st.db, who: st.who}
+	lines = s.setup(&core, route, greeted)
 	return lines, bearingKey(route.Side, lines), true
 }
 
@@ -124,7 +124,7 @@ func (l *loop) bindOwn(g *guest) *trunk {
 		return nil
 	}
 	g.trunk = &trunk{l: l, side: l.route.Side, db: st.db, owner: g}
-	l.dial(g.trunk, l.route, l.srv.setup(&st, router.Source, l.route, true))
+	l.dial(g.trunk, l.route, l.srv.setup(&st, l.route, whole))
 	g.trunk.wait(g)
 	return nil
 }
@@ -162,7 +162,7 @@ func (l *loop) detach(g *guest) *link {
 	}
 	keepAlive(conn) // making a connection of it has set Go's own
 	k := t.link
-	k.conn, k.route, k.full = conn, l.route, true
+	k.conn, k.route = conn, l.route
 	return k
 }
 
@@ -186,10 +186,14 @@ func (s *Server) dialTrunk(ctx context.Context, dial dialer, route router.Route,
 		return nil, -1, err
 	}
 	if s.cfg.Shared {
-		lines = append(slices.Clone(lines), line{wire: words("PING"), what: "PING", db: true, noAuth: true, lenient: true})
+		lines = append(slices.Clone(lines), line{wire: words("PING"), what: "PING", noAuth: true, lenient: true})
 	}
-	if err = k.run(ctx, lines); err == nil && k.unselected {
+	err = k.run(ctx, lines)
+	switch {
+	case err == nil && k.unselected:
 		err = errAlone
+	case err == nil && k.busy != nil:
+		err = k.busy
 	}
 	if err != nil {
 		k.close()
@@ -297,7 +301,7 @@ func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 		for g := range l.guests {
 			st := g.state()
 			if _, mapped := route.DB(st.db); mapped && g.trunk != nil && g.trunk.side != route.Side {
-				wanted = append(wanted, want{g, st.db, l.srv.setup(&st, g.trunk.side, route, true)})
+				wanted = append(wanted, want{g, st.db, l.srv.setup(&st, route, whole)})
 			}
 		}
 	})

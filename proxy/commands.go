@@ -268,6 +268,12 @@ func (s *spec) forAnybody() bool {
 	return false
 }
 
+// endsScripts reports whether a command may be one that a server obeys while it runs a
+// script, whatever the database.
+func (s *spec) endsScripts() bool {
+	return s.verb == vScript || s.verb == vFunction || s.name == "shutdown"
+}
+
 func is(arg []byte, word string) bool {
 	return len(arg) == len(word) && strings.EqualFold(string(arg), word)
 }

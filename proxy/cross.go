@@ -18,24 +18,32 @@ func isGreeting(text string) bool {
 	return strings.HasPrefix(text, "ERR max number of clients") || strings.HasPrefix(text, "DENIED")
 }
 
-// snapshot returns what a setup says for the state of this moment.
-func (s *session) snapshot(route router.Route, full bool) (lines []line, ver uint64, from router.Side) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.link != nil {
-		from = s.link.route.Side
+// isRight reports whether the server has nothing against the connection, but against
+// what the client's user says or is.
+func (e *setupError) isRight() bool {
+	for _, code := range []string{"NOPERM", "NOAUTH", "WRONGPASS"} {
+		if strings.HasPrefix(e.answer, code) {
+			return true
+		}
 	}
-	return s.srv.setup(&s.st, from, route, full), s.st.ver, from
+	return false
 }
 
-// fresh dials a side and brings the connection into the session's state.
-func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, full bool) (*link, error) {
-	lines, ver, from := s.snapshot(route, full)
+// snapshot returns what a setup says for the state of this moment.
+func (s *session) snapshot(route router.Route, to depth) (lines []line, ver uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.srv.setup(&s.st, route, to), s.st.ver
+}
+
+// fresh dials a side and tells it of the session.
+func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, to depth) (*link, error) {
+	lines, ver := s.snapshot(route, to)
 	l, err := dial(ctx, route)
 	if err != nil {
 		return nil, err
 	}
-	l.ver, l.full, l.from = ver, full, from
+	l.ver, l.depth = ver, to
 	if err := l.run(ctx, lines); err != nil {
 		l.close()
 		return nil, err
@@ -43,22 +51,22 @@ func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, fu
 	return l, nil
 }
 
-// complete returns a connection in the session's whole state, from a warm one
-// if that is still good.
-func (s *session) complete(ctx context.Context, route router.Route, warm *link) (*link, error) {
+// complete returns a connection that was told of the session, which may have been told
+// a part before if that is still right.
+func (s *session) complete(ctx context.Context, route router.Route, warm *link, to depth) (*link, error) {
 	if warm != nil {
 		s.mu.Lock()
 		good := warm.fits(route) && warm.ver == s.st.ver && !hungUp(warm.conn)
 		lines := []line(nil)
 		if good {
-			lines = s.srv.setupFull(&s.st, route)
+			lines = s.srv.deepen(&s.st, route, warm.depth, to)
 		}
 		s.mu.Unlock()
 		if good {
 			warm.route = route
 			err := warm.run(ctx, lines)
 			if err == nil {
-				warm.full = true
+				warm.depth = to
 				return warm, nil
 			}
 			var refused *setupError
@@ -69,7 +77,7 @@ func (s *session) complete(ctx context.Context, route router.Route, warm *link) 
 		}
 		warm.close() // a connection that went bad while it waited is no reason to fail
 	}
-	return s.fresh(ctx, s.srv.dial, route, true)
+	return s.fresh(ctx, s.srv.dial, route, to)
 }
 
 func (l *link) fits(route router.Route) bool {
@@ -88,27 +96,21 @@ func (s *session) cross(route router.Route) error {
 	old, ahead, warm := s.link, s.ahead, s.warm
 	s.ahead, s.warm = nil, nil
 	why := s.unmovable(route)
-	ver := s.st.ver
 	s.mu.Unlock()
 	if why != "" {
 		closeAll(ahead, warm)
 		s.refuseClient(&setupError{side: route.Side, what: "moving", answer: why})
 		return fmt.Errorf("%w: %s", errUnmovable, why)
 	}
-	l := ahead
-	if l != nil && (!l.fits(route) || l.ver != ver || hungUp(l.conn)) {
-		l.close()
-		l = nil
-	}
-	if l == nil {
-		var err error
-		if l, err = s.complete(s.srv.killed, route, warm); err != nil {
-			s.log().Warn("closing a client: it cannot be moved", "side", route.Side.String(), "err", err)
-			s.refuseClient(err)
-			return err
-		}
-	} else {
+	if ahead != nil {
 		closeAll(warm)
+		warm = ahead
+	}
+	l, err := s.complete(s.srv.killed, route, warm, whole)
+	if err != nil {
+		s.log().Warn("closing a client: it cannot be moved", "side", route.Side.String(), "err", err)
+		s.refuseClient(err)
+		return err
 	}
 	return s.replace(old, l, route)
 }
@@ -148,7 +150,7 @@ func (s *session) replace(old, l *link, route router.Route) error {
 	}
 	s.link = nil // the end of old is no loss now
 	watched, tracks := s.st.watch, s.st.tracking != nil && s.st.proto == 3
-	s.st.watch = false
+	s.st.watch, s.letIn = false, false // the other server may want a password
 	s.mu.Unlock()
 	old.close()
 	<-old.done

@@ -436,6 +436,36 @@ func TestServerIsBusy(t *testing.T) {
 	until(t, "the client is served", func() bool { return c.do("INCR n") == ":1\r\n" })
 }
 
+// TestBusyServerIsToldToStop has clients whose connections have to be made while the
+// server runs a script, for which it takes no SELECT, end that script.
+func TestBusyServerIsToldToStop(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shared = true })
+	w.do(router.Source, 0, "CONFIG", "SET", "lua-time-limit", "1")
+	waits, stops, runs, looks := w.client(), w.client(), w.client(), w.client()
+	for _, c := range []*raw{waits, stops} {
+		c.want("SELECT 3", ok)
+		c.want("CLIENT SETNAME me", ok)
+	}
+	w.shares()
+	w.proxy.pool.distrust(router.Source)
+	runs.send(`EVAL "while true do end" 0`)
+	busy := ""
+	until(t, "the server is busy", func() bool {
+		busy = looks.do("GET a")
+		return strings.HasPrefix(busy, "-BUSY ")
+	})
+	waits.want("EVAL \"return redis.call('incr', 'n')\" 0", busy)
+	waits.want("CLIENT GETNAME", busy)
+	stops.want("SCRIPT KILL", ok)
+	runs.next()
+	until(t, "the client is served", func() bool { return waits.do("EVAL \"return redis.call('incr', 'n')\" 0") == ":1\r\n" })
+	waits.want("CLIENT GETNAME", bulk("me"))
+	stops.want("EVAL \"return redis.call('get', 'n')\" 0", bulk("1"))
+	if got := w.do(router.Source, 3, "GET", "n"); got != "1" {
+		t.Errorf("written elsewhere: %v", got)
+	}
+}
+
 // TestSlowClientIsNoSilentServer has a client take longer for its value than the
 // server may, to send it and to receive it.
 func TestSlowClientIsNoSilentServer(t *testing.T) {

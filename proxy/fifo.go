@@ -12,6 +12,7 @@ const (
 	modeLine              // its first line, which is all of a status or an error
 	modeWhole             // collected: small, or needed as a whole
 	modeScan              // its cursor
+	modeHeads             // what its elements begin with
 )
 
 // item is a command in flight that is more than plain.

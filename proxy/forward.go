@@ -11,11 +11,7 @@ var (
 	ownSpec      = &spec{verb: plain}
 )
 
-const (
-	noAuth      = "NOAUTH Authentication required."
-	noAuthHello = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> " +
-		"option can be used to authenticate the client and select the RESP protocol version at the same time"
-)
+const noAuth = "NOAUTH Authentication required."
 
 // barred says why a command cannot go where the session is: the text of an
 // error, "" when it can.
@@ -24,6 +20,9 @@ func (s *session) barred(sp *spec) string {
 		if !sp.forAnybody() {
 			return noAuth
 		}
+	}
+	if s.link.busy != nil && !sp.forAnybody() && !sp.endsScripts() {
+		return s.link.busy.answer
 	}
 	if s.noDB && sp.touchesData() {
 		s.mu.Lock()

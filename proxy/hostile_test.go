@@ -243,16 +243,25 @@ func TestUnauthenticatedLimits(t *testing.T) {
 	for i, in := range inputs {
 		want[i] = mask(answers(t, direct.Addr(), []byte(in), 1<<20))
 	}
-	bothWays(t, func(t *testing.T, shared setting) {
-		w := newWorldOn(t, redistest.Start(t, redistest.WithPassword("secret")), redistest.Start(t), shared)
-		for i, in := range inputs {
-			for _, step := range []int{1 << 20, 7} {
-				if got := mask(answers(t, w.proxy.Addr().String(), []byte(in), step)); got != want[i] {
-					t.Errorf("%.80q in pieces of %d:\n got %.300q\nwant %.300q", in, step, got, want[i])
+	ways := map[string]setting{
+		"shared": func(c *Config) { c.Shared = true },
+		"pinned": func(c *Config) { c.Shared = false },
+		"users of the proxy": func(c *Config) {
+			c.Users, c.Identities = true, []Identity{{Client: Login{"", "secret"}, Sides: [2]Login{{"", "secret"}, {}}}}
+		},
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			w := newWorldOn(t, redistest.Start(t, redistest.WithPassword("secret")), redistest.Start(t), way)
+			for i, in := range inputs {
+				for _, step := range []int{1 << 20, 7} {
+					if got := mask(answers(t, w.proxy.Addr().String(), []byte(in), step)); got != want[i] {
+						t.Errorf("%.80q in pieces of %d:\n got %.300q\nwant %.300q", in, step, got, want[i])
+					}
 				}
 			}
-		}
-	})
+		})
+	}
 }
 
 // TestMillionArguments sends commands of a million arguments in the segments of a

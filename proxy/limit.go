@@ -11,6 +11,20 @@ const (
 	strangerHas = 16 << 10  // bytes of the proxy's own refusals that may wait for one before it is read no further
 )
 
+// narrow has the limits of those who have yet to authenticate hold where it is the proxy
+// that lets them in, and needs nobody to be asked.
+func (s *session) narrow() {
+	if !s.srv.cfg.Users {
+		return
+	}
+	if stranger := !s.isAuthed(); stranger != s.in.Strict {
+		s.in.Strict = stranger
+		if stranger {
+			s.in.Restart()
+		}
+	}
+}
+
 // limit holds a client who has yet to authenticate to Redis' limits, so that it
 // costs no memory. Whether the server wants AUTH is asked once, when a command is
 // coming that would be over them. again says that there is to be looked for a
@@ -29,11 +43,6 @@ func (s *session) limit() (again bool, err error) {
 	s.mu.Unlock()
 	if known {
 		s.link.open = true
-		return true, nil
-	}
-	if s.srv.cfg.Users { // nobody is let in without
-		s.in.Strict = true
-		s.in.Restart()
 		return true, nil
 	}
 	if err := s.enter(); err != nil {

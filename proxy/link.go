@@ -25,11 +25,13 @@ type link struct {
 	local string // our address on it
 
 	rest       []byte      // read, not consumed by the setup
-	unselected bool        // the server wants AUTH before it takes the SELECT
+	unselected bool        // the server wants AUTH before it takes the SELECT and the like
 	open       bool        // the server is known to want no AUTH here
+	busy       *setupError // the server runs a script, and has not taken the SELECT and the like for that; nil when it has
 	ver        uint64      // state version that the setup was made of
-	full       bool        // … with subscriptions and transaction
-	from       router.Side // where the client was when it was set up
+	depth      depth       // … and how much of it
+	heard      bool        // what comes unasked from here on is the client's
+	empties    empties
 
 	done chan struct{} // closed when the reader has ended; nil before start
 
@@ -114,7 +116,6 @@ func (l *link) run(ctx context.Context, lines []line) error {
 
 func (l *link) answers(lines []line) error {
 	var kept []byte
-	keep := false
 	for _, ln := range lines {
 		for n := max(1, ln.replies); n > 0; {
 			el, err := l.element()
@@ -122,20 +123,21 @@ func (l *link) answers(lines []line) error {
 				return fmt.Errorf("%s on the %s: %w", ln.what, l.route.Side, err)
 			}
 			if isMessage(el, ln.replies > 0) {
-				if keep {
+				if l.heard {
 					kept = append(kept, el...)
 				}
 				continue
 			}
 			n--
+			l.heard = l.heard || ln.barrier
 			if resp.IsError(el) {
 				if err := l.refused(ln, resp.ErrorText(el)); err != nil {
 					return err
 				}
 				break
 			}
-			if ln.barrier {
-				keep = true
+			if ln.said != nil {
+				*ln.said = true
 			}
 		}
 	}
@@ -145,10 +147,13 @@ func (l *link) answers(lines []line) error {
 
 func (l *link) refused(ln line, text string) error {
 	switch {
-	case ln.noAuth && ln.db && strings.HasPrefix(text, "NOAUTH"):
+	case ln.noAuth && strings.HasPrefix(text, "NOAUTH"):
 		l.unselected = true
 		return nil
-	case (ln.lenient || ln.queued) && !isGreeting(text):
+	case ln.later && strings.HasPrefix(text, "BUSY "):
+		l.busy = &setupError{side: l.route.Side, what: ln.what, answer: text}
+		return nil
+	case (ln.lenient || ln.queued || ln.said != nil && *ln.said) && !isGreeting(text):
 		return nil
 	}
 	return &setupError{side: l.route.Side, what: ln.what, answer: text}

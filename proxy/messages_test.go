@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/crossfade/crossfade/router"
 )
@@ -65,4 +67,44 @@ func TestEveryMessageOnce(t *testing.T) {
 			t.Fatalf("subscriber %d heard %v of %v", i, next, published)
 		}
 	}
+}
+
+// TestLargeMessagesPass has messages that have not come whole when it is known that their
+// names mean no database, beside such as do.
+func TestLargeMessagesPass(t *testing.T) {
+	const size = 7 << 20 // servers keep no more than 8 MiB for a subscriber for long
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		w.do(router.Target, 0, "CONFIG", "SET", "notify-keyspace-events", "KA")
+		large := strings.Repeat("m", size)
+		for _, hello := range []string{"HELLO 2", "HELLO 3"} {
+			c := w.client()
+			c.do(hello)
+			c.do("SUBSCRIBE " + strings.Repeat("n", 300))
+			c.do("PSUBSCRIBE __key*__:k")
+			w.switchTo(router.Target)
+			typ := map[string]string{"HELLO 2": "*", "HELLO 3": ">"}[hello]
+			w.do(router.Target, 0, "PUBLISH", "__keyspace@5__:k", large)
+			c.expect(typ + "4\r\n" + bulk("pmessage") + bulk("__key*__:k") + bulk("__keyspace@3__:k") + bulk(large))
+			for _, channel := range []string{strings.Repeat("n", 300), "__key-no-database__:k"} {
+				w.do(router.Target, 0, "PUBLISH", channel, large)
+				head := typ + "3\r\n" + bulk("message") + bulk(channel)
+				if channel[0] == '_' {
+					head = typ + "4\r\n" + bulk("pmessage") + bulk("__key*__:k") + bulk(channel)
+				}
+				_ = c.conn.SetReadDeadline(time.Now().Add(longest))
+				got := make([]byte, len(head))
+				if _, err := io.ReadFull(c.conn, got); err != nil || string(got) != head {
+					t.Fatalf("got %q, %v, want %q", got, err, head)
+				}
+				if _, err := io.CopyN(io.Discard, c.conn, int64(len(bulk(large)))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.do(router.Target, 5, "SET", "k", "v")
+			c.expect(typ + "4\r\n" + bulk("pmessage") + bulk("__key*__:k") + bulk("__keyspace@3__:k") + bulk("set"))
+			c.close()
+			w.switchTo(router.Source)
+		}
+	})
 }

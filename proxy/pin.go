@@ -50,7 +50,7 @@ func (l *loop) pin(g *guest) {
 // a shared one has in common. It runs under the session's lock.
 func (s *session) clean() bool {
 	st := &s.st
-	return st.subscribed() == 0 && st.tracking == nil && st.caching == nil && !st.noEvict && !st.noTouch && !st.readonly &&
+	return st.subscribed() == 0 && len(st.past) == 0 && st.tracking == nil && st.caching == nil && !st.noEvict && !st.noTouch && !st.readonly &&
 		!st.multi && !st.watch && st.stuck == "" && len(st.effects) == 0 &&
 		!s.kept && !s.doubtful && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
 }
@@ -60,7 +60,7 @@ func (s *session) clean() bool {
 // False means that it stays.
 func (s *session) goHome() bool {
 	if s.home == nil || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
-		s.link.unselected || !s.waitFrom.IsZero() {
+		s.link.unselected || s.link.busy != nil || !s.waitFrom.IsZero() {
 		return false
 	}
 	now := time.Now()
@@ -84,7 +84,7 @@ func (s *session) goHome() bool {
 	others := []*link{s.warm, s.ahead}
 	s.warm, s.ahead = nil, nil
 	st, letIn := s.st, s.letIn
-	k.key = bearingKey(k.side, s.srv.setup(&st, k.from, k.route, true))
+	k.key = bearingKey(k.side, s.srv.setup(&st, k.route, whole))
 	s.mu.Unlock()
 
 	// Nothing is in flight, so what the reader still gets nobody has asked for.
@@ -198,13 +198,13 @@ func (s *session) pooled(route router.Route) (*link, error) {
 	if !letIn {
 		return nil, nil
 	}
-	lines, ver, from := s.snapshot(route, true)
+	lines, ver := s.snapshot(route, whole)
 	key := bearingKey(route.Side, lines)
 	k := s.srv.pool.take(key)
 	if k == nil {
 		return nil, nil
 	}
-	k.ver, k.full, k.from, k.route = ver, true, from, route
+	k.ver, k.route = ver, route
 	return k, nil
 }
 

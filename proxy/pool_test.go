@@ -32,9 +32,9 @@ func TestPoolKnowsLikeConnections(t *testing.T) {
 	w := newWorld(t)
 	st := newState()
 	st.info = map[string][]byte{"lib-name": []byte("a"), "lib-ver": []byte("1")}
-	key := bearingKey(router.Source, w.proxy.setup(&st, router.Source, w.gate.Route(), true))
+	key := bearingKey(router.Source, w.proxy.setup(&st, w.gate.Route(), whole))
 	for range 64 {
-		if again := bearingKey(router.Source, w.proxy.setup(&st, router.Source, w.gate.Route(), true)); again != key {
+		if again := bearingKey(router.Source, w.proxy.setup(&st, w.gate.Route(), whole)); again != key {
 			t.Fatalf("%q is not %q", again, key)
 		}
 	}

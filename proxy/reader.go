@@ -29,6 +29,7 @@ type reader struct {
 	tally   tally
 	begins  [4]byte // the current reply
 	short   []byte  // … all of it, while it is short and somebody may want it
+	heads   heads
 	written written
 	events  []event
 	leaves  int
@@ -209,6 +210,9 @@ func (r *reader) assign(c byte) {
 	r.drop = it.role == ours || silenced
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
+		if c == '*' && len(r.coll) == 0 {
+			r.mode, r.heads = modeHeads, heads{}
+		}
 	}
 	if it.left == 0 {
 		it.left = r.replies(it)
@@ -248,6 +252,13 @@ func (r *reader) take(b []byte, done bool) {
 		if !r.drop {
 			r.s.out.append(b)
 		}
+		return
+	}
+	if r.mode == modeHeads {
+		if !r.drop {
+			r.s.out.append(b)
+		}
+		r.coll = r.heads.add(r.coll, b)
 		return
 	}
 	r.coll = append(r.coll, b...)
@@ -298,8 +309,8 @@ func (r *reader) peekPush() {
 	if !ok {
 		return
 	}
-	kind, _, ok := resp.Text(rest)
-	if !ok && n > 0 && len(rest) < 64 {
+	kind, rest, ok := resp.Text(rest)
+	if !ok && n > 0 && len(r.coll) < 80 {
 		return
 	}
 	if r.owner == maybePush && !isDelivery(kind) {
@@ -311,7 +322,7 @@ func (r *reader) peekPush() {
 	}
 	switch {
 	case r.owner == push && isConfirmation(kind):
-	case isDelivery(kind) && r.s.mapsChannels(r.l):
+	case isDelivery(kind) && r.s.mapsChannels(r.l) && !saysNoDatabase(kind, rest):
 	default:
 		r.owner = push
 		r.stream()
@@ -346,7 +357,7 @@ func (r *reader) finish() {
 		r.wrote(c, known)
 		r.took(c, known, nil)
 		r.leaves++
-		r.advance()
+		s.advance()
 	case ofItem:
 		s.letIn = s.letIn || !r.tally.head.failing && !r.it.spec.forAnybody()
 		r.finishItem()
@@ -379,9 +390,8 @@ func (r *reader) wrote(c call, known bool) {
 	}
 }
 
-// advance does what follows every command of the client.
-func (r *reader) advance() {
-	s := r.s
+// advance does what follows every command of the client. It runs under the lock.
+func (s *session) advance() {
 	s.skip, s.skipNext = s.skipNext, false
 	if s.st.caching != nil && !s.st.multi && !s.justCached {
 		s.st.caching = nil
@@ -412,7 +422,7 @@ func (r *reader) finishPush() {
 func (r *reader) finishItem() {
 	s, it := r.s, r.it
 	out := r.coll
-	passed := r.mode == modePass
+	passed := r.mode == modePass || r.mode == modeHeads
 	if r.mode == modeScan {
 		if head, used, need := tagCursor(it.epoch, r.coll); head != nil && !need {
 			out = append(head, r.coll[used:]...)
@@ -450,7 +460,7 @@ func (r *reader) finishItem() {
 		r.leaves++
 	}
 	if it.role != ours && !it.retry {
-		r.advance()
+		s.advance()
 	}
 	it.finish()
 	r.wake = r.wake || it.wake
@@ -494,12 +504,13 @@ func (r *reader) locals() {
 		if !s.mute && !s.skip {
 			s.out.append(it.text)
 		}
-		c, _ := s.fifo.pop()
-		r.took(c, true, it)
+		if c, _ := s.fifo.pop(); len(it.text) > 0 {
+			r.took(c, true, it)
+		}
 		if it.gate {
 			r.leaves++
 		}
 		it.finish()
-		r.advance()
+		s.advance()
 	}
 }

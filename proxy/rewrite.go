@@ -172,6 +172,23 @@ func unmapChannel(route router.Route, name []byte) (client []byte, ok bool) {
 	return splice(name, at[2], at[3], strconv.Itoa(db)), true
 }
 
+// saysNoDatabase reports whether the names in a message, all of which have come, are such
+// that it goes to the client as it is. rest is what follows its first word.
+func saysNoDatabase(kind, rest []byte) bool {
+	names := 1
+	if string(kind) == "pmessage" {
+		names = 2
+	}
+	for range names {
+		name, after, ok := resp.Text(rest)
+		if !ok || keyspace.Match(name) || keyspaceNowhere.Match(name) {
+			return false
+		}
+		rest = after
+	}
+	return true
+}
+
 func splice(b []byte, from, to int, with string) []byte {
 	out := make([]byte, 0, len(b)+len(with))
 	out = append(out, b[:from]...)

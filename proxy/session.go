@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -189,7 +190,7 @@ func (s *session) connect() error {
 		s.srv.gate.Leave()
 		l, err := s.pooled(route)
 		if l == nil {
-			l, err = s.fresh(s.srv.killed, s.srv.dialDamped, route, true)
+			l, err = s.fresh(s.srv.killed, s.srv.dialDamped, route, whole)
 		}
 		if err != nil {
 			s.srv.cannotConnect(err)
@@ -283,6 +284,7 @@ func (s *session) commands() error {
 		if err := s.makeRoom(); err != nil {
 			return err
 		}
+		s.narrow()
 		req, ok, err := s.in.Next()
 		var bad resp.ProtocolError
 		switch {
@@ -328,7 +330,13 @@ func (s *session) command(cmd redcon.Command) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
-	err := s.dispatch(cmd)
+	if s.mayRead() {
+		cmd.Raw, cmd.Args = bytes.Clone(cmd.Raw), cloneArgs(cmd.Args)
+	}
+	err := s.due()
+	if err == nil {
+		err = s.dispatch(cmd)
+	}
 	s.leave()
 	return err
 }

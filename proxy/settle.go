@@ -469,6 +469,5 @@ func (s *session) clientView(l *link, el []byte) []byte {
 
 // authenticated records who the client is now.
 func (s *session) authenticated(user, pass string, l *link) {
-	s.st.authed = true
-	s.st.cred = credential{user: user, pass: pass, who: s.srv.identify(l.side, user, pass)}
+	s.st.become(who{authed: true, user: user, pass: pass, known: s.srv.identify(l.side, user, pass)})
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/crossfade/crossfade/internal/redistest"
@@ -72,4 +73,70 @@ func TestSubscribesBehindARefusedMulti(t *testing.T) {
 		w.do(router.Target, 0, "PUBLISH", "b", "m")
 		c.expect("*3\r\n$7\r\nmessage\r\n$1\r\nb\r\n$1\r\nm\r\n")
 	})
+}
+
+// TestEmptyCommandsCount has empty commands take the turn of what comes next: what was
+// to be skipped, or cached, is none of the commands behind them.
+func TestEmptyCommandsCount(t *testing.T) {
+	large := string(wireOf([]byte("SET"), []byte("large"), make([]byte, 2*streamFrom)))
+	skip, echo1, echo2 := string(words("CLIENT", "REPLY", "SKIP")), string(words("ECHO", "1")), string(words("ECHO", "2"))
+	// Pieces of one case are sent one by one, with a look whether the one before has come to an end.
+	cases := map[string][]string{
+		"array":           {skip + "*0\r\n" + echo1 + echo2},
+		"negative":        {skip + "*-1\r\n" + echo1 + echo2},
+		"line":            {"CLIENT REPLY SKIP\r\n\r\nECHO 1\r\nECHO 2\r\n"},
+		"before":          {"*0\r\n" + skip + echo1 + echo2},
+		"between":         {skip + echo1 + "*0\r\n" + echo2},
+		"two":             {skip + "*0\r\n*0\r\n" + skip + echo1 + echo2},
+		"later":           {skip, "*0\r\n", echo1, echo2},
+		"later, together": {skip, "*0\r\n" + echo1 + echo2},
+		"in parts":        {skip + "*0", "\r\n*2\r\n$4\r\nEC", "HO\r\n$1\r\n1\r\n", echo2},
+		"large":           {skip + "*0\r\n" + large + echo1 + echo2, skip + large + echo1},
+		"off":             {string(words("CLIENT", "REPLY", "OFF")) + "*0\r\n" + echo1 + string(words("CLIENT", "REPLY", "ON")) + echo2},
+	}
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		for name, pieces := range cases {
+			t.Run(name, func(t *testing.T) {
+				compare(t, said(t, w.proxy.Addr().String(), pieces), said(t, w.source.Addr(), pieces))
+			})
+		}
+		t.Run("caching", func(t *testing.T) {
+			invalidated := func(addr, between string) bool {
+				c, other := dialRaw(t, addr), dialRaw(t, addr)
+				defer c.close()
+				defer other.close()
+				c.send("HELLO 3", "CLIENT TRACKING ON OPTIN")
+				c.next()
+				c.next()
+				c.write([]byte(string(words("CLIENT", "CACHING", "YES")) + between + string(words("GET", "k"))))
+				c.next()
+				c.next()
+				other.want("SET k v", ok)
+				other.want("DEL k", ":1\r\n")
+				c.send("PING")
+				other.want("PING", "+PONG\r\n")
+				c.send("ECHO end")
+				return strings.Contains(c.transcript("end"), "invalidate")
+			}
+			for _, between := range []string{"", "*0\r\n", "\r\n"} {
+				if got, want := invalidated(w.proxy.Addr().String(), between), invalidated(w.source.Addr(), between); got != want {
+					t.Errorf("with %q between: %v, want %v", between, got, want)
+				}
+			}
+		})
+	})
+}
+
+// said sends pieces one by one and returns what is answered.
+func said(t *testing.T, addr string, pieces []string) string {
+	c, other := dialRaw(t, addr), dialRaw(t, addr)
+	defer c.close()
+	defer other.close()
+	for _, piece := range pieces {
+		c.write([]byte(piece))
+		other.want("PING", "+PONG\r\n")
+	}
+	c.send("PING", "ECHO end")
+	return strings.ReplaceAll(c.transcript("end"), "\r\n", "\n")
 }

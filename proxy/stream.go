@@ -20,7 +20,7 @@ const (
 // inside the gate. It reports whether a command was passed on.
 func (s *session) stream() (bool, error) {
 	head, ok := s.in.Big(streamFrom)
-	if !ok || s.multi || s.srv.whole.Load() {
+	if !ok || s.multi || s.srv.whole.Load() || s.mayRead() {
 		return false, nil
 	}
 	sp := lookup(head[0])
@@ -33,7 +33,6 @@ func (s *session) stream() (bool, error) {
 		return false, nil
 	}
 	s.pinnedAt = time.Now()
-	s.srv.commands.Add(1)
 	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(head)+1, 0), sp, nil
 	if w := sp.writes; w != nil && w.numkeys == 0 && w.last > 0 && w.last < len(head) { // all its keys have come
 		s.curArgs = head
@@ -42,6 +41,13 @@ func (s *session) stream() (bool, error) {
 		return false, err
 	}
 	defer s.leave()
+	if s.mayRead() { // it has another connection now
+		return false, nil
+	}
+	if err := s.due(); err != nil {
+		return false, err
+	}
+	s.srv.commands.Add(1)
 	text := s.barred(sp)
 	if text == "" {
 		if sp.mayTie(head[0]) {

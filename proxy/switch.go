@@ -95,7 +95,11 @@ func (s *session) prepare(ctx context.Context, route router.Route) error {
 	if skip {
 		return nil
 	}
-	l, err := s.fresh(ctx, s.srv.dial, route, false)
+	l, err := s.fresh(ctx, s.srv.dial, route, greeted)
+	if err == nil && l.busy != nil {
+		err = l.busy
+		l.close()
+	}
 	if err != nil {
 		return s.unlessEnded(err)
 	}
@@ -248,7 +252,14 @@ func (s *session) align(ctx context.Context, route router.Route) error {
 			}
 		}
 	}
-	l, err := s.complete(ctx, route, warm)
+	l, err := s.complete(ctx, route, warm, listening)
+	var refused *setupError
+	if errors.As(err, &refused) && refused.isRight() {
+		// It is a matter of this client's rights, which may be others since it subscribed,
+		// or others there. The switch is not; if it cannot subscribe then either, it is closed.
+		s.log().Warn("a client may not subscribe on the other side", "err", err)
+		return nil
+	}
 	if err != nil {
 		return s.unlessEnded(err)
 	}

@@ -62,17 +62,24 @@ func waitsForAll(hello []byte) bool {
 	if resp.IsError(hello) {
 		return true
 	}
+	_, major, minor := program(hello)
+	return major > 0 && (major < 7 || major == 7 && minor < 2)
+}
+
+// program says which program answers HELLO so; a version of 0 is one that it does not tell.
+func program(hello []byte) (name string, major, minor int) {
 	about := resp.Elements(hello)
 	for i := 0; i+1 < len(about); i += 2 {
-		name, _, _ := resp.Text(about[i])
-		if string(name) != "version" {
-			continue
-		}
-		version, _, _ := resp.Text(about[i+1])
-		var major, minor int
-		if _, err := fmt.Sscanf(string(version), "%d.%d", &major, &minor); err == nil {
-			return major < 7 || major == 7 && minor < 2
+		field, _, _ := resp.Text(about[i])
+		text, _, _ := resp.Text(about[i+1])
+		switch string(field) {
+		case "server":
+			name = string(text)
+		case "version":
+			if _, err := fmt.Sscanf(string(text), "%d.%d", &major, &minor); err != nil {
+				major, minor = 0, 0
+			}
 		}
 	}
-	return false
+	return name, major, minor
 }

@@ -66,7 +66,8 @@ func (w *way) serve(ctx context.Context, c redistest.Config) (string, error) {
 	}
 	s, err := sidecar.Start(ctx, sidecar.Config{
 		Binary: w.crossfade, Dir: dir, Source: source.URL(0), Target: target.URL(0), Map: identity,
-		Args: []string{"--proxy.upstream", w.mode, "--listen", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))},
+		Listen: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+		Args:   []string{"--proxy.upstream", w.mode},
 	})
 	if err != nil {
 		return "", err

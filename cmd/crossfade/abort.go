@@ -8,8 +8,9 @@ import (
 )
 
 func abortVerb() *verb {
-	return &verb{name: "abort", short: "take back a cutover or rollback that is under way", run: abort, long: `
-Possible until the switch is decided; everything is then as before, and the copy
+	return &verb{name: "abort", short: "take back a cutover or rollback that is under way, or waits", run: abort, long: `
+Ends the waiting of a switch that was asked for with --when-ready or --at, or that
+a postpone file holds. One that is under way is taken back: possible until the switch is decided; everything is then as before, and the copy
 goes on. Afterwards crossfade rollback is the way back.`}
 }
 

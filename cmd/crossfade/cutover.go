@@ -19,8 +19,24 @@ Waits until the target is level, holds the clients for a moment, makes the
 source refuse writes, copies the rest and lets the clients go on at the target.
 What fails, or takes longer than --max-stall, is taken back and nothing has
 happened. It goes on when this command is interrupted: crossfade
-abort takes it back.`}
+abort takes it back.
+` + waysToSwitch + `
+As long as the file of cutover.postpone_file exists a cutover waits in any case.`}
 }
+
+// waysToSwitch is in the help of both verbs.
+const waysToSwitch = `
+  --when-ready --max-stall 20ms --max-lag 10ms --timeout 10m
+      waits until the copy is close enough, and tries again when it took longer
+  --at 2026-11-26T03:00:00Z, or --at 03:00
+      waits until then (cutover.time_zone says whose clock)
+  --dry-run
+      takes all steps up to the moment at which clients would wait, and back
+  --rehearse
+      holds the clients for a moment, copies the rest, compares, lets them go on
+      where they were, and says what the switch would have cost them
+
+A switch that waits does so in the sidecar, and over its restarts.`
 
 type switchCall func(*admin.Client, context.Context, admin.SwitchRequest) (migration.Report, error)
 
@@ -28,13 +44,42 @@ type switchCall func(*admin.Client, context.Context, admin.SwitchRequest) (migra
 func switchWith(name string, call switchCall) func(context.Context, *session) error {
 	return func(ctx context.Context, s *session) error {
 		f := s.flagsOf(append([]string{"max-stall", "cutover.max_stall"}, doorFlags...)...)
-		dryRun := f.set.Bool("dry-run", false, "make all checks and change nothing")
+		dryRun := f.set.Bool("dry-run", false, "go as far as clients notice nothing, and take it back")
+		rehearse := f.set.Bool("rehearse", false, "hold the clients, but do not move them, and say what it cost")
+		whenReady := f.set.Bool("when-ready", false, "wait until the copy is close enough")
+		at := f.set.String("at", "", "wait until that `TIME`: 2026-11-26T03:00:00Z, or 03:00")
+		maxLag := f.set.Duration("max-lag", 0, "how far the copy may be behind when it begins; 0: as the sidecar's cutover.max_lag says")
+		timeout := f.set.Duration("timeout", 0, "give up when it had to wait for so long, from --at on; 0: never; without this flag the sidecar's cutover.timeout")
+		retries := f.set.Int("retries", 0, "so many attempts more when clients would have waited longer than --max-stall; without this flag the sidecar's cutover.retries for a switch that waits, and none else")
 		asJSON := f.set.Bool("json", false, "print JSON")
 		c, err := f.parse()
 		if err != nil {
 			return err
 		}
-		request := admin.SwitchRequest{DryRun: *dryRun}
+		request := admin.SwitchRequest{DryRun: *dryRun, Rehearse: *rehearse, WhenReady: *whenReady, At: *at}
+		waits := *whenReady || *at != "" || f.given("timeout", "retries")
+		switch {
+		case *dryRun && *rehearse:
+			return usage(fmt.Errorf("%s: --dry-run and --rehearse: give one of the two", name))
+		case waits && (*dryRun || *rehearse):
+			return usage(fmt.Errorf("%s: --dry-run and --rehearse wait for nothing: leave --when-ready, --at, --timeout and --retries out", name))
+		case f.given("timeout") && *timeout < 0, f.given("max-lag") && *maxLag < 0, f.given("retries") && *retries < 0:
+			return usage(fmt.Errorf("%s: --timeout, --max-lag and --retries are not negative", name))
+		}
+		if *at != "" {
+			if _, err := c.Cutover.Moment(*at, time.Now()); err != nil {
+				return usage(fmt.Errorf("%s: --at: %w", name, err))
+			}
+		}
+		if *maxLag > 0 {
+			request.MaxLag = maxLag.String()
+		}
+		if f.given("timeout") {
+			request.Timeout = timeout.String()
+		}
+		if f.given("retries") {
+			request.Retries = retries
+		}
 		if f.given("max-stall", "cutover.max_stall") {
 			request.MaxStall = c.Cutover.MaxStall.String()
 		}
@@ -58,7 +103,7 @@ func switchOver(ctx context.Context, f *flags, c config.Config, name string, req
 	var answered *admin.Error
 	switch {
 	case errors.As(err, &signal):
-		say(f.stderr, fmt.Sprintf("the %s goes on in the sidecar; see %s, take it back with %s", name, f.again("status"), f.again("abort")))
+		say(f.stderr, fmt.Sprintf("the %s goes on in the sidecar, or waits there; see %s, end it with %s", name, f.again("status"), f.again("abort")))
 		return err
 	case errors.As(err, &answered) && answered.Report != nil && !asJSON:
 		_, _ = io.WriteString(f.stdout, renderSteps(*answered.Report))
@@ -136,9 +181,13 @@ func (p *progressShown) show(w io.Writer, st migration.Status) {
 		}
 		return
 	}
-	if !st.Ready && !slices.Equal(st.Reasons, p.why) {
-		p.why = st.Reasons
-		for _, reason := range st.Reasons {
+	why := st.Reasons
+	if st.Waiting != nil {
+		why = st.Waiting.For
+	}
+	if !slices.Equal(why, p.why) {
+		p.why = why
+		for _, reason := range why {
 			_, _ = fmt.Fprintf(w, "waiting: %s\n", reason)
 		}
 	}

@@ -48,6 +48,13 @@ func renderStatus(st admin.StatusReply, width int) string {
 			line(name, reason)
 		}
 	}
+	for i, text := range waitingLines(st.Status) {
+		name := "waiting"
+		if i > 0 {
+			name = ""
+		}
+		line(name, text)
+	}
 	if st.Fence != "" {
 		line("fence", "up on the server that is not in use: "+fenceWords(migration.FenceLevel(st.Fence)))
 	}
@@ -222,8 +229,11 @@ func switchName(r migration.Report) string {
 	if r.From == router.Target {
 		name = "rollback"
 	}
-	if r.DryRun {
+	switch {
+	case r.DryRun:
 		name = "dry run of a " + name
+	case r.Rehearsal:
+		name = "rehearsal of a " + name
 	}
 	return name
 }
@@ -235,8 +245,12 @@ func lastSwitch(r migration.Report) string {
 		return text + ": under way"
 	case r.DryRun && r.OK:
 		return text + ": could be made"
+	case !r.OK && r.Held > 0:
+		return text + ": failed: " + r.Error + "; " + stallLine(r)
 	case !r.OK:
 		return text + ": failed: " + r.Error
+	case r.Rehearsal:
+		return text + ": " + estimateLine(r)
 	}
 	return text + ": done, " + stallLine(r)
 }
@@ -262,7 +276,7 @@ func stallLine(r migration.Report) string {
 func stepLine(steps []migration.StepTime) string {
 	var parts []string
 	for _, s := range steps {
-		parts = append(parts, fmt.Sprintf("%s %.1f", s.Name, s.MS))
+		parts = append(parts, fmt.Sprintf("%s %s%.1f", s.Name, about(s), s.MS))
 	}
 	if len(parts) == 0 {
 		return "no steps"
@@ -280,7 +294,7 @@ func renderSteps(r migration.Report) string {
 		b.WriteString("steps\n")
 	}
 	for _, s := range r.Steps {
-		fmt.Fprintf(&b, "  %-12s %9.1f ms\n", s.Name, s.MS)
+		fmt.Fprintf(&b, "  %-12s %s%9.1f ms\n", s.Name, about(s), s.MS)
 	}
 	return b.String()
 }
@@ -290,13 +304,16 @@ func renderSteps(r migration.Report) string {
 func renderReport(r migration.Report, name string, again func(verb string) string) string {
 	var b strings.Builder
 	if r.DryRun {
-		fmt.Fprintf(&b, "dry run: a %s can be made now; nothing was changed\n", name)
+		fmt.Fprintf(&b, "dry run: a %s can be made now; what it armed was put back\n", name)
 		if r.Fence != "" {
 			fmt.Fprintf(&b, "fence     %s\n", fenceWords(r.Fence))
 		}
 		b.WriteString(renderSteps(r))
 		fmt.Fprintf(&b, "next      %s\n", again(name))
 		return b.String()
+	}
+	if r.Rehearsal {
+		return renderRehearsal(r, name, again)
 	}
 	fmt.Fprintf(&b, "%s done: the clients are on the %s now\n\n", name, r.To)
 	fmt.Fprintf(&b, "stall     %s\n", stallLine(r))

@@ -14,6 +14,7 @@ import (
 // TestStatusFits: whatever the figures are, a terminal of 80 columns holds them.
 func TestStatusFits(t *testing.T) {
 	long := strings.Repeat("why it is so, ", 20)
+	later := time.Now().Add(time.Hour)
 	st := migration.Status{
 		Phase: migration.ReverseLost, Side: router.Target, Source: "redis://a:1", Target: "redis://b:2", Fence: "F3",
 		Reasons: []string{long, "short"}, Dirty: 12345678, LagMS: 123456, Gaps: 3, Resync: long, LeaveOut: []int{4, 5},
@@ -24,8 +25,10 @@ func TestStatusFits(t *testing.T) {
 		},
 		LastCutover: &migration.Report{From: router.Target, Started: time.Now(), Finished: time.Now(), Error: long,
 			Steps: []migration.StepTime{{Name: "preflight", MS: 12345.6}, {Name: "hold", MS: 1}}},
-		Big:    []migration.BigKeyStatus{{Database: 3, Key: long, Type: "list", Bytes: 1_234_567_890, Size: 1_300_000_000, Percent: 12.34, Wait: 75}},
-		Errors: []mirror.Error{{Kind: "copy", Count: 3, Last: time.Now(), Text: long}},
+		Waiting: &migration.WaitingStatus{Verb: "cutover", Since: time.Now(), For: []string{long, "nothing"}, Until: &later, Failed: 2, Retries: 3},
+		Dropped: &migration.Dropped{Verb: "rollback", Made: time.Now(), At: time.Now(), Why: long},
+		Big:     []migration.BigKeyStatus{{Database: 3, Key: long, Type: "list", Bytes: 1_234_567_890, Size: 1_300_000_000, Percent: 12.34, Wait: 75}},
+		Errors:  []mirror.Error{{Kind: "copy", Count: 3, Last: time.Now(), Text: long}},
 	}
 	crowd := &admin.ProxyStatus{Clients: admin.Clients{Shared: 999_999, Pinned: 1}, InFlight: admin.InFlight{Shared: 99_999_999}, Commands: 999_999_999_999,
 		Recent: admin.Recent{Seconds: 5, PerSecond: 9_999_999, Errors: 999_999, UpstreamMS: admin.Times{P50: 99_999, P99: 60_000_000}, TotalMS: admin.Times{P50: 0.123, P99: 99_999}}}
@@ -36,7 +39,7 @@ func TestStatusFits(t *testing.T) {
 		}
 	}
 	for _, want := range []string{"REVERSE_LOST", "not ready", "short", "F3", "123.5 s", "12345678 keys dirty", "0 → 0", "99.9%", "123.5G",
-		"99h59m", "1000 → 9999", "and 2 databases without keys", "10.00M/s, 1000.0G commands, 100.00M in flight", "p50 0.12ms, p99 1m40s", "rollback at", "failed", "preflight 12345.6", "copy, 3 times", "list, 1.2GB written, 12.3 %", "again in 1m15s"} {
+		"99h59m", "1000 → 9999", "and 2 databases without keys", "10.00M/s, 1000.0G commands, 100.00M in flight", "p50 0.12ms, p99 1m40s", "rollback at", "failed", "after 2 of 4 attempts", "for: nothing", "the rollback of", "preflight 12345.6", "copy, 3 times", "list, 1.2GB written, 12.3 %", "again in 1m15s"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("it does not say %q", want)
 		}

@@ -15,7 +15,9 @@ import (
 
 	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/proxy"
 	"github.com/crossfade/crossfade/router"
@@ -56,6 +58,8 @@ type sidecar struct {
 	config    config.Config
 	log       *slog.Logger
 	file      *store.File
+	audit     *audit.Log
+	hooks     *hook.Hooks
 	ups       [2]*upstream
 	proxy     *proxy.Server
 	meter     *meter
@@ -83,6 +87,19 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 			_ = s.file.Close()
 		}
 	}()
+	if s.audit, err = audit.Open(c.AuditFile(), log); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = s.audit.Close()
+		}
+	}()
+	told, more := c.HookList()
+	if len(more) > 0 {
+		return nil, usage(problems(errors.Join(more...)))
+	}
+	s.hooks = hook.New(told, log)
 	gate := router.NewGate(router.Route{Side: router.Source})
 	if err := gate.Shut(ctx); err != nil {
 		return nil, err
@@ -98,13 +115,13 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 	s.migration = migration.New(migration.Options{
 		Only:   only,
 		Config: c, Source: ends[router.Source], Target: ends[router.Target],
-		Gate: gate, Traffic: traffic{s.proxy}, File: s.file,
+		Gate: gate, Traffic: traffic{s.proxy}, File: s.file, Hooks: s.hooks, Audit: s.audit,
 	}, log)
 	see.Migration = s.migration
 	tune(s.proxy.Threads())
 	s.meter = &meter{Server: s.proxy}
 	s.door = admin.New(admin.Options{
-		Config: c.Admin, Operator: s.migration, Meter: s.meter, Version: buildVersion(), Serving: s.serving.Load,
+		Config: c.Admin, Operator: s.migration, Audit: s.audit, Meter: s.meter, Version: buildVersion(), Serving: s.serving.Load,
 	}, log)
 	if err = s.door.Listen(ctx); err != nil {
 		return nil, err
@@ -136,14 +153,20 @@ func (s *sidecar) run(ctx context.Context) error {
 		for _, u := range s.ups {
 			u.close()
 		}
+		s.audit.Add(audit.Entry{Event: "stopped", Why: text(context.Cause(ctx))})
+		if err := s.audit.Close(); err != nil {
+			s.log.Error("closing the audit log", "error", err)
+		}
 		if err := s.file.Close(); err != nil {
 			s.log.Error("closing the state file", "error", err)
 		}
 	}()
+	s.audit.Add(audit.Entry{Event: "started", Why: "crossfade " + buildVersion()})
 	s.log.Info("crossfade", "version", buildVersion(), "listen", s.addresses(), "admin", s.door.Addr(),
 		"source", s.ups[router.Source].configured, "target", s.ups[router.Target].configured, "state", s.file.Path())
 
 	life := newLife(ctx)
+	life.begin("hooks", s.hooks.Run)
 	life.begin("admin", s.door.Serve)
 	if os.Getenv("GOGC") == "" {
 		life.begin("collector", paceCollector)
@@ -162,9 +185,17 @@ func (s *sidecar) run(ctx context.Context) error {
 	<-life.ctx.Done()
 	s.log.Info("stopping", "because", context.Cause(life.ctx))
 	s.serving.Store(false)
-	err := life.end("admin", "proxy", "migration", "status lines", "numbers")
+	err := life.end("admin", "proxy", "migration", "status lines", "numbers", "hooks")
 	s.log.Info("stopped", "phase", s.migration.Status().Phase, "side", s.migration.Status().Side)
 	return err
+}
+
+// text is what an error says; nothing for none.
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // addresses names where clients connect.

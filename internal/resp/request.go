@@ -74,10 +74,12 @@ type Requests struct {
 	bulk int  // length of the argument that is being read, -1 before its header
 	gone int  // how much of it was handed out by Stream
 	over bool // more was announced than Strict allows
-	offs []int
-	args [][]byte
-	max  int // 0 is MaxCommand
-	err  error
+
+	blank bool // an empty command was skipped
+	offs  []int
+	args  [][]byte
+	max   int // 0 is MaxCommand
+	err   error
 }
 
 // Space returns where to read the next bytes into. It invalidates requests
@@ -161,6 +163,13 @@ func (p *Requests) Over() bool { return p.over }
 // been handed out by Stream.
 func (p *Requests) Restart() { p.reset() }
 
+// Blank reports whether an empty command was skipped since Mind. To some servers it is
+// not nothing, but the next command after what came before it.
+func (p *Requests) Blank() bool { return p.blank }
+
+// Mind says that what Blank reports was taken note of.
+func (p *Requests) Mind() { p.blank = false }
+
 // Stream returns what has come of the current command and was not handed out
 // yet; the piece is good until the next call of Space. done says that the command
 // is whole with it. From the first call until then it takes the place of Next,
@@ -207,7 +216,7 @@ func (p *Requests) reset() {
 }
 
 // Next returns the next whole request. ok is false when more bytes are needed.
-// An error is a ProtocolError or ErrTooLarge, and final. Empty commands are skipped, as Redis does.
+// An error is a ProtocolError or ErrTooLarge, and final. Empty commands are skipped; see Blank.
 func (p *Requests) Next() (req Request, ok bool, err error) {
 	if p.err != nil {
 		return Request{}, false, p.err
@@ -224,14 +233,15 @@ func (p *Requests) Next() (req Request, ok bool, err error) {
 			if found && p.left > 0 {
 				continue
 			}
-			if found { // *0, *-1: ignored
-				p.r = p.pos
+			if found { // *0, *-1
+				p.r, p.blank = p.pos, true
 				p.reset()
 				continue
 			}
 		default:
 			req, found, err = p.inline()
 			if found && len(req.Args) == 0 {
+				p.blank = true
 				continue
 			}
 			if found {

@@ -61,6 +61,17 @@ func Load(ctx context.Context, c *redis.Client, key string) (e Entry, ok bool, e
 // is there: a compare-and-set by WATCH, on the server (ErrSuperseded, ErrOther).
 // Saving the same entry twice is no error, so that a lost answer can be repeated.
 func Save(ctx context.Context, c *redis.Client, key string, e Entry) error {
+	return SaveIf(ctx, c, key, e, nil)
+}
+
+// Condition looks at the server through tx, and at the entry that is there (none: the
+// zero one). Its error is why nothing is to be written.
+type Condition func(ctx context.Context, tx *redis.Tx, there Entry) error
+
+// SaveIf is Save under a condition that is asked for on the connection that then
+// writes: what it finds holds for the write, for a server that restarts in between
+// has ended that connection.
+func SaveIf(ctx context.Context, c *redis.Client, key string, e Entry, ok Condition) error {
 	text, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", key, err)
@@ -70,8 +81,8 @@ func Save(ctx context.Context, c *redis.Client, key string, e Entry) error {
 		if err != nil && !errors.Is(err, redis.Nil) {
 			return err
 		}
+		var there Entry
 		if err == nil {
-			var there Entry
 			if err := json.Unmarshal(old, &there); err != nil {
 				return fmt.Errorf("%w: it does not hold a record of ours: %w", ErrOther, err)
 			}
@@ -80,6 +91,11 @@ func Save(ctx context.Context, c *redis.Client, key string, e Entry) error {
 			}
 			if there.After(e) {
 				return ErrSuperseded
+			}
+		}
+		if ok != nil {
+			if err := ok(ctx, tx, there); err != nil {
+				return err
 			}
 		}
 		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {

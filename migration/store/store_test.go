@@ -207,3 +207,35 @@ func TestSavePassesTheServersRefusalOn(t *testing.T) {
 		t.Errorf("Load without a server: %v, %v", ok, err)
 	}
 }
+
+// What a condition finds holds for the write: a server that restarts in between is
+// not written to, although it would take the write.
+func TestSaveIfTheServerIsStillTheOne(t *testing.T) {
+	s := redistest.Start(t, redistest.WithAOF())
+	c := s.Client(0)
+	there := entry("a", 1, 1)
+	if err := store.Save(t.Context(), c, store.JournalKey, there); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(ctx context.Context, tx *redis.Tx, found store.Entry) error {
+		asked++
+		if found.Seq != there.Seq {
+			t.Errorf("the condition is told of %+v", found)
+		}
+		if err := tx.Ping(ctx).Err(); err != nil {
+			t.Error(err)
+		}
+		s.Kill()
+		return s.Restart(ctx)
+	})
+	if err == nil || asked != 1 {
+		t.Errorf("asked %d times, and then: %v", asked, err)
+	}
+	wantAt(t, c, store.JournalKey, there)
+	no := errors.New("no")
+	if err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(context.Context, *redis.Tx, store.Entry) error { return no }); !errors.Is(err, no) {
+		t.Errorf("a condition that does not hold: %v", err)
+	}
+	wantAt(t, c, store.JournalKey, there)
+}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
@@ -97,8 +99,15 @@ func TestWhoeverNoticesTheRestart(t *testing.T) {
 	if again, err := w.m.Restarted(ctx); err != nil || !again {
 		t.Fatalf("restarted %v, %v", again, err)
 	}
+	filled := func() error {
+		return w.dst.Client(0).Watch(ctx, func(tx *redis.Tx) error { return w.m.Filled(ctx, tx) }, "any")
+	}
+	if filled() == nil {
+		t.Error("the process that came back is taken for the one that was filled")
+	}
 	w.m.Thaw()
 	drain(t, w.m)
+	ok(t, filled())
 	if again, err := w.m.Restarted(ctx); err != nil || again {
 		t.Fatalf("restarted %v, %v", again, err)
 	}

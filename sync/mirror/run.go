@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
@@ -17,6 +19,21 @@ func (m *Mirror) Restarted(ctx context.Context) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return err == nil && m.drained != "" && m.drained != id, err
+}
+
+// Filled returns an error unless the server at the other end of tx is the process that
+// the last Drain has filled.
+func (m *Mirror) Filled(ctx context.Context, tx *redis.Tx) error {
+	id, err := runIDOf(ctx, tx, m.cfg.To)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.drained != id {
+		return fmt.Errorf("%s restarted since it was filled", m.cfg.To)
+	}
+	return nil
 }
 
 // checkRun is lookRun for those who need no id.
@@ -48,8 +65,10 @@ func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err erro
 	return id, changed, nil
 }
 
-func runID(ctx context.Context, p *conn.Pool) (string, error) {
-	text, err := p.DB(0).Info(ctx, "server").Result()
+func runID(ctx context.Context, p *conn.Pool) (string, error) { return runIDOf(ctx, p.DB(0), p) }
+
+func runIDOf(ctx context.Context, c redis.Cmdable, p *conn.Pool) (string, error) {
+	text, err := c.Info(ctx, "server").Result()
 	if err != nil {
 		return "", fmt.Errorf("asking %s for its run id: %w", p, err)
 	}

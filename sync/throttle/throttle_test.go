@@ -138,12 +138,13 @@ func (c *clients) pass() {
 	c.ns += d * rate * mean
 }
 
-// copied has the scan's speed be that of the last keys.
+// copied has the scan's speed be that of the last keys, which took some time, even where
+// a bubble's clock says that they took none.
 func (c *clients) copied(took time.Duration, keys int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pass()
-	c.speed, c.last = float64(keys)/took.Seconds(), time.Now()
+	c.speed, c.last = float64(keys)/max(took, time.Millisecond).Seconds(), time.Now()
 }
 
 // keysPerSecond scans for a while at 100 000 keys a second at most and returns how

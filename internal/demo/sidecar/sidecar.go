@@ -5,11 +5,13 @@ package sidecar
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +32,7 @@ type Config struct {
 	Source, Target string // URLs
 	Map            string // as --map takes it
 	Args           []string
+	Listen         string        // where clients connect; default 127.0.0.1, at a port that is free
 	StartWait      time.Duration // until clients are served; default 20 s
 }
 
@@ -56,7 +59,7 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	}
 	p := &Process{door: door, ready: make(chan string, 1), done: make(chan struct{})}
 	args := append([]string{
-		"run", "--listen", "127.0.0.1:0", "--source", c.Source, "--target", c.Target, "--map", c.Map,
+		"run", "--listen", cmp.Or(c.Listen, "127.0.0.1:0"), "--source", c.Source, "--target", c.Target, "--map", c.Map,
 		"--admin", socket, "--state", filepath.Join(c.Dir, "state"), "--log.format", "json",
 	}, c.Args...)
 	if err := p.spawn(c.Binary, args); err != nil {
@@ -69,7 +72,9 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	defer cancel()
 	select {
 	case p.addr = <-p.ready:
-		return p, nil
+		if _, _, err = net.SplitHostPort(p.addr); err == nil {
+			return p, nil
+		}
 	case <-p.done:
 		err = fmt.Errorf("it ended: %w", p.err)
 	case <-ctx.Done():

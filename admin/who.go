@@ -1,0 +1,85 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"os/user"
+	"strconv"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/audit"
+	"github.com/crossfade/crossfade/migration"
+)
+
+// auditShown is how many entries a status has.
+const auditShown = 10
+
+// AuditReply is of /v1/audit, the oldest entry first.
+type AuditReply struct {
+	Audit []audit.Entry `json:"audit"`
+}
+
+func (s *Server) audited() (any, error) {
+	return AuditReply{s.opt.Audit.Last(audit.Kept)}, nil
+}
+
+type whoKey struct{}
+
+// withPeer keeps who is at the other end of a connection.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	if unix, is := c.(*net.UnixConn); is {
+		if uid, pid, ok := peer(unix); ok {
+			return context.WithValue(ctx, whoKey{}, named(uid, pid))
+		}
+	}
+	return ctx
+}
+
+// named looks the user's name up. Who has none is known by the number.
+func named(uid uint32, pid int32) audit.Who {
+	who := audit.Who{UID: &uid, PID: pid}
+	if u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil {
+		who.User = u.Username
+	}
+	return who
+}
+
+// whoAsks names the operator of a request that the guard has let in.
+func (s *Server) whoAsks(r *http.Request) *audit.Who {
+	who, known := r.Context().Value(whoKey{}).(audit.Who)
+	if !known && s.network == "tcp" {
+		who.Address = r.RemoteAddr
+	}
+	who.Token = s.opt.Config.Token != ""
+	return &who
+}
+
+// asked notes a verb before it runs: on the disk, so that it is known whatever it does.
+func (s *Server) asked(who *audit.Who, verb string, body []byte) {
+	e := audit.Entry{Event: "asked", Who: who, Verb: verb}
+	if body = bytes.TrimSpace(body); len(body) > 0 && json.Valid(body) {
+		var text bytes.Buffer
+		if json.Compact(&text, body) == nil {
+			e.Asked = text.Bytes()
+		}
+	}
+	s.opt.Audit.AddSynced(e)
+}
+
+func (s *Server) answered(who *audit.Who, verb string, took time.Duration, err error) {
+	e := audit.Entry{Event: "answered", Who: who, Verb: verb, Result: "ok", MS: float64(took.Microseconds()) / 1000}
+	var refused *migration.Refused
+	var answer *Error
+	switch {
+	case err == nil:
+	case errors.As(err, &refused), errors.As(err, &answer) && answer.Code/100 == 4:
+		e.Result, e.Why = "refused", err.Error()
+	default:
+		e.Result, e.Why = "failed", err.Error()
+	}
+	s.opt.Audit.Add(e)
+}

@@ -1,0 +1,43 @@
+package proxy
+
+import (
+	"bytes"
+
+	"github.com/crossfade/crossfade/internal/resp"
+)
+
+// heads makes of an aggregate, which passes in pieces, one of the same length that says
+// of each element only whether it is an error. That is all that has to be known of the
+// reply to EXEC, which may be as large as all that its commands have read. The zero value
+// stands before the aggregate.
+type heads struct {
+	elements bool // the header has come
+	fr       resp.Framer
+}
+
+// add takes the next piece and appends to short what it tells.
+func (h *heads) add(short, b []byte) []byte {
+	if !h.elements {
+		n := bytes.IndexByte(b, '\n') + 1
+		if n == 0 {
+			return append(short, b...)
+		}
+		h.elements = true
+		short, b = append(short, b[:n]...), b[n:]
+	}
+	for len(b) > 0 {
+		if h.fr.AtStart() {
+			head := "+\r\n"
+			if resp.IsError(b) {
+				head = "-\r\n"
+			}
+			short = append(short, head...)
+		}
+		n, _, err := h.fr.Feed(b)
+		if err != nil { // who finds the end of the whole has seen it too
+			break
+		}
+		b = b[n:]
+	}
+	return short
+}

@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/router"
+)
+
+// TestHeads cuts replies at every byte.
+func TestHeads(t *testing.T) {
+	for in, want := range map[string]string{
+		"*0\r\n":                          "*0\r\n",
+		"*-1\r\n":                         "*-1\r\n",
+		"*2\r\n$3\r\n-\r\n\r\n-ERR x\r\n": "*2\r\n+\r\n-\r\n",
+		"*3\r\n*2\r\n-ERR\r\n:1\r\n_\r\n!3\r\nERR\r\n": "*3\r\n+\r\n+\r\n-\r\n",
+		"*1\r\n%1\r\n+a\r\n*1\r\n$-1\r\n":              "*1\r\n+\r\n",
+	} {
+		for cut := range len(in) + 1 {
+			var h heads
+			short := h.add(h.add(nil, []byte(in[:cut])), []byte(in[cut:]))
+			if string(short) != want {
+				t.Errorf("%q cut at %d: got %q, want %q", in, cut, short, want)
+			}
+			if n := len(resp.Elements(short)); n != strings.Count(want, "+")+strings.Count(want, "-\r\n") {
+				t.Errorf("%q has %d elements", short, n)
+			}
+		}
+	}
+}
+
+// TestLargeTransactionIsNotKept has a client change its database in a transaction that
+// reads much: its answer passes, as any other, and the change is followed all the same.
+func TestLargeTransactionIsNotKept(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		const size, times = 4 << 20, 32
+		w := newWorld(t, mode)
+		for _, side := range []router.Side{router.Source, router.Target} {
+			w.do(side, map[router.Side]int{router.Source: 3, router.Target: 5}[side], "SET", "where", side.String())
+			w.do(side, 0, "SET", "large", strings.Repeat("v", size))
+			w.do(side, 0, "SET", "where", "0")
+		}
+		c := w.client()
+		length := int64(len("*34\r\n") + times*len(bulk(strings.Repeat("v", size))))
+		for _, side := range []router.Side{router.Source, router.Target} {
+			peak := heapPeak()
+			c.want("SELECT 0", ok)
+			c.want("MULTI", ok)
+			for range times {
+				c.want("GET large", "+QUEUED\r\n")
+			}
+			c.want("SELECT x", "+QUEUED\r\n")
+			c.want("SELECT 3", "+QUEUED\r\n")
+			c.send("EXEC")
+			_ = c.conn.SetReadDeadline(time.Now().Add(longest))
+			if n, err := io.CopyN(io.Discard, c.conn, length); err != nil {
+				t.Fatalf("after %d bytes: %v", n, err)
+			}
+			if got := c.next(); !strings.HasPrefix(got, "-ERR") {
+				t.Errorf("SELECT x answers %q", got)
+			}
+			c.expect(ok)
+			if most := peak(); most > 48<<20 {
+				t.Errorf("%d bytes were kept", most)
+			}
+			c.want("GET where", bulk(side.String()))
+			if side == router.Source {
+				w.switchTo(router.Target)
+				c.want("GET where", bulk("target"))
+			}
+		}
+	})
+}
