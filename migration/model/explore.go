@@ -37,6 +37,7 @@ type Result struct {
 	States int
 	Moves  int    // from a state to another
 	Depth  int    // of the longest way to a state that has no shorter one
+	Part   bool   // there was no room for all: what was tried is whole to Depth - 1, and the end is not looked for
 	Why    string // "" when every property holds in every state
 	Trace  []string
 }
@@ -44,6 +45,9 @@ type Result struct {
 // stuck is the property that is not of one state: whatever has happened, there is
 // a way to the end.
 const stuck = "a switch, or a client, can never come to its end"
+
+// room is how many states there is room for: some gigabytes.
+const room = 4_000_000
 
 // Explore tries everything, the fewest steps first, until a property breaks or
 // nothing new is left. The trace is one of the shortest that lead there.
@@ -60,6 +64,10 @@ func (m *Model) Explore() Result {
 		if at == level {
 			level = len(states)
 			depth++
+		}
+		if len(states) > room {
+			r.States, r.Moves, r.Depth, r.Part = len(states), len(moves), depth, true
+			return r
 		}
 		s := states[at]
 		m.next(&s, &out)

@@ -35,7 +35,10 @@ func TestTheProtocolHolds(t *testing.T) {
 		f = model.Try(true)
 	}
 	for i, r := range f.Whole {
-		t.Logf("%s: %d states, %d moves, depth %d", model.Scenarios[i].Name, r.States, r.Moves, r.Depth)
+		t.Logf("%s: %d states, %d moves, depth %d, stopped for want of room: %v", model.Scenarios[i].Name, r.States, r.Moves, r.Depth, r.Part)
+		if r.Part && !*deep {
+			t.Errorf("%s was not tried whole", model.Scenarios[i].Name)
+		}
 		if r.Why != "" {
 			t.Errorf("%s: %s:\n%s", model.Scenarios[i].Name, r.Why, strings.Join(r.Trace, "\n"))
 		}

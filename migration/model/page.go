@@ -18,12 +18,12 @@ type Findings struct {
 func Try(deep bool) Findings {
 	f := Findings{Whole: make([]Result, len(Scenarios))}
 	var wg sync.WaitGroup
-	room := make(chan struct{}, 2)
+	slots := make(chan struct{}, 2)
 	explore := func(into *Result, m *Model) {
-		room <- struct{}{}
+		slots <- struct{}{}
 		wg.Go(func() {
 			*into = m.Explore()
-			<-room
+			<-slots
 		})
 	}
 	for i, sc := range Scenarios {
@@ -76,7 +76,8 @@ server that was left and had lost its fence in a restart.
 	}
 	b.WriteString(`
 These are the bounds that ` + "`make test`" + ` has time for. ` + "`make model`" + ` tries wider ones: more
-writers, more switches in a row, more faults in one history.
+writers, more switches in a row, more faults in one history; where there is no room for
+all of that, the first four million states.
 
 ## What each rule is for
 
