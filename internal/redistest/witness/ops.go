@@ -203,7 +203,8 @@ func (l *life) hash() {
 // big writes and reads a large value.
 func (l *life) big() {
 	n := l.next()
-	p := string(l.pattern(n, 1+l.rng.IntN(l.crowd.cfg.Big)))
+	const least = 64 // a value that is cut shorter does not say whose it is
+	p := string(l.pattern(n, least+l.rng.IntN(l.crowd.cfg.Big)))
 	l.does(l.add(ok, "SET", l.key("big"), p), effect{l.db, setsBig, n})
 	for range l.rng.IntN(3) {
 		l.add(bulk(p), "GET", l.key("big"))
