@@ -95,11 +95,11 @@ func (w *world) bystander() (stop func()) {
 }
 
 // heapPeak follows the heap of this process until it is asked for what was added
-// at most. The clients of the test are in it too, and garbage of a quarter.
+// at most, as the collector found it. The clients of the test are in it too.
 func heapPeak() func() uint64 {
 	percent := debug.SetGCPercent(25)
 	runtime.GC()
-	live := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	read := func() uint64 { metrics.Read(live); return live[0].Value.Uint64() }
 	before, peak := read(), uint64(0)
 	quit, ended := make(chan struct{}), make(chan struct{})
