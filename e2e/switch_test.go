@@ -37,10 +37,22 @@ func TestSwitchesUnderLoad(t *testing.T) {
 	through := startLoad(t, history.Config{Addr: c.addr, Databases: []int{0, 3, 7}, Writers: 8, Prefix: "app", MaxRate: 400})
 	direct := startLoad(t, history.Config{Addr: src.Addr(), Databases: []int{0, 3}, Writers: 1, Prefix: "direct", MaxRate: 200})
 
-	var stalls []time.Duration
+	goOn := func(when string, i int) time.Duration {
+		t.Helper()
+		before := through.h.Stats().Acked
+		redistest.Eventually(t, 20*time.Second, func() error {
+			if through.h.Stats().Acked < before+100 {
+				return errors.New("the writers do not go on")
+			}
+			return nil
+		}, "writers go on %s switch %d", when, i)
+		return through.h.TakeStall()
+	}
+	var stalls, calm []time.Duration
 	for i := range switches() {
 		c.awaitReady()
 		through.h.TakeStall()
+		calm = append(calm, goOn("before", i))
 		var r migration.Report
 		var err error
 		if i%2 == 0 {
@@ -51,14 +63,7 @@ func TestSwitchesUnderLoad(t *testing.T) {
 		if err != nil {
 			t.Fatalf("switch %d: %v", i, err)
 		}
-		before := through.h.Stats().Acked
-		redistest.Eventually(t, 20*time.Second, func() error {
-			if through.h.Stats().Acked < before+100 {
-				return errors.New("the writers do not go on")
-			}
-			return nil
-		}, "writers go on after switch %d", i)
-		stall := through.h.TakeStall()
+		stall := goOn("after", i)
 		stalls = append(stalls, stall)
 		t.Logf("switch %2d %s→%s: longest client stall %v (the tool says %.1f ms, held %.1f ms)", i, r.From, r.To, stall.Round(100*time.Microsecond), r.Stall.Max, r.Held)
 	}
@@ -76,12 +81,14 @@ func TestSwitchesUnderLoad(t *testing.T) {
 		t.Error("the writer that bypasses the proxy was never refused: the fence did nothing")
 	}
 	slices.Sort(stalls)
-	median := stalls[len(stalls)/2]
+	slices.Sort(calm)
+	median, usual := stalls[len(stalls)/2], calm[len(calm)/2]
 	t.Logf("through the proxy: %s", r)
 	t.Logf("past the proxy: %s", d)
-	t.Logf("%d switches: longest client stall of each: median %v, max %v", len(stalls), median.Round(100*time.Microsecond), stalls[len(stalls)-1].Round(100*time.Microsecond))
-	if median > 50*time.Millisecond && !raceDetector {
-		t.Errorf("median of the longest client stalls is %v, more than 50 ms", median)
+	t.Logf("%d switches: longest client stall of each: median %v, max %v; without a switch: median %v", len(stalls),
+		median.Round(100*time.Microsecond), stalls[len(stalls)-1].Round(100*time.Microsecond), usual.Round(100*time.Microsecond))
+	if median > max(50*time.Millisecond, 5*usual) && !raceDetector {
+		t.Errorf("median of the longest client stalls is %v, more than 50 ms, and without a switch %v", median, usual)
 	}
 	c.end(switches()%2 == 0)
 	equalSides(t, src, dst, dbmap)
