@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,11 +108,12 @@ func TestProgramsAreToldInOrder(t *testing.T) {
 
 func TestServersAreTold(t *testing.T) {
 	got := make(chan string, 10)
-	code := http.StatusOK
+	var code atomic.Int32
+	code.Store(http.StatusOK)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got <- r.Method + " " + r.URL.Path + " " + r.Header.Get("Content-Type") + " " + string(body)
-		w.WriteHeader(code)
+		w.WriteHeader(int(code.Load()))
 		_, _ = io.WriteString(w, "because\nof that")
 	}))
 	defer server.Close()
@@ -120,7 +122,7 @@ func TestServersAreTold(t *testing.T) {
 	if text := <-got; !strings.HasPrefix(text, "POST /hidden application/json {") || !strings.Contains(text, `"side":"target"`) {
 		t.Error(text)
 	}
-	code = http.StatusTeapot
+	code.Store(http.StatusTeapot)
 	h.Tell(Event{Name: "committed"})
 	<-got
 	redistest.Eventually(t, 10*time.Second, func() bool { return strings.Contains(log.String(), "418") }, "a refusal in the log")
@@ -172,7 +174,7 @@ func TestVeto(t *testing.T) {
 // nobody waiting meanwhile.
 func TestHanging(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
-	hang := append(script(t, `sleep 600 & echo $! > "$1"; wait`), file)
+	hang := append(script(t, `sleep 600 & echo $! >> "$1"; wait`), file)
 	h, log, stop := begin(t, config.Told{On: []string{"committed"}, Run: hang, Timeout: 300 * time.Millisecond},
 		config.Told{On: []string{"prepared"}, Run: hang, Timeout: 300 * time.Millisecond, Veto: true})
 	for range 10 * queued {
@@ -188,8 +190,8 @@ func TestHanging(t *testing.T) {
 		t.Errorf("no answer is a yes: %v", err)
 	}
 	redistest.Eventually(t, 10*time.Second, func() error {
-		pid := strings.TrimSpace(read(t, file))
-		stat := read(t, "/proc/"+pid+"/stat")
+		first, _, _ := strings.Cut(read(t, file), "\n") // the others of the queue are started meanwhile
+		stat := read(t, "/proc/"+first+"/stat")
 		if stat != "" && !strings.Contains(stat, ") Z ") {
 			return fmt.Errorf("what it had started is still there: %s", stat)
 		}
