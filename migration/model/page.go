@@ -79,6 +79,12 @@ These are the bounds that ` + "`make test`" + ` has time for. ` + "`make model`"
 writers, more switches in a row, more faults in one history; where there is no room for
 all of that, the first four million states.
 
+Left out is one pair of faults that the protocol does not survive: a target without
+replicas, or whose replicas are lost with it, that loses drained copies in a crash after
+the journal is written, while the coordinator dies as well. Nobody drains again after the
+journal, so what only the source kept then stays there, fenced. Replicas or an append-only
+file that is synced always (appendfsync always) on the target prevent it.
+
 ## What each rule is for
 
 Without any one of these rules the model fails. Each history below is one of the shortest
