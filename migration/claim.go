@@ -44,7 +44,9 @@ func (m *Migration) claimKey(ctx context.Context, side router.Side, key string) 
 	}
 	m.mu.Lock()
 	seen, mine := m.seen, slices.Clone(m.claims)
-	m.claims = append(m.claims, string(e.Data)) // before it is sent: the answer may be lost
+	if !slices.Contains(mine, string(e.Data)) { // a claim may be repeated for as long as a server is away
+		m.claims = append(m.claims, string(e.Data)) // before it is sent: the answer may be lost
+	}
 	m.mu.Unlock()
 	pool := m.ids[side].Pool()
 	err = store.SaveIf(ctx, pool.DB(0), key, e, func(_ context.Context, _ *redis.Tx, there store.Entry) error {

@@ -216,10 +216,11 @@ func (m *Migration) endWaiting(ctx context.Context, err error) error {
 	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errAborted) && m.record().Side == a.From {
 		return fmt.Errorf("%w; the %s goes on waiting when the sidecar is started again", err, a.verb())
 	}
-	if err != nil {
+	if err != nil && m.record().Side == a.From {
 		return errors.Join(err, m.drop(*a, err.Error()))
 	}
-	return m.save(true, func(r *Record) { r.Appointment = nil })
+	// Where the switch was made, whatever failed after it, nobody may read that it was not.
+	return errors.Join(err, m.save(true, func(r *Record) { r.Appointment = nil }))
 }
 
 // drop ends an appointment that was not kept, and says why in the status.
