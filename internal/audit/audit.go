@@ -194,6 +194,9 @@ func (l *Log) write(e Entry) { // with mu held
 		_, err = l.file.Write(append(text, '\n'))
 	}
 	l.noted(err)
+	if err != nil {
+		l.log.Warn("an entry that is not in the audit log", "entry", string(text))
+	}
 }
 
 // follow opens the path anew when the file there is another one: it was rotated.

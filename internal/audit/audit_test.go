@@ -160,6 +160,9 @@ func TestDiskThatTakesNothing(t *testing.T) {
 	if n := strings.Count(told.String(), "cannot be written"); n != 1 || len(l.Last(10)) != 5 {
 		t.Errorf("told %d times, %d remembered:\n%s", n, len(l.Last(10)), told.String())
 	}
+	if n := strings.Count(told.String(), `phase`); n != 5 {
+		t.Errorf("%d of 5 entries are in the other log:\n%s", n, told.String())
+	}
 	_ = l.Close()
 	if _, err := Open(filepath.Join(dir, "no", "audit"), l.log); err == nil || !strings.Contains(err.Error(), "audit.file") {
 		t.Error(err)
