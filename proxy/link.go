@@ -31,6 +31,7 @@ type link struct {
 	ver        uint64      // state version that the setup was made of
 	depth      depth       // … and how much of it
 	heard      bool        // what comes unasked from here on is the client's
+	id         int64       // at the server, where it was asked for; 0 otherwise
 	empties    empties
 
 	done chan struct{} // closed when the reader has ended; nil before start
@@ -138,6 +139,9 @@ func (l *link) answers(lines []line) error {
 			}
 			if ln.said != nil {
 				*ln.said = true
+			}
+			if ln.id {
+				l.id, _ = idIn(el)
 			}
 		}
 	}
