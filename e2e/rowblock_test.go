@@ -212,7 +212,7 @@ func (a *act) timeOut(all []brief) {
 	done := make(chan returned, len(all))
 	for _, b := range all {
 		a.helper(func() {
-			b.expect("nothing, in time", a.nothing(b.ask[0]))
+			b.expect("nothing, in time", a.nullArray())
 			done <- returned{b, time.Now()}
 		})
 	}
@@ -231,14 +231,6 @@ func (a *act) timeOut(all []brief) {
 			a.failf("a client that was blocked with a timeout never came back")
 		}
 	}
-}
-
-// nothing is what a command answers whose time is over.
-func (a *act) nothing(name string) string {
-	if name == "BLMOVE" || name == "BRPOPLPUSH" {
-		return a.null()
-	}
-	return a.nullArray()
 }
 
 // work has workers take jobs from a list and from a stream, all the time. Each job is

@@ -116,8 +116,8 @@ func perform(t *testing.T, proto int, list []row) {
 			break
 		}
 		sc.setSide(s.side)
-		t.Logf("%s of %d rows took %v: held for %.1f ms, %d sessions waited, the longest %.1f ms",
-			s.name, len(list), time.Since(began).Round(time.Millisecond), report.Held, report.Sessions, report.Stall.Max)
+		t.Logf("%s of %d rows took %v: held for %.1f ms, %d sessions waited, the longest %.1f ms; %v",
+			s.name, len(list), time.Since(began).Round(time.Millisecond), report.Held, report.Sessions, report.Stall.Max, report.Steps)
 		sc.steps.advance()
 	}
 	sc.steps.awaitAll()

@@ -20,7 +20,7 @@ import (
 )
 
 // peerPatience bounds every wait for an answer: it says that there will be none.
-const peerPatience = 90 * time.Second
+const peerPatience = time.Minute
 
 // row is one state of a connection and what is done with clients in it. run calls
 // next twice: the traffic has been moved to the target when it returns, and back when it

@@ -100,8 +100,9 @@ func (s *session) complete(ctx context.Context, route router.Route, warm *link, 
 			err := s.name(ctx, warm)
 			if err == nil {
 				s.mu.Lock()
-				lines := s.srv.deepen(&s.st, route, warm.depth, to)
+				lines := append(warm.denied, s.srv.deepen(&s.st, route, warm.depth, to)...)
 				s.mu.Unlock()
+				warm.denied = nil
 				err = warm.run(ctx, lines)
 			}
 			if err == nil {
