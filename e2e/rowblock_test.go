@@ -66,9 +66,7 @@ func waiters(a *act) {
 	look := a.direct()
 	all := a.clients(rowSessions)
 	apps := a.clients(2)
-	for _, p := range all {
-		p.askID()
-	}
+	a.each(all, func(_ int, p *peer) { p.askID() })
 	lines := []*line{
 		{name: "BLPOP", list: all[0:20], ask: []string{"BLPOP", "wait:line", "wait:line2", "0"}},
 		{name: "BLMOVE", list: all[20:40], ask: []string{"BLMOVE", "wait:line3", "wait:taken", "LEFT", "RIGHT", "0"}},
@@ -85,37 +83,33 @@ func waiters(a *act) {
 	}
 	forever, brief, workers := all[60:120], all[120:150], all[150:200]
 	asks := make([]func() string, len(forever))
-	for i, p := range forever {
-		asks[i] = a.wait(p, apps[p.n%2], look, "0")
-	}
+	a.each(forever, func(i int, p *peer) { asks[i] = a.wait(p, apps[p.n%2], look, "0") })
 	a.work(workers)
 	timed := a.briefs(brief, look)
 
 	a.next()
 	a.timeOut(timed)
-	for i, p := range forever {
+	a.each(forever, func(i int, p *peer) {
 		if i%2 == 0 {
-			serve := asks[i]
-			p.expect("what it waited for, after the cutover", serve())
-			asks[i] = nil
+			p.expect("what it waited for, after the cutover", asks[i]())
 		}
-	}
+	})
 	for _, l := range lines {
 		l.serve(a, apps, 0, len(l.list)/2)
 	}
 
 	a.next()
-	for i, p := range forever {
-		if asks[i] != nil {
+	a.each(forever, func(i int, p *peer) {
+		if i%2 == 1 {
 			p.expect("what it has waited for since before the cutover", asks[i]())
 		}
-	}
+	})
 	for _, l := range lines {
 		l.serve(a, apps, len(l.list)/2, len(l.list))
 	}
-	for _, p := range slices.Concat(brief, forever) {
+	a.each(slices.Concat(brief, forever), func(_ int, p *peer) {
 		p.want("+PONG\r\n", "PING") // and nothing else before it
-	}
+	})
 	a.finish()
 }
 
@@ -131,8 +125,7 @@ func (a *act) wait(p, app, look *peer, timeout string) (serve func() string) {
 	p.send(ask...)
 	p.awaitBlocked(look)
 	return func() string {
-		app.send(w.serve(key)...)
-		if got := app.next(); got[0] == '-' {
+		if got := app.do(w.serve(key)...); got[0] == '-' {
 			a.failf("%q: %q", w.serve(key), got)
 		}
 		return w.reply(a, key)
@@ -188,14 +181,14 @@ type brief struct {
 // briefs has clients wait for some seconds, and returns when a second of them is over.
 func (a *act) briefs(list []*peer, look *peer) []brief {
 	all := make([]brief, len(list))
-	for i, p := range list {
+	a.each(list, func(i int, p *peer) {
 		w := blocking[i%(len(blocking)-1)] // not by a group: that would have to be there
 		takes := []string{"3", "2.75", "2.9"}[i%3]
 		all[i] = brief{peer: p, ask: w.ask("wait:never", takes), since: time.Now()}
 		all[i].takes, _ = time.ParseDuration(takes + "s")
 		p.send(all[i].ask...)
 		p.awaitBlocked(look)
-	}
+	})
 	a.client().want(a.nullArray(), "BLPOP", "wait:never", "1")
 	return all
 }
@@ -329,14 +322,13 @@ func followers(a *act) {
 	apps := a.clients(2)
 	look := a.direct()
 	quiet := all[:rowSessions/2]
-	for i := range quiet {
-		key := fmt.Sprintf("follow:%d", i)
+	a.each(quiet, func(i int, _ *peer) {
 		if i%4 < 2 { // otherwise it is not there yet
-			apps[i%2].want(bulk("5-1"), "XADD", key, "5-1", "f", "old")
+			apps[i%2].want(bulk("5-1"), "XADD", fmt.Sprintf("follow:%d", i), "5-1", "f", "old")
 		}
-	}
+	})
 	for s := range 2 {
-		for i, p := range quiet {
+		a.each(quiet, func(i int, p *peer) {
 			key := fmt.Sprintf("follow:%d", i)
 			p.askID()
 			if i%3 == 0 {
@@ -345,18 +337,18 @@ func followers(a *act) {
 				p.send("XREAD", "COUNT", "10", "BLOCK", "100000", "STREAMS", key, "$")
 			}
 			p.awaitBlocked(look)
-		}
+		})
 		if s == 0 {
 			a.follow(all[len(quiet):], shared)
 		}
 		a.next()
 		look.close()
 		look = a.direct()
-		for i, p := range quiet {
+		a.each(quiet, func(i int, p *peer) {
 			key, id := fmt.Sprintf("follow:%d", i), fmt.Sprintf("%d-1", 10+s)
 			apps[i%2].want(bulk(id), "XADD", key, id, "f", "new")
 			p.expect("what came after the switch", a.read(key, array(bulk(id), bulks("f", "new"))))
-		}
+		})
 	}
 	a.finish()
 }

@@ -29,7 +29,7 @@ func listeners(a *act) {
 	}
 	for k, au := range audiences {
 		au.list = all[k*share : (k+1)*share]
-		for _, p := range au.list {
+		a.each(au.list, func(_ int, p *peer) {
 			for _, words := range au.listen {
 				p.send(words...)
 				for range words[1:] {
@@ -38,7 +38,7 @@ func listeners(a *act) {
 					}
 				}
 			}
-		}
+		})
 	}
 	rounds := make([]atomic.Int64, len(audiences)+1)
 	for k, au := range audiences {

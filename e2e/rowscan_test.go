@@ -25,21 +25,20 @@ func scanners(a *act) {
 		}
 	}
 	all := a.clients(rowSessions)
-	for _, p := range all {
-		p.want(ok, "SELECT", "7")
-	}
+	a.each(all, func(_ int, p *peer) { p.want(ok, "SELECT", "7") })
 	for range 2 {
 		scans := make([]*scan, len(all))
-		for i, p := range all {
+		a.each(all, func(i int, p *peer) {
 			scans[i] = &scan{peer: p, kind: i % 4, cursor: "0", seen: make(map[string]bool)}
 			for range 1 + i%7 { // at another place each
 				if scans[i].step(); scans[i].cursor == "0" {
 					p.failf("the iteration has ended already")
 				}
 			}
-		}
+		})
 		a.next()
-		for _, s := range scans {
+		a.each(all, func(i int, _ *peer) {
+			s := scans[i]
 			for calls := 0; s.cursor != "0"; calls++ {
 				if s.step(); calls > 20*many/scanCount {
 					s.failf("the iteration does not end")
@@ -50,7 +49,7 @@ func scanners(a *act) {
 					s.failf("%s: %q was not seen, nor %d others", scanOf[s.kind].words[0], name, many-s.found(many)-1)
 				}
 			}
-		}
+		})
 	}
 }
 

@@ -248,7 +248,8 @@ type peer struct {
 	n    int // its number in its row
 	conn net.Conn
 	in   *bufio.Reader
-	id   string // at the server, where it was asked for
+	mu   sync.Mutex // for those whom several goroutines have ask, by do and want
+	id   string     // at the server, where it was asked for
 }
 
 // client connects to the proxy and speaks the row's protocol.
@@ -283,14 +284,33 @@ func (a *act) connect(addr string) *peer {
 // clients connects n of them; every second one is in database 3.
 func (a *act) clients(n int) []*peer {
 	all := make([]*peer, n)
-	for i := range all {
-		all[i] = a.client()
-		all[i].n = i
+	a.each(all, func(i int, _ *peer) {
+		p := a.client()
+		p.n = i
 		if i%2 == 1 {
-			all[i].want(ok, "SELECT", "3")
+			p.want(ok, "SELECT", "3")
 		}
-	}
+		all[i] = p
+	})
 	return all
+}
+
+// each does something with all clients at the same time. When that fails for one, it
+// is the end of the row.
+func (a *act) each(list []*peer, f func(i int, p *peer)) {
+	var at sync.WaitGroup
+	for i, p := range list {
+		at.Go(func() { f(i, p) })
+	}
+	at.Wait()
+	a.check()
+}
+
+// check ends the row when something was found to be wrong.
+func (a *act) check() {
+	if len(a.problems()) > 0 {
+		runtime.Goexit()
+	}
 }
 
 func (p *peer) failf(format string, args ...any) {
@@ -357,6 +377,8 @@ func (p *peer) ended() {
 }
 
 func (p *peer) do(words ...string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.send(words...)
 	return p.next()
 }

@@ -30,7 +30,7 @@ func scripters(a *act) {
 	hidden := func(i int) string { return fmt.Sprintf("return %d", i) }
 	past := a.direct()
 	rounds := make([]atomic.Int64, len(all))
-	for i, p := range all {
+	a.each(all, func(i int, p *peer) {
 		switch i % 5 {
 		case 0: // loaded, and not run before the switch
 			p.want(bulk(digest(body(i))), "SCRIPT", "LOAD", body(i))
@@ -52,13 +52,13 @@ func scripters(a *act) {
 				})
 			})
 		}
-	}
+	})
 	for s := range 2 {
 		a.next()
-		for i, p := range all {
+		a.each(all, func(i int, p *peer) {
 			key := fmt.Sprintf("script:%d", i)
 			if i%5 == 4 {
-				continue
+				return
 			}
 			p.want(noScript, "EVALSHA", digest(forgotten), "0")
 			p.want(noScript, "EVALSHA", digest("nobody ever"), "0")
@@ -86,7 +86,7 @@ func scripters(a *act) {
 					p.want(":2\r\n", "FCALL", fmt.Sprintf("add%d", i), "1", key, "1")
 				}
 			}
-		}
+		})
 		a.goOn(rounds)
 	}
 	a.finish()

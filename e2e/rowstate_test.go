@@ -11,7 +11,7 @@ import (
 func stateful(a *act) {
 	all := a.clients(rowSessions)
 	told := make([]string, len(all)) // what CLIENT LIST says of it, besides the name
-	for i, p := range all {
+	a.each(all, func(i int, p *peer) {
 		switch i % 3 {
 		case 0:
 			p.want(ok, "AUTH", "app", "apppass")
@@ -36,7 +36,7 @@ func stateful(a *act) {
 			p.want(ok, "CLIENT", "SETINFO", "LIB-VER", "1.2.3")
 			told[i] += fmt.Sprintf(" lib-name=lib-%d lib-ver=1.2.3", i)
 		}
-	}
+	})
 	for s := range 2 {
 		for i, p := range all {
 			key := fmt.Sprintf("state:%d", i)
@@ -50,8 +50,7 @@ func stateful(a *act) {
 			}
 		}
 		a.next()
-		look := a.direct()
-		for i, p := range all {
+		a.each(all, func(i int, p *peer) {
 			key := fmt.Sprintf("state:%d", i)
 			was := 2*s + 1
 			p.send("INCR", key)
@@ -76,8 +75,8 @@ func stateful(a *act) {
 			}
 			p.want(bulk(user), "ACL", "WHOAMI")
 			p.want(a.null(), "GET", "state:none") // in its protocol
-		}
-		a.looksAlike(look, told, s == 0)
+		})
+		a.looksAlike(a.direct(), told, s == 0)
 	}
 }
 
@@ -130,7 +129,7 @@ func (a *act) looksAlike(look *peer, told []string, mapped bool) {
 func streams(a *act) {
 	for range 2 {
 		all := a.clients(rowSessions)
-		for i, p := range all {
+		a.each(all, func(i int, p *peer) {
 			switch {
 			case i%20 == 0:
 				p.send("SYNC")
@@ -139,25 +138,23 @@ func streams(a *act) {
 			default:
 				p.want(ok, "MONITOR")
 			}
-		}
+		})
 		app := a.client()
 		app.want("+PONG\r\n", "PING")
 		app.want(ok, "SET", "stream:seen", "by all")
-		for i, p := range all {
+		a.each(all, func(i int, p *peer) {
 			if i%20 < 2 {
 				if _, err := p.in.Peek(1); err != nil { // the replication has begun
 					p.failf("replicating: %v", err)
 				}
-				continue
+				return
 			}
 			for seen := false; !seen; {
 				seen = strings.Contains(p.next(), `"stream:seen"`)
 			}
-		}
+		})
 		a.next()
-		for _, p := range all {
-			p.ended()
-		}
+		a.each(all, func(_ int, p *peer) { p.ended() })
 		app.want(bulk("by all"), "GET", "stream:seen")
 	}
 }

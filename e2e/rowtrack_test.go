@@ -43,7 +43,8 @@ func trackers(a *act) {
 		t.key = fmt.Sprintf("track:%d:", t.n) // none begins another
 		list = append(list, t)
 	}
-	for _, t := range list {
+	each := func(f func(t *tracker)) { a.each(peersOf(list), func(i int, _ *peer) { f(list[i]) }) }
+	each(func(t *tracker) {
 		words := append([]string{"CLIENT", "TRACKING", "ON"}, strings.Fields(strings.ReplaceAll(trackings[t.kind].options, "KEY", t.key))...)
 		if t.hears != t.peer {
 			words = append(words, "REDIRECT", t.hears.id)
@@ -51,35 +52,41 @@ func trackers(a *act) {
 		t.want(ok, "SET", t.key, "0")
 		t.want(ok, words...)
 		t.remember("0")
-	}
+	})
 	for s := range 2 {
-		was, now := fmt.Sprint(2*s), fmt.Sprint(2*s+1)
-		for _, t := range list {
+		was, now, next := fmt.Sprint(2*s), fmt.Sprint(2*s+1), fmt.Sprint(2*s+2)
+		each(func(t *tracker) {
 			if t.n%3 == 0 { // said before the switch for what comes after it
 				t.caching()
 			}
-		}
+		})
 		a.next()
-		for _, t := range list {
+		each(func(t *tracker) {
 			// Whatever it remembers was promised by the other server.
 			t.hears.expect("that everything may have changed", a.invalidates(""))
 			if t.n%3 != 0 {
 				t.caching()
 			}
 			t.want(bulk(was), "GET", t.key)
-		}
-		for _, t := range list {
 			other[t.n%2].want(ok, "SET", t.key, now)
 			if trackings[t.kind].told {
 				t.hears.expect("that a key has changed, by "+trackings[t.kind].options, a.invalidates(t.key))
 			}
 			t.remember(now)
-			t.send("SET", t.key, fmt.Sprint(2*s+2))
+			t.send("SET", t.key, next)
 			t.afterOwn()
 			t.quiet()
-			t.remember(fmt.Sprint(2*s + 2))
-		}
+			t.remember(next)
+		})
 	}
+}
+
+func peersOf(list []*tracker) []*peer {
+	all := make([]*peer, len(list))
+	for i, t := range list {
+		all[i] = t.peer
+	}
+	return all
 }
 
 // tracker is a client that remembers a key, and who is told when that has changed.

@@ -9,9 +9,9 @@ import (
 	"github.com/crossfade/crossfade/internal/resp"
 )
 
-// turnPatience is how long who waits in line lets others go first: one who cannot
-// connect must not keep all others.
-const turnPatience = time.Second
+// turnPatience is how long who waits in line lets others go first: one whose connection
+// hangs must not keep all others.
+const turnPatience = 10 * time.Second
 
 // turns keep the order of those who wait in a server for the same keys. When they have
 // to begin anew, on another server, each goes only when all that came before it wait
