@@ -63,14 +63,15 @@ func (a *act) read(key string, entries ...string) string {
 // waiters are blocked at both switches: for ever, for some seconds, in line for the same
 // keys, and as workers that are never idle.
 func waiters(a *act) {
+	n := rowSessions() / 20 * 2 // an even number of them in a line
 	look := a.direct()
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	apps := a.clients(2)
 	a.each(all, func(_ int, p *peer) { p.askID() })
 	lines := []*line{
-		{name: "BLPOP", list: all[0:20], ask: []string{"BLPOP", "wait:line", "wait:line2", "0"}},
-		{name: "BLMOVE", list: all[20:40], ask: []string{"BLMOVE", "wait:line3", "wait:taken", "LEFT", "RIGHT", "0"}},
-		{name: "XREADGROUP", list: all[40:60], ask: []string{"XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "BLOCK", "0", "STREAMS", "wait:stream", ">"}},
+		{name: "BLPOP", list: all[:n], ask: []string{"BLPOP", "wait:line", "wait:line2", "0"}},
+		{name: "BLMOVE", list: all[n : 2*n], ask: []string{"BLMOVE", "wait:line3", "wait:taken", "LEFT", "RIGHT", "0"}},
+		{name: "XREADGROUP", list: all[2*n : 3*n], ask: []string{"XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "BLOCK", "0", "STREAMS", "wait:stream", ">"}},
 	}
 	for _, app := range apps {
 		app.want(ok, "XGROUP", "CREATE", "wait:stream", "g", "$", "MKSTREAM")
@@ -81,7 +82,7 @@ func waiters(a *act) {
 			p.awaitBlocked(look)
 		}
 	}
-	forever, brief, workers := all[60:120], all[120:150], all[150:200]
+	forever, brief, workers := all[3*n:6*n], all[6*n:7*n], all[7*n:]
 	asks := make([]func() string, len(forever))
 	a.each(forever, func(i int, p *peer) { asks[i] = a.wait(p, apps[p.n%2], look, "0") })
 	a.work(workers)
@@ -317,11 +318,11 @@ func (p *peer) job(key string) string {
 // followers read streams from their end on. Half of them wait for something that comes
 // after the switch only; the others read all the time, and every entry is counted.
 func followers(a *act) {
-	const shared = 50 // readers of a stream
-	all := a.clients(rowSessions)
+	shared := rowSessions() / 4 // readers of a stream
+	all := a.clients(rowSessions())
 	apps := a.clients(2)
 	look := a.direct()
-	quiet := all[:rowSessions/2]
+	quiet := all[:rowSessions()/2]
 	a.each(quiet, func(i int, _ *peer) {
 		if i%4 < 2 { // otherwise it is not there yet
 			apps[i%2].want(bulk("5-1"), "XADD", fmt.Sprintf("follow:%d", i), "5-1", "f", "old")
