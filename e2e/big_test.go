@@ -271,6 +271,14 @@ func TestSwitchesWithABigHash(t *testing.T) {
 			t.Fatalf("clients are on the %s", st.Side)
 		}
 		t.Logf("to the %s: held for %.1f ms, stall p99 %.1f ms, steps %v", side.to, report.Held, report.Stall.P99, report.Steps)
+		redistest.Eventually(t, time.Minute, func() error { // the first change may have the whole copied
+			before := must[migration.Status](t)(s.status()).Databases[0].Bytes
+			more(400)
+			if sent := must[migration.Status](t)(s.status()).Databases[0].Bytes - before; sent > n*100/2 {
+				return fmt.Errorf("%d bytes were sent for 400 fields of a hash of %d MB", sent, n/10_000)
+			}
+			return nil
+		}, "to the %s: its fields follow", side.to)
 	}
 	last := p.end(t)
 	if last >= 2*n {
