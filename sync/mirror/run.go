@@ -21,19 +21,30 @@ func (m *Mirror) Restarted(ctx context.Context) (bool, error) {
 	return err == nil && m.drained != "" && m.drained != id, err
 }
 
-// Filled returns an error unless the server at the other end of tx is the process that
-// the last Drain has filled.
-func (m *Mirror) Filled(ctx context.Context, tx *redis.Tx) error {
-	id, err := runIDOf(ctx, tx, m.cfg.To)
-	if err != nil {
-		return err
+// Filled asks, in p, who the server at the other end is. What it returns is to be called
+// when p has run, and returns an error unless that is the process that the last Drain has
+// filled.
+func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
+	info := p.Info(ctx, "server")
+	return func() error {
+		text, err := info.Result()
+		if err != nil {
+			return fmt.Errorf("asking %s for its run id: %w", m.cfg.To, err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.drained != runIDIn(text) {
+			return fmt.Errorf("%s restarted since it was filled", m.cfg.To)
+		}
+		return nil
 	}
+}
+
+// run returns what To was when it was looked at last.
+func (m *Mirror) run() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.drained != id {
-		return fmt.Errorf("%s restarted since it was filled", m.cfg.To)
-	}
-	return nil
+	return m.toRun
 }
 
 // checkRun is lookRun for those who need no id.
@@ -65,19 +76,22 @@ func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err erro
 	return id, changed, nil
 }
 
-func runID(ctx context.Context, p *conn.Pool) (string, error) { return runIDOf(ctx, p.DB(0), p) }
-
-func runIDOf(ctx context.Context, c redis.Cmdable, p *conn.Pool) (string, error) {
-	text, err := c.Info(ctx, "server").Result()
+func runID(ctx context.Context, p *conn.Pool) (string, error) {
+	text, err := p.DB(0).Info(ctx, "server").Result()
 	if err != nil {
 		return "", fmt.Errorf("asking %s for its run id: %w", p, err)
 	}
+	return runIDIn(text), nil
+}
+
+// runIDIn finds it in the answer to INFO server, "" where it is not said.
+func runIDIn(text string) string {
 	for line := range strings.Lines(text) {
 		if v, ok := strings.CutPrefix(line, "run_id:"); ok {
-			return strings.TrimSpace(v), nil
+			return strings.TrimSpace(v)
 		}
 	}
-	return "", nil
+	return ""
 }
 
 // fromRestarted reports whether From is another process than at the last call.
