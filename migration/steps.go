@@ -102,18 +102,24 @@ func (a *attempt) prepare(ctx context.Context) error {
 		}
 		return nil
 	})
-	err = a.traffic.Prepare(ctx, a.to)
-	if err != nil && a.record().Servers[a.to].Fence != nil {
-		// That side is fenced from the last switch and refuses part of what
-		// sessions say; they connect again when the fence is down.
-		a.log.Info("some sessions cannot be prepared while the fence is up", "error", err)
-		err = nil
-	}
-	if err != nil {
+	if err := a.prepareTraffic(ctx); err != nil {
 		return err
 	}
 	// Who is in the middle of a large value would hold up everybody else.
 	return a.traffic.Settle(ctx)
+}
+
+// prepareTraffic connects the sessions to the other side; those that are connected already
+// stay so.
+func (a *attempt) prepareTraffic(ctx context.Context) error {
+	err := a.traffic.Prepare(ctx, a.to)
+	if err != nil && a.record().Servers[a.to].Fence != nil {
+		// That side is fenced from the last switch and refuses part of what
+		// sessions say; they connect again when the fence is down.
+		a.log.Info("some sessions cannot be prepared while the fence is up", "error", err)
+		return nil
+	}
+	return err
 }
 
 // ask lets the hooks with a veto say no. It comes before anybody waits, and what takes
@@ -158,13 +164,16 @@ func (a *attempt) notReady() []string { return a.copyReasons(a.forward, a.opt.Ma
 const fewDirty = 5000
 
 // lagGate waits until the copy is close, and then has everything done that need not be
-// done while clients wait: the sample is chosen, the connection that fences looks whether
-// it may, and what is dirty is copied.
+// done while clients wait: the sample is chosen, new sessions are connected, the connection
+// that fences looks whether it may, and what is dirty is copied.
 func (a *attempt) lagGate(ctx context.Context) error {
 	if err := a.awaitClose(ctx); err != nil {
 		return err
 	}
 	if err := a.chooseSample(ctx); err != nil {
+		return err
+	}
+	if err := a.prepareTraffic(ctx); err != nil { // who has come while it waited
 		return err
 	}
 	if err := a.watchFence(ctx); err != nil {
