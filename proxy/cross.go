@@ -30,20 +30,20 @@ func (e *setupError) isRight() bool {
 }
 
 // snapshot returns what a setup says for the state of this moment.
-func (s *session) snapshot(route router.Route, to depth) (lines []line, ver uint64) {
+func (s *session) snapshot(route router.Route, to depth) []line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.srv.setup(&s.st, route, to), s.st.ver
+	return s.srv.setup(&s.st, route, to)
 }
 
 // fresh dials a side and tells it of the session.
 func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, to depth) (*link, error) {
-	lines, ver := s.snapshot(route, to)
+	lines := s.snapshot(route, to)
 	l, err := dial(ctx, route)
 	if err != nil {
 		return nil, err
 	}
-	l.ver, l.depth = ver, to
+	l.told, l.depth = wireOfAll(lines), to
 	if err := l.run(ctx, lines); err != nil {
 		l.close()
 		return nil, err
@@ -51,22 +51,40 @@ func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, to
 	return l, nil
 }
 
+// wireOfAll is what these lines say.
+func wireOfAll(lines []line) string {
+	var b strings.Builder
+	for _, ln := range lines {
+		b.Write(ln.wire)
+	}
+	return b.String()
+}
+
+// stillRight reports whether l leads where route does, and was told of the session what it
+// would be told now, as far as it was told anything. What has come and gone since, such as
+// a transaction, does not matter. It runs under the session's lock.
+func (s *session) stillRight(l *link, route router.Route) bool {
+	return l != nil && l.fits(route) && !hungUp(l.conn) && l.told == wireOfAll(s.srv.setup(&s.st, route, l.depth))
+}
+
 // complete returns a connection that was told of the session, which may have been told
 // a part before if that is still right.
 func (s *session) complete(ctx context.Context, route router.Route, warm *link, to depth) (*link, error) {
 	if warm != nil {
 		s.mu.Lock()
-		good := warm.fits(route) && warm.ver == s.st.ver && !hungUp(warm.conn)
-		lines := []line(nil)
+		good := s.stillRight(warm, route)
+		var lines []line
+		var told string
 		if good {
 			lines = s.srv.deepen(&s.st, route, warm.depth, to)
+			told = wireOfAll(s.srv.setup(&s.st, route, to))
 		}
 		s.mu.Unlock()
 		if good {
 			warm.route = route
 			err := warm.run(ctx, lines)
 			if err == nil {
-				warm.depth = to
+				warm.told, warm.depth = told, to
 				return warm, nil
 			}
 			var refused *setupError
@@ -136,6 +154,10 @@ func (s *session) unmovable(route router.Route) string {
 	return ""
 }
 
+// closeLater is after how long a connection is closed that a session has left: that takes
+// the kernel and the server some time, which clients would wait for.
+const closeLater = 50 * time.Millisecond
+
 // replace puts l in the place of old, after the last byte of old.
 func (s *session) replace(old, l *link, route router.Route) error {
 	if !s.wholeElement(old) {
@@ -152,8 +174,9 @@ func (s *session) replace(old, l *link, route router.Route) error {
 	watched, tracks := s.st.watch, s.st.tracking != nil && s.st.proto == 3
 	s.st.watch, s.letIn = false, false // the other server may want a password
 	s.mu.Unlock()
-	old.close()
+	_ = old.conn.SetReadDeadline(time.Unix(1, 0))
 	<-old.done
+	time.AfterFunc(closeLater, old.close)
 	s.broken = s.broken || watched
 	if tracks {
 		// Whatever the client has cached was promised by the other server.

@@ -202,6 +202,7 @@ func (s *session) connect() error {
 			continue
 		}
 		s.adopt(l)
+		s.prepareLate()
 		return nil
 	}
 }
