@@ -96,6 +96,11 @@ type Config struct {
 	// Unblock runs CLIENT UNBLOCK id ERROR for each id, under an identity of our
 	// own. Without it, clients that block are closed by a Hold.
 	Unblock func(ctx context.Context, side router.Side, ids []int64) error
+
+	// Locate returns the server's ids of its connections by their other end's address,
+	// under an identity of our own, for clients that may not ask for theirs. Without it
+	// such clients are closed by a Hold when they block.
+	Locate func(ctx context.Context, side router.Side) (map[string]int64, error)
 }
 
 // Server accepts clients. Make one with New, then Listen, then Serve.
@@ -110,6 +115,8 @@ type Server struct {
 	log        *slog.Logger
 
 	scripts  *scripts
+	turns    turns // of those who block
+	names    names
 	counters map[string]*counter
 
 	commands, received, sent, accepted, refused, overflowed atomic.Int64
