@@ -151,8 +151,9 @@ type Sync struct {
 	// knows no such thing: "keep" reports each as one that cannot be copied, "drop"
 	// copies it without.
 	FieldExpiries string `koanf:"field_expiries"`
-	// AcceptLoss carries it over when the server that the clients are on comes
-	// back with less than half of the keys that the other one has.
+	// AcceptLoss carries it over when the server that the clients are on comes back
+	// with less than half of the keys that the other one has, or as it was before they
+	// were moved to it.
 	AcceptLoss bool `koanf:"accept_loss"`
 }
 

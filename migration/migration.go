@@ -250,6 +250,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Only:                m.opt.Only,
 		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
+		Remembers:           func(ctx context.Context) error { return m.remembers(ctx, from) },
 		Silent:              m.traffic.Silent,
 		Scripts:             m.traffic.Scripts,
 		Limits:              m.limits(),
@@ -469,6 +470,9 @@ func (m *Migration) start(ctx context.Context, mi *mirror.Mirror) error {
 		}
 	})
 	if err != nil {
+		return err
+	}
+	if err := m.remembers(ctx, m.record().Side); err != nil { // before it is told anew
 		return err
 	}
 	if err := m.publish(ctx, router.Target, store.RecordKey); err != nil {

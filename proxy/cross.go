@@ -29,10 +29,10 @@ func (e *setupError) isRight() bool {
 }
 
 // snapshot returns what a setup says for the state of this moment.
-func (s *session) snapshot(route router.Route, to depth) (lines []line, ver uint64) {
+func (s *session) snapshot(route router.Route, to depth) []line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.srv.setup(&s.st, route, to), s.st.ver
+	return s.srv.setup(&s.st, route, to)
 }
 
 // fresh dials a side and tells it of the session.
@@ -41,27 +41,57 @@ func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, to
 	if s.isNamed() { // its id is needed before all else is said
 		first = greeted
 	}
-	lines, ver := s.snapshot(route, first)
+	lines := s.snapshot(route, first)
 	l, err := dial(ctx, route)
 	if err != nil {
 		return nil, err
 	}
-	l.ver, l.depth = ver, first
+	l.told, l.depth = wireOfAll(lines), first
 	if err = l.run(ctx, lines); err == nil {
 		err = s.name(ctx, l)
 	}
 	if err == nil && first < to {
-		s.mu.Lock()
-		lines = s.srv.deepen(&s.st, route, first, to)
-		s.mu.Unlock()
-		l.depth = to
-		err = l.run(ctx, lines)
+		err = s.tellRest(ctx, l, route, to)
 	}
 	if err != nil {
 		l.close()
 		return nil, err
 	}
 	return l, nil
+}
+
+// tellRest tells a server that was told a part of the session the rest, and once more
+// what it did not permit then. Where the session has changed in what was told, l is not
+// right afterwards.
+func (s *session) tellRest(ctx context.Context, l *link, route router.Route, to depth) error {
+	s.mu.Lock()
+	lines, told := append(l.denied, s.srv.deepen(&s.st, route, l.depth, to)...), l.told
+	if wireOfAll(s.srv.setup(&s.st, route, l.depth)) == told {
+		told = wireOfAll(s.srv.setup(&s.st, route, to))
+	}
+	s.mu.Unlock()
+	l.denied = nil
+	if err := l.run(ctx, lines); err != nil {
+		return err
+	}
+	l.told, l.depth = told, to
+	return nil
+}
+
+// wireOfAll is what these lines say.
+func wireOfAll(lines []line) string {
+	var b strings.Builder
+	for _, ln := range lines {
+		b.Write(ln.wire)
+	}
+	return b.String()
+}
+
+// stillRight reports whether l leads where route does, and was told of the session what it
+// would be told now, as far as it was told anything. What has come and gone since, such as
+// a transaction, does not matter. It runs under the session's lock.
+func (s *session) stillRight(l *link, route router.Route) bool {
+	return l != nil && l.fits(route) && !hungUp(l.conn) && l.told == wireOfAll(s.srv.setup(&s.st, route, l.depth))
 }
 
 func (s *session) isNamed() bool {
@@ -93,20 +123,15 @@ func (s *session) name(ctx context.Context, l *link) error {
 func (s *session) complete(ctx context.Context, route router.Route, warm *link, to depth) (*link, error) {
 	if warm != nil {
 		s.mu.Lock()
-		good := warm.fits(route) && warm.ver == s.st.ver && !hungUp(warm.conn)
+		good := s.stillRight(warm, route)
 		s.mu.Unlock()
 		if good {
 			warm.route = route
 			err := s.name(ctx, warm)
 			if err == nil {
-				s.mu.Lock()
-				lines := append(warm.denied, s.srv.deepen(&s.st, route, warm.depth, to)...)
-				s.mu.Unlock()
-				warm.denied = nil
-				err = warm.run(ctx, lines)
+				err = s.tellRest(ctx, warm, route, to)
 			}
 			if err == nil {
-				warm.depth = to
 				return warm, nil
 			}
 			var refused *setupError
@@ -176,6 +201,10 @@ func (s *session) unmovable(route router.Route) string {
 	return ""
 }
 
+// closeLater is after how long a connection is closed that a session has left: that takes
+// the kernel and the server some time, which clients would wait for.
+const closeLater = 50 * time.Millisecond
+
 // replace puts l in the place of old, after the last byte of old.
 func (s *session) replace(old, l *link, route router.Route) error {
 	if !s.wholeElement(old) {
@@ -198,8 +227,9 @@ func (s *session) replace(old, l *link, route router.Route) error {
 		s.srv.names.arrive(x, old.side, 0)
 	}
 	s.mu.Unlock()
-	old.close()
+	_ = old.conn.SetReadDeadline(time.Unix(1, 0))
 	<-old.done
+	time.AfterFunc(closeLater, old.close)
 	s.broken = s.broken || watched
 	if stale != nil {
 		s.out.append(stale)

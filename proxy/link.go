@@ -28,8 +28,8 @@ type link struct {
 	unselected bool        // the server wants AUTH before it takes the SELECT and the like
 	open       bool        // the server is known to want no AUTH here
 	busy       *setupError // the server runs a script, and has not taken the SELECT and the like for that; nil when it has
-	ver        uint64      // state version that the setup was made of
-	depth      depth       // … and how much of it
+	told       string      // what the setup said; known of those that wait for a switch
+	depth      depth       // … and how much of the client's state that was
 	denied     []line      // … what of it was not permitted: a fence may be in the way for now
 	heard      bool        // what comes unasked from here on is the client's
 	id         int64       // at the server, where it was asked for; 0 otherwise

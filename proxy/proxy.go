@@ -138,9 +138,11 @@ type Server struct {
 	dampers    [2]damper // by router.Side
 	complaints complaints
 
-	switching sync.Mutex   // one of Prepare, Hold, Align, Release at a time
-	whole     atomic.Bool  // a switch is near: no command is begun before it has come whole
-	streaming atomic.Int64 // commands that are being passed on piecewise
+	switching sync.Mutex                   // one of Prepare, Hold, Align, Release at a time
+	whole     atomic.Bool                  // a switch is near: no command is begun before it has come whole
+	armed     atomic.Pointer[router.Route] // where sessions are prepared to go; nil: no switch is near
+	stayUntil atomic.Int64                 // see staying; by clock
+	streaming atomic.Int64                 // commands that are being passed on piecewise
 	grace     atomic.Int64
 
 	mu       sync.Mutex

@@ -203,6 +203,7 @@ func (s *session) connect() error {
 			continue
 		}
 		s.adopt(l)
+		s.prepareLate()
 		return nil
 	}
 }

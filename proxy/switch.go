@@ -18,6 +18,10 @@ const (
 	queuedLong  = time.Second          // after which a blocking command was not queued in a transaction after all
 	graceAfter  = time.Second          // in which an UNBLOCKED may still come from a Hold that was given up
 	maxReported = 10
+
+	// stayFor is how long sessions stay ones, after they were connected to the other side:
+	// those that go home and come back were to connect again.
+	stayFor = 2 * time.Second
 )
 
 // move counts the sessions that a Release waits for.
@@ -80,6 +84,8 @@ func (s *Server) Prepare(ctx context.Context, side router.Side) error {
 	route := s.gate.Route()
 	route.Side = side
 	s.whole.Store(true)
+	s.armed.Store(&route)
+	s.stayUntil.Store(s.clock() + int64(stayFor))
 	err := s.each(func(sess *session) error { return sess.prepare(ctx, route) })
 	for _, l := range s.eventLoops() {
 		err = errors.Join(err, l.prepare(ctx, route))
@@ -92,7 +98,7 @@ func (s *Server) Prepare(ctx context.Context, side router.Side) error {
 
 func (s *session) prepare(ctx context.Context, route router.Route) error {
 	s.mu.Lock()
-	skip := s.ended || s.down || s.link == nil || s.link.side == route.Side || s.raw || s.unmovable(route) != ""
+	skip := s.ended || s.down || s.link == nil || s.link.side == route.Side || s.raw || s.unmovable(route) != "" || s.stillRight(s.warm, route)
 	s.mu.Unlock()
 	if skip {
 		return nil
@@ -107,7 +113,7 @@ func (s *session) prepare(ctx context.Context, route router.Route) error {
 	}
 	s.mu.Lock()
 	old := s.warm
-	if s.ended {
+	if s.ended || s.link == nil || s.link.side == route.Side {
 		old = l
 	} else {
 		s.warm = l
@@ -115,6 +121,32 @@ func (s *session) prepare(ctx context.Context, route router.Route) error {
 	s.mu.Unlock()
 	closeAll(old)
 	return nil
+}
+
+// prepareLate is prepare for a session that comes after the others were prepared. One that
+// is not through with it in time connects at the switch.
+func (s *session) prepareLate() {
+	route := s.srv.armed.Load()
+	if route == nil || !s.srv.staying() {
+		return
+	}
+	s.srv.serving.Go(func() {
+		_ = s.prepare(s.srv.killed, *route)
+		if s.srv.armed.Load() == route {
+			return
+		}
+		s.mu.Lock()
+		warm := s.warm
+		s.warm = nil
+		s.mu.Unlock()
+		closeAll(warm)
+	})
+}
+
+// staying reports whether a switch is near, so that sessions stay what they are.
+func (s *Server) staying() bool {
+	until := s.stayUntil.Load()
+	return until != 0 && s.clock() < until
 }
 
 // unlessEnded forgives an error of a session whose client is gone.
@@ -405,6 +437,8 @@ func (s *Server) Release(route router.Route) {
 	}
 	s.pool.close(&route.Side)
 	s.whole.Store(false)
+	s.armed.Store(nil)
+	s.stayUntil.Store(0)
 	s.gate.Open(route)
 	m := new(move)
 	moving := sessions[:0]
