@@ -130,10 +130,10 @@ func streams(a *act) {
 	for range 2 {
 		all := a.clients(rowSessions())
 		a.each(all, func(i int, p *peer) {
-			switch {
-			case i%20 == 0:
+			switch i % 20 {
+			case 0:
 				p.send("SYNC")
-			case i%20 == 1:
+			case 1:
 				p.send("PSYNC", "?", "-1")
 			default:
 				p.want(ok, "MONITOR")
