@@ -234,4 +234,3 @@ func (a *act) head(n int) string {
 	}
 	return fmt.Sprintf("*%d\r\n", n)
 }
-
