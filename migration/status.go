@@ -253,8 +253,8 @@ func (m *Migration) copyReasons(mi *mirror.Mirror, maxLag, maxStall time.Duratio
 	p := mi.Progress()
 	switch p.State {
 	case mirror.Live, mirror.Behind:
-		if p.Oldest > max(p.Lag, maxLag) { // the heartbeat is in one database only
-			out = append(out, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Oldest.Round(time.Millisecond), maxLag))
+		if p.Pressing > max(p.Lag, maxLag) { // the heartbeat is in one database only
+			out = append(out, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Pressing.Round(time.Millisecond), maxLag))
 		}
 	case mirror.Copying:
 		out = append(out, "the first copy is under way: "+percents(p.Databases))
