@@ -14,7 +14,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync versions suites e2e-long queues rollbacks big failpoints model chaos clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints model chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -116,6 +116,11 @@ bench-sync: ## measure how fast a full copy is, and how late a change arrives; R
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./bench -crossfade bin/crossfade -sync -check
 	$(GO) run ./bench -crossfade bin/crossfade -lag -check
+
+switches: ## make 200 switches under 10 000 operations/s, check every one, and compare with promotions, 8 minutes
+	scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./bench -crossfade bin/crossfade -switches 200 -out bench -check
 
 versions: ## run what hangs on the server against other versions: CROSSFADE_SERVERS, or Debian's
 	scripts/deps.sh servers

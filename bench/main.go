@@ -29,6 +29,9 @@ type options struct {
 	keys       int
 	redisShake string
 	sync, lag  bool
+	switches   int
+	promotions int
+	rate       int
 }
 
 func main() {
@@ -43,13 +46,16 @@ func main() {
 	flag.StringVar(&o.cells, "cells", "all", "what to measure: all, quick, or `NAMES` with commas between")
 	flag.IntVar(&o.rounds, "rounds", 0, "rounds; each measures every way once, in turn (default 5; quick 3)")
 	flag.Float64Var(&o.seconds, "seconds", 0, "length of one measurement (default 1.8; quick 0.8; -hol 5)")
-	flag.StringVar(&o.out, "out", "", "`FOLDER` for results.md and results.svg (default: none are written)")
+	flag.StringVar(&o.out, "out", "", "`FOLDER` for the report and its plot (default: none are written)")
 	flag.BoolVar(&o.check, "check", false, "end with status 1 when a claim fails")
 	flag.BoolVar(&o.hol, "hol", false, "measure instead what large values do to small ones (head of line)")
 	flag.Float64Var(&o.holRate, "hol-rate", 2000, "small requests a second with -hol")
 	flag.BoolVar(&o.bulk, "bulk", false, "measure instead what a full copy does to clients")
 	flag.BoolVar(&o.sync, "sync", false, "measure instead how fast a full copy is")
 	flag.BoolVar(&o.lag, "lag", false, "measure instead how long a write takes to the target")
+	flag.IntVar(&o.switches, "switches", 0, "measure instead what `N` switches there and back do to clients")
+	flag.IntVar(&o.promotions, "promotions", 20, "and as many promotions of a replica as a comparison, twice; with -switches")
+	flag.IntVar(&o.rate, "rate", 10_000, "operations a second with -switches")
 	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk and -sync")
 	flag.Parse()
 	o.redisShake = os.Getenv("REDISSHAKE")
@@ -93,6 +99,8 @@ func run(ctx context.Context, o options) (err error) {
 		claims, err = copySpeed(ctx, o, p)
 	case o.lag:
 		claims, err = lag(ctx, p)
+	case o.switches > 0:
+		claims, err = switches(ctx, o, p)
 	case o.bulk:
 		claims, err = besideBulk(ctx, o, p)
 	default:

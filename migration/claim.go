@@ -49,11 +49,13 @@ func (m *Migration) claimKey(ctx context.Context, side router.Side, key string) 
 	}
 	m.mu.Unlock()
 	pool := m.ids[side].Pool()
-	err = store.SaveIf(ctx, pool.DB(0), key, e, func(_ context.Context, _ *redis.Tx, there store.Entry) error {
-		if there.After(seen) && !slices.Contains(mine, string(there.Data)) {
-			return errNewer
+	err = store.SaveIf(ctx, pool.DB(0), key, e, func(context.Context, redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+		return func(_ *redis.Tx, there store.Entry) error {
+			if there.After(seen) && !slices.Contains(mine, string(there.Data)) {
+				return errNewer
+			}
+			return nil
 		}
-		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("on %s: %w", pool, err)

@@ -26,7 +26,7 @@ func (a *attempt) journal(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := a.save(true, func(r *Record) { r.Phase = Committing }); err != nil {
+	if err := a.save(a.level == FenceReplicas, func(r *Record) { r.Phase = Committing }); err != nil {
 		return err
 	}
 	if a.level == FenceReplicas {
@@ -36,9 +36,14 @@ func (a *attempt) journal(ctx context.Context) error {
 		// state file carry the decision instead.
 		return a.publishUntilKnown(ctx, a.to, store.RecordKey, nil)
 	}
-	return a.publishUntilKnown(ctx, a.from, store.JournalKey, func(ctx context.Context, tx *redis.Tx, _ store.Entry) error {
-		return a.fence(a.from).checkOn(ctx, tx, st)
+	// The journal decides, and the disk takes its time. It must have the state file before
+	// anybody is let in: commit saves COMMITTED behind this.
+	a.Migration.opt.File.Settle(func(err error) {
+		if err != nil {
+			a.log.Error("whether the state file outlives the machine is not known", "error", err)
+		}
 	})
+	return a.publishUntilKnown(ctx, a.from, store.JournalKey, a.fence(a.from).stands(st))
 }
 
 // replicaPatience is how long clients wait for replicas once the switch is decided.
@@ -63,8 +68,9 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 }
 
 // filled is the condition that the entered server is the process that was drained.
-func (a *attempt) filled(ctx context.Context, tx *redis.Tx, _ store.Entry) error {
-	return a.forward.Filled(ctx, tx)
+func (a *attempt) filled(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+	holds := a.forward.Filled(ctx, p)
+	return func(*redis.Tx, store.Entry) error { return holds() }
 }
 
 // decided makes nothing of an error that only says that replicas lag behind, or cannot

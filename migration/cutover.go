@@ -10,7 +10,6 @@ import (
 	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
-	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -43,10 +42,12 @@ func (e *Refused) Error() string {
 }
 
 // sampleTime bounds the comparison of a sample while clients wait; sampleChunk
-// is how many keys are compared between two looks at the clock.
+// is how many keys are compared between two looks at the clock, sampleChoice how many are
+// asked for at a time.
 const (
-	sampleTime  = 5 * time.Millisecond
-	sampleChunk = 50
+	sampleTime   = 3 * time.Millisecond
+	sampleChunk  = 25
+	sampleChoice = 200
 )
 
 var (
@@ -75,12 +76,14 @@ type attempt struct {
 	forward   *mirror.Mirror // from → to, runs already
 	reverse   *mirror.Mirror // to → from, armed during the attempt
 	held      time.Time
-	reins     *conn.Pool      // by which the server that is left is paused and fenced
+	reins     *reins          // by which the server that is left is paused and fenced
 	stray     bool            // something that was said by the reins may still arrive
 	paused    bool            // writers past the proxy are
+	fencing   bool            // the fence may be up
 	refilling bool            // the entered server restarted and is not known to be whole yet
 	scripts   map[string]bool // bodies that the entered server has
 	scale     value.Scale     // of the server that is left
+	sample    []handful       // what is compared while clients wait
 	undos     []func(context.Context) error
 	budget    context.CancelCauseFunc
 }

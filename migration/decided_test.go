@@ -58,3 +58,29 @@ func TestTheJournalDecidesNotTheStateFile(t *testing.T) {
 		})
 	}
 }
+
+// The state file may not have outlived the machine: a journal that can be read counts, also
+// where the other server cannot be asked.
+func TestAJournalCountsBesideAServerThatIsDown(t *testing.T) {
+	source, target := redistest.Start(t), redistest.Start(t)
+	m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), nil)
+	m.rec.Phase, m.rec.Token, m.rec.Seq = Tailing, 5, 100
+	if err := m.save(true, func(*Record) {}); err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	m.rec.Phase, m.rec.Token, m.rec.Seq = Committing, 6, 50
+	m.mu.Unlock()
+	if err := m.publish(t.Context(), router.Source, store.JournalKey); err != nil {
+		t.Fatal(err)
+	}
+	target.Kill()
+	r, err := m.newest(t.Context())
+	if err != nil || r.Phase != Committing || r.Token != 6 {
+		t.Errorf("going on from %s, token %d, %v", r.Phase, r.Token, err)
+	}
+	source.Kill()
+	if r, err := m.newest(t.Context()); err != nil || r.Phase != Tailing {
+		t.Errorf("with nobody to ask: %s, %v", r.Phase, err)
+	}
+}

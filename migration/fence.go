@@ -55,8 +55,9 @@ var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+cli
 
 // listenRules come on top on the way back: the sessions' subscriptions move to
 // the fenced server before the commit, so that no message which is published
-// right after it is missed. Nobody can publish there before.
-var listenRules = []string{"+subscribe", "+psubscribe", "+ssubscribe"}
+// right after it is missed. Nobody can publish there before. Subscribers in RESP2 must
+// have said all else before, and who redirects its messages must know to whom.
+var listenRules = []string{"+subscribe", "+psubscribe", "+ssubscribe", "+client", "+readonly"}
 
 // fencedSelectors comes after fencedRules where the server has selectors (7.0):
 // it lets the operator's own credentials read our control keys, so that a
@@ -107,83 +108,6 @@ func (f fence) save(ctx context.Context, level FenceLevel) (*FenceState, error) 
 	return st, nil
 }
 
-// users lists every user but ours and replication's.
-func (f fence) users(ctx context.Context) ([]ACLUser, error) {
-	names, err := f.db().Do(ctx, "ACL", "USERS").StringSlice()
-	if err != nil {
-		return nil, err
-	}
-	var users []ACLUser
-	for _, name := range names {
-		if name == f.own {
-			continue
-		}
-		u, err := aclUser(ctx, f.db(), name)
-		if err != nil {
-			return nil, err
-		}
-		if !replicationOnly(u) {
-			users = append(users, u)
-		}
-	}
-	return users, nil
-}
-
-// aclUser reads a user with ACL GETUSER. Redis 7 answers each selector as
-// commands, keys and channels in ACL SETUSER's own words (acl.c: aclAddReplySelectorDescription).
-func aclUser(ctx context.Context, c redis.Cmdable, name string) (ACLUser, error) {
-	u := ACLUser{Name: name}
-	reply, err := c.(interface {
-		Do(context.Context, ...any) *redis.Cmd
-	}).Do(ctx, "ACL", "GETUSER", name).Slice()
-	if err != nil {
-		return u, fmt.Errorf("reading ACL user %q: %w", name, err)
-	}
-	fields := pairs(reply)
-	u.Commands, _ = fields["commands"].(string)
-	if u.Commands == "" {
-		return u, fmt.Errorf("reading ACL user %q: the server does not say its commands", name)
-	}
-	selectors, _ := fields["selectors"].([]any)
-	for _, s := range selectors {
-		list, _ := s.([]any)
-		sel := pairs(list)
-		// What a new selector starts with is for acl-pubsub-default to say.
-		rules := []string{"resetchannels"}
-		for _, key := range []string{"commands", "keys", "channels"} {
-			text, _ := sel[key].(string)
-			rules = append(rules, strings.Fields(text)...)
-		}
-		u.Selectors = append(u.Selectors, rules)
-	}
-	return u, nil
-}
-
-func pairs(list []any) map[string]any {
-	m := make(map[string]any, len(list)/2)
-	for i := 0; i+1 < len(list); i += 2 {
-		if k, ok := list[i].(string); ok {
-			m[k] = list[i+1]
-		}
-	}
-	return m
-}
-
-// replicationOnly recognises the user of a replica: it can do nothing but
-// replicate, so it cannot write.
-func replicationOnly(u ACLUser) bool {
-	rules := strings.Fields(u.Commands)
-	if len(u.Selectors) > 0 || !slices.Contains(rules, "+psync") {
-		return false
-	}
-	for _, r := range rules {
-		if r != "-@all" && r != "+psync" && r != "+replconf" && r != "+ping" {
-			return false
-		}
-	}
-	return true
-}
-
 // arm puts our token where raise expects it.
 func (f fence) arm(ctx context.Context, token uint64) error {
 	if err := f.db().Set(ctx, store.FenceKey, token, 0).Err(); err != nil {
@@ -214,26 +138,54 @@ func (f fence) disarm(ctx context.Context) error {
 	return nil
 }
 
-// raise stops every write of others from the instant at which EXEC runs on the
-// server, if token is still the newest (ErrSuperseded otherwise). It also ends a
-// CLIENT PAUSE: the writers that it stalled are then refused, not run.
+// raise is watch and lift at once, on a connection of its own.
 func (f fence) raise(ctx context.Context, st *FenceState, token uint64) error {
-	err := f.db().Watch(ctx, func(tx *redis.Tx) error {
-		there, err := tx.Get(ctx, store.FenceKey).Result()
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return err
+	c := f.db().Conn()
+	defer func() { _ = c.Close() }()
+	if err := f.watch(ctx, c, token); err != nil {
+		return err
+	}
+	return f.lift(ctx, c, st)
+}
+
+// watch makes sure that token is still the newest (ErrSuperseded otherwise), and that a
+// lift on the same connection finds out when it is not any more.
+func (f fence) watch(ctx context.Context, c *redis.Conn, token uint64) error {
+	p := c.Pipeline()
+	watched, there := p.Do(ctx, "WATCH", store.FenceKey), p.Get(ctx, store.FenceKey)
+	_, _ = p.Exec(ctx) // each command has its own error
+	err := watched.Err()
+	if err == nil {
+		if err = there.Err(); errors.Is(err, redis.Nil) {
+			err = nil
 		}
-		if there != strconv.FormatUint(token, 10) {
-			return fmt.Errorf("%s does not hold our token (it was overwritten or flushed): %w", store.FenceKey, store.ErrSuperseded)
+		if err == nil && there.Val() != strconv.FormatUint(token, 10) {
+			err = fmt.Errorf("%s does not hold our token (it was overwritten or flushed): %w", store.FenceKey, store.ErrSuperseded)
 		}
-		var unpause *redis.Cmd
-		cmds, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
-			f.queueRaise(ctx, p, st)
-			unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
-			return nil
-		})
-		return firstBut(unpause, cmds, err)
-	}, store.FenceKey)
+		if err != nil {
+			_ = c.Do(context.WithoutCancel(ctx), "UNWATCH").Err()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("making ready to fence %s: %w", f.pool, err)
+	}
+	return nil
+}
+
+// lift stops every write of others from the instant at which EXEC runs on the server, if
+// nobody has touched the token since watch (ErrSuperseded otherwise). It also ends a
+// CLIENT PAUSE: the writers that it stalled are then refused, not run.
+func (f fence) lift(ctx context.Context, c *redis.Conn, st *FenceState) error {
+	var unpause, users *redis.Cmd
+	cmds, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		f.queueRaise(ctx, p, st)
+		unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
+		if st.Level == FenceACL {
+			users = p.Do(ctx, "ACL", "USERS")
+		}
+		return nil
+	})
+	err = firstBut(unpause, cmds, err)
 	if errors.Is(err, redis.TxFailedErr) {
 		err = store.ErrSuperseded
 	}
@@ -242,7 +194,7 @@ func (f fence) raise(ctx context.Context, st *FenceState, token uint64) error {
 	}
 	switch st.Level {
 	case FenceACL:
-		return f.raiseLateUsers(ctx, st)
+		return f.lateUsers(ctx, st, users)
 	case FenceKey, FenceNone:
 		var spared map[string]struct{}
 		if f.proxied != nil {
@@ -269,9 +221,10 @@ func (f fence) queueRaise(ctx context.Context, p redis.Pipeliner, st *FenceState
 	}
 }
 
-// raiseLateUsers fences users that were made after save.
-func (f fence) raiseLateUsers(ctx context.Context, st *FenceState) error {
-	names, err := f.db().Do(ctx, "ACL", "USERS").StringSlice()
+// lateUsers returns an error when there are users that were made after save. They are
+// listed in the transaction of the fence: nobody makes users behind it.
+func (f fence) lateUsers(ctx context.Context, st *FenceState, users *redis.Cmd) error {
+	names, err := users.StringSlice()
 	if err != nil {
 		return fmt.Errorf("looking for users that the fence on %s has missed: %w", f.pool, err)
 	}
@@ -286,48 +239,6 @@ func (f fence) raiseLateUsers(ctx context.Context, st *FenceState) error {
 		}
 		if !replicationOnly(u) && !fenced(u) {
 			return fmt.Errorf("raising the fence on %s: ACL user %q appeared during the cutover", f.pool, name)
-		}
-	}
-	return nil
-}
-
-// check returns errFenceLost when the fence is not up, and other errors when
-// that cannot be told.
-func (f fence) check(ctx context.Context, st *FenceState) error { return f.checkOn(ctx, f.db(), st) }
-
-// asker is a client, or one connection.
-type asker interface {
-	redis.Cmdable
-	Do(ctx context.Context, args ...any) *redis.Cmd
-}
-
-// checkOn is check on a connection of the caller's.
-func (f fence) checkOn(ctx context.Context, c asker, st *FenceState) error {
-	switch st.Level {
-	case FenceACL:
-		names, err := c.Do(ctx, "ACL", "USERS").StringSlice()
-		if err != nil {
-			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
-		}
-		for _, name := range names {
-			if name == f.own {
-				continue
-			}
-			u, err := aclUser(ctx, c, name)
-			if err != nil {
-				return err
-			}
-			if !fenced(u) && !replicationOnly(u) {
-				return fmt.Errorf("checking the fence on %s: ACL user %q may write: %w", f.pool, name, errFenceLost)
-			}
-		}
-	case FenceReplicas:
-		got, err := c.ConfigGet(ctx, "min-replicas-to-write").Result()
-		if err != nil {
-			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
-		}
-		if got["min-replicas-to-write"] != maxInt32 {
-			return fmt.Errorf("checking the fence on %s: min-replicas-to-write is %q: %w", f.pool, got["min-replicas-to-write"], errFenceLost)
 		}
 	}
 	return nil
@@ -353,23 +264,6 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 		return fmt.Errorf("letting subscribers in on %s: %w", f.pool, err)
 	}
 	return nil
-}
-
-// fenced reports whether a user has no more than the fence lets it have.
-func fenced(u ACLUser) bool {
-	for _, r := range strings.Fields(u.Commands) {
-		if !slices.Contains(fencedRules, r) && !slices.Contains(listenRules, r) {
-			return false
-		}
-	}
-	for _, sel := range u.Selectors {
-		for _, r := range sel {
-			if strings.HasPrefix(r, "+") && r != "+get" || strings.Contains(r, "~") && r != "%R~crossfade:*" {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // lower puts everything back as save found it, unless a newer coordinator's token is
@@ -435,8 +329,8 @@ func selector(rules []string) string {
 
 // pause stalls writers that bypass the proxy, without an error, for at most d.
 // It is no fence: when it expires they run.
-func (f fence) pause(ctx context.Context, d time.Duration) error {
-	err := f.db().Do(ctx, "CLIENT", "PAUSE", d.Milliseconds(), "WRITE").Err()
+func (f fence) pause(ctx context.Context, c asker, d time.Duration) error {
+	err := c.Do(ctx, "CLIENT", "PAUSE", d.Milliseconds(), "WRITE").Err()
 	if err != nil {
 		return fmt.Errorf("pausing the writers of %s: %w", f.pool, err)
 	}
@@ -496,19 +390,6 @@ func applicationClients(ctx context.Context, c *redis.Client, own string, spared
 		ids = append(ids, f["id"])
 	}
 	return ids, nil
-}
-
-// majorVersion reads redis_version of INFO server; Valkey answers 7.2.4 there,
-// which has what 7 has.
-func majorVersion(info string) int {
-	for line := range strings.Lines(info) {
-		if v, ok := strings.CutPrefix(line, "redis_version:"); ok {
-			major, _, _ := strings.Cut(v, ".")
-			n, _ := strconv.Atoi(strings.TrimSpace(major))
-			return n
-		}
-	}
-	return 0
 }
 
 // firstError returns the first command's own error: a pipeline's error alone

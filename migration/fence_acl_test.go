@@ -230,7 +230,7 @@ func TestFenceACLRefusesOthersAndSparesUs(t *testing.T) {
 func TestFenceACLRefusesStalledWriters(t *testing.T) {
 	s := redistest.Start(t, redistest.WithACL(ownACL))
 	f, st := armed(t, s, FenceACL)
-	if err := f.pause(t.Context(), time.Minute); err != nil {
+	if err := f.pause(t.Context(), f.db(), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	set, publish, exec := stalled(t, s, "SET stalled 1\r\n"), stalled(t, s, "PUBLISH c m\r\n"), stalled(t, s, "MULTI\r\nSET stalled 2\r\nEXEC\r\n")

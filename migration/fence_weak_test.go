@@ -55,7 +55,7 @@ func TestFenceReplicasRefusesEveryWriteAndPutsBack(t *testing.T) {
 	if err := f.check(t.Context(), st); !errors.Is(err, errFenceLost) {
 		t.Errorf("check before raise: %v", err)
 	}
-	if err := f.pause(t.Context(), time.Minute); err != nil {
+	if err := f.pause(t.Context(), f.db(), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	waiting := stalled(t, s, "SET k stalled\r\n")
@@ -199,7 +199,7 @@ func TestFenceErrorsNameTheServer(t *testing.T) {
 	_, saveErr := f.save(t.Context(), FenceACL)
 	for what, err := range map[string]error{
 		"save": saveErr, "arm": f.arm(t.Context(), 1), "raise": f.raise(t.Context(), st, 1), "check": f.check(t.Context(), st),
-		"lower": f.lower(t.Context(), st), "pause": f.pause(t.Context(), time.Second), "unpause": f.unpause(t.Context()), "kill": f.killOthers(t.Context()),
+		"lower": f.lower(t.Context(), st), "pause": f.pause(t.Context(), f.db(), time.Second), "unpause": f.unpause(t.Context()), "kill": f.killOthers(t.Context()),
 	} {
 		if err == nil || !strings.Contains(err.Error(), s.Addr()) || errors.Is(err, errFenceLost) || errors.Is(err, store.ErrSuperseded) {
 			t.Errorf("%s without a server: %v", what, err)

@@ -74,7 +74,11 @@ func (m *Migration) newest(ctx context.Context) (Record, error) {
 		return Record{}, err
 	case err != nil:
 		// The state file alone decides: it is written before any switch takes effect.
-		m.log.Warn("the control records cannot be read, going by the state file", "error", err)
+		// But it may not have outlived the machine: a server that can be read may know of more.
+		if ok && remote.ID == best.ID && newer(remote, best) {
+			best = remote
+		}
+		m.log.Warn("the control records cannot be read on both servers, going by what is known", "phase", best.Phase, "side", best.Side, "error", err)
 	case ok && !found:
 		if err := m.checkOwner(remote); err != nil {
 			return Record{}, err
@@ -424,12 +428,19 @@ func (m *Migration) rollForward(ctx context.Context) error {
 		return err
 	}
 	if f := r.Servers[r.Switch.From].Fence; f == nil || f.Level != FenceReplicas { // see journal
-		err := m.publishIf(ctx, r.Switch.From, store.JournalKey, func(ctx context.Context, tx *redis.Tx, there store.Entry) error {
-			if f == nil || r.journalled(there) {
-				return nil
+		var stands store.Condition
+		if f != nil {
+			stands = func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+				holds := m.fence(r.Switch.From).stands(f)(ctx, p)
+				return func(tx *redis.Tx, there store.Entry) error {
+					if r.journalled(there) {
+						return nil
+					}
+					return holds(tx, there)
+				}
 			}
-			return m.fence(r.Switch.From).checkOn(ctx, tx, f)
-		})
+		}
+		err := m.publishIf(ctx, r.Switch.From, store.JournalKey, stands)
 		if errors.Is(err, errFenceLost) {
 			m.log.Warn("the journal was never written, and the server that was to be left has lost its fence", "error", err)
 			return m.undoSwitch(ctx)

@@ -4,33 +4,53 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
 
-// takeReins opens the connection by which the server that is left is paused and
-// fenced, under a name of its own. When the budget ends before an answer has come,
-// that connection is closed at the server: a pause or a fence that was asked for must
-// not come behind what takes it back, and hold clients up that were let go.
+// reins are the connection by which the server that is left is paused and fenced, under
+// a name of its own. When the budget ends before an answer has come, that connection is
+// closed at the server: a pause or a fence that was asked for must not come behind what
+// takes it back, and hold clients up that were let go.
+type reins struct {
+	*conn.Pool
+	conn *redis.Conn // the one that has looked at the fence's token; nil before
+}
+
+// takeReins opens them.
 func (a *attempt) takeReins(ctx context.Context) error {
 	id := a.ids[a.from]
-	a.reins = conn.New(id.Pool().Endpoint(), id.instance+":"+a.from.String()+":reins", a.cfg.Proxy.DialTimeout)
+	a.reins = &reins{Pool: conn.New(id.Pool().Endpoint(), id.instance+":"+a.from.String()+":reins", a.cfg.Proxy.DialTimeout)}
 	if err := a.reins.DB(0).Ping(ctx).Err(); err != nil { // no time for a handshake later
 		return fmt.Errorf("connecting to %s for the fence: %w", a.reins, err)
 	}
 	return nil
 }
 
+// watchFence makes sure that the fence is still this attempt's to raise. From here on the
+// server would notice if it became another's.
+func (a *attempt) watchFence(ctx context.Context) error {
+	a.reins.conn = a.reins.DB(0).Conn() // a server may have closed the one of before for being idle
+	return a.rein().watch(ctx, a.reins.conn, a.record().Token)
+}
+
 func (a *attempt) dropReins() {
-	if a.reins != nil {
-		_ = a.reins.Close()
+	if a.reins == nil {
+		return
 	}
+	if a.reins.conn != nil {
+		_ = a.reins.conn.Close()
+		a.reins.conn = nil
+	}
+	_ = a.reins.Close()
 }
 
 // rein is the fence on the server that is left, by that connection.
 func (a *attempt) rein() fence {
 	f := a.fence(a.from)
-	f.pool = a.reins
+	f.pool = a.reins.Pool
 	return f
 }
 

@@ -20,14 +20,14 @@ func TestNothingLateByTheReins(t *testing.T) {
 		a := &attempt{Migration: m, from: router.Source, to: router.Target}
 		far := endpointOf(s, "", "")
 		far.Address = link.Addr()
-		a.reins = conn.New(far, "test:source:reins", testTimeout)
+		a.reins = &reins{Pool: conn.New(far, "test:source:reins", testTimeout)}
 		t.Cleanup(a.dropReins)
 		if err := a.reins.DB(0).Ping(t.Context()).Err(); err != nil {
 			t.Fatal(err)
 		}
 		link.StallUp(true)
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		err := a.rein().pause(ctx, time.Minute)
+		err := a.rein().pause(ctx, a.reins.DB(0), time.Minute)
 		cancel()
 		a.noteStray(err)
 		if err == nil || !a.stray {

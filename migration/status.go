@@ -275,9 +275,14 @@ func (m *Migration) copyReasons(mi *mirror.Mirror, maxLag, maxStall time.Duratio
 		out = append(out, fmt.Sprintf("%d keys cannot be copied, such as %q of database %d: %s", n, k.Key, k.Database, k.Why))
 	}
 	for _, k := range p.Big {
-		if tooSlow(k, maxStall) {
-			out = append(out, fmt.Sprintf("key %q of database %d (%s) changes all the time in ways that take a whole copy, and that takes %v: clients would wait for it longer than half of the limit (cutover.max_stall) of %v", k.Key, k.Database, k.Type, k.Cost.Round(time.Millisecond), maxStall))
+		if !tooSlow(k, maxStall) {
+			continue
 		}
+		why := fmt.Sprintf("changes all the time in ways that take a whole copy, and that takes %v", k.Cost.Round(time.Millisecond))
+		if k.First {
+			why = fmt.Sprintf("is copied as a whole for the first time, and what is left takes about %v", k.Cost.Round(100*time.Millisecond))
+		}
+		out = append(out, fmt.Sprintf("key %q of database %d (%s) %s: clients would wait for it longer than half of the limit (cutover.max_stall) of %v", k.Key, k.Database, k.Type, why, maxStall))
 	}
 	if p.Lag > maxLag {
 		out = append(out, fmt.Sprintf("the lag is %v, the limit (cutover.max_lag) %v", p.Lag.Round(time.Millisecond), maxLag))

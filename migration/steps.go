@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -100,18 +102,24 @@ func (a *attempt) prepare(ctx context.Context) error {
 		}
 		return nil
 	})
-	err = a.traffic.Prepare(ctx, a.to)
-	if err != nil && a.record().Servers[a.to].Fence != nil {
-		// That side is fenced from the last switch and refuses part of what
-		// sessions say; they connect again when the fence is down.
-		a.log.Info("some sessions cannot be prepared while the fence is up", "error", err)
-		err = nil
-	}
-	if err != nil {
+	if err := a.prepareTraffic(ctx); err != nil {
 		return err
 	}
 	// Who is in the middle of a large value would hold up everybody else.
 	return a.traffic.Settle(ctx)
+}
+
+// prepareTraffic connects the sessions to the other side; those that are connected already
+// stay so.
+func (a *attempt) prepareTraffic(ctx context.Context) error {
+	err := a.traffic.Prepare(ctx, a.to)
+	if err != nil && a.record().Servers[a.to].Fence != nil {
+		// That side is fenced from the last switch and refuses part of what
+		// sessions say; they connect again when the fence is down.
+		a.log.Info("some sessions cannot be prepared while the fence is up", "error", err)
+		return nil
+	}
+	return err
 }
 
 // ask lets the hooks with a veto say no. It comes before anybody waits, and what takes
@@ -155,8 +163,27 @@ func (a *attempt) notReady() []string { return a.copyReasons(a.forward, a.opt.Ma
 // fewDirty is how many keys may be dirty for a switch to begin: some milliseconds' work.
 const fewDirty = 5000
 
-// lagGate waits for three samples in a row in which the copy is live and close.
+// lagGate waits until the copy is close, and then has everything done that need not be
+// done while clients wait: the sample is chosen, new sessions are connected, the connection
+// that fences looks whether it may, and what is dirty is copied.
 func (a *attempt) lagGate(ctx context.Context) error {
+	if err := a.awaitClose(ctx); err != nil {
+		return err
+	}
+	if err := a.chooseSample(ctx); err != nil {
+		return err
+	}
+	if err := a.prepareTraffic(ctx); err != nil { // who has come while it waited
+		return err
+	}
+	if err := a.watchFence(ctx); err != nil {
+		return err
+	}
+	return a.comeNear(ctx)
+}
+
+// awaitClose waits for three samples in a row in which the copy is live and close.
+func (a *attempt) awaitClose(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Cutover.WaitReady)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -189,6 +216,18 @@ func (a *attempt) lagGate(ctx context.Context) error {
 	}
 }
 
+// comeNear has the drain under the hold begin with as little as it can. Writers that are
+// too fast for it do not keep an attempt waiting: the copy was close enough.
+func (a *attempt) comeNear(ctx context.Context) error {
+	near, cancel := context.WithTimeout(ctx, a.opt.MaxStall/4)
+	defer cancel()
+	err := a.forward.Near(near)
+	if near.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
 // hold makes clients wait. The stall budget runs from here.
 func (a *attempt) hold(ctx context.Context) error {
 	if err := a.save(false, func(r *Record) { r.Phase = Holding }); err != nil {
@@ -204,30 +243,54 @@ func (a *attempt) hold(ctx context.Context) error {
 }
 
 // softFence stalls writers that bypass the proxy, without an error. It expires
-// by itself, so nothing rests on it.
+// by itself, so nothing rests on it. At the same time the entered server is told that a
+// fence may be up on the other one from now on, and what lowering it needs.
 func (a *attempt) softFence(ctx context.Context) error {
 	a.onUndo(func(ctx context.Context) error {
 		err := a.callBack(ctx)
 		_ = a.fence(a.from).unpause(ctx) // unknown before 6.2
-		return err
+		if a.fencing {
+			return err // who lowers it says so
+		}
+		return errors.Join(err, a.assume(func(r *Record) {
+			if f := r.Servers[a.from].Fence; f != nil {
+				f.Raised = false
+			}
+		}))
 	})
-	if err := a.save(false, func(r *Record) { r.Phase = SoftFenced }); err != nil {
+	err := a.save(false, func(r *Record) {
+		r.Phase = SoftFenced
+		if f := r.Servers[a.from].Fence; f != nil && !a.opt.Rehearse {
+			f.Raised = true
+		}
+	})
+	if err != nil {
 		return err
 	}
-	err := a.rein().pause(ctx, 2*a.opt.MaxStall+time.Second)
+	told := make(chan error, 1)
+	go func() {
+		if a.opt.Rehearse {
+			told <- nil
+			return
+		}
+		told <- a.publish(ctx, a.to, store.RecordKey)
+	}()
+	err = a.rein().pause(ctx, a.reins.conn, 2*a.opt.MaxStall+time.Second)
 	a.noteStray(err)
 	a.paused = err == nil
-	if err != nil && !refusedForGood(err) && !errorPrefix(errors.Unwrap(err), "ERR syntax") {
-		return err
+	if err != nil && (refusedForGood(err) || errorPrefix(errors.Unwrap(err), "ERR syntax")) {
+		err = nil
 	}
-	return nil
+	return errors.Join(err, <-told)
 }
 
-func (a *attempt) drainOnce(ctx context.Context) error { return a.forward.Drain(ctx) }
+func (a *attempt) drainOnce(ctx context.Context) error { return a.forward.Near(ctx) }
 
 // hardFence is the instant after which nobody's write is acknowledged by the
-// server that is left. What lowering it needs is persisted before, there and here.
+// server that is left. What lowering it needs is persisted before, there (see softFence)
+// and here.
 func (a *attempt) hardFence(ctx context.Context) error {
+	a.fencing = true
 	a.onUndo(func(ctx context.Context) error {
 		// Released to a server that is still fenced, clients would be refused.
 		a.untilDone(context.WithoutCancel(ctx), "the fence is not lowered yet", func(ctx context.Context) error {
@@ -238,18 +301,10 @@ func (a *attempt) hardFence(ctx context.Context) error {
 		})
 		return nil
 	})
-	err := a.save(false, func(r *Record) {
-		r.Phase = HardFenced
-		r.Servers[a.from].Fence.Raised = true
-	})
-	if err != nil {
+	if err := a.save(false, func(r *Record) { r.Phase = HardFenced }); err != nil {
 		return err
 	}
-	if err := a.publish(ctx, a.to, store.RecordKey); err != nil {
-		return err
-	}
-	r := a.record()
-	err = a.rein().raise(ctx, r.Servers[a.from].Fence, r.Token)
+	err := a.rein().lift(ctx, a.reins.conn, a.record().Servers[a.from].Fence)
 	a.noteStray(err)
 	return err
 }
@@ -257,10 +312,10 @@ func (a *attempt) hardFence(ctx context.Context) error {
 // drainTwice is the step that safety rests on: the barrier is asked for after
 // the fence was confirmed, so every acknowledged write stands before it.
 func (a *attempt) drainTwice(ctx context.Context) error {
+	entered := a.record().Servers[a.to].Fence
 	if err := a.drainFrozen(ctx); err != nil {
 		return err
 	}
-	entered := a.record().Servers[a.to].Fence
 	a.onUndoLast(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
 	if err := a.fence(a.to).letListen(ctx, entered, true); err != nil {
 		return err
@@ -270,16 +325,13 @@ func (a *attempt) drainTwice(ctx context.Context) error {
 
 // drainFrozen carries what is left over and stops copying, while nobody writes.
 func (a *attempt) drainFrozen(ctx context.Context) error {
-	if err := a.forward.Drain(ctx); err != nil {
-		return err
-	}
-	if err := a.forward.CheckForeign(ctx); err != nil {
-		return err
-	}
-	if err := a.forward.CarryFunctions(ctx); err != nil {
-		return err
-	}
-	if err := a.carryScripts(ctx); err != nil {
+	// Nothing changes any more, so all of this may be asked for at the same time.
+	together, tctx := errgroup.WithContext(ctx)
+	together.Go(func() error { return a.forward.CheckForeign(tctx) })
+	together.Go(func() error { return a.forward.CarryFunctions(tctx) })
+	together.Go(func() error { return a.carryScripts(tctx) })
+	together.Go(func() error { return a.forward.Drain(tctx) })
+	if err := together.Wait(); err != nil {
 		return err
 	}
 	a.onUndo(func(context.Context) error { a.forward.Thaw(); return nil })

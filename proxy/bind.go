@@ -300,7 +300,8 @@ func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 	l.call(func() {
 		for g := range l.guests {
 			st := g.state()
-			if _, mapped := route.DB(st.db); mapped && g.trunk != nil && g.trunk.side != route.Side {
+			ready := g.warm != nil && !g.warm.dead && g.warm.side == route.Side && g.warm.db == st.db
+			if _, mapped := route.DB(st.db); mapped && g.trunk != nil && g.trunk.side != route.Side && !ready {
 				wanted = append(wanted, want{g, st.db, l.srv.setup(&st, route, whole)})
 			}
 		}

@@ -34,9 +34,6 @@ func (l *loop) pin(g *guest) {
 	s := newSession(l.srv, g.id, conn)
 	s.home, s.pinnedAt, s.where = l, time.Now(), g.where
 	s.st, s.own, s.letIn = g.state(), own, letIn
-	if own != nil {
-		own.ver = s.st.ver
-	}
 	if in != nil {
 		s.in, s.readAt = *in, g.readAt
 	}
@@ -59,7 +56,7 @@ func (s *session) clean() bool {
 // since its last command, once it has needed no connection of its own for quietFor.
 // False means that it stays.
 func (s *session) goHome() bool {
-	if s.home == nil || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
+	if s.srv.staying() || s.home == nil || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
 		s.link.unselected || s.link.busy != nil || !s.waitFrom.IsZero() {
 		return false
 	}
@@ -198,13 +195,13 @@ func (s *session) pooled(route router.Route) (*link, error) {
 	if !letIn {
 		return nil, nil
 	}
-	lines, ver := s.snapshot(route, whole)
+	lines := s.snapshot(route, whole)
 	key := bearingKey(route.Side, lines)
 	k := s.srv.pool.take(key)
 	if k == nil {
 		return nil, nil
 	}
-	k.ver, k.route = ver, route
+	k.route = route
 	return k, nil
 }
 

@@ -96,6 +96,11 @@ type Config struct {
 	// Unblock runs CLIENT UNBLOCK id ERROR for each id, under an identity of our
 	// own. Without it, clients that block are closed by a Hold.
 	Unblock func(ctx context.Context, side router.Side, ids []int64) error
+
+	// Locate returns the server's ids of its connections by their other end's address,
+	// under an identity of our own, for clients that may not ask for theirs. Without it
+	// such clients are closed by a Hold when they block.
+	Locate func(ctx context.Context, side router.Side) (map[string]int64, error)
 }
 
 // Server accepts clients. Make one with New, then Listen, then Serve.
@@ -110,6 +115,8 @@ type Server struct {
 	log        *slog.Logger
 
 	scripts  *scripts
+	turns    turns // of those who block
+	names    names
 	counters map[string]*counter
 
 	commands, received, sent, accepted, refused, overflowed atomic.Int64
@@ -131,9 +138,11 @@ type Server struct {
 	dampers    [2]damper // by router.Side
 	complaints complaints
 
-	switching sync.Mutex   // one of Prepare, Hold, Align, Release at a time
-	whole     atomic.Bool  // a switch is near: no command is begun before it has come whole
-	streaming atomic.Int64 // commands that are being passed on piecewise
+	switching sync.Mutex                   // one of Prepare, Hold, Align, Release at a time
+	whole     atomic.Bool                  // a switch is near: no command is begun before it has come whole
+	armed     atomic.Pointer[router.Route] // where sessions are prepared to go; nil: no switch is near
+	stayUntil atomic.Int64                 // see staying; by clock
+	streaming atomic.Int64                 // commands that are being passed on piecewise
 	grace     atomic.Int64
 
 	mu       sync.Mutex

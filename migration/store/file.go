@@ -7,13 +7,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 )
 
-// File is the state file beside the sidecar. One process holds it at a time.
+// File is the state file beside the sidecar. One process holds it at a time. Its methods
+// are safe for concurrent use.
 type File struct {
 	path string
 	lock *os.File
+
+	mu sync.Mutex // held while the file is written or synced
 }
 
 // OpenFile takes the file for this process. The lock is the kernel's and ends
@@ -69,6 +73,8 @@ func (f *File) save(e Entry, durable bool) error {
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	tmp, err := os.OpenFile(f.path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -86,11 +92,33 @@ func (f *File) save(e Entry, durable bool) error {
 	if !durable {
 		return nil
 	}
-	dir, err := os.Open(filepath.Dir(f.path))
+	return syncAt(filepath.Dir(f.path))
+}
+
+// Settle begins to make durable what was saved last, and returns at once; a Save that
+// comes behind it waits for the disk. done is called with what came of it.
+func (f *File) Settle(done func(error)) {
+	f.mu.Lock()
+	go func() {
+		defer f.mu.Unlock()
+		err := syncAt(f.path)
+		if err == nil {
+			err = syncAt(filepath.Dir(f.path))
+		}
+		if err != nil {
+			err = fmt.Errorf("syncing the state file %s: %w", f.path, err)
+		}
+		done(err)
+	}()
+}
+
+// syncAt has the disk take a file, or a folder's names.
+func syncAt(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Close gives the file free.

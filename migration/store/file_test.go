@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/crossfade/crossfade/migration/store"
@@ -218,5 +219,38 @@ func TestFileSaveFailsLoudly(t *testing.T) {
 	}
 	if err := f.Save(entry("a", 1, 1), true); err == nil {
 		t.Error("saved over a folder")
+	}
+}
+
+// What is saved behind Settle comes behind it, and what it says is told.
+func TestSettle(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	f := open(t, path)
+	if err := f.Save(entry("a", 1, 1), false); err != nil {
+		t.Fatal(err)
+	}
+	var settled atomic.Bool
+	f.Settle(func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		settled.Store(true)
+	})
+	if err := f.Save(entry("a", 1, 2), false); err != nil {
+		t.Fatal(err)
+	}
+	if !settled.Load() {
+		t.Error("the file was replaced while it was being synced")
+	}
+	if e, ok, err := f.Load(); err != nil || !ok || e.Seq != 2 {
+		t.Errorf("the file holds %+v, %v, %v", e, ok, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan error, 1)
+	f.Settle(func(err error) { told <- err })
+	if err := <-told; err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a file that is gone: %v", err)
 	}
 }

@@ -66,13 +66,14 @@ func Save(ctx context.Context, c *redis.Client, key string, e Entry) error {
 	return SaveIf(ctx, c, key, e, nil)
 }
 
-// Condition looks at the server through tx, and at the entry that is there (none: the
-// zero one). Its error is why nothing is to be written.
-type Condition func(ctx context.Context, tx *redis.Tx, there Entry) error
+// Condition has the server asked, by what it queues in p, and returns what looks at the
+// answers, and at the entry that is there (none: the zero one). Where these leave a
+// question, it may ask through tx. Its error is why nothing is to be written.
+type Condition func(ctx context.Context, p redis.Pipeliner) (holds func(tx *redis.Tx, there Entry) error)
 
 // SaveIf is Save under a condition that is asked for on the connection that then
 // writes: what it finds holds for the write, for a server that restarts in between
-// has ended that connection.
+// has ended that connection. It takes two round trips.
 func SaveIf(ctx context.Context, c *redis.Client, key string, e Entry, ok Condition) error {
 	return save(ctx, c, key, e, ok, nil)
 }
@@ -80,9 +81,18 @@ func SaveIf(ctx context.Context, c *redis.Client, key string, e Entry, ok Condit
 // SaveReplicated is SaveIf that then waits until each of the server's replicas has what
 // was written, and so all that the server ran before; at most for patience. An error
 // that is ErrBehind means that it is written, and that some replica has not said so.
+// Where there are replicas it takes a round trip more.
 func SaveReplicated(ctx context.Context, c *redis.Client, key string, e Entry, ok Condition, patience time.Duration) error {
-	return save(ctx, c, key, e, ok, func(tx *redis.Tx) error {
-		text, err := tx.Info(ctx, "replication").Result()
+	var replicas *redis.StringCmd
+	counted := func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, Entry) error {
+		replicas = p.Info(ctx, "replication")
+		if ok == nil {
+			return func(*redis.Tx, Entry) error { return nil }
+		}
+		return ok(ctx, p)
+	}
+	return save(ctx, c, key, e, counted, func(tx *redis.Tx) error {
+		text, err := replicas.Result()
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrBehind, err)
 		}
@@ -110,28 +120,12 @@ func save(ctx context.Context, c *redis.Client, key string, e Entry, ok Conditio
 		return fmt.Errorf("writing %s: %w", key, err)
 	}
 	err = c.Watch(ctx, func(tx *redis.Tx) error {
-		old, err := tx.Get(ctx, key).Bytes()
-		if err != nil && !errors.Is(err, redis.Nil) {
+		if err := look(ctx, tx, key, e, ok); err != nil {
+			// WATCH was one of many commands, so that go-redis does not know of it.
+			_ = tx.Unwatch(context.WithoutCancel(ctx)).Err()
 			return err
 		}
-		var there Entry
-		if err == nil {
-			if err := json.Unmarshal(old, &there); err != nil {
-				return fmt.Errorf("%w: it does not hold a record of ours: %w", ErrOther, err)
-			}
-			if there.ID != e.ID {
-				return ErrOther
-			}
-			if there.After(e) {
-				return ErrSuperseded
-			}
-		}
-		if ok != nil {
-			if err := ok(ctx, tx, there); err != nil {
-				return err
-			}
-		}
-		_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 			p.Set(ctx, key, text, 0)
 			return nil
 		})
@@ -139,12 +133,46 @@ func save(ctx context.Context, c *redis.Client, key string, e Entry, ok Conditio
 			err = after(tx)
 		}
 		return err
-	}, key)
+	})
 	if errors.Is(err, redis.TxFailedErr) {
 		err = ErrSuperseded
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", key, err)
+	}
+	return nil
+}
+
+// look watches the key and returns why e may not be written there, all in one round trip.
+func look(ctx context.Context, tx *redis.Tx, key string, e Entry, ok Condition) error {
+	p := tx.Pipeline()
+	watched, old := p.Do(ctx, "WATCH", key), p.Get(ctx, key)
+	var holds func(*redis.Tx, Entry) error
+	if ok != nil {
+		holds = ok(ctx, p)
+	}
+	_, _ = p.Exec(ctx) // each command has its own error
+	if err := watched.Err(); err != nil {
+		return err
+	}
+	var there Entry
+	switch value, err := old.Bytes(); {
+	case errors.Is(err, redis.Nil):
+	case err != nil:
+		return err
+	default:
+		if err := json.Unmarshal(value, &there); err != nil {
+			return fmt.Errorf("%w: it does not hold a record of ours: %w", ErrOther, err)
+		}
+		if there.ID != e.ID {
+			return ErrOther
+		}
+		if there.After(e) {
+			return ErrSuperseded
+		}
+	}
+	if holds != nil {
+		return holds(tx, there)
 	}
 	return nil
 }

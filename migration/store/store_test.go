@@ -219,26 +219,55 @@ func TestSaveIfTheServerIsStillTheOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := 0
-	err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(ctx context.Context, tx *redis.Tx, found store.Entry) error {
-		asked++
-		if found.Seq != there.Seq {
-			t.Errorf("the condition is told of %+v", found)
+	err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+		pong := p.Ping(ctx)
+		return func(tx *redis.Tx, found store.Entry) error {
+			asked++
+			if found.Seq != there.Seq {
+				t.Errorf("the condition is told of %+v", found)
+			}
+			if pong.Val() != "PONG" {
+				t.Errorf("what the condition has asked was answered %q, %v", pong.Val(), pong.Err())
+			}
+			if err := tx.Ping(ctx).Err(); err != nil {
+				t.Error(err)
+			}
+			s.Kill()
+			return s.Restart(ctx)
 		}
-		if err := tx.Ping(ctx).Err(); err != nil {
-			t.Error(err)
-		}
-		s.Kill()
-		return s.Restart(ctx)
 	})
 	if err == nil || asked != 1 {
 		t.Errorf("asked %d times, and then: %v", asked, err)
 	}
 	wantAt(t, c, store.JournalKey, there)
 	no := errors.New("no")
-	if err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(context.Context, *redis.Tx, store.Entry) error { return no }); !errors.Is(err, no) {
+	if err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(context.Context, redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+		return func(*redis.Tx, store.Entry) error { return no }
+	}); !errors.Is(err, no) {
 		t.Errorf("a condition that does not hold: %v", err)
 	}
 	wantAt(t, c, store.JournalKey, there)
+}
+
+// Nothing stays watched on a connection that goes back into the pool: whoever gets it
+// next would have a transaction refused that nobody has interfered with.
+func TestNothingStaysWatched(t *testing.T) {
+	s := redistest.Start(t)
+	c, other := s.Client(0), s.Client(0)
+	no := func(context.Context, redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+		return func(*redis.Tx, store.Entry) error { return errors.New("no") }
+	}
+	if err := store.SaveIf(t.Context(), c, store.RecordKey, entry("a", 1, 1), no); err == nil {
+		t.Fatal("saved")
+	}
+	if err := store.Save(t.Context(), other, store.RecordKey, entry("b", 1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error { return p.Set(t.Context(), "k", "v", 0).Err() }); err != nil {
+			t.Errorf("a transaction of others: %v", err)
+		}
+	}
 }
 
 // SaveReplicated returns when the replica has it, and says so when it has not.

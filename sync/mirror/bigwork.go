@@ -144,6 +144,9 @@ func (s *bigKeys) takeWhole(now time.Time) (*bigKey, time.Duration) {
 		wait := s.l.m.bigs.may(k, now)
 		if wait <= 0 {
 			s.whole = slices.Delete(s.whole, i, i+1)
+			if k.since.IsZero() {
+				k.since = now
+			}
 			return k, 0
 		}
 		soonest = min(soonest, wait)

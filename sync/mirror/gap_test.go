@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
@@ -100,7 +98,10 @@ func TestWhoeverNoticesTheRestart(t *testing.T) {
 		t.Fatalf("restarted %v, %v", again, err)
 	}
 	filled := func() error {
-		return w.dst.Client(0).Watch(ctx, func(tx *redis.Tx) error { return w.m.Filled(ctx, tx) }, "any")
+		p := w.dst.Client(0).Pipeline()
+		holds := w.m.Filled(ctx, p)
+		_, err := p.Exec(ctx)
+		return errors.Join(err, holds())
 	}
 	if filled() == nil {
 		t.Error("the process that came back is taken for the one that was filled")

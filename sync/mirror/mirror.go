@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
@@ -194,7 +196,11 @@ func (m *Mirror) Listen(ctx context.Context) error {
 // be on To already: a PING barrier, then every mark is dropped. The caller
 // guarantees that nobody writes to From meanwhile.
 func (m *Mirror) Rebase(ctx context.Context) error {
-	if err := m.barrier(ctx); err != nil {
+	beside, bctx := errgroup.WithContext(ctx)
+	beside.Go(func() error { return m.adoptFunctions(bctx) })
+	beside.Go(func() error { return m.foreignBaseline(bctx) })
+	err := m.barrier(ctx)
+	if err := errors.Join(err, beside.Wait()); err != nil {
 		return err
 	}
 	for _, l := range m.lanes {
@@ -204,10 +210,7 @@ func (m *Mirror) Rebase(ctx context.Context) error {
 	m.mu.Lock()
 	m.reason = ""
 	m.mu.Unlock()
-	if err := m.adoptFunctions(ctx); err != nil {
-		return err
-	}
-	return m.foreignBaseline(ctx)
+	return nil
 }
 
 // Follow starts copying: with scan, every key of From once and every extra of
@@ -246,6 +249,31 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 	return nil
 }
 
+// Near returns once every change that From acknowledged before the call was copied: a
+// barrier on the feed, then until no key is dirty and no scan is due. Unlike after Drain,
+// nobody has made sure that To has kept it, nor that From has told of everything.
+func (m *Mirror) Near(ctx context.Context) error {
+	defer m.throttle.Hurry()()
+	defer m.hurryUp()()
+	if err := m.barrier(ctx); err != nil {
+		return err
+	}
+	return m.clean(ctx)
+}
+
+// clean waits until nothing is left to be copied.
+func (m *Mirror) clean(ctx context.Context) error {
+	for _, db := range m.order {
+		if err := m.lanes[db].waitClean(ctx); err != nil {
+			return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
+		}
+		if some, n := m.lanes[db].stuckKeys(); n > 0 {
+			return fmt.Errorf("%d keys of database %d of %s cannot be copied, such as %q: %s", n, db, m.cfg.From, some[0].Key, some[0].Why)
+		}
+	}
+	return nil
+}
+
 // Drain returns once every change that From acknowledged before the call is on
 // To: a barrier on the feed, then until no key is dirty and no scan is due, and
 // To is still the process that took it all. Writers that go on may keep it
@@ -253,18 +281,17 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 func (m *Mirror) Drain(ctx context.Context) error {
 	defer m.throttle.Hurry()()
 	defer m.hurryUp()()
-	was, _, _ := m.lookRun(ctx) // one that is away may be back soon
+	// A restart before this is another one than that which was looked at last, too.
+	was := m.run()
+	told := make(chan error, 1)
+	go func() { told <- m.stillTold(ctx) }() // From is asked twice at the same time
+	err := m.barrier(ctx)
+	if err := errors.Join(err, <-told); err != nil {
+		return err
+	}
 	for {
-		if err := m.barrier(ctx); err != nil {
+		if err := m.clean(ctx); err != nil {
 			return err
-		}
-		for _, db := range m.order {
-			if err := m.lanes[db].waitClean(ctx); err != nil {
-				return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
-			}
-			if some, n := m.lanes[db].stuckKeys(); n > 0 {
-				return fmt.Errorf("%d keys of database %d of %s cannot be copied, such as %q: %s", n, db, m.cfg.From, some[0].Key, some[0].Why)
-			}
 		}
 		id, _, err := m.lookRun(ctx)
 		if err != nil {
@@ -277,12 +304,13 @@ func (m *Mirror) Drain(ctx context.Context) error {
 		m.mu.Lock()
 		m.drained = id
 		m.mu.Unlock()
-		return m.stillTold(ctx)
+		return nil
 	}
 }
 
 // stillTold returns an error when From has stopped reporting its changes: what
-// was drained is then not known to be all.
+// was drained is then not known to be all. It need not be asked behind the barrier: what
+// it is about came before both.
 func (m *Mirror) stillTold(ctx context.Context) error {
 	if m.isTracking() {
 		return nil // no setting of the server's can take it away

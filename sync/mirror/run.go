@@ -21,19 +21,30 @@ func (m *Mirror) Restarted(ctx context.Context) (bool, error) {
 	return err == nil && m.drained != "" && m.drained != id, err
 }
 
-// Filled returns an error unless the server at the other end of tx is the process that
-// the last Drain has filled.
-func (m *Mirror) Filled(ctx context.Context, tx *redis.Tx) error {
-	id, err := runIDOf(ctx, tx, m.cfg.To)
-	if err != nil {
-		return err
+// Filled asks, in p, who the server at the other end is. What it returns is to be called
+// when p has run, and returns an error unless that is the process that the last Drain has
+// filled.
+func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
+	info := p.Info(ctx, "server")
+	return func() error {
+		text, err := info.Result()
+		if err != nil {
+			return fmt.Errorf("asking %s for its run id: %w", m.cfg.To, err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.drained != runIDIn(text) {
+			return fmt.Errorf("%s restarted since it was filled", m.cfg.To)
+		}
+		return nil
 	}
+}
+
+// run returns what To was when it was looked at last.
+func (m *Mirror) run() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.drained != id {
-		return fmt.Errorf("%s restarted since it was filled", m.cfg.To)
-	}
-	return nil
+	return m.toRun
 }
 
 // checkRun is lookRun for those who need no id.
@@ -65,18 +76,17 @@ func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err erro
 	return id, changed, nil
 }
 
-func runID(ctx context.Context, p *conn.Pool) (string, error) { return runIDOf(ctx, p.DB(0), p) }
-
-func runIDOf(ctx context.Context, c redis.Cmdable, p *conn.Pool) (string, error) {
-	text, err := c.Info(ctx, "server").Result()
+func runID(ctx context.Context, p *conn.Pool) (string, error) {
+	text, err := p.DB(0).Info(ctx, "server").Result()
 	if err != nil {
 		return "", fmt.Errorf("asking %s for its run id: %w", p, err)
 	}
 	return runIDIn(text), nil
 }
 
-func runIDIn(info string) string {
-	for line := range strings.Lines(info) {
+// runIDIn finds it in the answer to INFO server, "" where it is not said.
+func runIDIn(text string) string {
+	for line := range strings.Lines(text) {
 		if v, ok := strings.CutPrefix(line, "run_id:"); ok {
 			return strings.TrimSpace(v)
 		}
@@ -125,19 +135,23 @@ func (m *Mirror) fromRestarted(ctx context.Context) (bool, error) {
 	return was != "" && was != id, nil
 }
 
-// Followed returns an error unless the server at the other end of tx is the process whose
-// changes are followed now.
-func (m *Mirror) Followed(ctx context.Context, tx *redis.Tx) error {
-	id, err := runIDOf(ctx, tx, m.cfg.From)
-	if err != nil {
-		return err
+// Followed asks, in p, who the server at the other end is. What it returns is to be called
+// when p has run, and returns an error unless that is the process whose changes are
+// followed now.
+func (m *Mirror) Followed(ctx context.Context, p redis.Pipeliner) func() error {
+	info := p.Info(ctx, "server")
+	return func() error {
+		text, err := info.Result()
+		if err != nil {
+			return fmt.Errorf("asking %s for its run id: %w", m.cfg.From, err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.feed == nil || m.fromRun != runIDIn(text) {
+			return fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
+		}
+		return nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.feed == nil || m.fromRun != id {
-		return fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
-	}
-	return nil
 }
 
 // fewKeys is up to how many keys a server may lose without a question.

@@ -1,0 +1,204 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/migration/store"
+)
+
+// users lists every user but ours and replication's.
+func (f fence) users(ctx context.Context) ([]ACLUser, error) {
+	names, err := f.db().Do(ctx, "ACL", "USERS").StringSlice()
+	if err != nil {
+		return nil, err
+	}
+	var users []ACLUser
+	for _, name := range names {
+		if name == f.own {
+			continue
+		}
+		u, err := aclUser(ctx, f.db(), name)
+		if err != nil {
+			return nil, err
+		}
+		if !replicationOnly(u) {
+			users = append(users, u)
+		}
+	}
+	return users, nil
+}
+
+// aclUser reads a user with ACL GETUSER.
+func aclUser(ctx context.Context, c asker, name string) (ACLUser, error) {
+	return readUser(name, c.Do(ctx, "ACL", "GETUSER", name))
+}
+
+// readUser reads an answer to ACL GETUSER. Redis 7 answers each selector as
+// commands, keys and channels in ACL SETUSER's own words (acl.c: aclAddReplySelectorDescription).
+func readUser(name string, answer *redis.Cmd) (ACLUser, error) {
+	u := ACLUser{Name: name}
+	reply, err := answer.Slice()
+	if err != nil {
+		return u, fmt.Errorf("reading ACL user %q: %w", name, err)
+	}
+	fields := pairs(reply)
+	u.Commands, _ = fields["commands"].(string)
+	if u.Commands == "" {
+		return u, fmt.Errorf("reading ACL user %q: the server does not say its commands", name)
+	}
+	selectors, _ := fields["selectors"].([]any)
+	for _, s := range selectors {
+		list, _ := s.([]any)
+		sel := pairs(list)
+		// What a new selector starts with is for acl-pubsub-default to say.
+		rules := []string{"resetchannels"}
+		for _, key := range []string{"commands", "keys", "channels"} {
+			text, _ := sel[key].(string)
+			rules = append(rules, strings.Fields(text)...)
+		}
+		u.Selectors = append(u.Selectors, rules)
+	}
+	return u, nil
+}
+
+func pairs(list []any) map[string]any {
+	m := make(map[string]any, len(list)/2)
+	for i := 0; i+1 < len(list); i += 2 {
+		if k, ok := list[i].(string); ok {
+			m[k] = list[i+1]
+		}
+	}
+	return m
+}
+
+// replicationOnly recognises the user of a replica: it can do nothing but
+// replicate, so it cannot write.
+func replicationOnly(u ACLUser) bool {
+	rules := strings.Fields(u.Commands)
+	if len(u.Selectors) > 0 || !slices.Contains(rules, "+psync") {
+		return false
+	}
+	for _, r := range rules {
+		if r != "-@all" && r != "+psync" && r != "+replconf" && r != "+ping" {
+			return false
+		}
+	}
+	return true
+}
+
+// asker is a client, or one connection.
+type asker interface {
+	redis.Cmdable
+	Do(ctx context.Context, args ...any) *redis.Cmd
+}
+
+// check returns errFenceLost when the fence is not up, and other errors when
+// that cannot be told.
+func (f fence) check(ctx context.Context, st *FenceState) error {
+	p := f.db().Pipeline()
+	a := f.ask(ctx, p, st)
+	if p.Len() > 0 {
+		_, _ = p.Exec(ctx) // each command has its own error
+	}
+	return f.judge(ctx, f.db(), st, a)
+}
+
+// stands is check as a condition of what is to be written on the same server.
+func (f fence) stands(st *FenceState) store.Condition {
+	return func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+		a := f.ask(ctx, p, st)
+		return func(tx *redis.Tx, _ store.Entry) error { return f.judge(ctx, tx, st, a) }
+	}
+}
+
+// answers are those of a server about its fence.
+type answers struct {
+	users   *redis.Cmd
+	each    map[string]*redis.Cmd // of the users that we have fenced
+	minimum *redis.MapStringStringCmd
+}
+
+func (f fence) ask(ctx context.Context, p redis.Pipeliner, st *FenceState) (a answers) {
+	switch st.Level {
+	case FenceACL:
+		a.users, a.each = p.Do(ctx, "ACL", "USERS"), make(map[string]*redis.Cmd, len(st.Users))
+		for _, u := range st.Users {
+			a.each[u.Name] = p.Do(ctx, "ACL", "GETUSER", u.Name)
+		}
+	case FenceReplicas:
+		a.minimum = p.ConfigGet(ctx, "min-replicas-to-write")
+	}
+	return a
+}
+
+// judge looks at the answers, and asks c about users that nobody knew of.
+func (f fence) judge(ctx context.Context, c asker, st *FenceState, a answers) error {
+	switch st.Level {
+	case FenceACL:
+		names, err := a.users.StringSlice()
+		if err != nil {
+			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
+		}
+		for _, name := range names {
+			if name == f.own {
+				continue
+			}
+			answer := a.each[name]
+			if answer == nil {
+				answer = c.Do(ctx, "ACL", "GETUSER", name)
+			}
+			u, err := readUser(name, answer)
+			if err != nil {
+				return err
+			}
+			if !fenced(u) && !replicationOnly(u) {
+				return fmt.Errorf("checking the fence on %s: ACL user %q may write: %w", f.pool, name, errFenceLost)
+			}
+		}
+	case FenceReplicas:
+		got, err := a.minimum.Result()
+		if err != nil {
+			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
+		}
+		if got["min-replicas-to-write"] != maxInt32 {
+			return fmt.Errorf("checking the fence on %s: min-replicas-to-write is %q: %w", f.pool, got["min-replicas-to-write"], errFenceLost)
+		}
+	}
+	return nil
+}
+
+// fenced reports whether a user has no more than the fence lets it have.
+func fenced(u ACLUser) bool {
+	for _, r := range strings.Fields(u.Commands) {
+		if !slices.Contains(fencedRules, r) && !slices.Contains(listenRules, r) {
+			return false
+		}
+	}
+	for _, sel := range u.Selectors {
+		for _, r := range sel {
+			if strings.HasPrefix(r, "+") && r != "+get" || strings.Contains(r, "~") && r != "%R~crossfade:*" {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// majorVersion reads redis_version of INFO server; Valkey answers 7.2.4 there,
+// which has what 7 has.
+func majorVersion(info string) int {
+	for line := range strings.Lines(info) {
+		if v, ok := strings.CutPrefix(line, "redis_version:"); ok {
+			major, _, _ := strings.Cut(v, ".")
+			n, _ := strconv.Atoi(strings.TrimSpace(major))
+			return n
+		}
+	}
+	return 0
+}
