@@ -151,6 +151,7 @@ type Server struct {
 	links    map[*link]struct{}
 	nextID   uint64
 	stalls   []time.Duration
+	left     []*link // by sessions, to be closed
 }
 
 // New checks the configuration. It starts nothing.

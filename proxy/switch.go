@@ -81,6 +81,7 @@ func bounded[T any](all []T, f func(T) error) error {
 func (s *Server) Prepare(ctx context.Context, side router.Side) error {
 	s.switching.Lock()
 	defer s.switching.Unlock()
+	s.closeLeft() // a server to go back to must not take them for clients
 	route := s.gate.Route()
 	route.Side = side
 	s.whole.Store(true)
