@@ -168,6 +168,7 @@ func (s *Server) Hold(ctx context.Context) error {
 	s.mu.Lock()
 	s.stalls = nil
 	s.mu.Unlock()
+	s.stopShadows()
 	shutting := s.gate.Shutting()
 	result := make(chan error, 1)
 	go func() { result <- s.gate.Shut(ctx) }()
