@@ -40,7 +40,7 @@ func TestShadowReadsUnderWrites(t *testing.T) {
 		return must[admin.ShadowReply](t)(c.admin.Shadow(ctx, admin.ShadowRequest{}))
 	}
 	redistest.Eventually(t, 2*time.Minute, func() error {
-		if r := ask(); r.State != "on" || r.Equal < 20_000 || r.Behind == 0 {
+		if r := ask(); r.State != "on" || r.Equal < 50_000 || r.Behind == 0 {
 			return fmt.Errorf("%s, %s: %d the same, %d behind, %+v", r.State, r.Why, r.Equal, r.Behind, r.Asked)
 		}
 		return nil

@@ -126,7 +126,7 @@ func renderShadow(r admin.ShadowReply) string {
 	if a.Failed > 0 {
 		var words []string
 		for _, kind := range slices.Sorted(maps.Keys(a.FailedWith)) {
-			words = append(words, fmt.Sprintf("%s %d", kind, a.FailedWith[kind]))
+			words = append(words, kind+" "+count(a.FailedWith[kind]))
 		}
 		line("failed", fmt.Sprintf("%s that one server refused: %s", count(a.Failed), strings.Join(words, ", ")))
 	}
