@@ -27,7 +27,7 @@ func shadows(ctx context.Context, o options, p *park) ([]claim, error) {
 	if o.seconds <= 0 {
 		o.seconds = 4
 	}
-	c := cell{op: "mixed", clients: 50, size: small}
+	c := cell{op: "mixed", clients: 50, pipeline: 1, size: small}
 	s, err := p.sidecar(ctx, "shadow", "--verify.rate", "0")
 	if err != nil {
 		return nil, err

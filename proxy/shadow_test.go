@@ -101,42 +101,40 @@ func (w *world) differing() []ShadowRead {
 func TestShadowReads(t *testing.T) {
 	w := filled(t)
 	w.proxy.Shadow(1)
-	asked := int64(0)
+	var clients []*raw
 	for _, hello := range []string{"PING", "HELLO 3"} {
 		for _, db := range []int{0, 3} {
 			c := w.client()
 			c.do(hello)
 			c.do(fmt.Sprint("SELECT ", db))
-			back(t, w)
-			for _, tt := range shadowReads {
-				if got := c.do(tt.read); resp.IsError([]byte(got)) && tt.read != "get wrong" {
-					t.Fatalf("%s: %s", tt.read, got)
-				}
-				asked++
-			}
-			if got := w.judged(asked); got.Equal != asked {
-				t.Fatalf("%s, database %d: %+v of %d; %+v", hello, db, got, asked, w.differing())
-			}
-			c.close()
+			clients = append(clients, c)
 		}
 	}
-	found := 0
+	back(t, w, len(clients))
+	asked := int64(0)
+	for _, c := range clients {
+		for _, tt := range shadowReads {
+			if got := c.do(tt.read); resp.IsError([]byte(got)) {
+				t.Fatalf("%s: %s", tt.read, got)
+			}
+			asked++
+		}
+	}
+	if got := w.judged(asked); got.Equal != asked {
+		t.Fatalf("%+v of %d; %+v", got, asked, w.differing())
+	}
 	for i, tt := range shadowReads {
-		db, hello := 3*(i%2), []string{"PING", "HELLO 3"}[i/2%2]
+		db := 3 * (i % 2)
 		fillShadows(t, w, db)
 		to, _ := w.dbs.Target(db)
 		w.say(router.Target, to, tt.plant)
-		c := w.client()
-		c.do(hello)
-		c.do(fmt.Sprint("SELECT ", db))
-		back(t, w)
-		c.do(tt.read)
+		clients[i%len(clients)].do(tt.read)
 		asked++
 		got := w.judged(asked)
-		if found++; got.Differed != int64(found) || got.Skipped+got.Failed != 0 {
-			t.Fatalf("%s after %s on the target: %+v, with %d found", tt.read, tt.plant, got, found)
+		if got.Differed != int64(i+1) || got.Skipped+got.Failed != 0 {
+			t.Fatalf("%s after %s on the target: %+v, with %d found", tt.read, tt.plant, got, i+1)
 		}
-		read := w.differing()[found-1]
+		read := w.differing()[i]
 		if command, _, _ := strings.Cut(tt.read, " "); read.DB != db || read.Command != command || len(read.Keys) == 0 {
 			t.Errorf("%s after %s: told of %+v", tt.read, tt.plant, read)
 		}
@@ -147,17 +145,16 @@ func TestShadowReads(t *testing.T) {
 		if differs, err := read.Again(t.Context()); err != nil || differs {
 			t.Errorf("%s after %s was undone: asked again, it differs: %v, %v", tt.read, tt.plant, differs, err)
 		}
-		c.close()
 	}
-	if n := w.proxy.Shadowed(); n.Source.Count() != asked || n.Target.Count() != asked || n.Connections != 4 {
+	if n := w.proxy.Shadowed(); n.Source.Count() != asked || n.Target.Count() != asked || n.Connections != len(clients) {
 		t.Errorf("%d and %d times of %d reads, %d connections", n.Source.Count(), n.Target.Count(), asked, n.Connections)
 	}
 }
 
-// back waits until the only client is served by a loop again.
-func back(t *testing.T, w *world) {
+// back waits until all so many clients are served by loops again.
+func back(t *testing.T, w *world, clients int) {
 	t.Helper()
-	until(t, "the only client a guest again", func() bool { return w.proxy.Stats().Clients == 1 && w.guests() == 1 })
+	until(t, "all clients guests again", func() bool { return w.proxy.Stats().Clients == clients && w.guests() == clients })
 }
 
 // guests counts them.
@@ -251,14 +248,14 @@ func TestShadowShare(t *testing.T) {
 	w.proxy.Shadow(1)
 	before := w.judged(0)
 	c.do("SELECT 7") // is not in the map
-	back(t, w)
+	back(t, w, 1)
 	c.do("GET s")
 	c.do("SET s x")
 	c.do("RANDOMKEY")
 	c.do("TIME")
 	c.do("XPENDING st grp - + 10")
 	c.do("SELECT 0")
-	back(t, w)
+	back(t, w, 1)
 	c.do("INCR n")
 	c.do("GET s")
 	if after := w.judged(before.Equal + before.Skipped + 1); after.Equal != before.Equal+1 || after.Skipped != before.Skipped {
@@ -273,13 +270,15 @@ func TestShadowsWaitForNobody(t *testing.T) {
 	w.proxy.Shadow(1)
 	c := w.client()
 	c.want("GET s", "$5\r\nvalue\r\n")
-	w.judged(1)
+	asked := int64(1)
+	w.judged(asked)
 	ask := func(n int) {
 		pipe := strings.Repeat(string(wireOf([]byte("get"), []byte("s"))), 100)
 		for range n {
 			c.write([]byte(pipe))
 			for range 100 {
 				c.expect("$5\r\nvalue\r\n")
+				asked++
 			}
 		}
 	}
@@ -308,10 +307,10 @@ func TestShadowsWaitForNobody(t *testing.T) {
 	again("it is asked again after a restart")
 
 	// What the target refuses is no difference in the data.
+	before := w.judged(asked)
 	w.say(router.Target, 0, "acl setuser default -get")
-	before := w.judged(0)
 	ask(1)
-	if got := w.judged(before.Equal + before.Differed + before.Failed + before.Skipped + 100); got.Failed != before.Failed+100 || got.Differed != before.Differed {
+	if got := w.judged(asked); got.Failed != before.Failed+100 || got.Differed != before.Differed {
 		t.Errorf("refused: %+v, before %+v", got, before)
 	}
 	if n := w.proxy.Shadowed().Failed["NOPERM"]; n != 100 {
