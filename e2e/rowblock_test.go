@@ -63,14 +63,15 @@ func (a *act) read(key string, entries ...string) string {
 // waiters are blocked at both switches: for ever, for some seconds, in line for the same
 // keys, and as workers that are never idle.
 func waiters(a *act) {
+	n := rowSessions() / 20 * 2 // an even number of them in a line
 	look := a.direct()
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	apps := a.clients(2)
 	a.each(all, func(_ int, p *peer) { p.askID() })
 	lines := []*line{
-		{name: "BLPOP", list: all[0:20], ask: []string{"BLPOP", "wait:line", "wait:line2", "0"}},
-		{name: "BLMOVE", list: all[20:40], ask: []string{"BLMOVE", "wait:line3", "wait:taken", "LEFT", "RIGHT", "0"}},
-		{name: "XREADGROUP", list: all[40:60], ask: []string{"XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "BLOCK", "0", "STREAMS", "wait:stream", ">"}},
+		{name: "BLPOP", list: all[:n], ask: []string{"BLPOP", "wait:line", "wait:line2", "0"}},
+		{name: "BLMOVE", list: all[n : 2*n], ask: []string{"BLMOVE", "wait:line3", "wait:taken", "LEFT", "RIGHT", "0"}},
+		{name: "XREADGROUP", list: all[2*n : 3*n], ask: []string{"XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "BLOCK", "0", "STREAMS", "wait:stream", ">"}},
 	}
 	for _, app := range apps {
 		app.want(ok, "XGROUP", "CREATE", "wait:stream", "g", "$", "MKSTREAM")
@@ -81,7 +82,7 @@ func waiters(a *act) {
 			p.awaitBlocked(look)
 		}
 	}
-	forever, brief, workers := all[60:120], all[120:150], all[150:200]
+	forever, brief, workers := all[3*n:6*n], all[6*n:7*n], all[7*n:]
 	asks := make([]func() string, len(forever))
 	a.each(forever, func(i int, p *peer) { asks[i] = a.wait(p, apps[p.n%2], look, "0") })
 	a.work(workers)
@@ -312,104 +313,4 @@ func (p *peer) job(key string) string {
 		p.want(":1\r\n", "XACK", key, "g", p.text(entry[0]))
 	}
 	return job
-}
-
-// followers read streams from their end on. Half of them wait for something that comes
-// after the switch only; the others read all the time, and every entry is counted.
-func followers(a *act) {
-	const shared = 50 // readers of a stream
-	all := a.clients(rowSessions)
-	apps := a.clients(2)
-	look := a.direct()
-	quiet := all[:rowSessions/2]
-	a.each(quiet, func(i int, _ *peer) {
-		if i%4 < 2 { // otherwise it is not there yet
-			apps[i%2].want(bulk("5-1"), "XADD", fmt.Sprintf("follow:%d", i), "5-1", "f", "old")
-		}
-	})
-	for s := range 2 {
-		a.each(quiet, func(i int, p *peer) {
-			key := fmt.Sprintf("follow:%d", i)
-			p.askID()
-			if i%3 == 0 {
-				p.send("XREAD", "BLOCK", "0", "STREAMS", key+":none", key, "0-0", "$")
-			} else {
-				p.send("XREAD", "COUNT", "10", "BLOCK", "100000", "STREAMS", key, "$")
-			}
-			p.awaitBlocked(look)
-		})
-		if s == 0 {
-			a.follow(all[len(quiet):], shared)
-		}
-		a.next()
-		look.close()
-		look = a.direct()
-		a.each(quiet, func(i int, p *peer) {
-			key, id := fmt.Sprintf("follow:%d", i), fmt.Sprintf("%d-1", 10+s)
-			apps[i%2].want(bulk(id), "XADD", key, id, "f", "new")
-			p.expect("what came after the switch", a.read(key, array(bulk(id), bulks("f", "new"))))
-		})
-	}
-	a.finish()
-}
-
-// follow has each of the clients read a stream that grows, from $ on.
-func (a *act) follow(list []*peer, shared int) {
-	for from := 0; from < len(list); from += shared {
-		readers := list[from:min(from+shared, len(list))]
-		key := fmt.Sprintf("follow:busy:%d", from)
-		ready := make(chan struct{}, len(readers))
-		writer := a.client()
-		writer.want(bulk("1-1"), "XADD", key, "1-1", "n", "0")
-		a.helper(func() {
-			last := 0
-			a.paced(func() {
-				for range 3 {
-					last++
-					id := fmt.Sprintf("%d-1", 1+last)
-					writer.want(bulk(id), "XADD", key, id, "n", strconv.Itoa(last))
-				}
-			})
-			id := fmt.Sprintf("%d-1", 2+last)
-			writer.want(bulk(id), "XADD", key, id, "n", "end")
-		})
-		for _, p := range readers {
-			if p.n%2 == 1 {
-				p.want(ok, "SELECT", "0")
-			}
-			a.helper(func() {
-				at, id := 0, "$"
-				for {
-					p.send("XREAD", "BLOCK", "0", "STREAMS", key, id)
-					el := p.elements(p.next())
-					if a.proto == 2 {
-						el = p.elements(el[0])
-					}
-					for _, e := range p.elements(el[1]) {
-						entry := p.elements(e)
-						id = p.text(entry[0])
-						text := p.text(p.elements(entry[1])[1])
-						if text == "end" {
-							return
-						}
-						n, _ := strconv.Atoi(text)
-						if at != 0 && n != at+1 || n < 1 {
-							p.failf("entry %d of %s came after entry %d", n, key, at)
-						}
-						if at == 0 {
-							ready <- struct{}{}
-						}
-						at = n
-					}
-				}
-			})
-		}
-		for range readers { // all have begun
-			select {
-			case <-ready:
-			case <-time.After(peerPatience):
-				a.failf("the readers of %s do not begin", key)
-			}
-		}
-	}
 }

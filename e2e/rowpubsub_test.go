@@ -19,8 +19,8 @@ type audience struct {
 // listeners hear publishers that go on through both switches; every message is
 // counted, in order, and every PUBLISH must reach all.
 func listeners(a *act) {
-	all := a.clients(rowSessions)
-	share := rowSessions / 5
+	all := a.clients(rowSessions())
+	share := rowSessions() / 5
 	audiences := []*audience{
 		{publish: "PUBLISH", channel: "hear:plain", listen: [][]string{{"SUBSCRIBE", "hear:plain"}}, hears: 1},
 		{publish: "PUBLISH", channel: "hear:pattern", listen: [][]string{{"PSUBSCRIBE", "hear:p?ttern*"}}, hears: 1},

@@ -16,7 +16,12 @@ import (
 )
 
 // rowSessions is how many clients of each kind go through a cutover and a rollback.
-const rowSessions = 200
+func rowSessions() int {
+	if testing.Short() {
+		return 60
+	}
+	return 200
+}
 
 // sessionRows are the states that a client's connection can be in when the traffic is moved,
 // as docs/operating.md lists them in "Sessions across a switch", and what tries each.

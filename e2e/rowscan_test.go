@@ -24,7 +24,7 @@ func scanners(a *act) {
 			app.failf("planting: %q", got)
 		}
 	}
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	a.each(all, func(_ int, p *peer) { p.want(ok, "SELECT", "7") })
 	for range 2 {
 		scans := make([]*scan, len(all))

@@ -25,7 +25,7 @@ redis.register_function{function_name='look%d', callback=function(keys) return r
 // scripters call scripts and functions that have come to the server in all ways, before,
 // during and after both switches.
 func scripters(a *act) {
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	body := func(i int) string { return fmt.Sprintf("-- %d\nreturn redis.call('INCRBY', KEYS[1], ARGV[1])", i) }
 	hidden := func(i int) string { return fmt.Sprintf("return %d", i) }
 	past := a.direct()

@@ -9,7 +9,7 @@ import (
 // stateful have told the server who they are, and more of themselves. All of it must
 // stand at the other server, which is asked, and the silent ones stay silent.
 func stateful(a *act) {
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	told := make([]string, len(all)) // what CLIENT LIST says of it, besides the name
 	a.each(all, func(i int, p *peer) {
 		switch i % 3 {
@@ -128,12 +128,12 @@ func (a *act) looksAlike(look *peer, told []string, mapped bool) {
 // no way on for them: they are closed at the switch, and not before.
 func streams(a *act) {
 	for range 2 {
-		all := a.clients(rowSessions)
+		all := a.clients(rowSessions())
 		a.each(all, func(i int, p *peer) {
-			switch {
-			case i%20 == 0:
+			switch i % 20 {
+			case 0:
 				p.send("SYNC")
-			case i%20 == 1:
+			case 1:
 				p.send("PSYNC", "?", "-1")
 			default:
 				p.want(ok, "MONITOR")

@@ -26,7 +26,7 @@ var trackings = []struct {
 // trackers remember keys. In RESP3 most of them hear themselves what has changed, and
 // some have another connection hear it; in RESP2 there is no other way.
 func trackers(a *act) {
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	other := a.clients(2)
 	var list []*tracker
 	for i := 0; i < len(all); i++ {

@@ -37,7 +37,7 @@ func (a *act) finish() {
 // tell their place; a quarter leaves half a command in the proxy at each switch.
 func pipelines(a *act) {
 	const deep = 10
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	rounds := make([]atomic.Int64, len(all))
 	for i, p := range all {
 		key := fmt.Sprintf("pipe:%d", i)
@@ -120,7 +120,7 @@ const (
 
 // transactions are in the middle of MULTI at both switches, each in another way.
 func transactions(a *act) {
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	rounds := make([]atomic.Int64, len(all))
 	kinds := []func(p *peer, key string, s int) (then func()){
 		// EXEC runs what was queued, all of it, once.
@@ -222,7 +222,7 @@ func transactions(a *act) {
 
 // watchers have keys watched at both switches.
 func watchers(a *act) {
-	all := a.clients(rowSessions)
+	all := a.clients(rowSessions())
 	others := a.clients(2)
 	for s := range 2 {
 		was := bulk(strconv.Itoa(s))

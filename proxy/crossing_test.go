@@ -363,6 +363,50 @@ func TestCrossScan(t *testing.T) {
 	}
 }
 
+// TestCrossSubscribingTransactions: who subscribes inside a transaction does so on the
+// side where that is executed, and hears what is published there.
+func TestCrossSubscribingTransactions(t *testing.T) {
+	for _, proto := range []string{"2", "3"} {
+		t.Run("RESP"+proto, func(t *testing.T) {
+			w := newWorld(t)
+			c, head := w.client(), "*"
+			c.send("HELLO " + proto)
+			c.next()
+			if proto == "3" {
+				head = ">"
+			}
+			c.want("MULTI", ok)
+			c.want("SET a 1", "+QUEUED\r\n")
+			c.want("SUBSCRIBE news other", "+QUEUED\r\n")
+			c.want("PSUBSCRIBE n*", "+QUEUED\r\n")
+			w.switchTo(router.Target)
+			c.want("UNSUBSCRIBE other", "+QUEUED\r\n")
+			c.send("EXEC")
+			want := "*4\r\n" + ok
+			for _, one := range []struct {
+				kind, name string
+				n          int
+			}{{"subscribe", "news", 1}, {"subscribe", "other", 2}, {"psubscribe", "n*", 3}, {"unsubscribe", "other", 2}} {
+				want += fmt.Sprintf("%s3\r\n%s%s:%d\r\n", head, bulk(one.kind), bulk(one.name), one.n)
+			}
+			got := ""
+			for len(got) < len(want) {
+				got += c.next()
+			}
+			if got != want {
+				t.Fatalf("got  %q\nwant %q", got, want)
+			}
+			for _, side := range []router.Side{router.Source, router.Target} {
+				w.switchTo(side)
+				w.do(side, 0, "PUBLISH", "other", "unheard")
+				w.do(side, 0, "PUBLISH", "news", "x")
+				c.expect(head + "3\r\n$7\r\nmessage\r\n" + bulk("news") + bulk("x"))
+				c.expect(head + "4\r\n$8\r\npmessage\r\n" + bulk("n*") + bulk("news") + bulk("x"))
+			}
+		})
+	}
+}
+
 // TestCrossScanInTransactions: an iteration of which every step is in a transaction
 // ends, misses nothing, and may be mixed with steps outside.
 func TestCrossScanInTransactions(t *testing.T) {

@@ -98,9 +98,6 @@ func (st *state) enqueue(it *item) {
 	case (len(it.wrote) > 0 || it.unknown) && len(st.writes) < maxQueue:
 		st.writes = append(st.writes, it)
 	}
-	if isConfirming(it) {
-		st.stuck = "it subscribes inside a transaction"
-	}
 	if st.stuck != "" {
 		return
 	}

@@ -1,11 +1,9 @@
 package proxy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -202,95 +200,6 @@ func (s *Server) Hold(ctx context.Context) error {
 func (s *Server) unblocking() bool {
 	until := s.grace.Load()
 	return until != 0 && time.Now().UnixNano() < until
-}
-
-// nudge wakes what keeps the gate from getting empty. Who came last is woken first: what
-// is added meanwhile, by a command in flight or past the proxy, is then for who came first.
-func (s *Server) nudge(ctx context.Context) error {
-	if s.gate.Inside() == 0 {
-		return nil
-	}
-	sleepers := make(map[router.Side][]sleeper)
-	nameless := make(map[router.Side][]*session)
-	for _, sess := range s.snapshotSessions() {
-		sess.out.poke()
-		side, z, blocks := sess.blockedOn()
-		switch {
-		case !blocks:
-		case z.id != 0 && s.cfg.Unblock != nil:
-			sleepers[side] = append(sleepers[side], z)
-		case z.wakable && s.cfg.Unblock != nil && s.cfg.Locate != nil:
-			nameless[side] = append(nameless[side], sess)
-		default:
-			s.giveUpOn(sess)
-		}
-	}
-	for side, list := range nameless {
-		ids, err := s.cfg.Locate(ctx, side)
-		if err != nil {
-			return err
-		}
-		for _, sess := range list {
-			if !sess.located(side, ids) {
-				s.giveUpOn(sess)
-			}
-		} // they are woken the next time
-	}
-	for side, list := range sleepers {
-		slices.SortFunc(list, func(a, b sleeper) int { return cmp.Compare(b.place, a.place) })
-		ids := make([]int64, len(list))
-		for i, z := range list {
-			ids[i] = z.id
-		}
-		if err := s.cfg.Unblock(ctx, side, ids); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Server) giveUpOn(sess *session) {
-	s.log.Warn("closing a client that blocks and cannot be woken", "client", sess.peer())
-	sess.close()
-}
-
-// sleeper is a session that blocks: its id at the server, and its place among others.
-type sleeper struct {
-	id      int64 // 0 where it is not known
-	place   uint64
-	wakable bool // it can be said again when it was woken
-}
-
-// blockedOn reports whether a session's oldest command blocks, and where.
-func (s *session) blockedOn() (side router.Side, z sleeper, blocks bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	it, _ := s.fifo.peek()
-	if it == nil || s.link == nil || it.local {
-		return 0, sleeper{}, false
-	}
-	if it.block == nil {
-		return 0, sleeper{}, it.mayBlock && time.Since(it.sent) > queuedLong
-	}
-	it.unblocked = true
-	z = sleeper{id: s.upID, wakable: true}
-	if it.block.turn != nil {
-		z.place = it.block.turn.place
-	}
-	return s.link.side, z, true
-}
-
-// located notes the id of a session that could not ask for it, if it is there.
-func (s *session) located(side router.Side, ids map[string]int64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.link == nil || s.link.side != side {
-		return true
-	}
-	if s.upID == 0 {
-		s.upID = ids[s.link.local]
-	}
-	return s.upID != 0
 }
 
 // Align makes subscribers hear the other side, while the gate is shut and the
