@@ -8,12 +8,13 @@ TIMEOUT    ?= 25m
 CHAOS_TIME ?= 10m
 CHAOS_SEED ?= 0
 FUZZTIME   ?= 1h
+QUEUE_SWITCHES ?= 200
 BENCH      ?= all
 LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync switches versions suites e2e-long big failpoints model chaos clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints model chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -36,6 +37,16 @@ e2e-long: ## run the long end-to-end tests: a million keys, 200 switches, 100 ki
 peers: ## run the cases in which others lose changes at full length, 8 minutes
 	scripts/deps.sh
 	E2E_PEERS=full $(GO) test ./e2e -run '^TestPeers$$' -count 1 -v -timeout 1h
+
+queues: ## 200 switches with asynq and with BullMQ as the load, each job counted; QUEUE_SWITCHES
+	scripts/deps.sh node
+	@mkdir -p bin/bullmq && cp e2e/testdata/bullmq/* bin/bullmq/
+	cd bin/bullmq && npm install --ignore-scripts --no-audit --no-fund --no-package-lock
+	E2E_QUEUES=$(QUEUE_SWITCHES) E2E_BULLMQ=$(CURDIR)/bin/bullmq $(GO) test ./e2e -run '^Test(Asynq|BullMQ)AcrossSwitches$$' -count 1 -v -timeout 2h
+
+rollbacks: ## 15 million writes on the target between three cutovers and rollbacks
+	scripts/deps.sh
+	E2E_VOLUME=5000000 $(GO) test ./e2e -run '^TestRollbackAfterVolume$$' -count 1 -v -timeout 2h
 
 big: ## move a list and a hash of 1 GB that change all the time, and look at what it costs (4 GB of memory)
 	scripts/deps.sh
@@ -94,6 +105,11 @@ bench-hol: ## measure what large values and blocked clients do to small requests
 	scripts/deps.sh bench
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./bench -crossfade bin/crossfade -hol -check
+
+bench-shadow: ## measure what shadow reads cost the clients, 3 minutes
+	scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./bench -crossfade bin/crossfade -shadow -check
 
 bench-bulk: ## measure what a full copy does to clients, 5 minutes
 	scripts/deps.sh bench

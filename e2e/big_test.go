@@ -242,26 +242,38 @@ func TestSwitchesWithABigHash(t *testing.T) {
 		redistest.Eventually(t, time.Minute, func() bool { return p.next.Load() >= at+writes || len(p.done) > 0 }, "writes go on")
 	}
 	s.awaitReady()
-	arrived := func() {
+	arrived := func(other *redis.Client) {
 		t.Helper()
 		last := p.next.Load() - 1
 		redistest.Eventually(t, time.Minute, func() bool {
-			return dst.Client(0).HGet(t.Context(), "big", field(changedField(last, n))).Val() == element(last)
+			return other.HGet(t.Context(), "big", field(changedField(last, n))).Val() == element(last)
 		}, "write %d arrives", last)
 	}
-	arrived()
-	input := netInput(t, dst.Client(0))
-	more(100)
-	arrived()
-	if sent := netInput(t, dst.Client(0)) - input; sent > n*100/2 {
-		t.Errorf("%d bytes were sent for 100 fields of a hash of %d MB", sent, n/10_000)
+	arrived(dst.Client(0))
+	// fields says that the other server follows by fields: little is sent for a hundred.
+	// The first change after a switch may have the whole copied, once or twice.
+	fields := func() {
+		t.Helper()
+		sent := func() int64 {
+			st := must[migration.Status](t)(s.status())
+			return st.Databases[0].Bytes
+		}
+		redistest.Eventually(t, 2*time.Minute, func() error {
+			before := sent()
+			more(100)
+			if got := sent() - before; got < 100*100 || got > n*100/2 {
+				return fmt.Errorf("%d bytes were sent for 100 fields of a hash of %d MB", got, n/10_000)
+			}
+			s.awaitReady()
+			return nil
+		}, "it follows by fields")
 	}
+	fields()
 	for _, side := range []struct {
 		to       router.Side
 		switchTo func() (migration.Report, error)
 	}{{router.Target, s.cutover}, {router.Source, s.rollback}} {
-		more(20) // after a switch, the first change may have the whole copied
-		s.awaitReady()
+		more(20)
 		report, err := side.switchTo()
 		if err != nil {
 			t.Fatalf("%v: %+v", err, report)
@@ -271,6 +283,7 @@ func TestSwitchesWithABigHash(t *testing.T) {
 			t.Fatalf("clients are on the %s", st.Side)
 		}
 		t.Logf("to the %s: held for %.1f ms, stall p99 %.1f ms, steps %v", side.to, report.Held, report.Stall.P99, report.Steps)
+		fields()
 	}
 	last := p.end(t)
 	if last >= 2*n {
@@ -309,6 +322,7 @@ func hotGigabyte(t *testing.T, thing bigThing, n int64) {
 	}
 	t.Logf("the key takes %d MB", size>>20)
 	resetLatency(t, src, dst)
+	stolen := stolenTime(t)
 	// The comparison in the background asks the target for each element by name; what it
 	// may take of the link is another setting.
 	s := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: "0=0", extra: []string{"--verify.rate", "0"}})
@@ -323,9 +337,10 @@ func hotGigabyte(t *testing.T, thing bigThing, n int64) {
 	}, "the key is there")
 	t.Logf("the first copy under changes took %v", time.Since(began).Round(100*time.Millisecond))
 	s.awaitReady()
-	oursSlow(t, "source, first copy", src, alone != "")
-	oursSlow(t, "target, first copy", dst, alone != "")
+	oursSlow(t, "source, first copy", src, stolen, alone != "")
+	oursSlow(t, "target, first copy", dst, stolen, alone != "")
 	resetLatency(t, src, dst)
+	stolen = stolenTime(t)
 
 	var changed atomic.Int64
 	input := netInput(t, dst.Client(0))
@@ -344,8 +359,8 @@ func hotGigabyte(t *testing.T, thing bigThing, n int64) {
 	if sent > 10*changed.Load() {
 		t.Errorf("the link carried more than ten times what changed")
 	}
-	oursSlow(t, "source", src, alone != "")
-	oursSlow(t, "target", dst, alone != "")
+	oursSlow(t, "source", src, stolen, alone != "")
+	oursSlow(t, "target", dst, stolen, alone != "")
 
 	t.Logf("the sidecar's memory at its highest: %d MB", s.memory("VmHWM")>>20)
 	report, err := s.cutover()
@@ -387,9 +402,30 @@ func aloneServer(t *testing.T) string {
 	return path
 }
 
-// oursSlow tells which commands took more than 5 ms, and fails when one was ours
-// and nobody else had the processor meanwhile.
-func oursSlow(t *testing.T, where string, s *redistest.Server, alone bool) {
+// stolenTime is how long others had this machine's processors since it started.
+func stolenTime(t *testing.T) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(strings.SplitN(string(b), "\n", 2)[0])
+	if len(fields) < 9 {
+		return 0
+	}
+	ticks, err := strconv.ParseInt(fields[8], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100
+}
+
+// oursSlow tells which commands took more than 5 ms, and fails when it was one of ours
+// that did, and not the machine. Whom nobody in the machine keeps from the processor may
+// still be kept by who lends it, where it is a virtual one: the kernel counts that time
+// (proc(5), steal), and commands that take none by themselves are as slow. Then one of
+// ours in a thousand may be slow as well.
+func oursSlow(t *testing.T, where string, s *redistest.Server, before time.Duration, alone bool) {
 	t.Helper()
 	latest, err := s.Client(0).Do(t.Context(), "LATENCY", "LATEST").Result()
 	if err != nil {
@@ -400,14 +436,37 @@ func oursSlow(t *testing.T, where string, s *redistest.Server, alone bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	trivial := []string{"ping", "set", "pexpiretime", "get"}
+	ours := make(map[string]time.Duration)
+	stolen := stolenTime(t) - before
+	waits := stolen > 0
+	t.Logf("%s: others had the machine's processors for %v", where, stolen)
 	for _, e := range list {
 		var args []string
 		for _, a := range e.Args[:min(len(e.Args), 6)] {
 			args = append(args, fmt.Sprintf("%.40q", a))
 		}
 		t.Logf("%s: %v %s %v", where, e.Duration, e.ClientName, args)
-		if alone && strings.HasPrefix(e.ClientName, "crossfade:") {
-			t.Errorf("%s: a command of ours took %v", where, e.Duration)
+		name := strings.ToLower(e.Args[0])
+		switch {
+		case slices.Contains(trivial, name):
+			waits = true
+		case strings.HasPrefix(e.ClientName, "crossfade:"):
+			ours[name] = max(ours[name], e.Duration)
+		}
+	}
+	if len(ours) == 0 {
+		return
+	}
+	stats := s.Client(0).Info(t.Context(), "latencystats").Val()
+	for name, took := range ours {
+		_, line, _ := strings.Cut(stats, "latency_percentiles_usec_"+name+":")
+		line, _, _ = strings.Cut(line, "\r\n")
+		t.Logf("%s: %s, in microseconds: %s", where, name, line)
+		_, most, _ := strings.Cut(line, "p99.9=")
+		us, err := strconv.ParseFloat(most, 64)
+		if alone && (!waits || err != nil || us > 5000) {
+			t.Errorf("%s: a %s of ours took %v", where, name, took)
 		}
 	}
 }

@@ -33,7 +33,13 @@ type stage struct {
 
 func newStage(t *testing.T, failpoints string, extra ...string) *stage {
 	t.Helper()
-	s := &stage{t: t, src: redistest.Start(t, keeping...), dst: redistest.Start(t, keeping...)}
+	return newStageOn(t, keeping, keeping, failpoints, extra...)
+}
+
+// newStageOn is newStage with servers of other kinds.
+func newStageOn(t *testing.T, source, target []redistest.Option, failpoints string, extra ...string) *stage {
+	t.Helper()
+	s := &stage{t: t, src: redistest.Start(t, source...), dst: redistest.Start(t, target...)}
 	for side, server := range []*redistest.Server{s.src, s.dst} {
 		s.links[side] = redistest.NewLink(t, server.Addr())
 		s.feeds[side] = redistest.NewLink(t, server.Addr())

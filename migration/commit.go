@@ -220,9 +220,7 @@ func (m *Migration) openEntered(ctx context.Context) error {
 
 // release lets the clients go on, on the other side.
 func (a *attempt) release(context.Context) error {
-	a.mu.Lock()
-	a.mirror = a.reverse // what clients do from now on is the reverse mirror's to know
-	a.mu.Unlock()
+	a.setMirror(a.reverse) // what clients do from now on is the reverse mirror's to know
 	a.traffic.Release(a.route())
 	a.report.Held = ms(time.Since(a.held))
 	s := a.traffic.Stalls()

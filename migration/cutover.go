@@ -392,9 +392,17 @@ func (m *Migration) untilDone(ctx context.Context, why string, f func(context.Co
 // tell brings a control key up to date where no step rests on it: a sidecar that
 // loses its state file will read it.
 func (m *Migration) tell(ctx context.Context, side router.Side, key string) {
+	var ok store.Condition
+	if key == store.RecordKey {
+		ok = m.unforgotten(side)
+	}
+	m.tellIf(ctx, side, key, ok)
+}
+
+func (m *Migration) tellIf(ctx context.Context, side router.Side, key string, ok store.Condition) {
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
 	defer cancel()
-	if err := m.publish(ctx, side, key); err != nil {
+	if err := m.publishIf(ctx, side, key, ok); err != nil {
 		m.log.Warn("a control key is out of date", "key", key, "error", err)
 	}
 }

@@ -55,8 +55,9 @@ var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+cli
 
 // listenRules come on top on the way back: the sessions' subscriptions move to
 // the fenced server before the commit, so that no message which is published
-// right after it is missed. Nobody can publish there before.
-var listenRules = []string{"+subscribe", "+psubscribe", "+ssubscribe"}
+// right after it is missed. Nobody can publish there before. Subscribers in RESP2 must
+// have said all else before, and who redirects its messages must know to whom.
+var listenRules = []string{"+subscribe", "+psubscribe", "+ssubscribe", "+client", "+readonly"}
 
 // fencedSelectors comes after fencedRules where the server has selectors (7.0):
 // it lets the operator's own credentials read our control keys, so that a

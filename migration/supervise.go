@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
@@ -26,7 +25,7 @@ func (m *Migration) supervise(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-phase.C:
-			m.whileIdle(m.followPhase)
+			m.whileIdle(func() { m.followPhase(); m.followShadow() })
 		case <-guard.C:
 			m.whileIdle(func() { m.guard(ctx) })
 			m.noteStale()
@@ -152,16 +151,5 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 	// What was written there without us must not stay: our side is the truth.
 	if mi := m.activeMirror(); mi != nil {
 		mi.Rescan(-1, "the fence on the other server was gone for a while")
-	}
-}
-
-// guardRecord writes the control record again when somebody removed it.
-func (m *Migration) guardRecord(ctx context.Context, r Record) {
-	if !r.Copied {
-		return
-	}
-	_, ok, err := store.Load(ctx, m.ids[router.Target].Pool().DB(0), store.RecordKey)
-	if err == nil && !ok {
-		m.tell(ctx, router.Target, store.RecordKey)
 	}
 }

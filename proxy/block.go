@@ -55,6 +55,9 @@ func (f blockForm) index(args [][]byte) int {
 func (f blockForm) timeout(arg []byte) (d time.Duration, forever, ok bool) {
 	if f.seconds {
 		v, err := strconv.ParseFloat(string(arg), 64)
+		if err != nil { // to servers, 0x10 is a number too
+			v, err = strconv.ParseFloat(string(arg)+"p0", 64)
+		}
 		if err != nil || math.IsNaN(v) || v < 0 {
 			return 0, false, false
 		}

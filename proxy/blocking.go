@@ -15,7 +15,24 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 		}
 	}
 	deadline := time.Now().Add(d)
-	for {
+	turn := s.srv.turns.take(awaited(sp, args, s.database()))
+	defer s.srv.turns.quit(turn)
+	for again := false; ; again = true {
+		if err := s.awaitTurn(turn); err != nil {
+			return err
+		}
+		if again {
+			// A client that is gone by now must not take an element with it.
+			if hungUp(s.conn) {
+				return errClientGone
+			}
+			if text := s.barred(sp); text != "" {
+				return s.refuse(text)
+			}
+			if !forever {
+				args[at] = sp.block.format(time.Until(deadline))
+			}
+		}
 		if sp.name == "wait" || sp.name == "waitaof" {
 			if text, err := s.claimWrites(); err != nil {
 				return err
@@ -23,10 +40,10 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 				return s.refuse(text)
 			}
 		}
-		if err := s.askID(); err != nil {
+		if err := s.askID(turn); err != nil {
 			return err
 		}
-		it := &item{spec: sp, args: args, mode: modeLine, gate: true, wake: true, block: &blocked{at: at, forever: forever, deadline: deadline}}
+		it := &item{spec: sp, args: args, mode: modeLine, gate: true, wake: true, block: &blocked{at: at, forever: forever, deadline: deadline, turn: turn}}
 		s.describe(it)
 		s.describeWrites(it, args)
 		if err := s.push(it, wireOf(args...)); err != nil {
@@ -44,29 +61,39 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 		if err := s.enter(); err != nil {
 			return err
 		}
-		// A client that is gone by now must not take an element with it.
-		if hungUp(s.conn) {
-			return errClientGone
-		}
-		if text := s.barred(sp); text != "" {
-			return s.refuse(text)
-		}
-		if !forever {
-			args[at] = sp.block.format(time.Until(deadline))
-		}
 	}
 }
 
+// database is the one that the client is in.
+func (s *session) database() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.db
+}
+
+// awaitTurn waits until those are in the server who came before for the same keys. When
+// another switch begins meanwhile, it is waited for at the gate: one of them may be there.
+func (s *session) awaitTurn(turn *turn) error {
+	for s.srv.turns.stands(turn) && !s.srv.turns.await(turn, s.srv.gate.Shutting()) {
+		s.leave()
+		if err := s.enter(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // askID sends CLIENT ID ahead of the first blocking command of a connection; the
-// answer is for Hold.
-func (s *session) askID() error {
+// answer is for Hold. So it does for one that stands in line: both are written at once,
+// and the server does one after the other, so that the answer says that it waits there.
+func (s *session) askID(turn *turn) error {
 	s.mu.Lock()
 	known := s.upID != 0
 	s.mu.Unlock()
-	if known {
+	if known && !s.srv.turns.stands(turn) {
 		return nil
 	}
-	return s.push(&item{spec: clientIDSpec, mode: modeWhole, role: ours}, words("CLIENT", "ID"))
+	return s.push(&item{spec: clientIDSpec, mode: modeWhole, role: ours, turn: turn}, words("CLIENT", "ID"))
 }
 
 // lastIDs replaces each $ of an XREAD by the stream's last id of this moment, so

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -38,17 +37,45 @@ func (s *session) snapshot(route router.Route, to depth) []line {
 
 // fresh dials a side and tells it of the session.
 func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, to depth) (*link, error) {
-	lines := s.snapshot(route, to)
+	first := to
+	if s.isNamed() { // its id is needed before all else is said
+		first = greeted
+	}
+	lines := s.snapshot(route, first)
 	l, err := dial(ctx, route)
 	if err != nil {
 		return nil, err
 	}
-	l.told, l.depth = wireOfAll(lines), to
-	if err := l.run(ctx, lines); err != nil {
+	l.told, l.depth = wireOfAll(lines), first
+	if err = l.run(ctx, lines); err == nil {
+		err = s.name(ctx, l)
+	}
+	if err == nil && first < to {
+		err = s.tellRest(ctx, l, route, to)
+	}
+	if err != nil {
 		l.close()
 		return nil, err
 	}
 	return l, nil
+}
+
+// tellRest tells a server that was told a part of the session the rest, and once more
+// what it did not permit then. Where the session has changed in what was told, l is not
+// right afterwards.
+func (s *session) tellRest(ctx context.Context, l *link, route router.Route, to depth) error {
+	s.mu.Lock()
+	lines, told := append(l.denied, s.srv.deepen(&s.st, route, l.depth, to)...), l.told
+	if wireOfAll(s.srv.setup(&s.st, route, l.depth)) == told {
+		told = wireOfAll(s.srv.setup(&s.st, route, to))
+	}
+	s.mu.Unlock()
+	l.denied = nil
+	if err := l.run(ctx, lines); err != nil {
+		return err
+	}
+	l.told, l.depth = told, to
+	return nil
 }
 
 // wireOfAll is what these lines say.
@@ -67,24 +94,44 @@ func (s *session) stillRight(l *link, route router.Route) bool {
 	return l != nil && l.fits(route) && !hungUp(l.conn) && l.told == wireOfAll(s.srv.setup(&s.st, route, l.depth))
 }
 
+func (s *session) isNamed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.named != nil
+}
+
+// name finds out by which id other clients are to name the session where l leads,
+// if they know it by one. What is said of it from here on is the client's.
+func (s *session) name(ctx context.Context, l *link) error {
+	s.mu.Lock()
+	x := s.st.named
+	s.mu.Unlock()
+	if x == nil {
+		return nil
+	}
+	if l.id == 0 {
+		if err := l.run(ctx, []line{{wire: words("CLIENT", "ID"), what: "CLIENT ID", id: true, lenient: true, noAuth: true, barrier: true}}); err != nil {
+			return err
+		}
+	}
+	s.srv.names.arrive(x, l.side, l.id)
+	return nil
+}
+
 // complete returns a connection that was told of the session, which may have been told
 // a part before if that is still right.
 func (s *session) complete(ctx context.Context, route router.Route, warm *link, to depth) (*link, error) {
 	if warm != nil {
 		s.mu.Lock()
 		good := s.stillRight(warm, route)
-		var lines []line
-		var told string
-		if good {
-			lines = s.srv.deepen(&s.st, route, warm.depth, to)
-			told = wireOfAll(s.srv.setup(&s.st, route, to))
-		}
 		s.mu.Unlock()
 		if good {
 			warm.route = route
-			err := warm.run(ctx, lines)
+			err := s.name(ctx, warm)
 			if err == nil {
-				warm.told, warm.depth = told, to
+				err = s.tellRest(ctx, warm, route, to)
+			}
+			if err == nil {
 				return warm, nil
 			}
 			var refused *setupError
@@ -146,9 +193,9 @@ func (s *session) unmovable(route router.Route) string {
 	case st.multi && len(st.queue) > 0 && !mapped:
 		return "its transaction is in a database that is not in the database map"
 	}
-	for _, args := range st.tracking {
-		if slices.ContainsFunc(args, func(a []byte) bool { return is(a, "redirect") }) {
-			return "its CLIENT TRACKING redirects to another connection"
+	for _, t := range st.tracking {
+		if t.redirects() && t.to == nil {
+			return "its CLIENT TRACKING redirects to a connection that is not a client's that has asked for its id"
 		}
 	}
 	return ""
@@ -190,16 +237,21 @@ func (s *session) replace(old, l *link, route router.Route) error {
 		return errUpstreamGone
 	}
 	s.link = nil // the end of old is no loss now
-	watched, tracks := s.st.watch, s.st.tracking != nil && s.st.proto == 3
-	s.st.watch, s.letIn = false, false // the other server may want a password
+	watched, stale := s.st.watch, []byte(nil)
+	if !s.told { // whatever the client has cached was promised by the other server
+		stale = s.invalidation()
+	}
+	s.st.watch, s.letIn, s.told = false, false, false // the other server may want a password
+	if x := s.st.named; x != nil {
+		s.srv.names.arrive(x, old.side, 0)
+	}
 	s.mu.Unlock()
 	_ = old.conn.SetReadDeadline(time.Unix(1, 0))
 	<-old.done
 	s.srv.closeLater(old)
 	s.broken = s.broken || watched
-	if tracks {
-		// Whatever the client has cached was promised by the other server.
-		s.out.append([]byte(">2\r\n$10\r\ninvalidate\r\n_\r\n"))
+	if stale != nil {
+		s.out.append(stale)
 	}
 	l.route = route
 	s.adopt(l)

@@ -363,6 +363,69 @@ func TestCrossScan(t *testing.T) {
 	}
 }
 
+// TestCrossScanInTransactions: an iteration of which every step is in a transaction
+// ends, misses nothing, and may be mixed with steps outside.
+func TestCrossScanInTransactions(t *testing.T) {
+	w := newWorld(t)
+	const many = 1000
+	for i := range many {
+		for _, side := range []router.Side{router.Source, router.Target} {
+			w.do(side, 0, "SADD", "set", fmt.Sprintf("m%d", i))
+		}
+	}
+	c := w.client()
+	cursor, seen := "0", map[string]bool{}
+	step := func(inside bool) {
+		el := []byte(nil)
+		if inside {
+			c.send("MULTI", "PING", "SSCAN set "+cursor+" COUNT 50", "CLIENT SETNAME me", "EXEC")
+			c.expect(ok)
+			for range 3 {
+				c.expect("+QUEUED\r\n")
+			}
+			all := resp.Elements([]byte(c.next()))
+			if len(all) != 3 || string(all[0]) != "+PONG\r\n" {
+				t.Fatalf("got %q", all)
+			}
+			el = all[1]
+		} else {
+			el = []byte(c.do("SSCAN set " + cursor + " COUNT 50"))
+		}
+		els := resp.Elements(el)
+		text, _, _ := resp.Text(els[0])
+		cursor = string(text)
+		for _, m := range resp.Elements(els[1]) {
+			name, _, _ := resp.Text(m)
+			seen[string(name)] = true
+		}
+	}
+	for round := range 3 {
+		clear(seen)
+		for i := range 5 {
+			step(i%2 == round%2)
+		}
+		if round == 1 { // queued before the switch, with a cursor of the other server
+			c.want("MULTI", ok)
+			c.want("SSCAN set "+cursor+" COUNT 5000", "+QUEUED\r\n")
+		}
+		w.switchTo(w.gate.Route().Side.Other())
+		if round == 1 {
+			if got := c.do("EXEC"); strings.Count(got, "$") < many {
+				t.Fatalf("the iteration did not begin again: %d lines", strings.Count(got, "$"))
+			}
+		}
+		calls := 0
+		for step(true); cursor != "0"; step(calls%3 > 0) {
+			if calls++; calls > 100 {
+				t.Fatal("the iteration does not end")
+			}
+		}
+		if len(seen) != many {
+			t.Errorf("round %d: %d of %d members were seen", round, len(seen), many)
+		}
+	}
+}
+
 func TestCrossTracking(t *testing.T) {
 	w := newWorld(t)
 	c := w.client()
@@ -376,8 +439,8 @@ func TestCrossTracking(t *testing.T) {
 	w.do(router.Target, 0, "SET", "a", "2")
 	c.expect(">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n")
 	redirected := w.client()
-	id := strings.Trim(c.do("CLIENT ID"), ":\r\n")
-	redirected.want("CLIENT TRACKING ON REDIRECT "+id, ok)
+	past := dialRaw(t, w.target.Addr()) // which nobody can find on the other server
+	redirected.want("CLIENT TRACKING ON REDIRECT "+strings.Trim(past.do("CLIENT ID"), ":\r\n"), ok)
 	w.switchTo(router.Source)
 	if got := redirected.next(); !strings.HasPrefix(got, "-ERR Crossfade") {
 		t.Fatalf("got %q", got)

@@ -37,9 +37,10 @@ type item struct {
 	epoch     uint64
 	sent      time.Time
 	block     *blocked
-	unblocked bool // by us
-	call      call // for the numbers; the zero value is not in them
-	mayBlock  bool // thought to be queued in a transaction; blocks where it was not
+	unblocked bool  // by us
+	call      call  // for the numbers; the zero value is not in them
+	mayBlock  bool  // thought to be queued in a transaction; blocks where it was not
+	turn      *turn // whose place in line ends with the answer
 
 	settled bool // its effects are recorded
 	index   int  // its place in the transaction
@@ -106,6 +107,7 @@ type blocked struct {
 	at       int
 	forever  bool
 	deadline time.Time
+	turn     *turn // nil where the order does not matter
 }
 
 // slot is a run of plain commands, or one item.

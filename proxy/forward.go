@@ -98,7 +98,9 @@ func (s *session) describe(it *item) {
 	}
 	switch it.spec.verb {
 	case vClient:
-		it.sub = clientSub(it.args)
+		if it.sub = clientSub(it.args); it.sub == clientID {
+			it.mode = modeWhole
+		}
 	case vEval:
 		if len(it.args) > 1 {
 			s.srv.scripts.remember(it.args[1])
@@ -137,7 +139,11 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 			return s.pushPlain(cmd.Raw)
 		}
 	case vScan:
-		return s.scan(it, cmd)
+		if s.route.Epoch == 0 || len(cmd.Args) <= sp.cursor {
+			return s.pushPlain(cmd.Raw)
+		}
+		it.mode = modeScan
+		return s.push(it, wire)
 	}
 	it.args = cloneArgs(cmd.Args)
 	s.describe(it)
@@ -204,22 +210,6 @@ func (s *session) keep() {
 	s.mu.Lock()
 	s.kept = true
 	s.mu.Unlock()
-}
-
-// scan keeps cursors of one side away from the other.
-func (s *session) scan(it *item, cmd redcon.Command) error {
-	if s.route.Epoch == 0 || len(cmd.Args) <= it.spec.cursor {
-		return s.pushPlain(cmd.Raw)
-	}
-	wire := cmd.Raw
-	at := it.spec.cursor
-	if own := ownCursor(s.route.Epoch, cmd.Args[at]); string(own) != string(cmd.Args[at]) {
-		args := append([][]byte(nil), cmd.Args...)
-		args[at] = own
-		wire = wireOf(args...)
-	}
-	it.mode = modeScan
-	return s.push(it, wire)
 }
 
 // replyMode keeps the server answering, so that it is known what has run, and

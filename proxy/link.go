@@ -30,7 +30,9 @@ type link struct {
 	busy       *setupError // the server runs a script, and has not taken the SELECT and the like for that; nil when it has
 	told       string      // what the setup said; known of those that wait for a switch
 	depth      depth       // … and how much of the client's state that was
+	denied     []line      // … what of it was not permitted: a fence may be in the way for now
 	heard      bool        // what comes unasked from here on is the client's
+	id         int64       // at the server, where it was asked for; 0 otherwise
 	empties    empties
 
 	done chan struct{} // closed when the reader has ended; nil before start
@@ -139,6 +141,9 @@ func (l *link) answers(lines []line) error {
 			if ln.said != nil {
 				*ln.said = true
 			}
+			if ln.id {
+				l.id, _ = idIn(el)
+			}
 		}
 	}
 	l.rest = append(kept, l.rest...)
@@ -152,6 +157,9 @@ func (l *link) refused(ln line, text string) error {
 		return nil
 	case ln.later && strings.HasPrefix(text, "BUSY "):
 		l.busy = &setupError{side: l.route.Side, what: ln.what, answer: text}
+		return nil
+	case ln.lenient && ln.said == nil && strings.HasPrefix(text, "NOPERM"):
+		l.denied = append(l.denied, ln)
 		return nil
 	case (ln.lenient || ln.queued || ln.said != nil && *ln.said) && !isGreeting(text):
 		return nil

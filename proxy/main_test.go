@@ -50,6 +50,13 @@ type heard struct {
 	writes func([]Write) // nil: they are counted only
 	wrote  atomic.Int64
 	books  atomic.Pointer[elements.Keys]
+	reads  []ShadowRead // that were answered differently
+}
+
+func (h *heard) Differed(read ShadowRead) {
+	h.mu.Lock()
+	h.reads = append(h.reads, read)
+	h.mu.Unlock()
 }
 
 func (h *heard) WantsWrites() bool { return true }
@@ -119,6 +126,21 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 			}
 		}
 		return nil
+	}
+	cfg.Locate = func(ctx context.Context, side router.Side) (map[string]int64, error) {
+		c := w.server(side).Client(0)
+		defer func() { _ = c.Close() }()
+		list, err := c.ClientList(ctx).Result()
+		ids := make(map[string]int64)
+		for line := range strings.Lines(list) {
+			var id int64
+			var addr string
+			if _, err := fmt.Sscanf(line, "id=%d addr=%s", &id, &addr); err != nil {
+				return nil, err
+			}
+			ids[addr] = id
+		}
+		return ids, err
 	}
 	for _, set := range settings {
 		set(&cfg)

@@ -96,6 +96,11 @@ type Config struct {
 	// Unblock runs CLIENT UNBLOCK id ERROR for each id, under an identity of our
 	// own. Without it, clients that block are closed by a Hold.
 	Unblock func(ctx context.Context, side router.Side, ids []int64) error
+
+	// Locate returns the server's ids of its connections by their other end's address,
+	// under an identity of our own, for clients that may not ask for theirs. Without it
+	// such clients are closed by a Hold when they block.
+	Locate func(ctx context.Context, side router.Side) (map[string]int64, error)
 }
 
 // Server accepts clients. Make one with New, then Listen, then Serve.
@@ -110,6 +115,8 @@ type Server struct {
 	log        *slog.Logger
 
 	scripts  *scripts
+	turns    turns // of those who block
+	names    names
 	counters map[string]*counter
 
 	commands, received, sent, accepted, refused, overflowed atomic.Int64
@@ -127,6 +134,8 @@ type Server struct {
 
 	loops []*loop // none when nothing is shared
 	pool  pool    // of pinned connections between two uses
+
+	shadows shadows
 
 	dampers    [2]damper // by router.Side
 	complaints complaints
@@ -191,6 +200,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan)}
 	s.writes, _ = obs.(WriteObserver)
 	s.elements, _ = obs.(ElementObserver)
+	s.shadows.obs, _ = obs.(ShadowObserver)
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.killed, s.kill = context.WithCancel(context.Background())
 	return s, nil

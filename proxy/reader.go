@@ -210,7 +210,7 @@ func (r *reader) assign(c byte) {
 	r.drop = it.role == ours || silenced
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
-		if c == '*' && len(r.coll) == 0 {
+		if c == '*' && len(r.coll) == 0 && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
 			r.mode, r.heads = modeHeads, heads{}
 		}
 	}
@@ -440,7 +440,11 @@ func (r *reader) finishItem() {
 		if isNull(r.coll) {
 			it.left = 1
 		}
+		scans := s.st.scans()
 		out = r.settle(it, r.coll, out)
+		if scans != nil && !passed && !failed && r.l.route.Epoch > 0 {
+			out = tagCursors(r.l.route.Epoch, out, scans)
+		}
 		it.settled = true
 	}
 	it.left--

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
+	"github.com/tidwall/redcon"
 )
 
 func unmapped(db int) string {
@@ -42,6 +44,12 @@ func mapDB(route router.Route, arg []byte) (mapped []byte, refusal string) {
 // translate says how a command with database numbers reads on a route: nil for
 // as it is, other bytes, or the text of an error when it must not run there.
 func (s *Server) translate(route router.Route, sp *spec, args [][]byte) (wire []byte, refusal string) {
+	switch sp.verb {
+	case vClient:
+		return s.names.nameOn(route.Side, args), ""
+	case vScan:
+		return ownScan(route.Epoch, sp.cursor, args), ""
+	}
 	if !route.Rewrites() {
 		return nil, ""
 	}
@@ -236,6 +244,32 @@ func ownCursor(epoch uint64, arg []byte) []byte {
 		return []byte("0")
 	}
 	return strconv.AppendUint(nil, n&(1<<cursorBits-1), 10)
+}
+
+// ownScan keeps cursors of one side away from the other; nil is as it is.
+func ownScan(epoch uint64, at int, args [][]byte) []byte {
+	if len(args) <= at {
+		return nil
+	}
+	own := ownCursor(epoch, args[at])
+	if bytes.Equal(own, args[at]) {
+		return nil
+	}
+	return wireOf(slices.Concat(args[:at], [][]byte{own}, args[at+1:])...)
+}
+
+// tagCursors is tagCursor for those elements of a whole reply to EXEC that are of scans.
+func tagCursors(epoch uint64, reply []byte, scans []int) []byte {
+	elements := resp.Elements(reply)
+	for _, i := range scans {
+		if i >= len(elements) {
+			return reply
+		}
+		if head, used, need := tagCursor(epoch, elements[i]); head != nil && !need {
+			elements[i] = append(head, elements[i][used:]...)
+		}
+	}
+	return append(redcon.AppendArray(nil, len(elements)), bytes.Join(elements, nil)...)
 }
 
 // tagCursor rewrites the head of a SCAN reply. need is true while more bytes are

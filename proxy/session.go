@@ -92,6 +92,7 @@ type session struct {
 	heavy      bool      // a large reply came since this was last looked at
 	kept       bool      // the client knows which connection it has, or has told the server what a shared one must not hold
 	waitsEmpty bool
+	told       bool // that what it remembers may have changed, for the switch that is under way
 	doubtful   bool // a HELLO was refused that may have been obeyed in part
 	letIn      bool // a server has taken a command of the client, so it has let it in
 }
@@ -480,6 +481,8 @@ func (s *session) end() {
 	s.mu.Lock()
 	effects := s.st.effects
 	s.st.effects = nil
+	s.track(nil)
+	s.srv.names.end(s.st.named)
 	s.mu.Unlock()
 	for _, q := range effects {
 		s.srv.uncount(q)

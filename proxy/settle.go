@@ -114,6 +114,7 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 				s.upID = id
 			}
 		}
+		s.srv.turns.pass(it.turn)
 		return nil
 	case replaced:
 		out = it.text
@@ -140,7 +141,8 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 	}
 	if failed && it.block != nil && strings.HasPrefix(text, "UNBLOCKED") && (it.unblocked || s.srv.unblocking()) {
 		it.retry = true
-		s.srv.ran(it) // the server has counted this as a call, so it stays counted
+		s.srv.turns.join(it.block.turn) // before it leaves the gate, and so before anyone goes on
+		s.srv.ran(it)                   // the server has counted this as a call, so it stays counted
 		return nil
 	}
 	if failed && halfObeyed(it) {
@@ -153,6 +155,11 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 	s.srv.ran(it)
 	r.events = append(r.events, eventsOf(it, st.db, failed)...)
 	if !failed {
+		if it.sub == clientID {
+			if id, known := idIn(reply); known {
+				st.named = s.srv.names.tell(st.named, r.l.side, id)
+			}
+		}
 		r.apply(it)
 		if it.role == muteOn || it.role == muteSkip {
 			return nil // Redis does not answer these two
@@ -285,9 +292,10 @@ func (r *reader) apply(it *item) {
 		}
 		// What library it is stays said, and in some versions what it asked not to happen.
 		s.kept = s.kept || st.noEvict || st.noTouch
-		ver, info := st.ver, st.info
+		s.track(nil)
+		ver, info, named := st.ver, st.info, st.named
 		*st = newState()
-		st.ver, st.info = ver+1, info
+		st.ver, st.info, st.named = ver+1, info, named
 		s.mute, s.skip, s.skipNext, s.letIn = false, false, false, false
 	case vRaw:
 		r.raw, s.raw = true, true
@@ -333,9 +341,13 @@ const (
 	clientReply
 	clientTracking
 	clientCaching
+	clientID // which answers the connection's id
 )
 
 func clientSub(args [][]byte) byte {
+	if asksID(args) {
+		return clientID
+	}
 	if len(args) < 3 {
 		return clientOther
 	}
@@ -368,10 +380,14 @@ func (r *reader) applyClient(it *item) {
 	case clientTracking:
 		if is(args[2], "on") {
 			// Prefixes add up; what was said before in the same words adds nothing.
-			st.tracking = slices.DeleteFunc(st.tracking, func(said [][]byte) bool { return slices.EqualFunc(said, args, bytes.Equal) })
-			st.tracking = append(st.tracking, args)
+			now := slices.DeleteFunc(slices.Clone(st.tracking), func(said tracking) bool { return slices.EqualFunc(said.args, args, bytes.Equal) })
+			t := tracking{args: args}
+			if at := redirectAt(args); at != 0 {
+				t.to = s.srv.names.of(args[at])
+			}
+			s.track(append(now, t))
 		} else {
-			st.tracking = nil
+			s.track(nil)
 		}
 	case clientCaching:
 		st.caching = wireOf(args...)

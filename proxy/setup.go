@@ -18,6 +18,7 @@ type line struct {
 	queued  bool   // any answer is right; an error spoils the transaction, as it should
 	barrier bool   // PING: pushes before it are discarded, those after it kept
 	replies int    // how many replies (confirmations) it takes; 0 means one
+	id      bool   // the answer is the connection's id
 	said    *bool  // set once one of several lines is obeyed: then errors of the others do not matter
 }
 
@@ -49,7 +50,7 @@ func (s *Server) deepen(st *state, route router.Route, from, to depth) []line {
 	if from < listening && to >= listening && st.subscribed() > 0 {
 		var lines []line
 		if mute {
-			lines = st.tracks()
+			lines = s.tracks(st, route.Side)
 		}
 		lines = append(lines, st.hears(route)...)
 		if mute && len(st.past) > 0 {
@@ -63,7 +64,7 @@ func (s *Server) deepen(st *state, route router.Route, from, to depth) []line {
 	}
 	if from < whole && to >= whole {
 		if !mute {
-			out = append(out, s.asAll(st, route.Side, st.tracks())...)
+			out = append(out, s.asAll(st, route.Side, s.tracks(st, route.Side))...)
 		}
 		out = append(out, s.begun(st, route)...)
 	}
@@ -163,14 +164,6 @@ func (st *state) hears(route router.Route) []line {
 		if n := len(args) - 1; n > 0 {
 			out = append(out, line{wire: wireOf(args...), what: verb, replies: n})
 		}
-	}
-	return out
-}
-
-func (st *state) tracks() []line {
-	var out []line
-	for _, args := range st.tracking {
-		out = append(out, line{wire: wireOf(args...), what: "CLIENT TRACKING"})
 	}
 	return out
 }

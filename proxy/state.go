@@ -25,8 +25,9 @@ type state struct {
 
 	noEvict, noTouch, readonly bool
 
-	tracking [][][]byte // the CLIENT TRACKING ON commands (prefixes add up), nil when off
+	tracking []tracking // the CLIENT TRACKING ON commands (prefixes add up), nil when off
 	caching  []byte     // CLIENT CACHING for the next command, nil when none
+	named    *named     // what other clients know the connection by; nil: this one has not asked
 	subs     [3]map[string]struct{}
 
 	multi      bool
@@ -117,7 +118,7 @@ func (st *state) enqueue(it *item) {
 func (it *item) hasEffect() bool {
 	switch it.spec.verb {
 	case vSelect, vAuth, vHello, vClient, vSubscribe, vUnsubscribe, vReadonly, vReadwrite,
-		vFlushAll, vFlushDB, vSwapDB, vFunction, vScript, vReplconf:
+		vFlushAll, vFlushDB, vSwapDB, vFunction, vScript, vReplconf, vScan:
 		return true
 	}
 	return len(it.keys) > 0 || it.counted != ""
@@ -131,6 +132,16 @@ func (st *state) needsElements() bool {
 		}
 	}
 	return false
+}
+
+// scans returns the places of the queued commands whose cursors are one server's.
+func (st *state) scans() (at []int) {
+	for _, it := range st.effects {
+		if it.spec.verb == vScan {
+			at = append(at, it.index)
+		}
+	}
+	return at
 }
 
 func (st *state) endMulti(unwatched bool) {

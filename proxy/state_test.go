@@ -67,8 +67,8 @@ func TestTrackingSaidAgain(t *testing.T) {
 	s.mu.Lock()
 	said := s.st.tracking
 	s.mu.Unlock()
-	if len(said) != 2 || len(said[1]) != 3 {
-		t.Errorf("%d are kept, the last one %q", len(said), said[len(said)-1])
+	if len(said) != 2 || len(said[1].args) != 3 {
+		t.Errorf("%d are kept, the last one %q", len(said), said[len(said)-1].args)
 	}
 }
 

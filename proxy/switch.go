@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -166,6 +168,7 @@ func (s *Server) Hold(ctx context.Context) error {
 	s.mu.Lock()
 	s.stalls = nil
 	s.mu.Unlock()
+	s.stopShadows()
 	shutting := s.gate.Shutting()
 	result := make(chan error, 1)
 	go func() { result <- s.gate.Shut(ctx) }()
@@ -201,88 +204,178 @@ func (s *Server) unblocking() bool {
 	return until != 0 && time.Now().UnixNano() < until
 }
 
-// nudge wakes what keeps the gate from getting empty.
+// nudge wakes what keeps the gate from getting empty. Who came last is woken first: what
+// is added meanwhile, by a command in flight or past the proxy, is then for who came first.
 func (s *Server) nudge(ctx context.Context) error {
 	if s.gate.Inside() == 0 {
 		return nil
 	}
-	ids := make(map[router.Side][]int64)
+	sleepers := make(map[router.Side][]sleeper)
+	nameless := make(map[router.Side][]*session)
 	for _, sess := range s.snapshotSessions() {
 		sess.out.poke()
-		side, id, hopeless := sess.blockedOn(s.cfg.Unblock != nil)
-		if hopeless {
-			s.log.Warn("closing a client that blocks and cannot be woken", "client", sess.peer())
-			sess.close()
-		}
-		if id != 0 {
-			ids[side] = append(ids[side], id)
+		side, z, blocks := sess.blockedOn()
+		switch {
+		case !blocks:
+		case z.id != 0 && s.cfg.Unblock != nil:
+			sleepers[side] = append(sleepers[side], z)
+		case z.wakable && s.cfg.Unblock != nil && s.cfg.Locate != nil:
+			nameless[side] = append(nameless[side], sess)
+		default:
+			s.giveUpOn(sess)
 		}
 	}
-	for side, list := range ids {
-		if err := s.cfg.Unblock(ctx, side, list); err != nil {
+	for side, list := range nameless {
+		ids, err := s.cfg.Locate(ctx, side)
+		if err != nil {
+			return err
+		}
+		for _, sess := range list {
+			if !sess.located(side, ids) {
+				s.giveUpOn(sess)
+			}
+		} // they are woken the next time
+	}
+	for side, list := range sleepers {
+		slices.SortFunc(list, func(a, b sleeper) int { return cmp.Compare(b.place, a.place) })
+		ids := make([]int64, len(list))
+		for i, z := range list {
+			ids[i] = z.id
+		}
+		if err := s.cfg.Unblock(ctx, side, ids); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// blockedOn returns the server's id of a session whose oldest command blocks.
-// hopeless means that it cannot be woken.
-func (s *session) blockedOn(can bool) (side router.Side, id int64, hopeless bool) {
+func (s *Server) giveUpOn(sess *session) {
+	s.log.Warn("closing a client that blocks and cannot be woken", "client", sess.peer())
+	sess.close()
+}
+
+// sleeper is a session that blocks: its id at the server, and its place among others.
+type sleeper struct {
+	id      int64 // 0 where it is not known
+	place   uint64
+	wakable bool // it can be said again when it was woken
+}
+
+// blockedOn reports whether a session's oldest command blocks, and where.
+func (s *session) blockedOn() (side router.Side, z sleeper, blocks bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	it, _ := s.fifo.peek()
 	if it == nil || s.link == nil || it.local {
-		return 0, 0, false
+		return 0, sleeper{}, false
 	}
 	if it.block == nil {
-		return 0, 0, it.mayBlock && time.Since(it.sent) > queuedLong
-	}
-	if !can || s.upID == 0 {
-		return 0, 0, true
+		return 0, sleeper{}, it.mayBlock && time.Since(it.sent) > queuedLong
 	}
 	it.unblocked = true
-	return s.link.side, s.upID, false
+	z = sleeper{id: s.upID, wakable: true}
+	if it.block.turn != nil {
+		z.place = it.block.turn.place
+	}
+	return s.link.side, z, true
+}
+
+// located notes the id of a session that could not ask for it, if it is there.
+func (s *session) located(side router.Side, ids map[string]int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link == nil || s.link.side != side {
+		return true
+	}
+	if s.upID == 0 {
+		s.upID = ids[s.link.local]
+	}
+	return s.upID != 0
 }
 
 // Align makes subscribers hear the other side, while the gate is shut and the
 // side they are on is fenced: all that was published there before is delivered,
-// and they are subscribed on route's side. A Release with the old route undoes it.
+// and they are subscribed on route's side. Who remembers what it has read is told that
+// it may have changed: the side that has promised to say so will not any more. A
+// Release with the old route undoes it, but for that.
 func (s *Server) Align(ctx context.Context, route router.Route) error {
 	s.switching.Lock()
 	defer s.switching.Unlock()
 	if !s.gate.IsShut() {
 		return errors.New("aligning subscribers: the gate is open")
 	}
-	err := s.each(func(sess *session) error { return sess.align(ctx, route) })
+	err := s.each(func(sess *session) error { return sess.introduce(ctx, route) })
+	if err == nil {
+		err = s.each(func(sess *session) error { return sess.align(ctx, route) })
+	}
 	if err != nil {
 		return fmt.Errorf("aligning subscribers with the %s: %w", route.Side, err)
 	}
 	return nil
 }
 
+// introduce has a session that other clients know by its id have one on the other side,
+// before any of them is told there to whom its messages go.
+func (s *session) introduce(ctx context.Context, route router.Route) error {
+	s.mu.Lock()
+	if s.stays(route) || s.st.named == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	warm := s.warm
+	s.warm = nil
+	s.mu.Unlock()
+	l, err := s.complete(ctx, route, warm, greeted)
+	if err != nil {
+		return s.unlessEnded(err)
+	}
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		l.close()
+		return nil
+	}
+	s.warm = l
+	s.mu.Unlock()
+	return nil
+}
+
+// stays reports whether the session is not to be moved, or cannot be. It runs under the
+// session's lock.
+func (s *session) stays(route router.Route) bool {
+	return s.ended || s.down || s.link == nil || s.link.side == route.Side || s.unmovable(route) != ""
+}
+
 func (s *session) align(ctx context.Context, route router.Route) error {
 	s.mu.Lock()
-	if s.ended || s.down || s.link == nil || s.link.side == route.Side || s.st.subscribed() == 0 || s.unmovable(route) != "" {
+	if s.stays(route) {
+		s.mu.Unlock()
+		return nil
+	}
+	if stale := s.invalidation(); stale != nil {
+		if s.told = !s.mid; s.told { // otherwise when it moves
+			s.out.append(stale)
+			defer s.out.flush()
+		}
+	}
+	if s.st.subscribed() == 0 && !s.srv.names.hears(s.st.named) {
 		s.mu.Unlock()
 		return nil
 	}
 	old, warm := s.link, s.warm
 	s.warm = nil
-	var barrier *item
-	if !s.st.multi { // inside a transaction PING would be queued
-		barrier = &item{spec: ownSpec, mode: modeWhole, role: ours, heard: make(chan struct{})}
-		s.fifo.push(barrier)
+	barrier, asks := &item{spec: ownSpec, mode: modeWhole, role: ours, heard: make(chan struct{})}, words("PING")
+	if s.st.multi {
+		asks = words("MULTI") // PING would be queued; this is refused, and leaves the transaction as it is
 	}
+	s.fifo.push(barrier)
 	s.mu.Unlock()
-	if barrier != nil {
-		if _, err := old.conn.Write(words("PING")); err == nil {
-			select {
-			case <-barrier.heard:
-			case <-ctx.Done():
-				closeAll(warm)
-				return fmt.Errorf("waiting for the last messages of the %s: %w", old.side, context.Cause(ctx))
-			}
+	if _, err := old.conn.Write(asks); err == nil {
+		select {
+		case <-barrier.heard:
+		case <-ctx.Done():
+			closeAll(warm)
+			return fmt.Errorf("waiting for the last messages of the %s: %w", old.side, context.Cause(ctx))
 		}
 	}
 	l, err := s.complete(ctx, route, warm, listening)

@@ -4,6 +4,7 @@
 #   scripts/deps.sh race    and a C compiler, for the race detector
 #   scripts/deps.sh suites  and what the suites of Redis and its clients need
 #   scripts/deps.sh servers and what fetching servers of other versions needs
+#   scripts/deps.sh node    and node and npm
 #   scripts/deps.sh bench   and the proxies that are measured: haproxy, twemproxy
 # Does nothing when all is there. Debian and its kin only; elsewhere it says
 # what to install. The packaged services are not started.
@@ -31,13 +32,17 @@ for arg in "$@"; do
 		have node || packages="$packages nodejs"
 		have npm || packages="$packages npm"
 		;;
+	node)
+		have node || packages="$packages nodejs"
+		have npm || packages="$packages npm"
+		;;
 	servers) installed debian-archive-keyring || packages="$packages debian-archive-keyring" ;;
 	bench)
 		have redis-benchmark || packages="$packages redis-tools"
 		have haproxy || packages="$packages haproxy"
 		have nutcracker || packages="$packages nutcracker"
 		;;
-	*) die "unknown argument $arg; usage: scripts/deps.sh [race] [suites] [servers] [bench]" ;;
+	*) die "unknown argument $arg; usage: scripts/deps.sh [race] [suites] [node] [servers] [bench]" ;;
 	esac
 done
 packages=${packages# }

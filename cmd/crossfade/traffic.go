@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +32,12 @@ func (t traffic) Stalls() migration.Stalls {
 	return migration.Stalls{Sessions: s.Sessions, P50: s.P50, P99: s.P99, Max: s.Max}
 }
 
+// Shadow takes what is asked for in percent.
+func (t traffic) Shadow(percent int) { t.Server.Shadow(float64(percent) / 100) }
+
+// Shadowed counts the reads that both servers have answered alike.
+func (t traffic) Shadowed() int64 { return t.Alike() }
+
 // observer passes on what the proxy sees. Proxy and migration need each other, so
 // the migration is set after both are made and before the proxy serves.
 type observer struct{ *migration.Migration }
@@ -38,7 +46,11 @@ var (
 	_ proxy.Observer        = (*observer)(nil)
 	_ proxy.WriteObserver   = (*observer)(nil)
 	_ proxy.ElementObserver = (*observer)(nil)
+	_ proxy.ShadowObserver  = (*observer)(nil)
 )
+
+// Differed gives a read the migration's type.
+func (o *observer) Differed(read proxy.ShadowRead) { o.Migration.Differed(migration.ShadowRead(read)) }
 
 // writeLists are for Wrote, which is called often.
 var writeLists = sync.Pool{New: func() any { return new([]mirror.Write) }}
@@ -90,15 +102,44 @@ func (u *upstream) follow(text string) error {
 	return nil
 }
 
-// unblock wakes clients that wait in a blocking command.
-func (u *upstream) unblock(ctx context.Context, ids []int64) error {
+// own returns a pool of our own connections for what clients do not see.
+func (u *upstream) own() *conn.Pool {
 	if u.pool.Load() == nil {
 		p := conn.New(*u.now.Load(), "unblock", u.timeout)
 		if !u.pool.CompareAndSwap(nil, p) {
 			_ = p.Close()
 		}
 	}
-	pool := u.pool.Load()
+	return u.pool.Load()
+}
+
+// locate lists the server's connections: the id of each by its address.
+func (u *upstream) locate(ctx context.Context) (map[string]int64, error) {
+	pool := u.own()
+	list, err := pool.DB(0).ClientList(ctx).Result()
+	if err != nil {
+		return nil, fmt.Errorf("looking for blocked clients on %s: %w", pool, err)
+	}
+	ids := make(map[string]int64)
+	for line := range strings.Lines(list) {
+		var id int64
+		var addr string
+		for field := range strings.FieldsSeq(line) {
+			switch name, value, _ := strings.Cut(field, "="); name {
+			case "id":
+				id, _ = strconv.ParseInt(value, 10, 64)
+			case "addr":
+				addr = value
+			}
+		}
+		ids[addr] = id
+	}
+	return ids, nil
+}
+
+// unblock wakes clients that wait in a blocking command.
+func (u *upstream) unblock(ctx context.Context, ids []int64) error {
+	pool := u.own()
 	pipe := pool.DB(0).Pipeline()
 	for _, id := range ids {
 		pipe.ClientUnblockWithError(ctx, id)
@@ -134,6 +175,9 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 		ScriptCache:       c.Proxy.ScriptCache,
 		Unblock: func(ctx context.Context, side router.Side, ids []int64) error {
 			return ups[side].unblock(ctx, ids)
+		},
+		Locate: func(ctx context.Context, side router.Side) (map[string]int64, error) {
+			return ups[side].locate(ctx)
 		},
 	}
 	listeners, _ := c.Listeners() // Validate has told its problems

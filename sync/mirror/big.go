@@ -48,6 +48,7 @@ type bigKey struct {
 	with    bool // in hand in the dirty set, and here
 	owed    bool // to a scan, which is not through before this is copied
 	working bool
+	failed  bool // when it was copied last
 	asWhole bool // it waits for a whole copy, or is being copied so
 	changes value.Changes
 	count   uint64
@@ -56,6 +57,7 @@ type bigKey struct {
 	spent   time.Duration // on the whole copy under way, over its interruptions
 	ended   time.Time     // of the last whole copy
 	cost    time.Duration // of the last whole copy
+	since   time.Time     // when it was first taken for a whole copy
 	open    time.Time     // since when commands under way have kept it from being settled; zero: they have not
 	known   time.Time     // since when
 	counted int64         // bytes of copy's account that the lane's counter has
@@ -180,6 +182,25 @@ func (s *bigKeys) owes() bool {
 	return owes
 }
 
+// putOff returns the keys in hand that were copied before and now have their share of the
+// time: they wait for nothing else.
+func (s *bigKeys) putOff() (keys map[string]bool) {
+	if s.n.Load() == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.known {
+		if k.with && !k.owed && !k.failed && !k.ended.IsZero() {
+			if keys == nil {
+				keys = make(map[string]bool)
+			}
+			keys[k.key] = true
+		}
+	}
+	return keys
+}
+
 // room waits, for a scan, until not too many big keys are in hand: of each something is
 // remembered.
 func (s *bigKeys) room(ctx context.Context) error {
@@ -298,7 +319,23 @@ type BigKey struct {
 	Size     int64         // in From's memory, or a guess where that does not say
 	Percent  float64       // of the copy under way
 	Wait     time.Duration // until its turn, for one that was copied not long ago
-	Cost     time.Duration // what its last whole copy took, when it is to be copied as a whole again
+	Cost     time.Duration // what its whole copy takes, when it is to be copied so: what the last took, or a guess at what is left of the first
+	First    bool          // that is the first
+}
+
+// firstRate is how many bytes of a source's memory a second a whole copy is taken to
+// manage, until there was one: what hashes come to, the slowest, on one machine.
+const firstRate = 16 << 20
+
+// firstCost guesses what is left of a key's first whole copy: by its size, and by its
+// own pace if that is slower. since is zero while it waits for its turn.
+func firstCost(a value.Account, since, now time.Time) time.Duration {
+	left := 1 - a.Percent/100
+	cost := time.Duration(float64(a.Size) / firstRate * left * float64(time.Second))
+	if !since.IsZero() && a.Percent >= 1 {
+		cost = max(cost, time.Duration(float64(now.Sub(since))*left/(1-left)))
+	}
+	return cost
 }
 
 // bigListed is how many big keys a Progress lists, per database: those first that
@@ -322,7 +359,10 @@ func (s *bigKeys) list() (list []BigKey, bytes int64) {
 			b.Wait = max(0, s.l.m.bigs.may(k, now))
 		}
 		if k.asWhole {
-			b.Cost = k.cost
+			b.Cost, b.First = k.cost, k.ended.IsZero()
+		}
+		if b.Cost == 0 && b.First {
+			b.Cost = firstCost(a, k.since, now)
 		}
 		list = append(list, b)
 	}

@@ -431,6 +431,35 @@ func TestHotBigHashHasItsShare(t *testing.T) {
 	w.sameKeys(t, "hash")
 }
 
+// While a key is copied as a whole for the first time, the progress says about how long
+// that goes on, so that nobody has clients wait for it.
+func TestFirstCopyHasACost(t *testing.T) {
+	src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
+	dst := redistest.Start(t)
+	link := redistest.NewLink(t, dst.Addr())
+	w := &world{src: src, dst: dst}
+	w.connect(t, src.Addr(), link.Addr(), smallIsBig)
+	grow(t, src.Client(0), "hash", 0, 30_000)
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	link.Stall(true)
+	ok(t, src.Client(0).Copy(t.Context(), "hash", "more", 0, false).Err())
+	redistest.Eventually(t, 20*time.Second, func() error {
+		for _, b := range w.m.Progress().Big {
+			if b.First && b.Size > 2_000_000 && b.Cost > 50*time.Millisecond {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", w.m.Progress().Big)
+	}, "the cost is told")
+	link.Stall(false)
+	drain(t, w.m)
+	w.sameKeys(t, "hash", "more")
+	for _, b := range w.m.Progress().Big {
+		t.Errorf("after the copy the progress tells %+v", b)
+	}
+}
+
 // TestBigKeysWhereRestoreIsRefused has big keys among many small ones that are all
 // copied by type: they take the way of big keys all the same, so that what is added to
 // one of them is all that is sent.

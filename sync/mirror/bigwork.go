@@ -144,6 +144,9 @@ func (s *bigKeys) takeWhole(now time.Time) (*bigKey, time.Duration) {
 		wait := s.l.m.bigs.may(k, now)
 		if wait <= 0 {
 			s.whole = slices.Delete(s.whole, i, i+1)
+			if k.since.IsZero() {
+				k.since = now
+			}
 			return k, 0
 		}
 		soonest = min(soonest, wait)
@@ -264,6 +267,7 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	s.hand--
 	l.count.bytes.Add(a.Bytes - k.counted)
 	k.counted = a.Bytes
+	k.failed = err != nil
 	if err == nil {
 		k.owed = false
 	}

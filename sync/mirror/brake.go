@@ -10,6 +10,7 @@ type brake struct {
 	mu      sync.Mutex
 	inside  int
 	pulled  bool
+	barred  bool // what From says may not be copied, see bar
 	changed chan struct{}
 }
 
@@ -20,14 +21,14 @@ func (b *brake) wake() { // with mu held
 	b.changed = make(chan struct{})
 }
 
-// enter waits while the brake is pulled.
+// enter waits while the brake is pulled or barred.
 func (b *brake) enter(ctx context.Context) error {
 	for {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		b.mu.Lock()
-		if !b.pulled {
+		if !b.pulled && !b.barred {
 			b.inside++
 			b.mu.Unlock()
 			return nil
@@ -46,10 +47,11 @@ func (b *brake) enter(ctx context.Context) error {
 func (b *brake) tryEnter() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.pulled {
-		b.inside++
+	if b.pulled || b.barred {
+		return false
 	}
-	return !b.pulled
+	b.inside++
+	return true
 }
 
 // leave ends a copy: its outcome is known, or the connection it was sent on is
@@ -86,5 +88,15 @@ func (b *brake) release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pulled = false
+	b.wake()
+}
+
+// bar keeps new copies out, or lets them in again, and waits for nobody. Copies are
+// barred while From may have come back without what it had: what is read there then must
+// not be written.
+func (b *brake) bar(on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.barred = on
 	b.wake()
 }

@@ -159,18 +159,24 @@ func (m *Mirror) supervise(f *feed) {
 		m.feed = nil
 		m.feedUp = make(chan struct{})
 		m.mu.Unlock()
+		for _, l := range m.lanes { // until it is plain what From is now
+			l.brake.bar(true)
+		}
 		m.views.reset()
-		m.noteGap(fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err))
+		why := fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err)
+		m.noteGap(why)
 		if f = m.resubscribe(); f == nil {
 			return
 		}
 		if !m.awaitWhole(f) {
 			return
 		}
+		m.setReason(why) // and not what kept us from subscribing any more
 		m.countAnew()
 		// Subscribed first, scan second: nothing can fall between.
 		for _, l := range m.lanes {
 			l.requestScan()
+			l.brake.bar(false)
 		}
 		m.setFeed(f)
 		m.log.Info("notifications are back, scanning what the gap covered", "from", m.cfg.From.String())

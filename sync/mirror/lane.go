@@ -56,7 +56,7 @@ func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
 		m: m, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake(),
 		pages: make(chan task),
 		ways: &pipe.Ways{
-			Source: func(ctx context.Context) (*conn.Wire, error) { return m.cfg.From.Wire(ctx, from) },
+			Source: func(ctx context.Context) (*conn.Wire, error) { return m.source(ctx, from) },
 		},
 	}
 	l.size.fixed = m.cfg.Batch

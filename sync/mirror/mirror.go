@@ -69,6 +69,10 @@ type Config struct {
 	// *NotificationsOff when changes are known not to be reported, and nil when
 	// that cannot be told.
 	CheckNotifications func(context.Context) error
+	// Remembers returns an error when From has come back in a state that is older than
+	// what it has said, so that To may have what nobody else has. It is asked before a
+	// scan, whenever From has been away. nil: nobody can tell.
+	Remembers func(context.Context) error
 	// Silent counts the commands without notifications that went through the
 	// proxy, per command: nil when nobody counts. See foreign.go.
 	Silent func() (forwarded, finished map[string]int64)

@@ -94,6 +94,34 @@ func runIDIn(text string) string {
 	return ""
 }
 
+// source connects to a database of From, the process that is followed and no other: one
+// that took its place may have come back without what it had, and what a worker reads
+// there must not be copied before that is plain, see awaitWhole.
+func (m *Mirror) source(ctx context.Context, db int) (*conn.Wire, error) {
+	wire, err := m.cfg.From.Wire(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	wire.Command("INFO", "server")
+	text, err := "", wire.Flush()
+	if err == nil {
+		text, err = wire.Text()
+	}
+	if err != nil {
+		wire.Close()
+		return nil, fmt.Errorf("asking %s for its run id: %w", m.cfg.From, err)
+	}
+	m.mu.Lock()
+	same := m.fromRun == runIDIn(text)
+	m.mu.Unlock()
+	if !same {
+		wire.Close()
+		m.dropFeed() // nobody has noticed yet
+		return nil, fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
+	}
+	return wire, nil
+}
+
 // fromRestarted reports whether From is another process than at the last call.
 func (m *Mirror) fromRestarted(ctx context.Context) (bool, error) {
 	id, err := runID(ctx, m.cfg.From)
@@ -107,11 +135,31 @@ func (m *Mirror) fromRestarted(ctx context.Context) (bool, error) {
 	return was != "" && was != id, nil
 }
 
+// Followed asks, in p, who the server at the other end is. What it returns is to be called
+// when p has run, and returns an error unless that is the process whose changes are
+// followed now.
+func (m *Mirror) Followed(ctx context.Context, p redis.Pipeliner) func() error {
+	info := p.Info(ctx, "server")
+	return func() error {
+		text, err := info.Result()
+		if err != nil {
+			return fmt.Errorf("asking %s for its run id: %w", m.cfg.From, err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.feed == nil || m.fromRun != runIDIn(text) {
+			return fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
+		}
+		return nil
+	}
+}
+
 // fewKeys is up to how many keys a server may lose without a question.
 const fewKeys = 100
 
-// checkLoss returns an error when From has less than half of the keys that To
-// has: a scan would remove from To what may be the only copy left.
+// checkLoss returns an error when From has less than half of the keys that To has, or is
+// known to have come back in an older state: a scan would take from To what may be the
+// only copy left.
 func (m *Mirror) checkLoss(ctx context.Context) error {
 	if m.cfg.AcceptLoss {
 		return nil
@@ -131,7 +179,10 @@ func (m *Mirror) checkLoss(ctx context.Context) error {
 	if to > fewKeys && 2*from < to {
 		return fmt.Errorf("%s has %d keys and %s still has %d: it seems to have lost its data, so the other server is left as it is; bring the data back, or restart crossfade with --sync.accept_loss to carry the loss over", m.cfg.From, from, m.cfg.To, to)
 	}
-	return nil
+	if m.cfg.Remembers == nil {
+		return nil
+	}
+	return m.cfg.Remembers(ctx)
 }
 
 // awaitWhole waits, after From restarted, until it is plain that it has not lost

@@ -13,7 +13,7 @@ const (
 	// chunkMost is how many elements a round has at most: to set the fields of a hash of
 	// millions takes a server a microsecond and a half each, and three times as long when
 	// others have its caches.
-	chunkMost = 512
+	chunkMost = 256
 
 	// listMost is for lists, whose elements cost a server least: a tenth of a
 	// microsecond to read or to push.
