@@ -314,14 +314,16 @@ func (a *attempt) hardFence(ctx context.Context) error {
 // the fence was confirmed, so every acknowledged write stands before it.
 func (a *attempt) drainTwice(ctx context.Context) error {
 	entered := a.record().Servers[a.to].Fence
-	if err := a.drainFrozen(ctx); err != nil {
-		return err
-	}
 	a.onUndoLast(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
-	if err := a.fence(a.to).letListen(ctx, entered, true); err != nil {
-		return err
-	}
-	return a.traffic.Align(ctx, a.nextRoute())
+	together, tctx := errgroup.WithContext(ctx)
+	together.Go(func() error { return a.drainFrozen(tctx) })
+	together.Go(func() error { // subscribers need the fence, and none of the keys
+		if err := a.fence(a.to).letListen(tctx, entered, true); err != nil {
+			return err
+		}
+		return a.traffic.Align(tctx, a.nextRoute())
+	})
+	return together.Wait()
 }
 
 // drainFrozen carries what is left over and stops copying, while nobody writes.
