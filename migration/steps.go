@@ -22,7 +22,7 @@ func (a *attempt) preflightStep(ctx context.Context) error {
 	if a.forward == nil {
 		return &Refused{[]string{"the copy has not begun"}}
 	}
-	if reasons := a.verifyReasons(); len(reasons) > 0 {
+	if reasons := append(a.verifyReasons(), a.shadowReasons(a.from)...); len(reasons) > 0 {
 		return &Refused{reasons}
 	}
 	return nil
@@ -45,6 +45,7 @@ func (a *attempt) prepare(ctx context.Context) error {
 		return err
 	}
 	a.followPhase() // the phase may lag behind the mirror
+	a.endShadow()
 	if old := a.record().Servers[a.from].Fence; old != nil && old.Raised {
 		// Never read what is to be put back from users that are fenced already.
 		if err := a.lowerFence(ctx, a.from); err != nil {
