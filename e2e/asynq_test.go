@@ -46,7 +46,7 @@ func startAsynq(t *testing.T, addr string) *asynqLoad {
 	t.Helper()
 	q := &asynqLoad{t: t, stopped: make(chan struct{}), added: make(map[string]int), runs: make(map[string]int)}
 	o := redistest.Options(addr, 0)
-	o.PoolSize = 40
+	o.PoolSize, o.ReadTimeout, o.DialTimeout = 40, time.Minute, time.Minute // a machine may be busy
 	o.Dialer = q.dial
 	q.conn = redis.NewClient(o)
 	for range 2 {

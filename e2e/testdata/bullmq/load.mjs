@@ -24,7 +24,7 @@ class Counted extends Redis {
     return new Counted({ ...this.options, ...override });
   }
 }
-const connect = (protocol = 3) => new Counted({ host: '127.0.0.1', port, protocol, maxRetriesPerRequest: null });
+const connect = (protocol = 3) => new Counted({ host: '127.0.0.1', port, protocol, connectTimeout: 60_000, maxRetriesPerRequest: null });
 
 const name = 'jobs';
 const queue = new Queue(name, { connection: connect(), streams: { events: { maxLen: 20_000 } } });
