@@ -41,8 +41,8 @@ func shadows(ctx context.Context, o options, p *park) ([]claim, error) {
 	if err := ready(ctx, s, time.Minute); err != nil {
 		return nil, err
 	}
-	fmt.Printf("%d clients, %s, at %.0f/s in all, every write copied to the target;\nwith and without %d %% of the reads asked of the target too.\n%d rounds of %g s each.\n",
-		c.clients, c, o.shadowRate, shadowPercent, o.rounds, o.seconds)
+	fmt.Printf("%s, at %.0f/s in all, every write copied to the target;\nwith and without %d %% of the reads asked of the target too. %d rounds of %g s each.\n",
+		c, o.shadowRate, shadowPercent, o.rounds, o.seconds)
 	cfg := load.Config{Addr: w.addr, Clients: c.clients, Rate: o.shadowRate, For: time.Duration(o.seconds * float64(time.Second)), Next: c.requests()}
 	var without, with []figures
 	for round := range o.rounds + 1 { // the first one is not counted

@@ -58,6 +58,7 @@ func TestShadowReadsUnderWrites(t *testing.T) {
 	if r := ask(); r.Differing != 0 || r.Keys != 0 || r.Asked.Failed != 0 {
 		t.Fatalf("nothing was planted: %+v, %+v", r.ShadowStatus, r.Asked)
 	}
+	everyReadCounts(t, ask())
 
 	all := plantStill(t, dst.Client(0))
 	seen := map[string]string{ // what no read tells is left out: a consumer, a stream's last id
@@ -115,7 +116,23 @@ func TestShadowReadsUnderWrites(t *testing.T) {
 	if r.Keys != int64(len(want)) {
 		t.Errorf("%d differences, not %d", r.Keys, len(want))
 	}
+	everyReadCounts(t, r)
 	shadowsAcross(t, c, client, ask)
+}
+
+// everyReadCounts: a read that was answered differently has come to one end.
+func everyReadCounts(t *testing.T, r admin.ShadowReply) {
+	t.Helper()
+	if sum := r.Behind + r.Differing + r.Unsettled + r.LeftOut + int64(r.Open); sum != r.Asked.Differed {
+		t.Errorf("%d reads were answered differently, and %d have come to an end: %+v", r.Asked.Differed, sum, r.ShadowStatus)
+	}
+	var behind, differing, unsettled int64
+	for _, f := range r.Families {
+		behind, differing, unsettled = behind+f.Behind, differing+f.Differing, unsettled+f.Unsettled
+	}
+	if behind != r.Behind || differing != r.Differing || unsettled != r.Unsettled {
+		t.Errorf("the families' sums are others: %+v", r.ShadowStatus)
+	}
 }
 
 // shadowsAcross: a cutover and a rollback end shadow reads, and cost no client anything.
