@@ -14,7 +14,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints model chaos clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints model chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -105,6 +105,11 @@ bench-hol: ## measure what large values and blocked clients do to small requests
 	scripts/deps.sh bench
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./bench -crossfade bin/crossfade -hol -check
+
+bench-shadow: ## measure what shadow reads cost the clients, 3 minutes
+	scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./bench -crossfade bin/crossfade -shadow -check
 
 bench-bulk: ## measure what a full copy does to clients, 5 minutes
 	scripts/deps.sh bench

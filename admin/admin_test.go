@@ -58,6 +58,14 @@ func (f *fake) Throttle(o migration.ThrottleOptions) (t throttle.Status) {
 	return t
 }
 
+func (f *fake) Shadow(o migration.ShadowOptions) (s migration.ShadowStatus) {
+	s = migration.ShadowStatus{State: "on", Behind: 2, Families: []migration.ShadowFamily{{Family: "hash", Behind: 2}}}
+	if o.Percent != nil {
+		s.Percent = *o.Percent
+	}
+	return s
+}
+
 func (f *fake) Complete(_ context.Context, o migration.CompleteOptions) ([]string, error) {
 	if !o.StayOnSource {
 		return []string{"this"}, errors.New("but not that")

@@ -128,6 +128,11 @@ func (c *Client) Throttle(ctx context.Context, o ThrottleRequest) (t throttle.St
 	return t, c.call(ctx, http.MethodPost, pathThrottle, o, &t)
 }
 
+// Shadow changes how many reads the target is asked too, and says what came of them.
+func (c *Client) Shadow(ctx context.Context, o ShadowRequest) (r ShadowReply, err error) {
+	return r, c.call(ctx, http.MethodPost, pathShadow, o, &r)
+}
+
 // Complete ends the migration and says what was done.
 func (c *Client) Complete(ctx context.Context, o CompleteRequest) (done []string, err error) {
 	var d Done

@@ -29,6 +29,7 @@ const (
 	pathComplete = "/v1/complete"
 	pathVerify   = "/v1/verify"
 	pathThrottle = "/v1/throttle"
+	pathShadow   = "/v1/shadow"
 	pathVerified = "/v1/verification"
 	pathAudit    = "/v1/audit"
 )
@@ -65,6 +66,7 @@ func (s *Server) routes() map[string]route {
 		pathComplete: s.verb(s.complete),
 		pathVerify:   s.verb(s.verify),
 		pathThrottle: s.verb(s.throttle),
+		pathShadow:   s.verb(s.shadow),
 	}
 }
 

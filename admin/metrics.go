@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -66,7 +67,7 @@ func (c scrape) Describe(out chan<- *prometheus.Desc) {
 		descInFlight, descErrors, descReceived, descSent, descClients, descAccepted, descRefused, descOutput, descUpstreams, descSlow} {
 		out <- d
 	}
-	for _, d := range syncDescs {
+	for _, d := range slices.Concat(syncDescs, shadowDescs) {
 		out <- d
 	}
 }
@@ -87,6 +88,7 @@ func (c scrape) Collect(out chan<- prometheus.Metric) {
 	count(descGaps, float64(st.Gaps))
 	collectSync(out, st)
 	verification(out, st.Verify)
+	judgedShadows(out, st.Shadow)
 	if c.s.opt.Meter == nil {
 		return
 	}
@@ -113,6 +115,7 @@ func (c scrape) Collect(out chan<- prometheus.Metric) {
 	count(descRefused, float64(n.Refused))
 	count(descOutput, float64(n.Overflowed))
 	count(descSlow, float64(n.SlowLogged))
+	askedShadows(out, &n.Shadowed)
 	for i, u := range n.Connections {
 		side := router.Side(i).String()
 		gauge(descUpstreams, float64(u.Shared), side, "shared")
@@ -170,6 +173,10 @@ const (
 )
 
 func duration(h *proxy.Histogram, family, part string) prometheus.Metric {
+	return histogram(descDuration, h, family, part)
+}
+
+func histogram(d *prometheus.Desc, h *proxy.Histogram, labels ...string) prometheus.Metric {
 	shown := make(map[float64]uint64, (lastShown-firstShown)/2+1)
 	var below uint64
 	for i, n := range h.Buckets {
@@ -178,5 +185,5 @@ func duration(h *proxy.Histogram, family, part string) prometheus.Metric {
 			shown[proxy.Bound(i).Seconds()] = below
 		}
 	}
-	return prometheus.MustNewConstHistogram(descDuration, below, h.Sum.Seconds(), shown, family, part)
+	return prometheus.MustNewConstHistogram(d, below, h.Sum.Seconds(), shown, labels...)
 }

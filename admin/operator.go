@@ -24,6 +24,7 @@ type Operator interface {
 	Complete(context.Context, migration.CompleteOptions) ([]string, error)
 	Throttle(migration.ThrottleOptions) throttle.Status
 	Verify(context.Context, migration.VerifyOptions) (verify.Report, error)
+	Shadow(migration.ShadowOptions) migration.ShadowStatus
 	LastVerification() (verify.Report, bool)
 }
 
@@ -56,6 +57,11 @@ type (
 		// Scheduled takes back what was set, so that the schedule counts again; it is
 		// given alone.
 		Scheduled bool `json:"scheduled,omitempty"`
+	}
+	// ShadowRequest is for /v1/shadow. Percent is how many of a hundred plain reads the
+	// target is asked too; left out, it stays as it is.
+	ShadowRequest struct {
+		Percent *int `json:"percent,omitempty"`
 	}
 	// VerifyRequest is for /v1/verify. Sample is the share of the keys that is
 	// compared, above 0 and at most 1; 0 means all of them. Repair makes equal what

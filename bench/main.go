@@ -32,6 +32,8 @@ type options struct {
 	switches   int
 	promotions int
 	rate       int
+	shadow     bool
+	shadowRate float64
 }
 
 func main() {
@@ -56,6 +58,8 @@ func main() {
 	flag.IntVar(&o.switches, "switches", 0, "measure instead what `N` switches there and back do to clients")
 	flag.IntVar(&o.promotions, "promotions", 20, "and as many promotions of a replica as a comparison, twice; with -switches")
 	flag.IntVar(&o.rate, "rate", 10_000, "operations a second with -switches")
+	flag.BoolVar(&o.shadow, "shadow", false, "measure instead what shadow reads cost the clients")
+	flag.Float64Var(&o.shadowRate, "shadow-rate", 5000, "requests a second with -shadow")
 	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk and -sync")
 	flag.Parse()
 	o.redisShake = os.Getenv("REDISSHAKE")
@@ -101,6 +105,8 @@ func run(ctx context.Context, o options) (err error) {
 		claims, err = lag(ctx, p)
 	case o.switches > 0:
 		claims, err = switches(ctx, o, p)
+	case o.shadow:
+		claims, err = shadows(ctx, o, p)
 	case o.bulk:
 		claims, err = besideBulk(ctx, o, p)
 	default:

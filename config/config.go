@@ -27,6 +27,7 @@ type Config struct {
 	Proxy   Proxy   `koanf:"proxy"`
 	Sync    Sync    `koanf:"sync"`
 	Verify  Verify  `koanf:"verify"`
+	Shadow  Shadow  `koanf:"shadow"`
 	Cutover Cutover `koanf:"cutover"`
 	// Hooks are told of what happens, see Hook.
 	Hooks []Hook `koanf:"hooks"`
@@ -178,6 +179,15 @@ type Verify struct {
 	// Report is the file for the report of the latest verification, without .json
 	// and .txt; empty: beside State.
 	Report string `koanf:"report"`
+}
+
+// Shadow is which reads the target is asked too, to compare the replies.
+type Shadow struct {
+	// Percent is how many of a hundred; 0 is none.
+	Percent int `koanf:"percent"`
+	// CleanReads is how many must have been answered alike since the last difference
+	// before a cutover may be made; 0 asks for none.
+	CleanReads int `koanf:"clean_reads"`
 }
 
 // Cutover is how the switch is made, there and back.

@@ -210,6 +210,8 @@ func (c Config) checkRanges() []error {
 	if gates := []string{"off", "known", "passed"}; !slices.Contains(gates, c.Verify.Gate) {
 		problems = append(problems, fmt.Errorf("verify.gate: %q is unknown: give %s", c.Verify.Gate, strings.Join(gates, ", ")))
 	}
+	number("shadow.percent", c.Shadow.Percent, 0, 100)
+	number("shadow.clean_reads", c.Shadow.CleanReads, 0, 1<<50)
 	duration("cutover.max_stall", c.Cutover.MaxStall, time.Millisecond, 5*time.Minute)
 	duration("cutover.max_lag", c.Cutover.MaxLag, time.Millisecond, time.Minute)
 	duration("cutover.wait_ready", c.Cutover.WaitReady, 0, 24*time.Hour)

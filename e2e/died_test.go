@@ -99,6 +99,33 @@ func TestTargetDiesAfterTheCommit(t *testing.T) {
 	}
 }
 
+// TestTargetFailsOverAfterTheCommit: a replica takes the place of a target that died 50 ms
+// after the commit. It has all that was acknowledged before the switch, and knows of it.
+func TestTargetFailsOverAfterTheCommit(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "")
+	replica := replicaOf(t, s.dst)
+	s.goOn(50)
+	s.calm()
+	s.c.awaitReady()
+	s.mustSwitch(router.Source)
+	<-time.After(moment) // that it is this moment is what is tried
+	s.dst.Kill()
+	do(t, replica.Client(0), "REPLICAOF", "NO", "ONE")
+	for _, l := range []*redistest.Link{s.links[router.Target], s.feeds[router.Target]} {
+		l.SetUpstream(replica.Addr())
+		l.Cut()
+	}
+	s.dst = replica
+	s.through.mustHold(t, replica.Addr(), mapping(crashMap))
+	s.direct.mustHold(t, replica.Addr(), mapping(crashMap))
+	s.through.begin()
+	s.goOn(100)
+	s.c.awaitReady()
+	s.oneWritable(router.Target)
+	s.settle(router.Target)
+}
+
 // TestSourceDiesBeforeTheJournal: the source, or both servers, die between the fence and
 // the journal and come back. The switch is taken back, nothing is lost, and the next one
 // works.

@@ -45,6 +45,10 @@ func (t partsTraffic) Stalls() migration.Stalls {
 	return migration.Stalls{Sessions: s.Sessions, P50: s.P50, P99: s.P99, Max: s.Max}
 }
 
+func (t partsTraffic) Shadow(percent int) { t.Server.Shadow(float64(percent) / 100) }
+
+func (t partsTraffic) Shadowed() int64 { return t.Alike() }
+
 type partsObserver struct{ *migration.Migration }
 
 func newParts(t *testing.T, servers [2]*redistest.Server) *parts {

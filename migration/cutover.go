@@ -45,7 +45,7 @@ func (e *Refused) Error() string {
 // is how many keys are compared between two looks at the clock, sampleChoice how many are
 // asked for at a time.
 const (
-	sampleTime   = 3 * time.Millisecond
+	sampleTime   = 2 * time.Millisecond
 	sampleChunk  = 25
 	sampleChoice = 200
 )

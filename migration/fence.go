@@ -153,8 +153,10 @@ func (f fence) raise(ctx context.Context, st *FenceState, token uint64) error {
 func (f fence) watch(ctx context.Context, c *redis.Conn, token uint64) error {
 	p := c.Pipeline()
 	watched, there := p.Do(ctx, "WATCH", store.FenceKey), p.Get(ctx, store.FenceKey)
-	_, _ = p.Exec(ctx) // each command has its own error
-	err := watched.Err()
+	err := store.Answered(p.Exec(ctx))
+	if err == nil {
+		err = watched.Err()
+	}
 	if err == nil {
 		if err = there.Err(); errors.Is(err, redis.Nil) {
 			err = nil

@@ -104,7 +104,9 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 	p := f.db().Pipeline()
 	a := f.ask(ctx, p, st)
 	if p.Len() > 0 {
-		_, _ = p.Exec(ctx) // each command has its own error
+		if err := store.Answered(p.Exec(ctx)); err != nil {
+			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
+		}
 	}
 	return f.judge(ctx, f.db(), st, a)
 }

@@ -92,10 +92,10 @@ func keyCounts(ctx context.Context, p *conn.Pool) (map[int]keyCount, error) {
 }
 
 // handful is a part of the sample: keys of one database, which is another one on the
-// other side.
+// other side. The big ones are but glanced at.
 type handful struct {
-	db, other int
-	keys      []string
+	db, other  int
+	small, big []string
 }
 
 // chooseSample chooses the keys that are compared while clients wait, before they do.
@@ -121,9 +121,16 @@ func (a *attempt) chooseSample(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		small, big, err := a.bySize(ctx, from.DB(db), keys)
+		if err != nil {
+			return err
+		}
 		other, _ := dm.Target(db)
-		for some := range slices.Chunk(keys, sampleChunk) {
-			a.sample = append(a.sample, handful{db, other, some})
+		for some := range slices.Chunk(small, sampleChunk) {
+			a.sample = append(a.sample, handful{db: db, other: other, small: some})
+		}
+		for _, one := range big {
+			a.sample = append(a.sample, handful{db: db, other: other, big: []string{one}})
 		}
 	}
 	// No database is to be the one for which there was no time.
@@ -149,20 +156,16 @@ func (a *attempt) checkSample(ctx context.Context) error {
 // compareSome compares a part of the sample.
 func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, some handful) error {
 	from, to := a.ids[a.from].Pool().DB(some.db), a.ids[a.to].Pool().DB(some.other)
-	small, big, err := a.bySize(ctx, from, some.keys)
-	if err != nil {
-		return err
-	}
-	diffs, err := comparer.Compare(ctx, from, to, small)
-	for i := 0; err == nil && i < len(big); i++ {
+	diffs, err := comparer.Compare(ctx, from, to, some.small)
+	for i := 0; err == nil && i < len(some.big); i++ {
 		var d value.Diff
-		d, err = value.Glance(ctx, from, to, big[i])
+		d, err = value.Glance(ctx, from, to, some.big[i])
 		diffs = append(diffs, d)
 	}
 	if err != nil {
 		return fmt.Errorf("comparing while frozen: %w", err)
 	}
-	keys := append(small, big...)
+	keys := slices.Concat(some.small, some.big)
 	for i, d := range diffs {
 		if !d.Equal() {
 			return fmt.Errorf("comparing while frozen: key %q of database %d differs: %s", keys[i], some.db, d.Words)

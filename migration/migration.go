@@ -42,6 +42,10 @@ type Traffic interface {
 	UpstreamAddrs(side router.Side) map[string]struct{}
 	// Silent counts commands that no notification reports, see mirror.Config.
 	Silent() (forwarded, finished map[string]int64)
+	// Shadow has so many of a hundred plain reads that go to the source asked of the
+	// target too, until a Hold; Shadowed counts those that both have answered alike.
+	Shadow(percent int)
+	Shadowed() int64
 	// Served counts the commands that clients were answered, those that wait in the
 	// server left out, and the time that all of them took together.
 	Served() (commands int64, took time.Duration)
@@ -104,6 +108,7 @@ type Migration struct {
 	elements    atomic.Pointer[elements.Keys] // the mirror's
 
 	verification verification
+	shadow       shadow
 
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
@@ -123,6 +128,7 @@ func New(opt Options, log *slog.Logger) *Migration {
 	}
 	m.scan.Keys, m.scan.Bytes = int64(m.cfg.Sync.KeysPerSecond), int64(m.cfg.Sync.BytesPerSecond)
 	m.plan = scheduleOf(m.cfg)
+	m.shadow.percent, m.shadow.families = m.cfg.Shadow.Percent, make(map[string]*ShadowFamily)
 	m.keepSchedule(time.Now())
 	m.ids[router.Source] = newIdentity(router.Source, opt.Source, instance, timeout)
 	m.ids[router.Target] = newIdentity(router.Target, opt.Target, instance, timeout)
@@ -380,6 +386,8 @@ func (m *Migration) observed(db int) (*mirror.Mirror, int, bool) {
 func (m *Migration) Run(ctx context.Context) error {
 	defer close(m.stopped)
 	defer func() {
+		m.endShadow()
+		m.shadow.judging.Wait()
 		if mi := m.activeMirror(); mi != nil {
 			mi.Stop()
 		}

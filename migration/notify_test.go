@@ -98,6 +98,8 @@ func (idle) Stalls() Stalls                                 { return Stalls{} }
 func (idle) Scripts() []string                              { return nil }
 func (idle) UpstreamAddrs(router.Side) map[string]struct{}  { return nil }
 func (idle) Silent() (forwarded, finished map[string]int64) { return nil, nil }
+func (idle) Shadow(int)                                     {}
+func (idle) Shadowed() int64                                { return 0 }
 func (idle) Served() (commands int64, took time.Duration)   { return 0, 0 }
 
 // quietMigration returns a migration between two servers that does nothing yet.

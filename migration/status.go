@@ -53,6 +53,7 @@ type Status struct {
 
 	Fence       string       `json:"fence"` // level of the fence that is up, or ""
 	Verify      VerifyStatus `json:"verify"`
+	Shadow      ShadowStatus `json:"shadow"`
 	LastCutover *Report      `json:"last_cutover"`
 	// Waiting is a switch that waits for its moment, Dropped one that was not made.
 	Waiting *WaitingStatus `json:"waiting"`
@@ -207,6 +208,7 @@ func (m *Migration) Status() Status {
 	s.Reasons = append(s.Reasons, m.reasons(r, mi)...)
 	s.Ready = len(s.Reasons) == 0
 	s.Verify = m.verifyStatus()
+	s.Shadow = m.shadowStatus()
 	return s
 }
 
@@ -241,7 +243,7 @@ func (m *Migration) reasonsWithin(r Record, mi *mirror.Mirror, maxLag, maxStall 
 	if mi == nil {
 		return []string{"the copy has not begun (" + string(r.Phase) + ")"}
 	}
-	return m.copyReasons(mi, maxLag, maxStall)
+	return append(m.copyReasons(mi, maxLag, maxStall), m.shadowReasons(r.Side)...)
 }
 
 // copyReasons are those of the copy, whatever the phase.
@@ -253,8 +255,8 @@ func (m *Migration) copyReasons(mi *mirror.Mirror, maxLag, maxStall time.Duratio
 	p := mi.Progress()
 	switch p.State {
 	case mirror.Live, mirror.Behind:
-		if p.Oldest > max(p.Lag, maxLag) { // the heartbeat is in one database only
-			out = append(out, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Oldest.Round(time.Millisecond), maxLag))
+		if p.Pressing > max(p.Lag, maxLag) { // the heartbeat is in one database only
+			out = append(out, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Pressing.Round(time.Millisecond), maxLag))
 		}
 	case mirror.Copying:
 		out = append(out, "the first copy is under way: "+percents(p.Databases))

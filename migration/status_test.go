@@ -68,6 +68,9 @@ func TestStatusJSON(t *testing.T) {
 			Background: BackgroundVerify{State: "comparing", Rate: 1000, Progress: &verify.Progress{Step: "settle"}, Walks: 4, Alarms: 2, Alarm: "a", AlarmAt: &at,
 				Last: &VerifySummary{By: "background", Ended: at, Verdict: verify.Unknown, Sample: 1, Differing: 1, Undecided: 1}},
 		},
+		Shadow: ShadowStatus{Percent: 10, State: "waiting", Why: "w", Equal: 9, Clean: 8, Behind: 7, Differing: 6, Unsettled: 5, LeftOut: 4, Open: 3, Keys: 2,
+			Families: []ShadowFamily{{Family: "hash", Behind: 7, Differing: 6, Unsettled: 5}},
+			Examples: []ShadowExample{{Time: at, Database: 3, Key: "k", Command: "hget", Kind: replyKind, Words: "w"}}},
 		Errors: []mirror.Error{{Kind: "k", Count: 1, Last: at, Text: "t"}},
 	})
 }

@@ -22,7 +22,7 @@ func (a *attempt) preflightStep(ctx context.Context) error {
 	if a.forward == nil {
 		return &Refused{[]string{"the copy has not begun"}}
 	}
-	if reasons := a.verifyReasons(); len(reasons) > 0 {
+	if reasons := append(a.verifyReasons(), a.shadowReasons(a.from)...); len(reasons) > 0 {
 		return &Refused{reasons}
 	}
 	return nil
@@ -45,6 +45,7 @@ func (a *attempt) prepare(ctx context.Context) error {
 		return err
 	}
 	a.followPhase() // the phase may lag behind the mirror
+	a.endShadow()
 	if old := a.record().Servers[a.from].Fence; old != nil && old.Raised {
 		// Never read what is to be put back from users that are fenced already.
 		if err := a.lowerFence(ctx, a.from); err != nil {
@@ -313,14 +314,16 @@ func (a *attempt) hardFence(ctx context.Context) error {
 // the fence was confirmed, so every acknowledged write stands before it.
 func (a *attempt) drainTwice(ctx context.Context) error {
 	entered := a.record().Servers[a.to].Fence
-	if err := a.drainFrozen(ctx); err != nil {
-		return err
-	}
 	a.onUndoLast(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
-	if err := a.fence(a.to).letListen(ctx, entered, true); err != nil {
-		return err
-	}
-	return a.traffic.Align(ctx, a.nextRoute())
+	together, tctx := errgroup.WithContext(ctx)
+	together.Go(func() error { return a.drainFrozen(tctx) })
+	together.Go(func() error { // subscribers need the fence, and none of the keys
+		if err := a.fence(a.to).letListen(tctx, entered, true); err != nil {
+			return err
+		}
+		return a.traffic.Align(tctx, a.nextRoute())
+	})
+	return together.Wait()
 }
 
 // drainFrozen carries what is left over and stops copying, while nobody writes.

@@ -25,7 +25,7 @@ func (m *Migration) supervise(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-phase.C:
-			m.whileIdle(m.followPhase)
+			m.whileIdle(func() { m.followPhase(); m.followShadow() })
 		case <-guard.C:
 			m.whileIdle(func() { m.guard(ctx) })
 			m.noteStale()

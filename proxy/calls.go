@@ -19,6 +19,7 @@ type call struct {
 	keys uint32 // bytes of the keys that it may change, kept beside; or unkept
 
 	elements bool // it is among those whose elements are kept beside
+	shadow   bool // … and whose request is, because the other server is asked too
 }
 
 func (sp *spec) call(at int64, args, size int) call {
@@ -35,6 +36,7 @@ type calls struct {
 	over       int    // not remembered; they follow all that are
 	keys       keptKeys
 	elements   elementCalls
+	shadows    shadowCalls
 }
 
 func (q *calls) len() int { return int(q.tail-q.head) + q.over }
@@ -46,6 +48,9 @@ func (q *calls) push(c call, limit int) {
 		q.keys.drop(c.keys)
 		if c.elements {
 			q.elements.drop()
+		}
+		if c.shadow {
+			q.shadows.drop()
 		}
 		return
 	}

@@ -62,7 +62,8 @@ type spec struct {
 	writes *writeForm // nil: it changes no keys, or none that can be told
 	// elements is nil for commands that do not name all elements of the key that they change.
 	elements *elementForm
-	row      uint16 // its number in rows
+	read     *readForm // nil unless both servers can be asked it and compared
+	row      uint16    // its number in rows
 }
 
 // The sets of subscriptions.
@@ -139,6 +140,7 @@ var table = func() map[string]*spec {
 	}
 	formsOf(m)
 	elementsOf(m)
+	readsOf(m)
 	return m
 }()
 

@@ -201,9 +201,28 @@ func (s *session) unmovable(route router.Route) string {
 	return ""
 }
 
-// closeLater is after how long a connection is closed that a session has left: that takes
-// the kernel and the server some time, which clients would wait for.
-const closeLater = 50 * time.Millisecond
+// lingerLeft is after how long connections are closed that sessions have left.
+const lingerLeft = 50 * time.Millisecond
+
+// closeLater closes a connection that a session has left, when clients do not wait any more:
+// closing takes the kernel and the server some time.
+func (s *Server) closeLater(l *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = append(s.left, l)
+	if len(s.left) == 1 {
+		time.AfterFunc(lingerLeft, s.closeLeft)
+	}
+}
+
+// closeLeft closes them now.
+func (s *Server) closeLeft() {
+	s.mu.Lock()
+	left := s.left
+	s.left = nil
+	s.mu.Unlock()
+	closeAll(left...)
+}
 
 // replace puts l in the place of old, after the last byte of old.
 func (s *session) replace(old, l *link, route router.Route) error {
@@ -229,7 +248,7 @@ func (s *session) replace(old, l *link, route router.Route) error {
 	s.mu.Unlock()
 	_ = old.conn.SetReadDeadline(time.Unix(1, 0))
 	<-old.done
-	time.AfterFunc(closeLater, old.close)
+	s.srv.closeLater(old)
 	s.broken = s.broken || watched
 	if stale != nil {
 		s.out.append(stale)

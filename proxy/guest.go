@@ -246,7 +246,7 @@ func (l *loop) serve(g *guest) {
 		}
 		g.inflight++
 		l.commands++
-		l.submitted(t, g, sp, req.Args, len(raw))
+		l.submitted(t, g, sp, req.Args, raw)
 		l.submit(t, raw)
 	}
 	if g.waitFrom != 0 && g.stop == 0 {

@@ -52,6 +52,8 @@ type loop struct {
 	watching bool // what clients write is to be handed over
 	written  written
 	books    *elements.Keys // of the keys whose elements are; nil when there are none
+	share    uint64         // of the reads that the other server is asked too, as in shadows
+	staged   []*trunk       // that have such reads of this round
 
 	waiting  bool // a goroutine waits for the gate
 	stopping bool
@@ -144,6 +146,7 @@ func (l *loop) round() {
 	l.now = int64(time.Since(l.base))
 	l.watching = l.srv.wantsWrites()
 	l.books = l.srv.books(l.route.Side)
+	l.share = l.srv.shadows.share.Load()
 	for _, ev := range l.events {
 		switch w := l.at[ev.FD]; {
 		case w.t != nil:
@@ -198,6 +201,9 @@ func (l *loop) wrote(t *trunk, c call) {
 func (l *loop) account() {
 	if l.watching {
 		l.written.handOver(l.srv.writes)
+	}
+	if len(l.staged) > 0 {
+		l.handShadows()
 	}
 	if l.m.slowNow > slowAtOnce {
 		l.srv.slow.skip(l.m.slowNow - slowAtOnce)

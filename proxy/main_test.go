@@ -50,6 +50,13 @@ type heard struct {
 	writes func([]Write) // nil: they are counted only
 	wrote  atomic.Int64
 	books  atomic.Pointer[elements.Keys]
+	reads  []ShadowRead // that were answered differently
+}
+
+func (h *heard) Differed(read ShadowRead) {
+	h.mu.Lock()
+	h.reads = append(h.reads, read)
+	h.mu.Unlock()
 }
 
 func (h *heard) WantsWrites() bool { return true }

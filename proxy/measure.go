@@ -5,6 +5,8 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
+
+	"github.com/crossfade/crossfade/router"
 )
 
 // What is measured. A command's time upstream is from when it was passed on until
@@ -41,13 +43,16 @@ type handedOn struct {
 }
 
 // submitted notes that a request of g was added to what waits for t.
-func (l *loop) submitted(t *trunk, g *guest, sp *spec, args [][]byte, size int) {
-	c := sp.call(g.readAt, len(args), size)
+func (l *loop) submitted(t *trunk, g *guest, sp *spec, args [][]byte, raw []byte) {
+	c := sp.call(g.readAt, len(args), len(raw))
 	if l.watching && sp.writes != nil {
 		c.keys = t.calls.keys.keep(sp.writes, args)
 	}
 	if l.books != nil && sp.elements != nil && t.side == l.route.Side {
 		c.elements = t.calls.elements.begin(l.books, l.route, t.db, sp.elements, args)
+	}
+	if l.share != 0 && sp.read != nil && t.side == router.Source {
+		c.shadow = l.shadows(t, sp, args, raw)
 	}
 	t.calls.push(c, trunkCalls)
 	l.m.inflight++
@@ -74,6 +79,9 @@ func (l *loop) replied(t *trunk, g *guest, reply []byte) {
 	}
 	if c.sent == 0 { // passed on in this very round
 		c.sent = l.now
+	}
+	if c.shadow {
+		l.shadowed(t, g, c, reply)
 	}
 	f := rowFamily[c.row]
 	if n := len(l.m.done); n > 0 && l.m.done[n-1].sent == c.sent && l.m.done[n-1].at == c.at && l.m.done[n-1].family == f {

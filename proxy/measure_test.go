@@ -13,11 +13,12 @@ func measured(n int) (round func(), l *loop) {
 	l = &loop{srv: &Server{}, base: time.Now(), m: measure{slow: never}}
 	t, g, sp := &trunk{l: l}, &guest{}, lookup([]byte("get"))
 	args := [][]byte{[]byte("get"), []byte("key")}
+	raw := make([]byte, 40)
 	return func() {
 		l.now = int64(time.Since(l.base))
 		g.readAt = l.now
 		for range n {
-			l.submitted(t, g, sp, args, 40)
+			l.submitted(t, g, sp, args, raw)
 		}
 		l.dirty = append(l.dirty[:0], t)
 		l.passOn()

@@ -15,6 +15,7 @@ type Numbers struct {
 	Sharing, Pinning int          // commands of theirs in flight
 	Connections      [2]Upstreams // by router.Side
 
+	Shadowed Shadowed
 	Families []Family         // all of them, in the order of their names' table
 	Errors   map[string]int64 // error replies by their first word; "other" for words that are not known
 }
@@ -39,7 +40,7 @@ type Family struct {
 // costs some microseconds of their time.
 func (s *Server) Numbers() Numbers {
 	n := Numbers{At: time.Now(), Stats: s.Stats(), Refused: s.refused.Load(), Overflowed: s.overflowed.Load(),
-		SlowLogged: s.slow.count(), Families: make([]Family, families), Errors: make(map[string]int64)}
+		SlowLogged: s.slow.count(), Shadowed: s.Shadowed(), Families: make([]Family, families), Errors: make(map[string]int64)}
 	var errs [errorKinds]int64
 	var untimed int64
 	for _, l := range s.eventLoops() {

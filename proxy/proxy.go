@@ -135,6 +135,8 @@ type Server struct {
 	loops []*loop // none when nothing is shared
 	pool  pool    // of pinned connections between two uses
 
+	shadows shadows
+
 	dampers    [2]damper // by router.Side
 	complaints complaints
 
@@ -151,6 +153,7 @@ type Server struct {
 	links    map[*link]struct{}
 	nextID   uint64
 	stalls   []time.Duration
+	left     []*link // by sessions, to be closed
 }
 
 // New checks the configuration. It starts nothing.
@@ -197,6 +200,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan)}
 	s.writes, _ = obs.(WriteObserver)
 	s.elements, _ = obs.(ElementObserver)
+	s.shadows.obs, _ = obs.(ShadowObserver)
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.killed, s.kill = context.WithCancel(context.Background())
 	return s, nil

@@ -79,6 +79,7 @@ func bounded[T any](all []T, f func(T) error) error {
 func (s *Server) Prepare(ctx context.Context, side router.Side) error {
 	s.switching.Lock()
 	defer s.switching.Unlock()
+	s.closeLeft() // a server to go back to must not take them for clients
 	route := s.gate.Route()
 	route.Side = side
 	s.whole.Store(true)
@@ -165,6 +166,7 @@ func (s *Server) Hold(ctx context.Context) error {
 	s.mu.Lock()
 	s.stalls = nil
 	s.mu.Unlock()
+	s.stopShadows()
 	shutting := s.gate.Shutting()
 	result := make(chan error, 1)
 	go func() { result <- s.gate.Shut(ctx) }()

@@ -69,6 +69,10 @@ type trunk struct {
 	calls  calls     // what fifo holds, for the numbers
 	reply  replyHead // of the current reply
 	begins [4]byte   // … its first bytes
+
+	part   []byte       // of it, when it comes in several pieces and its shape is wanted
+	staged *shadowBatch // reads of this round that the other server is asked too
+	lane   *lane        // … by whom
 }
 
 // entry is a run of commands of one guest, inside the gate with one ticket.
@@ -237,6 +241,9 @@ func (l *loop) answer(t *trunk, b []byte) error {
 		t.size += n
 		if t.reply.failing {
 			t.reply.add(b[pos : pos+n])
+		}
+		if t.calls.shadows.any() && (!done || n < t.size) {
+			t.keepPart(b[pos : pos+n])
 		}
 		pos += n
 		if t.stray {

@@ -71,23 +71,31 @@ func formsOf(table map[string]*spec) {
 	for reply, names := range writers {
 		for word := range strings.FieldsSeq(names) {
 			name, where, _ := strings.Cut(word, ":")
-			form := writeForm{first: 1, last: 1, step: 1, reply: reply}
-			switch parts := strings.Split(where, ","); {
-			case where == "store":
-				form.store = true
-			case strings.HasPrefix(where, "n"):
-				form.numkeys = position(parts[0][1:])
-				if len(parts) == 2 {
-					form.step = position(parts[1])
-				}
-			case len(parts) == 3:
-				form.first, form.last, form.step = position(parts[0]), position(parts[1]), position(parts[2])
-			}
+			form := placesOf(where)
+			form.reply = reply
 			if s := table[name]; s != nil {
 				s.writes = &form
 			}
 		}
 	}
+}
+
+// placesOf reads where a command's keys are: "first,last,step", the number of the word
+// that says how many follow, with an n before it and the step behind it, or "store".
+func placesOf(where string) writeForm {
+	form := writeForm{first: 1, last: 1, step: 1}
+	switch parts := strings.Split(where, ","); {
+	case where == "store":
+		form.store = true
+	case strings.HasPrefix(where, "n"):
+		form.numkeys = position(parts[0][1:])
+		if len(parts) == 2 {
+			form.step = position(parts[1])
+		}
+	case len(parts) == 3:
+		form.first, form.last, form.step = position(parts[0]), position(parts[1]), position(parts[2])
+	}
+	return form
 }
 
 func position(s string) int {

@@ -60,7 +60,7 @@ func New(cfg Config) *Traffic {
 	for _, protocol := range []int{2, 3} {
 		t.plain = append(t.plain, history.New(history.Config{
 			Addr: cfg.Addr, Databases: databases, Writers: writers, Protocol: protocol, OpTimeout: opTimeout,
-			Prefix: fmt.Sprintf("%s:plain%d", cfg.Prefix, protocol), MaxRate: max(1, cfg.Rate*31/100/writers), ItemsPerKey: 1000,
+			Prefix: fmt.Sprintf("%s:plain%d", cfg.Prefix, protocol), MaxRate: max(1, cfg.Rate*36/100/writers), ItemsPerKey: 1000,
 		}))
 	}
 	for i := range 4 {

@@ -91,6 +91,13 @@ func renderStatus(st admin.StatusReply, width int) string {
 		}
 		line(name, text)
 	}
+	for i, text := range shadowLines(st.Shadow) {
+		name := "shadow"
+		if i > 0 {
+			name = ""
+		}
+		line(name, text)
+	}
 	if len(st.LeaveOut) > 0 {
 		line("left out", "databases "+strings.Trim(fmt.Sprint(st.LeaveOut), "[]"))
 	}

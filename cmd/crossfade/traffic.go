@@ -32,6 +32,12 @@ func (t traffic) Stalls() migration.Stalls {
 	return migration.Stalls{Sessions: s.Sessions, P50: s.P50, P99: s.P99, Max: s.Max}
 }
 
+// Shadow takes what is asked for in percent.
+func (t traffic) Shadow(percent int) { t.Server.Shadow(float64(percent) / 100) }
+
+// Shadowed counts the reads that both servers have answered alike.
+func (t traffic) Shadowed() int64 { return t.Alike() }
+
 // observer passes on what the proxy sees. Proxy and migration need each other, so
 // the migration is set after both are made and before the proxy serves.
 type observer struct{ *migration.Migration }
@@ -40,7 +46,11 @@ var (
 	_ proxy.Observer        = (*observer)(nil)
 	_ proxy.WriteObserver   = (*observer)(nil)
 	_ proxy.ElementObserver = (*observer)(nil)
+	_ proxy.ShadowObserver  = (*observer)(nil)
 )
+
+// Differed gives a read the migration's type.
+func (o *observer) Differed(read proxy.ShadowRead) { o.Migration.Differed(migration.ShadowRead(read)) }
 
 // writeLists are for Wrote, which is called often.
 var writeLists = sync.Pool{New: func() any { return new([]mirror.Write) }}

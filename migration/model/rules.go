@@ -100,7 +100,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	Tokens: {
 		"tokens",
 		"Who finds a newer token than its own changes nothing any more.",
-		"two coordinators", "`migration/store/store.go` `Save`, `migration/fence.go` `raise` and `lower`; not yet where an attempt takes its token, `migration/steps.go` `prepare`, which two coordinators could take at once",
+		"two coordinators", "`migration/store/store.go` `Save`, `migration/fence.go` `watch`, `lift` and `lower`; not yet where an attempt takes its token, `migration/steps.go` `prepare`, which two coordinators could take at once",
 	},
 	ClaimFirst: {
 		"claim, then decide",

@@ -143,6 +143,17 @@ func save(ctx context.Context, c *redis.Client, key string, e Entry, ok Conditio
 	return nil
 }
 
+// Answered returns the error of a pipeline that is none of its commands': each of those
+// has its own. A connection that a server does not let in is such a one.
+func Answered(cmds []redis.Cmder, err error) error {
+	for _, c := range cmds {
+		if c.Err() != nil {
+			return nil
+		}
+	}
+	return err
+}
+
 // look watches the key and returns why e may not be written there, all in one round trip.
 func look(ctx context.Context, tx *redis.Tx, key string, e Entry, ok Condition) error {
 	p := tx.Pipeline()
@@ -151,7 +162,9 @@ func look(ctx context.Context, tx *redis.Tx, key string, e Entry, ok Condition) 
 	if ok != nil {
 		holds = ok(ctx, p)
 	}
-	_, _ = p.Exec(ctx) // each command has its own error
+	if err := Answered(p.Exec(ctx)); err != nil {
+		return err
+	}
 	if err := watched.Err(); err != nil {
 		return err
 	}

@@ -227,17 +227,43 @@ func (s *Set) Age() time.Duration {
 		return 0
 	}
 	now := s.keys.clock()
-	const many, soon = 100_000, 1000
+	const soon = 1000
 	if s.keys.n < many || now-s.aged > soon { // who has waited for a retry stands at the end: all are asked
-		s.oldest, s.aged = now, now
-		for i := range s.queue.n {
-			s.oldest = min(s.oldest, s.keys.at(s.queue.nth(i)).since)
-		}
-		for _, id := range s.keys.hands {
-			s.oldest = min(s.oldest, s.keys.at(id).since)
-		}
+		s.oldest, s.aged = s.since(now, nil), now
 	}
 	return time.Duration(now-s.oldest) * time.Millisecond
+}
+
+// many is from how many keys on not all of them are asked each time.
+const many = 100_000
+
+// AgeBut is Age without some keys that are in hand. With very many keys they count too.
+func (s *Set) AgeBut(except map[string]bool) time.Duration {
+	if len(except) > 0 {
+		s.mu.Lock()
+		if s.keys.n < many {
+			defer s.mu.Unlock()
+			now := s.keys.clock()
+			return time.Duration(now-s.since(now, except)) * time.Millisecond
+		}
+		s.mu.Unlock()
+	}
+	return s.Age()
+}
+
+// since returns when the oldest change was marked, of keys in hand but for some; now when
+// there is none.
+func (s *Set) since(now uint32, except map[string]bool) uint32 { // with mu held
+	oldest := now
+	for i := range s.queue.n {
+		oldest = min(oldest, s.keys.at(s.queue.nth(i)).since)
+	}
+	for _, id := range s.keys.hands {
+		if len(except) == 0 || !except[string(s.keys.key(id))] {
+			oldest = min(oldest, s.keys.at(id).since)
+		}
+	}
+	return oldest
 }
 
 // Overflowed reports whether a mark was dropped since the last ClearOverflow.

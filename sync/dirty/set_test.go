@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -226,4 +227,30 @@ func TestCleanIsNeitherQueuedNorInHand(t *testing.T) {
 	if got := s.Clean([]string{"held"}); !got[0] {
 		t.Fatal("not clean when given back")
 	}
+}
+
+// TestAgeBut: the oldest change but for keys in hand that are left out.
+func TestAgeBut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(0)
+		s.Mark("big")
+		if got := s.TakeNow(1); len(got) != 1 {
+			t.Fatal(got)
+		}
+		time.Sleep(5 * time.Second) // of the test's own clock
+		s.Mark("small")
+		time.Sleep(time.Second)
+		for _, c := range []struct {
+			except map[string]bool
+			want   time.Duration
+		}{{nil, 6 * time.Second}, {map[string]bool{"other": true}, 6 * time.Second}, {map[string]bool{"big": true}, time.Second}} {
+			if got := s.AgeBut(c.except).Round(10 * time.Millisecond); got != c.want {
+				t.Errorf("the age without %v is %v, want %v", c.except, got, c.want)
+			}
+		}
+		s.Done([]string{"big"})
+		if got := s.AgeBut(map[string]bool{"big": true}).Round(10 * time.Millisecond); got != time.Second {
+			t.Errorf("the age is %v", got)
+		}
+	})
 }

@@ -48,6 +48,7 @@ type bigKey struct {
 	with    bool // in hand in the dirty set, and here
 	owed    bool // to a scan, which is not through before this is copied
 	working bool
+	failed  bool // when it was copied last
 	asWhole bool // it waits for a whole copy, or is being copied so
 	changes value.Changes
 	count   uint64
@@ -179,6 +180,25 @@ func (s *bigKeys) owes() bool {
 		owes = owes || k.owed
 	}
 	return owes
+}
+
+// putOff returns the keys in hand that were copied before and now have their share of the
+// time: they wait for nothing else.
+func (s *bigKeys) putOff() (keys map[string]bool) {
+	if s.n.Load() == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.known {
+		if k.with && !k.owed && !k.failed && !k.ended.IsZero() {
+			if keys == nil {
+				keys = make(map[string]bool)
+			}
+			keys[k.key] = true
+		}
+	}
+	return keys
 }
 
 // room waits, for a scan, until not too many big keys are in hand: of each something is

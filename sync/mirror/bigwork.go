@@ -267,6 +267,7 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	s.hand--
 	l.count.bytes.Add(a.Bytes - k.counted)
 	k.counted = a.Bytes
+	k.failed = err != nil
 	if err == nil {
 		k.owed = false
 	}

@@ -93,8 +93,9 @@ func (m *Mirror) proveClasses(ctx context.Context) error {
 	}
 	switch {
 	case instead:
-		m.track(fmt.Errorf("those of class %s do not arrive", lacking))
-		m.dropFeed() // a gap, which a scan repairs once the other feed is there
+		why := fmt.Errorf("those of class %s do not arrive", lacking)
+		m.track(why)
+		m.dropFeed("keyspace notifications: " + why.Error()) // a gap, which a scan repairs once the other feed is there
 	case lacking != "" && was == "":
 		m.noteGap(fmt.Sprintf("keyspace notifications of class %s do not arrive from %s; see notify-keyspace-events there", lacking, m.cfg.From))
 	}

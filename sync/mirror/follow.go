@@ -21,7 +21,7 @@ func (m *Mirror) trackInstead(ctx context.Context, err error) bool {
 		return false
 	}
 	m.track(err)
-	m.dropFeed()
+	m.dropFeed(err.Error())
 	if err := m.proveTracking(ctx); err != nil {
 		return false
 	}
@@ -158,12 +158,16 @@ func (m *Mirror) supervise(f *feed) {
 		m.mu.Lock()
 		m.feed = nil
 		m.feedUp = make(chan struct{})
+		why := m.dropped
+		m.dropped = ""
 		m.mu.Unlock()
+		if why == "" {
+			why = fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err)
+		}
 		for _, l := range m.lanes { // until it is plain what From is now
 			l.brake.bar(true)
 		}
 		m.views.reset()
-		why := fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err)
 		m.noteGap(why)
 		if f = m.resubscribe(); f == nil {
 			return

@@ -301,7 +301,8 @@ func (m *Mirror) checkFeed() {
 			if missed > 10 && m.cfg.Feed == FeedAuto {
 				m.track(errNoEvents)
 			}
-			m.dropFeed() // a connection that swallows everything is replaced
+			// A connection that swallows everything is replaced.
+			m.dropFeed(fmt.Sprintf("no event came for %d heartbeats on %s: %v", missed, m.cfg.From, errNoEvents))
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen:
@@ -336,15 +337,18 @@ func (m *Mirror) checkFeed() {
 		m.setReason(err.Error())
 		if m.cfg.Feed == FeedAuto && errors.As(err, new(*NotificationsOff)) {
 			m.track(err)
-			m.dropFeed()
+			m.dropFeed(err.Error())
 		}
 	}
 }
 
-// dropFeed closes the notification connection; supervise makes a new one.
-func (m *Mirror) dropFeed() {
+// dropFeed closes the notification connection; supervise makes a new one, and says why.
+func (m *Mirror) dropFeed(why string) {
 	m.mu.Lock()
 	f := m.feed
+	if f != nil {
+		m.dropped = why
+	}
 	m.mu.Unlock()
 	if f != nil {
 		f.Close()

@@ -111,6 +111,7 @@ type Mirror struct {
 	tracking  bool          // the feed is CLIENT TRACKING
 	deaf      string        // the classes of which none come, "" when all do
 	feed      *feed         // nil while there is none
+	dropped   string        // why it was closed by us, "" when it was not
 	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
 	reason    string        // why the mirror cannot vouch for being complete, or ""
 	gaps      int

@@ -35,9 +35,12 @@ type Progress struct {
 	// Oldest is the age of the oldest change that is not yet on To, 0 when there is
 	// none that is known.
 	Oldest time.Duration
-	Errors []Error
-	Feed   string // FeedNotifications or FeedTracking
-	Views  Views  // how the notifications and the proxy's own view differ
+	// Pressing is Oldest without the big keys that are copied again and are put off by
+	// what that costs: a switch has them at once, for their Cost.
+	Pressing time.Duration
+	Errors   []Error
+	Feed     string // FeedNotifications or FeedTracking
+	Views    Views  // how the notifications and the proxy's own view differ
 }
 
 // Database is the progress of one database. From and To are server-side numbers.
@@ -85,7 +88,7 @@ func (d Database) ETA() time.Duration {
 }
 
 // liveAge is how old the oldest change that To is without may be in a mirror that
-// calls itself live; the rest is for whoever looks at Oldest.
+// calls itself live, see Pressing; the rest is for whoever looks at Oldest.
 const liveAge = 5 * time.Second
 
 // Progress returns the present account.
@@ -108,6 +111,7 @@ func (m *Mirror) Progress() Progress {
 		stuck += n
 		p.Dirty += d.Dirty
 		p.Oldest = max(p.Oldest, d.Oldest)
+		p.Pressing = max(p.Pressing, m.lanes[db].dirty.AgeBut(m.lanes[db].big.putOff()))
 		complete = complete && d.ScanComplete
 	}
 	p.Lag, p.Recent = m.beat.Lag(), m.beat.lags()
@@ -122,7 +126,7 @@ func (m *Mirror) Progress() Progress {
 		p.State = Copying
 	default:
 		p.State = Live
-		if stuck > 0 || max(p.Oldest, p.Lag) > max(liveAge, 5*m.cfg.Heartbeat) {
+		if stuck > 0 || max(p.Pressing, p.Lag) > max(liveAge, 5*m.cfg.Heartbeat) {
 			p.State = Behind
 		}
 		m.mu.Lock()

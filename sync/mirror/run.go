@@ -116,7 +116,7 @@ func (m *Mirror) source(ctx context.Context, db int) (*conn.Wire, error) {
 	m.mu.Unlock()
 	if !same {
 		wire.Close()
-		m.dropFeed() // nobody has noticed yet
+		m.dropFeed(fmt.Sprintf("%s restarted", m.cfg.From)) // nobody has noticed yet
 		return nil, fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
 	}
 	return wire, nil

@@ -58,7 +58,9 @@ func (w *walk) judge(ctx context.Context) error {
 // look compares a batch again and says what becomes of each key.
 func (w *walk) look(ctx context.Context, batch []*suspect) error {
 	var small, big []*suspect
+	now := time.Now()
 	for _, s := range batch {
+		s.looked = now
 		if s.diff.Big {
 			big = append(big, s)
 		} else {
@@ -344,6 +346,7 @@ func (w *walk) sentence(s *suspect, v verdict) (mend bool) {
 		w.suspects.again(s, w.cfg.Settle)
 		return false
 	}
+	first := !s.counted
 	w.mu.Lock()
 	switch {
 	case s.counted && v != differing && v != undecided:
@@ -362,10 +365,17 @@ func (w *walk) sentence(s *suspect, v verdict) (mend bool) {
 		w.cfg.OnDiffer(w.db, s.key, s.diff)
 	}
 	w.mu.Unlock()
+	tell := first && w.told != nil
 	if v == differing && w.cfg.Repair != nil && s.repaired < repairsMost {
+		if tell {
+			w.told(s, v)
+		}
 		return true
 	}
 	w.suspects.over(s)
+	if tell {
+		w.told(s, v)
+	}
 	return false
 }
 

@@ -16,6 +16,7 @@ type suspect struct {
 	due  time.Time  // of the next look
 
 	since   time.Time       // of the first look
+	looked  time.Time       // when the newest look began
 	looks   int             // after the first
 	arrived int             // of them, those at which what the truth had before had arrived
 	still   int             // looks in a row at which it had, and the truth was as at the look before
@@ -74,6 +75,26 @@ func (s *suspects) add(ctx context.Context, x *suspect, wait time.Duration) erro
 	s.known[x.key] = true
 	s.push(x, wait)
 	return nil
+}
+
+// try is add that never waits.
+func (s *suspects) try(x *suspect) Taken {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.known[x.key]:
+		return Known
+	case s.closed:
+		return Full
+	}
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		return Full
+	}
+	s.known[x.key] = true
+	s.push(x, 0)
+	return Queued
 }
 
 // again gives back one that is in hand, to be looked at later.

@@ -27,6 +27,7 @@ type walk struct {
 	truth, copy *redis.Client // the same two, by who follows whom
 	suspects    *suspects
 	throttle    *throttle.Throttle
+	told        func(*suspect, verdict) // of the first verdict about each suspect; nil: nobody
 
 	mu     sync.Mutex // guards what follows; held while Progress and OnDiffer are called
 	report Database

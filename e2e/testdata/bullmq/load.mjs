@@ -2,7 +2,7 @@
 // count every event. It reads one command a line ("count", "end") and answers each with
 // a line of JSON. It ends after "end", or when nobody listens any more.
 import { createInterface } from 'node:readline';
-import { FlowProducer, Queue, QueueEvents, Worker } from 'bullmq';
+import { FlowProducer, MetricsTime, Queue, QueueEvents, Worker } from 'bullmq';
 import { Redis } from 'ioredis';
 
 const port = Number(process.argv[2]);
@@ -24,10 +24,10 @@ class Counted extends Redis {
     return new Counted({ ...this.options, ...override });
   }
 }
-const connect = (protocol = 3) => new Counted({ host: '127.0.0.1', port, protocol, maxRetriesPerRequest: null });
+const connect = (protocol = 3) => new Counted({ host: '127.0.0.1', port, protocol, connectTimeout: 60_000, maxRetriesPerRequest: null });
 
 const name = 'jobs';
-const queue = new Queue(name, { connection: connect(), streams: { events: { maxLen: 10_000_000 } } });
+const queue = new Queue(name, { connection: connect(), streams: { events: { maxLen: 20_000 } } });
 const flows = new FlowProducer({ connection: connect() });
 const events = new QueueEvents(name, { connection: connect(), lastEventId: '0' });
 for (const [what, o] of Object.entries({ queue, flows, events })) o.on('error', note(what));
@@ -45,7 +45,15 @@ const workers = Array.from({ length: 4 }, (_, i) => {
       if (job.name === 'logged') await job.log('half done');
       return job.id;
     },
-    { connection: connect(2 + (i % 2)), concurrency: 8, lockDuration: 20_000, stalledInterval: 2_000, drainDelay: 1 },
+    {
+      connection: connect(2 + (i % 2)),
+      concurrency: 8,
+      lockDuration: 20_000,
+      stalledInterval: 2_000,
+      drainDelay: 1,
+      removeOnComplete: { count: 1000 },
+      metrics: { maxDataPoints: MetricsTime.ONE_HOUR },
+    },
   );
   worker.on('error', note('a worker'));
   worker.on('failed', (job, error) => trouble.push(`job ${job?.id} has failed: ${error}`));
@@ -101,10 +109,13 @@ async function settled() {
   }
 }
 
-// account is what BullMQ itself has kept of each job.
+// account is what BullMQ itself has counted, and what it has kept of the last jobs.
 async function account() {
   const wrong = [];
   let jobs = 0;
+  const total = async (state) => (await queue.getMetrics(state)).meta.count;
+  const completed = await total('completed');
+  const failed = await total('failed');
   for (let start = 0; ; start += 1000) {
     const page = await queue.getJobs(['completed'], start, start + 999, true);
     if (page.length === 0) break;
@@ -116,14 +127,14 @@ async function account() {
       if (job.returnvalue !== job.id) wrong.push(`job ${job.id} has returned ${job.returnvalue}`);
     }
   }
-  return { jobs, wrong };
+  return { completed, failed, jobs, wrong };
 }
 
 async function end() {
   adding = false;
   await producer;
   const counts = await settled();
-  const { jobs, wrong } = await account();
+  const { completed, failed, jobs, wrong } = await account();
   for (const id of added) {
     if (runs.get(id) !== 1) wrong.push(`job ${id} was done ${runs.get(id) ?? 0} times`);
     const heard = (told.get(id) ?? []).join(' ');
@@ -132,7 +143,7 @@ async function end() {
   for (const id of runs.keys()) if (!added.has(id)) wrong.push(`job ${id} was done and never added`);
   ending = true;
   await Promise.all([...workers, queue, flows, events].map((o) => o.close()));
-  return { added: added.size, kept: jobs, counts, wrong, trouble };
+  return { added: added.size, completed, failed, kept: jobs, counts, wrong, trouble };
 }
 
 const answer = (o) => process.stdout.write(`${JSON.stringify(o)}\n`);
