@@ -127,7 +127,11 @@ func switchPlot(out io.Writer, m machine, s *switched) {
 	v.text(width-12, 22, "end", `fill="#666666"`, fmt.Sprintf("%.0f operations/s; %s, %d CPUs, %s", s.rate, m.processor, m.cpus, m.date[:min(10, len(m.date))]))
 	high := 10.0
 	for _, w := range s.list {
-		high = max(high, w.stall, w.held)
+		sum := 0.0
+		for _, name := range heldSteps() {
+			sum += w.steps[name]
+		}
+		high = max(high, w.stall, sum)
 	}
 	a := linear(high)
 	place := func(ms float64) float64 { return float64(bottom) - a.share(ms)*switchHeight }

@@ -256,6 +256,9 @@ func (a *attempt) take(ctx context.Context, s step) error {
 	}
 	start := time.Now()
 	err := s.run(a, ctx)
+	if a.held.After(start) {
+		start = a.held // what comes before that is nobody's wait
+	}
 	a.report.Steps = append(a.report.Steps, StepTime{Name: s.name, MS: ms(time.Since(start))})
 	failpoint.Hit(name + ":after")
 	var refused *Refused
