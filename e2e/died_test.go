@@ -177,7 +177,22 @@ func (s *stage) plant(value string) {
 	if _, err := pipe.Exec(s.t.Context()); err != nil {
 		s.t.Fatal(err)
 	}
-	s.c.await("the old keys are copied", func(st migration.Status) bool { return st.Ready && st.Dirty == 0 })
+	redistest.Eventually(s.t, time.Minute, func() error { // on the target, for the writers go on
+		keys := make([]string, oldKeys)
+		for i := range keys {
+			keys[i] = fmt.Sprintf("old:%d", i)
+		}
+		got, err := s.dst.Client(mapping(crashMap)(0)).MGet(s.t.Context(), keys...).Result()
+		if err != nil {
+			return err
+		}
+		for i, v := range got {
+			if v != value {
+				return fmt.Errorf("%s is %v on the target", keys[i], v)
+			}
+		}
+		return nil
+	}, "the old keys are copied")
 }
 
 // mustHavePlanted fails unless each old key in a database has one of the values.
