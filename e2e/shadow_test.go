@@ -139,6 +139,7 @@ func everyReadCounts(t *testing.T, r admin.ShadowReply) {
 func shadowsAcross(t *testing.T, c *sidecar, client *redis.Client, ask func() admin.ShadowReply) {
 	t.Helper()
 	must[migration.Report](t)(c.cutover())
+	c.await("a reason", func(s migration.Status) bool { return strings.Contains(s.Shadow.Why, "on the target") })
 	before := ask()
 	for range 100 {
 		if err := client.Get(t.Context(), "still:str:1").Err(); err != nil {

@@ -100,6 +100,15 @@ func FuzzRewrite(f *testing.F) {
 		args := bytes.Split(text, []byte{0})
 		sp := lookup(args[0])
 		before := wireOf(args...)
+		if sp.verb == vScan { // FuzzCursor is about what becomes of cursors
+			for _, route := range []router.Route{{Epoch: epoch, Map: other}, {Side: router.Target, Epoch: epoch, Map: equals}, {Side: router.Target, Epoch: epoch, Map: other}} {
+				wire, refusal := s.translate(route, sp, args)
+				if want := ownScan(epoch, sp.cursor, args); refusal != "" || !bytes.Equal(wire, want) {
+					t.Fatalf("%q on %+v: %q, %q", args, route, wire, refusal)
+				}
+			}
+			return
+		}
 
 		// The source gets what the client wrote.
 		wire, refusal := s.translate(router.Route{Epoch: epoch, Map: other}, sp, args)

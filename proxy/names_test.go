@@ -50,10 +50,9 @@ func TestTrackingRedirectedAcross(t *testing.T) {
 			for i := range 3 {
 				reads.want("GET a", map[string]string{"2": "$-1\r\n", "3": "_\r\n"}[proto])
 				side = side.Other()
-				w.switchTo(side, func() {
-					hears.expect(invalid(all)) // before the release
-					both.expect(invalid(all))
-				})
+				w.switchTo(side)
+				hears.expect(invalid(all))
+				both.expect(invalid(all))
 				if i == 0 {
 					late.want("CLIENT TRACKING ON BCAST PREFIX late: REDIRECT "+id, ok)
 				}
@@ -76,7 +75,8 @@ func TestTrackingRedirectedAcross(t *testing.T) {
 				defer w.proxy.names.mu.Unlock()
 				return len(w.proxy.names.told) == 1
 			})
-			w.switchTo(side.Other(), func() { both.expect(invalid(all)) })
+			w.switchTo(side.Other())
+			both.expect(invalid(all))
 			late.want("SET late:1 2", ok)
 			reads.want("GET late:1", bulk("2"))
 			w.do(side.Other(), 0, "SET", "own:2", "1")

@@ -261,12 +261,6 @@ func (s *session) align(ctx context.Context, route router.Route) error {
 		s.mu.Unlock()
 		return nil
 	}
-	if stale := s.invalidation(); stale != nil {
-		if s.told = !s.mid; s.told { // otherwise when it moves
-			s.out.append(stale)
-			defer s.out.flush()
-		}
-	}
 	if s.st.subscribed() == 0 && !s.srv.names.hears(s.st.named) {
 		s.mu.Unlock()
 		return nil
@@ -325,6 +319,20 @@ func (s *session) mustMove(m *move, side router.Side) bool {
 	return true
 }
 
+// tellStale tells the client that what it remembers may have changed, before anybody can
+// change it on the other side. It runs under the session's lock. False is that there is
+// nothing to tell, or that the client is in the middle of a message: it is told when the
+// session moves.
+func (s *session) tellStale() bool {
+	stale := s.invalidation()
+	if stale == nil || s.mid {
+		return false
+	}
+	s.told = true
+	s.out.append(stale)
+	return true
+}
+
 // Release opens the gate to route. Every session moves to its side, idle ones
 // too; Release returns when they have, or were closed because they could not.
 func (s *Server) Release(route router.Route) {
@@ -338,9 +346,13 @@ func (s *Server) Release(route router.Route) {
 		if stays {
 			sess.warm, sess.ahead = nil, nil
 		}
+		tells := !sess.stays(route) && sess.tellStale()
 		sess.mu.Unlock()
 		if stays {
 			closeAll(stale...)
+		}
+		if tells {
+			sess.out.flush()
 		}
 	}
 	for _, l := range s.eventLoops() {
