@@ -211,14 +211,7 @@ func TestTablesAndPlot(t *testing.T) {
 		}
 	}
 	plot(&picture, m, rs)
-	decoder := xml.NewDecoder(strings.NewReader(picture.String()))
-	for {
-		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatalf("%v in\n%s", err, picture.String())
-		}
-	}
+	mustParse(t, picture.String())
 	if strings.Contains(picture.String(), "NaN") || strings.Contains(picture.String(), "Inf") {
 		t.Error("the plot has marks at no place")
 	}
@@ -253,5 +246,18 @@ func TestHeadOfLineComparesRatios(t *testing.T) {
 	}
 	if c := bulkClaim(ours, []beside{{seen: seen{p99: 1}}, {seen: seen{p99: 0.5}}, {seen: seen{p99: 4}}}, "x"); c.pass {
 		t.Error(c)
+	}
+}
+
+// mustParse fails unless a picture is well-formed XML.
+func mustParse(t *testing.T, picture string) {
+	t.Helper()
+	decoder := xml.NewDecoder(strings.NewReader(picture))
+	for {
+		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatalf("%v in\n%s", err, picture)
+		}
 	}
 }

@@ -44,20 +44,10 @@ func (p *park) promote(ctx context.Context, o options, paused bool) (*switched, 
 		m.clients[i] = m.servers[i].Client(0)
 	}
 	front := haproxy
-	front.files = map[string]string{"haproxy.cfg": fmt.Sprintf(`global
-  nbthread 1
-  maxconn 4000
-  stats socket %s mode 600 level admin
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-listen redis
-  bind 127.0.0.1:PORT
-  server %s %s
-  server %s %s disabled
-`, m.socket, behind[0], m.servers[0].Addr(), behind[1], m.servers[1].Addr())}
+	front.files = map[string]string{"haproxy.cfg": strings.NewReplacer(
+		"\ndefaults", "\n  stats socket "+m.socket+" mode 600 level admin\ndefaults",
+		"server one UPHOST:UPPORT", fmt.Sprintf("server %s %s\n  server %s %s disabled", behind[0], m.servers[0].Addr(), behind[1], m.servers[1].Addr()),
+	).Replace(haproxy.files["haproxy.cfg"])}
 	proc, addr, err := front.start(ctx, p.dir, m.servers[0].Addr())
 	if err != nil {
 		return nil, err

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"encoding/xml"
-	"errors"
-	"io"
 	"strings"
 	"testing"
 
@@ -77,14 +74,7 @@ func TestSwitchReport(t *testing.T) {
 		}
 	}
 	switchPlot(&picture, m, ours)
-	decoder := xml.NewDecoder(strings.NewReader(picture.String()))
-	for {
-		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatalf("%v in\n%s", err, picture.String())
-		}
-	}
+	mustParse(t, picture.String())
 	if p := picture.String(); strings.Contains(p, "NaN") || strings.Contains(p, "Inf") || strings.Count(p, "<circle") != len(ours.list)+1 || strings.Count(p, "<path") != len(heldSteps()) {
 		t.Errorf("the plot has marks at no place, or not all:\n%s", p)
 	}

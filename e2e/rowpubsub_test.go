@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
 )
 
 // audience is clients that hear one publisher.
@@ -40,23 +39,23 @@ func listeners(a *act) {
 			}
 		})
 	}
-	rounds := make([]atomic.Int64, len(audiences)+1)
+	rounds := a.rounds(len(audiences) + 1)
 	for k, au := range audiences {
-		a.address(au, &rounds[k])
+		a.address(au, func() { rounds.add(k) })
 	}
 	for _, p := range all[len(audiences)*share:] {
-		a.comeAndGo(p, &rounds[len(audiences)])
+		a.comeAndGo(p, func() { rounds.add(len(audiences)) })
 	}
 	for range 2 {
-		a.goOn(rounds)
+		rounds.goOn()
 		a.next()
-		a.goOn(rounds)
+		rounds.goOn()
 	}
 	a.finish()
 }
 
 // address publishes numbers to an audience until the row ends, and has all of it listen.
-func (a *act) address(au *audience, rounds *atomic.Int64) {
+func (a *act) address(au *audience, done func()) {
 	speaker := a.client()
 	reach := fmt.Sprintf(":%d\r\n", len(au.list)*au.hears)
 	a.helper(func() {
@@ -64,7 +63,7 @@ func (a *act) address(au *audience, rounds *atomic.Int64) {
 		a.paced(func() {
 			last++
 			speaker.want(reach, au.publish, au.channel, strconv.Itoa(last))
-			rounds.Add(1)
+			done()
 		})
 		speaker.want(reach, au.publish, au.channel, "end")
 	})
@@ -150,7 +149,7 @@ func (au *audience) message(a *act, k int, text string) string {
 
 // comeAndGo subscribes and unsubscribes all the time, so that some of that is under way
 // whenever the traffic is moved, and never hears anything.
-func (a *act) comeAndGo(p *peer, rounds *atomic.Int64) {
+func (a *act) comeAndGo(p *peer, done func()) {
 	kept, name := fmt.Sprintf("hear:kept:%d", p.n), fmt.Sprintf("hear:none:%d", p.n)
 	confirm := func(kind, name string, n int) string {
 		return a.head(3) + bulk(kind) + bulk(name) + fmt.Sprintf(":%d\r\n", n)
@@ -164,7 +163,7 @@ func (a *act) comeAndGo(p *peer, rounds *atomic.Int64) {
 			p.expect("PSUBSCRIBE", confirm("psubscribe", name, 3))
 			p.expect("UNSUBSCRIBE", confirm("unsubscribe", name, 2))
 			p.expect("PUNSUBSCRIBE", confirm("punsubscribe", name, 1))
-			rounds.Add(1)
+			done()
 		})
 	})
 }

@@ -174,6 +174,7 @@ type act struct {
 	stop    chan struct{} // closed when the helpers are to end
 
 	mu    sync.Mutex
+	moved sync.Cond // a client has done something, or something is wrong
 	wrong []string
 	more  int
 }
@@ -199,6 +200,7 @@ func (a *act) failf(format string, args ...any) {
 	} else {
 		a.more++
 	}
+	a.moved.Broadcast()
 	a.mu.Unlock()
 	runtime.Goexit()
 }

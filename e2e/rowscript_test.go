@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
-	"sync/atomic"
 )
 
 const noScript = "-NOSCRIPT No matching script. Please use EVAL.\r\n"
@@ -29,7 +28,7 @@ func scripters(a *act) {
 	body := func(i int) string { return fmt.Sprintf("-- %d\nreturn redis.call('INCRBY', KEYS[1], ARGV[1])", i) }
 	hidden := func(i int) string { return fmt.Sprintf("return %d", i) }
 	past := a.direct()
-	rounds := make([]atomic.Int64, len(all))
+	rounds := a.rounds(len(all))
 	a.each(all, func(i int, p *peer) {
 		switch i % 5 {
 		case 0: // loaded, and not run before the switch
@@ -48,7 +47,7 @@ func scripters(a *act) {
 				a.paced(func() {
 					n += 3
 					p.want(fmt.Sprintf(":%d\r\n", n), "EVALSHA", sum, "1", fmt.Sprintf("script:%d", i), "3")
-					rounds[i].Add(1)
+					rounds.add(i)
 				})
 			})
 		}
@@ -87,7 +86,7 @@ func scripters(a *act) {
 				}
 			}
 		})
-		a.goOn(rounds)
+		rounds.goOn()
 	}
 	a.finish()
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -38,7 +37,7 @@ func (a *act) finish() {
 func pipelines(a *act) {
 	const deep = 10
 	all := a.clients(rowSessions())
-	rounds := make([]atomic.Int64, len(all))
+	rounds := a.rounds(len(all))
 	for i, p := range all {
 		key := fmt.Sprintf("pipe:%d", i)
 		if i%4 == 0 {
@@ -58,7 +57,7 @@ func pipelines(a *act) {
 					p.expect("ECHO in a pipeline", bulk(strconv.Itoa(at-1)))
 					p.expect("GET in a pipeline", bulk(strconv.Itoa(at)))
 				}
-				rounds[i].Add(1)
+				rounds.add(i)
 			})
 		})
 	}
@@ -83,33 +82,14 @@ func pipelines(a *act) {
 				p.expect("the command that was sent in halves", fmt.Sprintf(":%d\r\n", s+1))
 			}
 		})
-		a.goOn(rounds)
+		rounds.goOn()
 	}
 	a.finish()
 	a.each(all, func(i int, p *peer) {
 		if i%4 > 0 {
-			p.want(bulk(strconv.FormatInt(rounds[i].Load()*deep, 10)), "GET", fmt.Sprintf("pipe:%d", i))
+			p.want(bulk(strconv.FormatInt(rounds.of(i)*deep, 10)), "GET", fmt.Sprintf("pipe:%d", i))
 		}
 	})
-}
-
-// goOn waits until each counter that has begun has gone on twice: once may be what was
-// under way.
-func (a *act) goOn(rounds []atomic.Int64) {
-	from := make([]int64, len(rounds))
-	for i := range rounds {
-		from[i] = rounds[i].Load()
-	}
-	deadline := time.Now().Add(peerPatience)
-	for i := range rounds {
-		for from[i] > 0 && rounds[i].Load() < from[i]+2 {
-			a.check()
-			if time.Now().After(deadline) {
-				a.failf("client %d does not go on", i)
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}
 }
 
 const (
@@ -121,7 +101,7 @@ const (
 // transactions are in the middle of MULTI at both switches, each in another way.
 func transactions(a *act) {
 	all := a.clients(rowSessions())
-	rounds := make([]atomic.Int64, len(all))
+	rounds := a.rounds(len(all))
 	kinds := []func(p *peer, key string, s int) (then func()){
 		// EXEC runs what was queued, all of it, once.
 		func(p *peer, key string, s int) func() {
@@ -197,7 +177,7 @@ func transactions(a *act) {
 					p.expect("INCR", queued)
 					p.expect("RPUSH", queued)
 					p.expect("EXEC", array(fmt.Sprintf(":%d\r\n", n), fmt.Sprintf(":%d\r\n", n)))
-					rounds[i].Add(1)
+					rounds.add(i)
 				})
 			})
 		}
@@ -215,7 +195,7 @@ func transactions(a *act) {
 				then[i]()
 			}
 		})
-		a.goOn(rounds)
+		rounds.goOn()
 	}
 	a.finish()
 }

@@ -354,7 +354,9 @@ func (ln *lane) again(ctx context.Context, how comparison, raw []byte) (differs 
 	return how.same(got[0], got[2], took) && !how.same(got[0], got[1], took) && got[0].tellsOfData() && got[1].tellsOfData(), nil
 }
 
-// exchange says one command and returns its reply.
+var errTooLarge = errors.New("the reply is larger than any that is compared")
+
+// exchange says one command and returns its reply, as long as that can be compared.
 func (l *link) exchange(ctx context.Context, raw []byte) ([]byte, error) {
 	if err := l.conn.SetDeadline(time.Now().Add(lanePatience)); err != nil {
 		return nil, err
@@ -364,7 +366,12 @@ func (l *link) exchange(ctx context.Context, raw []byte) ([]byte, error) {
 	if _, err := l.conn.Write(raw); err != nil {
 		return nil, err
 	}
-	return l.element()
+	in := replyReader{read: l.conn.Read}
+	reply, whole, err := in.next()
+	if err == nil && !whole {
+		err = errTooLarge
+	}
+	return reply, err
 }
 
 // keysOf returns the keys that a request names.
@@ -379,51 +386,4 @@ func (r *readForm) keysOf(raw []byte) (keys []string) {
 	}
 	r.keys.each(args, func(key []byte) { keys = append(keys, string(key)) })
 	return keys
-}
-
-// replyReader cuts what comes into replies.
-type replyReader struct {
-	read     func([]byte) (int, error)
-	buf      []byte
-	from, to int // of buf that is not consumed
-	fr       resp.Framer
-}
-
-var errNoProgress = errors.New("nothing came")
-
-// next returns the next reply, good until the next call; whole is false, and the reply
-// cut, when it is larger than any that is compared.
-func (in *replyReader) next() (reply []byte, whole bool, err error) {
-	whole = true
-	for fed := in.from; ; {
-		n, done, err := in.fr.Feed(in.buf[fed:in.to])
-		if err != nil {
-			return nil, false, err
-		}
-		fed += n
-		if done {
-			reply = in.buf[in.from:fed]
-			in.from = fed
-			return reply, whole, nil
-		}
-		if !whole || fed-in.from > mostShaped {
-			whole = false
-			in.from, in.to, fed = 0, 0, 0
-		}
-		if in.from > 0 {
-			in.to = copy(in.buf, in.buf[in.from:in.to])
-			fed -= in.from
-			in.from = 0
-		}
-		if in.to == len(in.buf) {
-			grown := make([]byte, max(laneBuffer, 2*len(in.buf)))
-			copy(grown, in.buf[:in.to])
-			in.buf = grown
-		}
-		k, err := in.read(in.buf[in.to:])
-		in.to += k
-		if k == 0 {
-			return nil, false, errors.Join(errNoProgress, err)
-		}
-	}
 }

@@ -134,6 +134,7 @@ func TestShadowReads(t *testing.T) {
 		if got.Differed != int64(i+1) || got.Skipped+got.Failed != 0 {
 			t.Fatalf("%s after %s on the target: %+v, with %d found", tt.read, tt.plant, got, i+1)
 		}
+		until(t, "it is told", func() bool { return len(w.differing()) > i }) // the count comes first
 		read := w.differing()[i]
 		if command, _, _ := strings.Cut(tt.read, " "); read.DB != db || read.Command != command || len(read.Keys) == 0 {
 			t.Errorf("%s after %s: told of %+v", tt.read, tt.plant, read)

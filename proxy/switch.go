@@ -238,15 +238,22 @@ func (s *session) introduce(ctx context.Context, route router.Route) error {
 	if err != nil {
 		return s.unlessEnded(err)
 	}
-	s.mu.Lock()
-	if s.ended {
-		s.mu.Unlock()
-		l.close()
-		return nil
-	}
-	s.warm = l
-	s.mu.Unlock()
+	s.setAside(l, &s.warm)
 	return nil
+}
+
+// setAside puts a connection to the other side where it waits for the switch, unless the
+// session has ended.
+func (s *session) setAside(l *link, at **link) {
+	s.mu.Lock()
+	ended := s.ended
+	if !ended {
+		*at = l
+	}
+	s.mu.Unlock()
+	if ended {
+		l.close()
+	}
 }
 
 // stays reports whether the session is not to be moved, or cannot be. It runs under the
@@ -292,14 +299,7 @@ func (s *session) align(ctx context.Context, route router.Route) error {
 	if err != nil {
 		return s.unlessEnded(err)
 	}
-	s.mu.Lock()
-	if s.ended {
-		s.mu.Unlock()
-		l.close()
-		return nil
-	}
-	s.ahead = l
-	s.mu.Unlock()
+	s.setAside(l, &s.ahead)
 	return nil
 }
 

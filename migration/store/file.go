@@ -121,5 +121,9 @@ func syncAt(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Close gives the file free.
-func (f *File) Close() error { return f.lock.Close() }
+// Close gives the file free, once the disk has what Settle has begun with.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lock.Close()
+}
