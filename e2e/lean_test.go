@@ -86,7 +86,7 @@ func moveLean(t *testing.T, opts []redistest.Option, login string) {
 	c.awaitScanned()
 	z.end()
 	c.awaitReady()
-	if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 && able.idle { // before 6.2 nothing makes a consumer that waits for nothing
+	if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 {
 		t.Errorf("verify ended with status %d:\n%s", code, text)
 	}
 	at, mapDB := src, func(db int) int { return db }
@@ -108,7 +108,7 @@ func moveLean(t *testing.T, opts []redistest.Option, login string) {
 		c.awaitScanned()
 		z.end()
 		c.awaitReady()
-		if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 && able.idle {
+		if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 {
 			t.Errorf("verify after switch %d ended with status %d:\n%s", i, code, text)
 		}
 	}

@@ -120,6 +120,8 @@ func plantStreams(ctx context.Context, p redis.Pipeliner, a ableTo) {
 		do("XCLAIM", key, "g\x00", "bob\xff", 0, "1001-4", "TIME", 1_600_000_000_123, "RETRYCOUNT", 7)
 		if a.idle {
 			do("XGROUP", "CREATECONSUMER", key, "g\x00", "idle")
+		} else {
+			do("XREADGROUP", "GROUP", "g\x00", "idle", "STREAMS", key, 0)
 		}
 	}
 	do("XDEL", "stream ghosts", "1000-1", "1001-3", "1003-9")

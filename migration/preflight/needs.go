@@ -24,6 +24,7 @@ type need struct {
 	args     []any
 	sub      bool    // args[1] is a subcommand
 	since    version // not there before
+	until    version // not used from then on
 	optional bool    // the work goes on without, worse
 	why      string  // said when it is missing
 	noTry    bool    // only ACL DRYRUN may tell: running it would not be harmless
@@ -32,6 +33,9 @@ type need struct {
 
 func (n need) applies(s *server) bool {
 	// Without INFO the version is unknown: ask for what old servers have as well.
+	if n.until != (version{}) && s.up && !s.info.compatible().before(n.until) {
+		return false
+	}
 	return n.since == version{} || s.up && !s.info.compatible().before(n.since)
 }
 
@@ -117,6 +121,7 @@ func needs(key string) []need {
 		{at: roleTo, args: a("XADD", key, "*", "x", "x"), why: logical},
 		{at: roleTo, args: a("XGROUP", "CREATE", key, "g", "0"), sub: true, why: logical},
 		{at: roleTo, args: a("XGROUP", "CREATECONSUMER", key, "g", "c"), sub: true, since: v62, why: logical},
+		{at: roleTo, args: a("XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "STREAMS", key, 0), until: v62, why: logical},
 		{at: roleTo, args: a("XGROUP", "DESTROY", key, "g"), sub: true, why: logical},
 		{at: roleTo, args: a("XTRIM", key, "MAXLEN", 0), why: logical},
 		{at: roleTo, args: a("XDEL", key, "1-1"), why: logical},

@@ -108,7 +108,7 @@ func streams() []fixture {
 		}},
 		{"stream empty group", "stream", func(t *testing.T, c *redis.Client, k string) {
 			run(t, c, "XGROUP", "CREATE", k, "g", "$", "MKSTREAM")
-			run(t, c, "XGROUP", "CREATECONSUMER", k, "g", "idle")
+			idle(t, c, k, "g")
 		}},
 		{"stream groups", "stream", groups},
 		{"stream ghosts deleted", "stream", func(t *testing.T, c *redis.Client, k string) {
@@ -150,7 +150,16 @@ func groups(t *testing.T, c *redis.Client, k string) {
 	run(t, c, "XREADGROUP", "GROUP", "mid", "alice", "COUNT", 3, "STREAMS", k, ">")
 	run(t, c, "XACK", k, "g1\x00", "1000-2", "1004-12")
 	run(t, c, "XCLAIM", k, "g1\x00", "bob\xff", 0, "1001-4", "TIME", 1_600_000_000_123, "RETRYCOUNT", 7)
-	run(t, c, "XGROUP", "CREATECONSUMER", k, "g1\x00", "idle")
+	idle(t, c, k, "g1\x00")
+}
+
+// idle makes a consumer that has nothing, also where no command is for that (before 6.2).
+func idle(t *testing.T, c *redis.Client, k, group string) {
+	t.Helper()
+	err := c.XGroupCreateConsumer(t.Context(), k, group, "idle").Err()
+	if err != nil {
+		run(t, c, "XREADGROUP", "GROUP", group, "idle", "STREAMS", k, 0)
+	}
 }
 
 // plant fills all fixtures into c and checks their encodings.
@@ -159,7 +168,11 @@ func plant(t *testing.T, c *redis.Client) []fixture {
 	all := fixtures()
 	for _, f := range all {
 		f.fill(t, c, f.key)
-		if got := run(t, c, "OBJECT", "ENCODING", f.key); f.encoding != "" && got != f.encoding {
+		got := run(t, c, "OBJECT", "ENCODING", f.key)
+		if got == "ziplist" { // its name before 7.0
+			got = "listpack"
+		}
+		if f.encoding != "" && got != f.encoding {
 			t.Errorf("%q has encoding %v, not %v: the test does not test what it says", f.key, got, f.encoding)
 		}
 	}

@@ -145,12 +145,18 @@ func copyGroup(ctx context.Context, src *redis.Client, key string, t *temp, g gr
 		return err
 	}
 	for chunk := range slices.Chunk(names, chunkMost) {
-		cmds := make([][]any, len(chunk))
+		cmds, asked := make([][]any, len(chunk)), make([][]any, len(chunk))
 		for i, name := range chunk {
 			cmds[i] = []any{"XGROUP", "CREATECONSUMER", t.key, g.name, name}
+			asked[i] = []any{"XREADGROUP", "GROUP", g.name, name, "COUNT", 1, "STREAMS", t.key, 0}
 		}
-		// Before 6.2 a consumer comes into being with its first entry only.
-		if err := t.write(ctx, 0, cmds...); err != nil && !tooNew(err) {
+		err := t.write(ctx, 0, cmds...)
+		if tooNew(err) {
+			// Before 6.2 a consumer comes into being when it asks for what it was
+			// given and has not acknowledged: nothing yet (t_stream.c, xreadCommand).
+			err = t.write(ctx, 0, asked...)
+		}
+		if err != nil {
 			return err
 		}
 	}
