@@ -58,6 +58,30 @@ func TestReportIsRead(t *testing.T) {
 	}
 }
 
+func TestProcessorsAreRead(t *testing.T) {
+	from, err := parseProcessors("cpu  100 0 50 1000 10 5 5 30 7 0\ncpu0 1 2 3\n")
+	if err != nil || from != (processors{busy: 1900 * time.Millisecond, whole: 12 * time.Second}) {
+		t.Fatalf("read %+v, %v", from, err)
+	}
+	to, err := parseProcessors("cpu  250 0 100 1150 20 5 5 70 7 0\n")
+	if got := to.since(from); err != nil || got != 60 {
+		t.Errorf("%v %% of the time, %v", got, err)
+	}
+	if got := to.since(to); got != 0 {
+		t.Errorf("%v %% of no time", got)
+	}
+	for _, text := range []string{"", "cpu 1 2 3\n", "cpu0 1 2 3 4 5 6 7 8\n", "cpu 1 2 3 4 x 6 7 8\n"} {
+		if got, err := parseProcessors(text); err == nil {
+			t.Errorf("%q was read as %+v", text, got)
+		}
+	}
+	if _, err := os.Stat("/proc/stat"); err == nil {
+		if p, err := processorTime(); err != nil || p.busy == 0 || p.busy > p.whole {
+			t.Errorf("this machine: %+v, %v", p, err)
+		}
+	}
+}
+
 func TestProcessFiguresAreRead(t *testing.T) {
 	got, err := parseCPU("42 (a) name (x)) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 4 0 100 200 300\n")
 	if err != nil || got != 1750*time.Millisecond {

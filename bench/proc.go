@@ -41,6 +41,47 @@ func parseCPU(stat string) (time.Duration, error) {
 	return time.Duration(ticks) * tick, nil
 }
 
+// processors is how long the machine's processors have worked since it was started, and how
+// long they were there, all together.
+type processors struct{ busy, whole time.Duration }
+
+func processorTime() (processors, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return processors{}, fmt.Errorf("reading the processors' time: %w", err)
+	}
+	return parseProcessors(string(text))
+}
+
+// parseProcessors reads the line of all processors: user, nice, system, idle, iowait, irq,
+// softirq, steal, and two that are in the first two already.
+func parseProcessors(stat string) (p processors, err error) {
+	line, _, _ := strings.Cut(stat, "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return p, fmt.Errorf("reading the processors' time: %q", line)
+	}
+	for i, f := range fields[1:9] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return p, fmt.Errorf("reading the processors' time: %w", err)
+		}
+		p.whole += time.Duration(n) * tick
+		if i != 3 && i != 4 {
+			p.busy += time.Duration(n) * tick
+		}
+	}
+	return p, nil
+}
+
+// since is the percentage that was in use from o to p.
+func (p processors) since(o processors) float64 {
+	if p.whole == o.whole {
+		return 0
+	}
+	return 100 * float64(p.busy-o.busy) / float64(p.whole-o.whole)
+}
+
 // residentMB is the memory that a process holds, in MB (10^6 bytes).
 func residentMB(pid int) (float64, error) { return memoryMB(pid, "VmRSS:") }
 

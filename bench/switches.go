@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -31,10 +32,12 @@ type switched struct {
 	list    []switching
 	account traffic.Account
 	rate    float64 // operations a second, the whole time
+	busy    float64 // percent of the machine's processors, likewise
 }
 
 // The names of what is compared.
 const (
+	aloneSwitch    = "the load alone"
 	oursSwitch     = "Crossfade"
 	pausedSwitch   = "promotion, writes paused"
 	unpausedSwitch = "promotion"
@@ -55,6 +58,13 @@ func switches(ctx context.Context, o options, p *park) ([]claim, error) {
 	}
 	banner(about)
 	fmt.Printf("%d switches there and back under about %d operations/s; then %d promotions of a replica, twice\n", o.switches, o.rate, o.promotions)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(loadGC)
+	}
+	alone, err := p.loadAlone(ctx, o)
+	if err != nil {
+		return nil, err
+	}
 	ours, err := p.switchOurs(ctx, o)
 	if err != nil {
 		return nil, err
@@ -70,6 +80,7 @@ func switches(ctx context.Context, o options, p *park) ([]claim, error) {
 		}
 		all = append(all, s)
 	}
+	all = append(all, alone)
 	var text strings.Builder
 	switchTable(&text, all)
 	fmt.Print("\n", text.String(), "\n")
@@ -158,6 +169,21 @@ func (p *park) switchOurs(ctx context.Context, o options) (*switched, error) {
 	return sw.run(ctx, o.switches, home.Addr())
 }
 
+// loadGC is the garbage collector's percentage for the load: its accounts grow, and to look
+// through them all the time would be a load on the machine that no client is.
+const loadGC = 400
+
+// loadAlone has the load work at a server of its own, with nothing between: what it takes of
+// the machine, and how long clients wait when nothing is done to them.
+func (p *park) loadAlone(ctx context.Context, o options) (*switched, error) {
+	server, err := p.server(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sw := swing{name: aloneSwitch, addr: server.Addr(), rate: o.rate, prefix: "alone", once: func(context.Context, int) (switching, error) { return switching{}, nil }}
+	return sw.run(ctx, min(10, o.switches), server.Addr())
+}
+
 // swing makes switches under load.
 type swing struct {
 	name, addr, prefix string
@@ -173,9 +199,15 @@ func (sw swing) run(ctx context.Context, n int, home string) (*switched, error) 
 	go func() { ended <- t.Run(loading) }()
 	s := &switched{name: sw.name}
 	began := time.Now()
-	err := sw.swing(ctx, t, n, s)
+	before, err := processorTime()
+	if err == nil {
+		err = sw.swing(ctx, t, n, s)
+	}
 	s.rate = float64(t.Stats().Operations) / time.Since(began).Seconds()
+	after, timeErr := processorTime()
+	s.busy = after.since(before)
 	stop()
+	err = errors.Join(err, timeErr)
 	if err := errors.Join(err, <-ended); err != nil {
 		return nil, fmt.Errorf("%s: %w", sw.name, err)
 	}

@@ -17,8 +17,14 @@ type row struct {
 func stallOf(w switching) float64 { return w.stall }
 
 var switchRows = []row{
-	{"switches", func(s *switched) string { return fmt.Sprint(len(s.list)) }},
+	{"switches", func(s *switched) string {
+		if s.name == aloneSwitch {
+			return "–"
+		}
+		return fmt.Sprint(len(s.list))
+	}},
 	{"operations/s", func(s *switched) string { return fmt.Sprintf("%.0f", s.rate) }},
+	{"of the machine's processors in use", func(s *switched) string { return fmt.Sprintf("%.0f %%", s.busy) }},
 	{"client errors", func(s *switched) string { return s.each(s.account.Errors) }},
 	{"reconnects", func(s *switched) string { return s.each(s.account.Reconnects) }},
 	{"writes lost", func(s *switched) string { return s.each(int64(s.account.Lost)) }},
@@ -82,10 +88,12 @@ func switchPage(out io.Writer, m machine, all []*switched, claims []claim) {
 	p("# What a switch costs clients\n\nMade by `make switches`; do not edit.\n\n![The stall of each switch](switches.svg)\n\n")
 	p("- machine: %s, %d CPUs, %s; Linux %s\n", m.processor, m.cpus, m.memory, m.kernel)
 	p("- versions: %s\n- date: %s\n- command: `%s`\n", strings.Join(m.versions, "; "), m.date, m.command)
-	p(`- load: go-redis clients, RESP2 and RESP3: registers, counters, lists, sorted sets, streams,
-  transactions and scripts in two databases; pipelines; WATCH and MULTI; workers in BLPOP;
-  publishers and subscribers; consumer groups and XREAD. Nothing is sent again. Load, proxy
-  and both servers share the machine.
+	p(`- load: go-redis clients, RESP2 and RESP3, at an even rate: registers, counters, lists,
+  sorted sets, streams, transactions and scripts in two databases, each sent once the one
+  before is answered (a third of all operations); pipelines of sixteen (half); WATCH and
+  MULTI; workers in BLPOP; publishers and subscribers; consumer groups and XREAD. Nothing is
+  sent again. Load, proxy and both servers share the machine. The last column is the load by
+  itself, directly at one server.
 - each client keeps account of what was acknowledged to it, and all of it is compared with
   what is there in the end
 - promotion: the new server is a replica of the old one, clients come through haproxy; at

@@ -18,9 +18,6 @@ func (a *attempt) journal(ctx context.Context) error {
 	// A server that restarted since has forgotten the fence, and may have taken
 	// writes that nobody drained.
 	st := a.record().Servers[a.from].Fence
-	if err := a.keepDrained(ctx); err != nil {
-		return err
-	}
 	if a.level == FenceReplicas {
 		if err := a.fence(a.from).check(ctx, st); err != nil {
 			return err
@@ -43,7 +40,86 @@ func (a *attempt) journal(ctx context.Context) error {
 			a.log.Error("whether the state file outlives the machine is not known", "error", err)
 		}
 	})
+	ready := make(chan struct{})
+	go func() { // the other server is asked meanwhile what commit wants to know
+		defer close(ready)
+		a.watchRecord(ctx)
+	}()
+	err := a.decide(ctx, st)
+	<-ready
+	return err
+}
+
+// decide writes the journal: by the connection that has looked whether it may, or, where
+// that is gone, by looking once more.
+func (a *attempt) decide(ctx context.Context, st *FenceState) error {
+	if w := a.decision; w != nil {
+		e, err := a.record().entry()
+		if err != nil {
+			return err
+		}
+		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
+		err = a.decided("the journal", w.Save(cctx, e, replicaPatience, nil))
+		cancel()
+		if err == nil || certain(err) {
+			return err
+		}
+		a.log.Warn("the journal's outcome is unknown, asking again", "error", err)
+	}
 	return a.publishUntilKnown(ctx, a.from, store.JournalKey, a.fence(a.from).stands(st))
+}
+
+// watchJournal asks the server that is left, while other things are checked, what is to be
+// known before the journal is written there: that nobody newer has, and that the fence
+// stands. What it finds holds as long as the connection does. One that cannot be asked now
+// is asked by journal, and so is one that refuses our writes.
+func (a *attempt) watchJournal(ctx context.Context) error {
+	if a.level == FenceReplicas {
+		return nil
+	}
+	w, err := a.watch(ctx, a.from, store.JournalKey, a.fence(a.from).stands(a.record().Servers[a.from].Fence))
+	if errors.Is(err, errFenceLost) || certain(err) {
+		return err
+	}
+	a.decision = w
+	return nil
+}
+
+// watchRecord asks the entered server what is to be known before COMMITTED is written
+// there: that it is the process that was drained, and, where it is fenced since an earlier
+// switch, that the fence is ours to lower.
+func (a *attempt) watchRecord(ctx context.Context) {
+	ok := a.filled
+	if f := a.record().Servers[a.to].Fence; f != nil {
+		ok = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
+			may, holds := a.fence(a.to).mayLower(ctx, p), a.filled(ctx, p)
+			return func(c store.Asker, e store.Entry) error { return errors.Join(may(), holds(c, e)) }
+		}
+	}
+	a.commission, _ = a.watch(ctx, a.to, store.RecordKey, ok) // commit asks again and says why
+}
+
+func (a *attempt) watch(ctx context.Context, side router.Side, key string, ok store.Condition) (*store.Watched, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
+	defer cancel()
+	e, err := a.record().entry()
+	if err != nil {
+		return nil, err
+	}
+	w, err := store.Watch(ctx, a.ids[side].Pool().DB(0), key, e, ok)
+	if err != nil {
+		return nil, fmt.Errorf("on %s: %w", a.ids[side].Pool(), err)
+	}
+	return w, nil
+}
+
+// dropWatched gives the connections back that have looked ahead.
+func (a *attempt) dropWatched(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.Proxy.DialTimeout)
+	defer cancel()
+	a.decision.Close(ctx)
+	a.commission.Close(ctx)
+	a.decision, a.commission = nil, nil
 }
 
 // replicaPatience is how long clients wait for replicas once the switch is decided.
@@ -68,9 +144,9 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 }
 
 // filled is the condition that the entered server is the process that was drained.
-func (a *attempt) filled(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+func (a *attempt) filled(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 	holds := a.forward.Filled(ctx, p)
-	return func(*redis.Tx, store.Entry) error { return holds() }
+	return func(store.Asker, store.Entry) error { return holds() }
 }
 
 // decided makes nothing of an error that only says that replicas lag behind, or cannot
@@ -131,6 +207,9 @@ func certain(err error) bool {
 // commitStep makes the switch true on the entered server. After the journal
 // there is only forward, so it repeats until it is done.
 func (a *attempt) commitStep(ctx context.Context) error {
+	if a.commitAtOnce(ctx) {
+		return nil
+	}
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 		err := a.refill(cctx)
@@ -147,6 +226,36 @@ func (a *attempt) commitStep(ctx context.Context) error {
 		a.log.Error("the switch is decided but cannot be committed yet", "error", err, "again_in", wait.String())
 		time.Sleep(wait)
 	}
+}
+
+// commitAtOnce is refill and commit in one round trip, by the connection that has looked
+// whether all is as it should be. Where the entered server has no replicas to wait for, its
+// fence falls in the same instant. False is that something is left to be done or to be found
+// out, by the long way.
+func (a *attempt) commitAtOnce(ctx context.Context) bool {
+	w, fence := a.commission, a.record().Servers[a.to].Fence
+	if w == nil {
+		return false
+	}
+	e, err := a.committed().entry()
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
+	defer cancel()
+	var lowering []redis.Cmder
+	var unpause *redis.Cmd
+	var also func(redis.Pipeliner)
+	if fence != nil && w.Alone() {
+		also = func(p redis.Pipeliner) { lowering, unpause = a.fence(a.to).queueLower(ctx, p, fence) }
+	}
+	if err := a.decided("COMMITTED", w.Save(ctx, e, replicaPatience, also)); err != nil {
+		a.log.Warn("whether the switch is committed is not known, asking again", "server", a.ids[a.to].Pool().String(), "error", err)
+		return false
+	}
+	lowered := also != nil && firstBut(unpause, lowering, nil) == nil
+	a.noteCommitted(lowered)
+	return lowered || fence == nil
 }
 
 // refill copies everything again when the entered server restarted between the
@@ -187,13 +296,9 @@ func (a *attempt) refill(ctx context.Context) error {
 // server if an earlier switch had fenced it. It may be repeated. ok is asked before
 // the entered server is told, nil: nothing.
 func (m *Migration) commit(ctx context.Context, ok store.Condition) error {
-	r := m.record()
-	if r.Phase == Committing {
+	if r := m.record(); r.Phase == Committing {
 		to := r.Switch.To
-		// On the server first: the state file says COMMITTING and leads here again.
-		next := r.clone()
-		next.Phase, next.Side, next.Epoch, next.Seq = Committed, to, r.Epoch+1, r.Seq+1
-		e, err := next.entry()
+		e, err := m.committed().entry()
 		if err != nil {
 			return err
 		}
@@ -201,12 +306,32 @@ func (m *Migration) commit(ctx context.Context, ok store.Condition) error {
 		if err := m.decided("COMMITTED", err); err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
 		}
-		// The state file leads here again even if it cannot be written now.
-		if err := m.assume(func(r *Record) { r.Phase, r.Side, r.Epoch = Committed, to, r.Epoch+1 }); err != nil {
-			m.log.Error("the switch is committed, which the state file does not know", "error", err)
-		}
+		m.noteCommitted(false)
 	}
 	return m.openEntered(ctx)
+}
+
+// committed is what the present record, which says COMMITTING, becomes. The server has it
+// first: the state file leads here again.
+func (m *Migration) committed() Record {
+	r := m.record()
+	r.Phase, r.Side, r.Epoch, r.Seq = Committed, r.Switch.To, r.Epoch+1, r.Seq+1
+	return r
+}
+
+// noteCommitted has the state file know what the entered server was told, and whether the
+// fence there was lowered. It leads here again even if it cannot be written now.
+func (m *Migration) noteCommitted(lowered bool) {
+	err := m.assume(func(r *Record) {
+		to := r.Switch.To
+		r.Phase, r.Side, r.Epoch = Committed, to, r.Epoch+1
+		if lowered {
+			r.Servers[to].Fence = nil
+		}
+	})
+	if err != nil {
+		m.log.Error("the switch is committed, which the state file does not know", "error", err)
+	}
 }
 
 // openEntered lowers the fence on the server that the applications enter.

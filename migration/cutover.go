@@ -41,11 +41,12 @@ func (e *Refused) Error() string {
 	return fmt.Sprintf("refused: %s (and %d more reasons)", e.Reasons[0], len(e.Reasons)-1)
 }
 
-// sampleTime bounds the comparison of a sample while clients wait; sampleChunk
-// is how many keys are compared between two looks at the clock, sampleChoice how many are
-// asked for at a time.
+// sampleTime bounds the comparison of a sample while clients wait, sampleHands how many
+// parts of it are compared at a time; sampleChunk is how many keys are compared between two
+// looks at the clock, sampleChoice how many are asked for at a time.
 const (
-	sampleTime   = 2 * time.Millisecond
+	sampleTime   = time.Millisecond
+	sampleHands  = 2
 	sampleChunk  = 25
 	sampleChoice = 200
 )
@@ -69,23 +70,25 @@ func (m *Migration) Rollback(ctx context.Context, o SwitchOptions) (Report, erro
 // attempt is one walk through the steps of PROTOCOL §3.
 type attempt struct {
 	*Migration
-	from, to  router.Side
-	opt       SwitchOptions
-	report    *Report
-	level     FenceLevel
-	forward   *mirror.Mirror // from → to, runs already
-	reverse   *mirror.Mirror // to → from, armed during the attempt
-	held      time.Time
-	reins     *reins          // by which the server that is left is paused and fenced
-	stray     bool            // something that was said by the reins may still arrive
-	paused    bool            // writers past the proxy are
-	fencing   bool            // the fence may be up
-	refilling bool            // the entered server restarted and is not known to be whole yet
-	scripts   map[string]bool // bodies that the entered server has
-	scale     value.Scale     // of the server that is left
-	sample    []handful       // what is compared while clients wait
-	undos     []func(context.Context) error
-	budget    context.CancelCauseFunc
+	from, to   router.Side
+	opt        SwitchOptions
+	report     *Report
+	level      FenceLevel
+	forward    *mirror.Mirror // from → to, runs already
+	reverse    *mirror.Mirror // to → from, armed during the attempt
+	held       time.Time
+	reins      *reins          // by which the server that is left is paused and fenced
+	stray      bool            // something that was said by the reins may still arrive
+	paused     bool            // writers past the proxy are
+	fencing    bool            // the fence may be up
+	refilling  bool            // the entered server restarted and is not known to be whole yet
+	scripts    map[string]bool // bodies that the entered server has
+	scale      value.Scale     // of the server that is left
+	sample     []handful       // what is compared while clients wait
+	decision   *store.Watched  // may write the journal; nil: it was not asked ahead
+	commission *store.Watched  // may write COMMITTED, likewise
+	undos      []func(context.Context) error
+	budget     context.CancelCauseFunc
 }
 
 // step is one step: its failpoints are NAME:before and NAME:after.
@@ -173,6 +176,7 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	m.current = &attempted{from: from, dryRun: o.DryRun, rehearse: o.Rehearse}
 	m.mu.Unlock()
 	err := a.walk(ctx)
+	a.dropWatched(ctx)
 	a.dropReins()
 	m.mu.Lock()
 	m.abort, m.attempting = nil, false

@@ -93,10 +93,7 @@ func replicationOnly(u ACLUser) bool {
 }
 
 // asker is a client, or one connection.
-type asker interface {
-	redis.Cmdable
-	Do(ctx context.Context, args ...any) *redis.Cmd
-}
+type asker = store.Asker
 
 // check returns errFenceLost when the fence is not up, and other errors when
 // that cannot be told.
@@ -113,9 +110,9 @@ func (f fence) check(ctx context.Context, st *FenceState) error {
 
 // stands is check as a condition of what is to be written on the same server.
 func (f fence) stands(st *FenceState) store.Condition {
-	return func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+	return func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 		a := f.ask(ctx, p, st)
-		return func(tx *redis.Tx, _ store.Entry) error { return f.judge(ctx, tx, st, a) }
+		return func(c store.Asker, _ store.Entry) error { return f.judge(ctx, c, st, a) }
 	}
 }
 

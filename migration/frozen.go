@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,16 +19,28 @@ import (
 )
 
 // frozenCheck compares what neither side changes now: the number of keys of each
-// database and a sample of them. It takes at most half of the stall budget.
+// database and a sample of them. It takes at most half of the stall budget. At the same
+// time it makes sure of what the journal needs.
 func (a *attempt) frozenCheck(ctx context.Context) error {
 	if err := a.save(false, func(r *Record) { r.Phase = Verifying }); err != nil {
 		return err
 	}
-	return a.compareFrozen(ctx)
+	together, tctx := errgroup.WithContext(ctx)
+	together.Go(func() error { return a.compareFrozen(tctx) })
+	together.Go(func() error { return a.keepDrained(tctx) })
+	together.Go(func() error { return a.watchJournal(tctx) })
+	return together.Wait()
 }
 
 // compareFrozen is the comparison itself.
 func (a *attempt) compareFrozen(ctx context.Context) error {
+	together, tctx := errgroup.WithContext(ctx)
+	together.Go(func() error { return a.compareCounts(tctx) })
+	together.Go(func() error { return a.checkSample(tctx) })
+	return together.Wait()
+}
+
+func (a *attempt) compareCounts(ctx context.Context) error {
 	from, to := a.ids[a.from].Pool(), a.ids[a.to].Pool()
 	var fromCounts, toCounts map[int]keyCount
 	counting, cctx := errgroup.WithContext(ctx)
@@ -50,7 +63,7 @@ func (a *attempt) compareFrozen(ctx context.Context) error {
 			return fmt.Errorf("comparing while frozen: database %d of %s holds %d keys, database %d of %s %d", db, from, f.keys, other, to, t.keys)
 		}
 	}
-	return a.checkSample(ctx)
+	return nil
 }
 
 // unmappedHold refuses when a database that is not moved came to hold keys.
@@ -141,16 +154,26 @@ func (a *attempt) chooseSample(ctx context.Context) error {
 // checkSample compares the sample, for at most sampleTime: clients wait meanwhile.
 func (a *attempt) checkSample(ctx context.Context) error {
 	until := time.Now().Add(min(a.opt.MaxStall/4, sampleTime))
-	comparer := value.Comparer{NoFieldExpiries: a.dropsFieldExpiries()}
-	for _, some := range a.sample {
-		if time.Now().After(until) {
-			return nil
-		}
-		if err := a.compareSome(ctx, &comparer, some); err != nil {
-			return err
-		}
+	var next, checked atomic.Int64
+	together, tctx := errgroup.WithContext(ctx)
+	for range sampleHands {
+		together.Go(func() error {
+			comparer := value.Comparer{NoFieldExpiries: a.dropsFieldExpiries()}
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(a.sample) || time.Now().After(until) {
+					return nil
+				}
+				if err := a.compareSome(tctx, &comparer, a.sample[i]); err != nil {
+					return err
+				}
+				checked.Add(int64(len(a.sample[i].small) + len(a.sample[i].big)))
+			}
+		})
 	}
-	return nil
+	err := together.Wait()
+	a.report.Checked = int(checked.Load())
+	return err
 }
 
 // compareSome compares a part of the sample.
@@ -171,7 +194,6 @@ func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, som
 			return fmt.Errorf("comparing while frozen: key %q of database %d differs: %s", keys[i], some.db, d.Words)
 		}
 	}
-	a.report.Checked += len(keys)
 	return nil
 }
 

@@ -430,13 +430,13 @@ func (m *Migration) rollForward(ctx context.Context) error {
 	if f := r.Servers[r.Switch.From].Fence; f == nil || f.Level != FenceReplicas { // see journal
 		var stands store.Condition
 		if f != nil {
-			stands = func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+			stands = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 				holds := m.fence(r.Switch.From).stands(f)(ctx, p)
-				return func(tx *redis.Tx, there store.Entry) error {
+				return func(c store.Asker, there store.Entry) error {
 					if r.journalled(there) {
 						return nil
 					}
-					return holds(tx, there)
+					return holds(c, there)
 				}
 			}
 		}

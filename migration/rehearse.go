@@ -36,8 +36,8 @@ var roundTrips = []struct {
 	left, into int
 }{
 	{"hard-fence", 1, 0}, // EXEC
-	{"journal", 2, 2},    // what is there, EXEC; the record: the same
-	{"commit", 0, 3},     // did it restart; the record: what is there, EXEC
+	{"journal", 1, 0},    // EXEC; what is there was asked beside the check
+	{"commit", 0, 1},     // EXEC; what is there was asked beside the journal
 }
 
 // endRehearsal lets the clients go on where they were, and says what the switch would

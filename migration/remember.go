@@ -58,8 +58,8 @@ func (m *Migration) unforgotten(side router.Side) store.Condition {
 	if r.Epoch == 0 || r.Side != side || m.cfg.Sync.AcceptLoss {
 		return nil
 	}
-	return func(context.Context, redis.Pipeliner) func(*redis.Tx, store.Entry) error {
-		return func(_ *redis.Tx, there store.Entry) error { return r.knownIn(there, m.ids[side].Pool().String()) }
+	return func(context.Context, redis.Pipeliner) func(store.Asker, store.Entry) error {
+		return func(_ store.Asker, there store.Entry) error { return r.knownIn(there, m.ids[side].Pool().String()) }
 	}
 }
 
@@ -81,9 +81,9 @@ func (m *Migration) guardRecord(ctx context.Context, r Record) {
 		// One that has forgotten it in a restart is not told, see remembers.
 		var same store.Condition
 		if mi := m.activeMirror(); mi != nil && side == r.Side {
-			same = func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+			same = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 				followed := mi.Followed(ctx, p)
-				return func(*redis.Tx, store.Entry) error { return followed() }
+				return func(store.Asker, store.Entry) error { return followed() }
 			}
 		}
 		m.tellIf(ctx, side, store.RecordKey, same)

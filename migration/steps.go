@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -11,6 +12,7 @@ import (
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
 
@@ -165,8 +167,9 @@ func (a *attempt) notReady() []string { return a.copyReasons(a.forward, a.opt.Ma
 const fewDirty = 5000
 
 // lagGate waits until the copy is close, and then has everything done that need not be
-// done while clients wait: the sample is chosen, new sessions are connected, the connection
-// that fences looks whether it may, and what is dirty is copied.
+// done while clients wait: the sample is chosen, new sessions are connected, the entered
+// server is told what is to come, connections are made, the one that fences looks whether it
+// may, and what is dirty is copied.
 func (a *attempt) lagGate(ctx context.Context) error {
 	if err := a.awaitClose(ctx); err != nil {
 		return err
@@ -177,10 +180,84 @@ func (a *attempt) lagGate(ctx context.Context) error {
 	if err := a.prepareTraffic(ctx); err != nil { // who has come while it waited
 		return err
 	}
+	if !a.opt.DryRun && !a.opt.Rehearse {
+		if err := a.announceFence(ctx); err != nil {
+			return err
+		}
+		if err := a.openToListeners(ctx); err != nil {
+			return err
+		}
+	}
+	if err := a.warm(ctx); err != nil {
+		return err
+	}
 	if err := a.watchFence(ctx); err != nil {
 		return err
 	}
 	return a.comeNear(ctx)
+}
+
+// How many connections to a database are used at the same time while clients wait: to
+// compare keys, and to database 0 for all else.
+const (
+	warmKeys = sampleHands
+	warmAll  = sampleHands + 4
+)
+
+// warm connects to both servers as often as will be needed: no time for a handshake later.
+func (a *attempt) warm(ctx context.Context) error {
+	dm := a.mapFrom(a.from)
+	pools := [2]*conn.Pool{a.ids[a.from].Pool(), a.ids[a.to].Pool()}
+	for _, p := range pools {
+		if err := p.Warm(ctx, 0, warmAll); err != nil {
+			return err
+		}
+	}
+	for i, db := range dm.Sources() {
+		other, _ := dm.Target(db)
+		for side, n := range [2]int{db, other} {
+			many := warmKeys
+			if i == 0 { // what is asked about the server itself goes that way
+				many = warmAll
+			}
+			if err := pools[side].Warm(ctx, n, many); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// announceFence tells the entered server, and the state file, that a fence may be up on the
+// other one from now on, and what lowering it needs.
+func (a *attempt) announceFence(ctx context.Context) error {
+	a.onUndo(func(context.Context) error {
+		if a.fencing {
+			return nil // who lowers it says so
+		}
+		return a.assume(func(r *Record) {
+			if f := r.Servers[a.from].Fence; f != nil {
+				f.Raised = false
+			}
+		})
+	})
+	err := a.save(false, func(r *Record) {
+		if f := r.Servers[a.from].Fence; f != nil {
+			f.Raised = true
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return a.publish(ctx, a.to, store.RecordKey)
+}
+
+// openToListeners lets the users of the entered server, if it is fenced since an earlier
+// switch, do there what moving their subscriptions takes.
+func (a *attempt) openToListeners(ctx context.Context) error {
+	entered := a.record().Servers[a.to].Fence
+	a.onUndoLast(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
+	return a.fence(a.to).letListen(ctx, entered, true)
 }
 
 // awaitClose waits for three samples in a row in which the copy is live and close.
@@ -244,52 +321,29 @@ func (a *attempt) hold(ctx context.Context) error {
 }
 
 // softFence stalls writers that bypass the proxy, without an error. It expires
-// by itself, so nothing rests on it. At the same time the entered server is told that a
-// fence may be up on the other one from now on, and what lowering it needs.
+// by itself, so nothing rests on it.
 func (a *attempt) softFence(ctx context.Context) error {
 	a.onUndo(func(ctx context.Context) error {
 		err := a.callBack(ctx)
 		_ = a.fence(a.from).unpause(ctx) // unknown before 6.2
-		if a.fencing {
-			return err // who lowers it says so
-		}
-		return errors.Join(err, a.assume(func(r *Record) {
-			if f := r.Servers[a.from].Fence; f != nil {
-				f.Raised = false
-			}
-		}))
+		return err
 	})
-	err := a.save(false, func(r *Record) {
-		r.Phase = SoftFenced
-		if f := r.Servers[a.from].Fence; f != nil && !a.opt.Rehearse {
-			f.Raised = true
-		}
-	})
-	if err != nil {
+	if err := a.save(false, func(r *Record) { r.Phase = SoftFenced }); err != nil {
 		return err
 	}
-	told := make(chan error, 1)
-	go func() {
-		if a.opt.Rehearse {
-			told <- nil
-			return
-		}
-		told <- a.publish(ctx, a.to, store.RecordKey)
-	}()
-	err = a.rein().pause(ctx, a.reins.conn, 2*a.opt.MaxStall+time.Second)
+	err := a.rein().pause(ctx, a.reins.conn, 2*a.opt.MaxStall+time.Second)
 	a.noteStray(err)
 	a.paused = err == nil
 	if err != nil && (refusedForGood(err) || errorPrefix(errors.Unwrap(err), "ERR syntax")) {
-		err = nil
+		return nil
 	}
-	return errors.Join(err, <-told)
+	return err
 }
 
 func (a *attempt) drainOnce(ctx context.Context) error { return a.forward.Near(ctx) }
 
 // hardFence is the instant after which nobody's write is acknowledged by the
-// server that is left. What lowering it needs is persisted before, there (see softFence)
-// and here.
+// server that is left. What lowering it needs is persisted before, see announceFence.
 func (a *attempt) hardFence(ctx context.Context) error {
 	a.fencing = true
 	a.onUndo(func(ctx context.Context) error {
@@ -313,36 +367,29 @@ func (a *attempt) hardFence(ctx context.Context) error {
 // drainTwice is the step that safety rests on: the barrier is asked for after
 // the fence was confirmed, so every acknowledged write stands before it.
 func (a *attempt) drainTwice(ctx context.Context) error {
-	entered := a.record().Servers[a.to].Fence
-	a.onUndoLast(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
 	together, tctx := errgroup.WithContext(ctx)
 	together.Go(func() error { return a.drainFrozen(tctx) })
-	together.Go(func() error { // subscribers need the fence, and none of the keys
-		if err := a.fence(a.to).letListen(tctx, entered, true); err != nil {
-			return err
-		}
-		return a.traffic.Align(tctx, a.nextRoute())
-	})
+	together.Go(func() error { return a.traffic.Align(tctx, a.nextRoute()) }) // needs the fence, and none of the keys
 	return together.Wait()
 }
 
 // drainFrozen carries what is left over and stops copying, while nobody writes.
 func (a *attempt) drainFrozen(ctx context.Context) error {
 	// Nothing changes any more, so all of this may be asked for at the same time.
-	together, tctx := errgroup.WithContext(ctx)
-	together.Go(func() error { return a.forward.CheckForeign(tctx) })
-	together.Go(func() error { return a.forward.CarryFunctions(tctx) })
-	together.Go(func() error { return a.carryScripts(tctx) })
-	together.Go(func() error { return a.forward.Drain(tctx) })
-	if err := together.Wait(); err != nil {
-		return err
-	}
+	beside, bctx := errgroup.WithContext(ctx)
+	beside.Go(func() error { return a.forward.CheckForeign(bctx) })
+	beside.Go(func() error { return a.forward.CarryFunctions(bctx) })
+	beside.Go(func() error { return a.carryScripts(bctx) })
+	carried := sync.OnceValue(beside.Wait)
 	a.onUndo(func(context.Context) error { a.forward.Thaw(); return nil })
-	if err := a.forward.Freeze(ctx); err != nil {
-		return err
-	}
-	// What came before this on the entered server was ours.
-	return a.reverse.Rebase(ctx)
+	err := a.forward.DrainFrozen(ctx, func(ctx context.Context) error {
+		if err := carried(); err != nil {
+			return err
+		}
+		// What came before this on the entered server was ours.
+		return a.reverse.Rebase(ctx)
+	})
+	return errors.Join(err, carried())
 }
 
 func (a *attempt) nextRoute() router.Route {

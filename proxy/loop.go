@@ -275,13 +275,18 @@ func (l *loop) awaitGate() {
 		}
 		l.post(func() {
 			l.waiting = false
-			waited := l.gated
-			l.gated = nil
-			for _, g := range waited {
-				l.goOn(g, atGate)
-			}
+			l.enter()
 		})
 	})
+}
+
+// enter lets the guests go on that wait at the gate, in the order in which they came.
+func (l *loop) enter() {
+	waited := l.gated
+	l.gated = nil
+	for _, g := range waited {
+		l.goOn(g, atGate)
+	}
 }
 
 // reroute says where commands go from the next opening of the gate on. Nothing

@@ -358,11 +358,13 @@ func (s *Server) Release(route router.Route) {
 	for _, l := range s.eventLoops() {
 		l.call(func() { l.reroute(route) })
 	}
-	s.pool.close(&route.Side)
 	s.whole.Store(false)
 	s.armed.Store(nil)
 	s.stayUntil.Store(0)
 	s.gate.Open(route)
+	for _, l := range s.eventLoops() {
+		l.post(l.enter)
+	}
 	m := new(move)
 	moving := sessions[:0]
 	for _, sess := range sessions {
@@ -384,4 +386,5 @@ func (s *Server) Release(route router.Route) {
 	})
 	m.wg.Wait()
 	late.Stop()
+	s.pool.close(&route.Side) // nobody takes one of the other side any more, and this takes the kernel some time
 }

@@ -17,7 +17,7 @@ import (
 type stream struct {
 	t        *Traffic
 	i        int
-	rate     int
+	rate     float64
 	name     string
 	added    ledger
 	consumed []int // by the group's
@@ -25,7 +25,7 @@ type stream struct {
 	unsure   atomic.Bool // an XACK has failed
 }
 
-func newStream(t *Traffic, i, rate int) *stream {
+func newStream(t *Traffic, i int, rate float64) *stream {
 	return &stream{t: t, i: i, rate: rate, name: fmt.Sprintf("%s:stream%d", t.cfg.Prefix, i)}
 }
 
@@ -36,9 +36,7 @@ func (f *stream) run(ctx context.Context) {
 	producer := f.t.client(3)
 	defer func() { _ = producer.Close() }()
 	for ctx.Err() == nil {
-		bctx, cancel := bare(ctx)
-		err := producer.XGroupCreateMkStream(bctx, f.name, "group", "0").Err()
-		cancel()
+		err := producer.XGroupCreateMkStream(bare(ctx), f.name, "group", "0").Err()
 		if producer.waited(1, err) || strings.HasPrefix(err.Error(), "BUSYGROUP") {
 			break
 		}
@@ -48,9 +46,8 @@ func (f *stream) run(ctx context.Context) {
 	var over atomic.Bool
 	readers.Go(func() { f.consume(ctx, &over) })
 	readers.Go(func() { f.follow(ctx, &over) })
-	paced(ctx, f.rate, func() bool {
-		ctx, cancel := bare(ctx)
-		defer cancel()
+	f.t.paced(ctx, f.rate, func() bool {
+		ctx := bare(ctx)
 		n := f.added.next()
 		start := time.Now()
 		err := producer.XAdd(ctx, &redis.XAddArgs{Stream: f.name, MaxLen: kept, Approx: true, Values: []any{"n", tag(0, n)}}).Err()
@@ -71,9 +68,7 @@ func (f *stream) consume(ctx context.Context, over *atomic.Bool) {
 	from := ">"
 	for {
 		last := over.Load()
-		bctx, cancel := bare(ctx)
-		got, err := c.XReadGroup(bctx, &redis.XReadGroupArgs{Group: "group", Consumer: "one", Streams: []string{f.name, from}, Count: 100, Block: blockFor}).Result()
-		cancel()
+		got, err := c.XReadGroup(bare(ctx), &redis.XReadGroupArgs{Group: "group", Consumer: "one", Streams: []string{f.name, from}, Count: 100, Block: blockFor}).Result()
 		if !c.waited(1, err) {
 			if last {
 				return
@@ -97,9 +92,7 @@ func (f *stream) consume(ctx context.Context, over *atomic.Bool) {
 			continue
 		}
 		start := time.Now()
-		bctx, cancel = bare(ctx)
-		err = c.XAck(bctx, f.name, "group", ids...).Err()
-		cancel()
+		err = c.XAck(bare(ctx), f.name, "group", ids...).Err()
 		if !c.did(start, 1, err) {
 			f.unsure.Store(true)
 			from = "0"
@@ -114,9 +107,7 @@ func (f *stream) follow(ctx context.Context, over *atomic.Bool) {
 	at := "0"
 	for {
 		last := over.Load()
-		bctx, cancel := bare(ctx)
-		got, err := c.XRead(bctx, &redis.XReadArgs{Streams: []string{f.name, at}, Count: 100, Block: blockFor}).Result()
-		cancel()
+		got, err := c.XRead(bare(ctx), &redis.XReadArgs{Streams: []string{f.name, at}, Count: 100, Block: blockFor}).Result()
 		ok := c.waited(1, err)
 		for _, s := range got {
 			for _, e := range s.Messages {

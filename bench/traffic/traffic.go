@@ -28,6 +28,7 @@ type Config struct {
 // Traffic is the load. Run makes it, Verify says what became of it.
 type Traffic struct {
 	cfg   Config
+	clock *clock
 	plain []*history.History
 	flows []flow
 
@@ -51,29 +52,58 @@ var databases = []int{0, 1}
 // opTimeout is until an operation that is not answered counts as one of unknown outcome.
 const opTimeout = 15 * time.Second
 
+// Of a hundred operations, so many are of each sort. Plain ones are sent one by one, each
+// once the one before is answered; those of a pipeline or a transaction count one by one.
+const (
+	plainShare   = 30
+	groupedShare = 4 // transactions that are sent as they are, and scripts
+	pipedShare   = 50
+	watchedShare = 6
+	queueShare   = 4
+	channelShare = 2
+	streamShare  = 4
+)
+
+// Which operations of the plain part are alone, and which are several in one.
+var (
+	plainKinds   = []history.Kind{history.Incr, history.HIncrBy, history.RPush, history.ZAdd, history.XAdd, history.Register, history.SetEx}
+	groupedKinds = []history.Kind{history.Transfer, history.Script}
+)
+
 // New returns a load that does nothing yet.
 func New(cfg Config) *Traffic {
-	t := &Traffic{cfg: cfg}
-	// The shares add up to the rate, all commands counted. What is plain gets a little more:
-	// its writers rest after each operation, and make up for nothing.
-	const writers = 8
+	t := &Traffic{cfg: cfg, clock: newClock()}
+	rate := float64(cfg.Rate) / 100
 	for _, protocol := range []int{2, 3} {
-		t.plain = append(t.plain, history.New(history.Config{
-			Addr: cfg.Addr, Databases: databases, Writers: writers, Protocol: protocol, OpTimeout: opTimeout,
-			Prefix: fmt.Sprintf("%s:plain%d", cfg.Prefix, protocol), MaxRate: max(1, cfg.Rate*36/100/writers), ItemsPerKey: 1000,
-		}))
+		t.plain = append(t.plain,
+			t.history("plain", protocol, 4, rate*plainShare/2, plainKinds),
+			t.history("grouped", protocol, 2, rate*groupedShare/2, groupedKinds))
 	}
 	for i := range 4 {
-		t.flows = append(t.flows, newPipelines(t, i, cfg.Rate*24/100/4/pipelined))
+		t.flows = append(t.flows, newPipelines(t, i, rate*pipedShare/4/pipelined))
 	}
 	for i := range 2 {
 		t.flows = append(t.flows,
-			newTransactions(t, i, cfg.Rate*8/100/2/2/watched),
-			newQueue(t, i, cfg.Rate*6/100/2/2),
-			newChannel(t, i, cfg.Rate*2/100/2),
-			newStream(t, i, cfg.Rate*6/100/2/4))
+			newTransactions(t, i, rate*watchedShare/2/2/watched),
+			newQueue(t, i, rate*queueShare/2/2), // pushed and popped
+			newChannel(t, i, rate*channelShare/2),
+			newStream(t, i, rate*streamShare/2/4)) // added, read, acknowledged, and followed
 	}
 	return t
+}
+
+// history returns a part of the load that package history makes, of so many operations a
+// second in all.
+func (t *Traffic) history(name string, protocol, writers int, rate float64, kinds []history.Kind) *history.History {
+	lines := make([]*line, writers)
+	for i := range lines {
+		lines[i] = t.clock.line(rate / float64(writers))
+	}
+	return history.New(history.Config{
+		Addr: t.cfg.Addr, Databases: databases, Writers: writers, Protocol: protocol, OpTimeout: opTimeout, Kinds: kinds,
+		Prefix: fmt.Sprintf("%s:%s%d", t.cfg.Prefix, name, protocol), ItemsPerKey: perKey,
+		Turn: func(ctx context.Context, writer int) { lines[writer].await(ctx) },
+	})
 }
 
 // Run works until ctx ends.
@@ -82,6 +112,9 @@ func (t *Traffic) Run(ctx context.Context) error {
 		wg   sync.WaitGroup
 		errs = make([]error, len(t.plain))
 	)
+	ticking, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	go t.clock.run(ticking)
 	for i, h := range t.plain {
 		wg.Go(func() { errs[i] = h.Run(ctx) })
 	}
@@ -164,7 +197,7 @@ func (t *Traffic) client(protocol int) *client {
 		Addr: t.cfg.Addr, Protocol: protocol, PoolSize: 1, PipelinePoolSize: -1,
 		MaxRetries: -1, DialerRetries: 1, // a retry would hide what happened
 		ReadTimeout: opTimeout, WriteTimeout: opTimeout, DialTimeout: opTimeout,
-		ContextTimeoutEnabled: true, DisableIdentity: true,
+		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if dialled.Swap(true) {
@@ -175,10 +208,9 @@ func (t *Traffic) client(protocol int) *client {
 	})}
 }
 
-// bare is for an operation that comes to its own end.
-func bare(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), opTimeout)
-}
+// bare is for an operation that comes to its own end: an answer is waited for until
+// opTimeout, by the client's settings.
+func bare(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 // did takes down how n operations went that were begun at start. It returns false when
 // they failed.
@@ -219,26 +251,12 @@ func raise(v *atomic.Int64, to time.Duration) {
 }
 
 // paced calls step so many times a second until ctx ends. After a failure it rests a
-// moment, and it makes up for nothing.
-func paced(ctx context.Context, rate int, step func() bool) {
-	every := time.Second / time.Duration(max(rate, 1))
-	next := time.Now()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return
-		}
-		rest := every
+// moment.
+func (t *Traffic) paced(ctx context.Context, rate float64, step func() bool) {
+	l := t.clock.line(rate)
+	for l.await(ctx) {
 		if !step() {
-			rest = max(rest, 5*time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
 		}
-		next = next.Add(rest)
-		if now := time.Now(); next.Before(now) {
-			next = now
-		}
-		timer.Reset(time.Until(next))
 	}
 }

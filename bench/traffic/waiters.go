@@ -20,13 +20,13 @@ const (
 type queue struct {
 	t    *Traffic
 	i    int
-	rate int // of both producers together
+	rate float64 // of both producers together
 	name string
 	jobs [2]ledger
 	got  [2][]int // the worker's, by producer
 }
 
-func newQueue(t *Traffic, i, rate int) *queue {
+func newQueue(t *Traffic, i int, rate float64) *queue {
 	return &queue{t: t, i: i, rate: rate, name: fmt.Sprintf("%s:queue%d", t.cfg.Prefix, i)}
 }
 
@@ -36,9 +36,8 @@ func (f *queue) run(ctx context.Context) {
 		producers.Go(func() {
 			c := f.t.client(2 + w)
 			defer func() { _ = c.Close() }()
-			paced(ctx, f.rate/len(f.jobs), func() bool {
-				ctx, cancel := bare(ctx)
-				defer cancel()
+			f.t.paced(ctx, f.rate/float64(len(f.jobs)), func() bool {
+				ctx := bare(ctx)
 				n := f.jobs[w].next()
 				start := time.Now()
 				err := c.RPush(ctx, f.name, tag(w, n)).Err()
@@ -64,9 +63,7 @@ func (f *queue) run(ctx context.Context) {
 func (f *queue) work(ctx context.Context, c *client, over *atomic.Bool) {
 	for {
 		last := over.Load()
-		bctx, cancel := bare(ctx)
-		job, err := c.BLPop(bctx, blockFor, f.name).Result()
-		cancel()
+		job, err := c.BLPop(bare(ctx), blockFor, f.name).Result()
 		ok := c.waited(1, err)
 		switch {
 		case err == nil:
@@ -103,14 +100,14 @@ func (f *queue) verify(ctx context.Context, c *redis.Client, into *Account) erro
 // channel has a publisher and four subscribers: by name and by pattern, RESP2 and RESP3.
 type channel struct {
 	t         *Traffic
-	rate      int
+	rate      float64
 	name      string
 	published ledger
 	got       [4][]int
 	heard     [4]atomic.Int64 // the newest of got
 }
 
-func newChannel(t *Traffic, i, rate int) *channel {
+func newChannel(t *Traffic, i int, rate float64) *channel {
 	f := &channel{t: t, rate: rate, name: fmt.Sprintf("%s:channel%d", t.cfg.Prefix, i)}
 	t.opened.Add(len(f.got))
 	return f
@@ -128,9 +125,8 @@ func (f *channel) run(ctx context.Context) {
 	f.t.opened.Wait()
 	c := f.t.client(3)
 	defer func() { _ = c.Close() }()
-	paced(ctx, f.rate, func() bool {
-		ctx, cancel := bare(ctx)
-		defer cancel()
+	f.t.paced(ctx, f.rate, func() bool {
+		ctx := bare(ctx)
 		n := f.published.next()
 		start := time.Now()
 		err := c.Publish(ctx, f.name, strconv.Itoa(n)).Err()

@@ -11,25 +11,28 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// pipelined is how many commands one pipeline has.
-const pipelined = 8
+// A pipeline has so many rounds, and commands in all.
+const (
+	rounds    = 2
+	pipelined = rounds * 8
+)
 
 // perKey is how many elements a key gets before the next one is begun.
-const perKey = 1000
+const perKey = 200
 
 // pipelines is one client that sends pipelines, in which it reads what it has just
 // written.
 type pipelines struct {
 	t      *Traffic
 	i      int
-	rate   int
+	rate   float64
 	name   string
 	pushed ledger
 	sights sights
 	raised struct{ acked, unknown, last, since int } // of the counter; since: unknown ones after last
 }
 
-func newPipelines(t *Traffic, i, rate int) *pipelines {
+func newPipelines(t *Traffic, i int, rate float64) *pipelines {
 	return &pipelines{t: t, i: i, rate: rate, name: fmt.Sprintf("%s:pipe%d", t.cfg.Prefix, i)}
 }
 
@@ -38,39 +41,61 @@ func (f *pipelines) list(n int) string { return fmt.Sprintf("%s:list%d", f.name,
 func (f *pipelines) run(ctx context.Context) {
 	c := f.t.client(2 + f.i%2)
 	defer func() { _ = c.Close() }()
-	paced(ctx, f.rate, func() bool { return f.step(ctx, c) })
+	f.t.paced(ctx, f.rate, func() bool { return f.step(ctx, c) })
 }
 
 func (f *pipelines) step(ctx context.Context, c *client) bool {
-	ctx, cancel := bare(ctx)
-	defer cancel()
-	n := f.pushed.next()
-	value := strconv.Itoa(n)
+	ctx = bare(ctx)
 	start := time.Now()
 	p := c.Pipeline()
-	p.Set(ctx, f.name+":value", value, 0)
-	get := p.Get(ctx, f.name+":value")
-	push := p.RPush(ctx, f.list(n), tag(0, n))
-	end := p.LIndex(ctx, f.list(n), -1)
-	incr := p.Incr(ctx, f.name+":count")
-	p.HSet(ctx, f.name+":hash", "f"+strconv.Itoa(n%8), value)
-	field := p.HGet(ctx, f.name+":hash", "f"+strconv.Itoa(n%8))
-	p.Expire(ctx, f.name+":value", time.Hour)
+	var all [rounds]round
+	for i := range all {
+		all[i] = f.round(ctx, p)
+	}
 	_, err := p.Exec(ctx)
-	if push.Err() == nil {
-		f.pushed.ack(n)
+	for _, r := range all {
+		f.settle(r)
 	}
-	for what, cmd := range map[string]*redis.StringCmd{"GET": get, "HGET": field, "LINDEX": end} {
-		want := value
-		if what == "LINDEX" {
-			want = tag(0, n)
-		}
-		if cmd.Err() == nil && cmd.Val() != want {
-			f.sights.isStale("%s: %s in a pipeline answers %q behind the write of %q", f.name, what, cmd.Val(), want)
-		}
-	}
-	f.noteCount(incr)
 	return c.did(start, pipelined, err)
+}
+
+// round is eight commands of a pipeline, of which some read what others have just written.
+type round struct {
+	n               int
+	push, incr      *redis.IntCmd
+	get, end, field *redis.StringCmd
+}
+
+func (f *pipelines) round(ctx context.Context, p redis.Pipeliner) round {
+	r := round{n: f.pushed.next()}
+	value, key, hash, name := strconv.Itoa(r.n), f.name+":value", f.name+":hash", "f"+strconv.Itoa(r.n%8)
+	p.Set(ctx, key, value, 0)
+	r.get = p.Get(ctx, key)
+	r.push = p.RPush(ctx, f.list(r.n), tag(0, r.n))
+	r.end = p.LIndex(ctx, f.list(r.n), -1)
+	r.incr = p.Incr(ctx, f.name+":count")
+	p.HSet(ctx, hash, name, value)
+	r.field = p.HGet(ctx, hash, name)
+	p.Expire(ctx, key, time.Hour)
+	return r
+}
+
+// settle looks at the answers.
+func (f *pipelines) settle(r round) {
+	if r.push.Err() == nil {
+		f.pushed.ack(r.n)
+	}
+	f.mustSee("GET", r.get, strconv.Itoa(r.n))
+	f.mustSee("HGET", r.field, strconv.Itoa(r.n))
+	f.mustSee("LINDEX", r.end, tag(0, r.n))
+	f.noteCount(r.incr)
+}
+
+// mustSee notes an answer that is not what was written right before.
+func (f *pipelines) mustSee(what string, got *redis.StringCmd, want string) {
+	if got.Err() == nil && got.Val() != want {
+		f.sights.isStale("%s: %s in a pipeline answers %q behind the write of %q", f.name, what, got.Val(), want)
+	}
 }
 
 // noteCount takes a reply of the counter down: it rises by one each time.
@@ -129,12 +154,12 @@ const watched = 6
 type transactions struct {
 	t      *Traffic
 	i      int
-	rate   int // of each client
+	rate   float64 // of each client
 	name   string
 	logged [2]ledger
 }
 
-func newTransactions(t *Traffic, i, rate int) *transactions {
+func newTransactions(t *Traffic, i int, rate float64) *transactions {
 	return &transactions{t: t, i: i, rate: rate, name: fmt.Sprintf("%s:watch%d", t.cfg.Prefix, i)}
 }
 
@@ -144,7 +169,7 @@ func (f *transactions) run(ctx context.Context) {
 		wg.Go(func() {
 			c := f.t.client(2 + w)
 			defer func() { _ = c.Close() }()
-			paced(ctx, f.rate, func() bool { return f.step(ctx, c, w) })
+			f.t.paced(ctx, f.rate, func() bool { return f.step(ctx, c, w) })
 		})
 	}
 	wg.Wait()
@@ -153,8 +178,7 @@ func (f *transactions) run(ctx context.Context) {
 func (f *transactions) log(w, n int) string { return fmt.Sprintf("%s:log%d:%d", f.name, w, n/perKey) }
 
 func (f *transactions) step(ctx context.Context, c *client, w int) bool {
-	ctx, cancel := bare(ctx)
-	defer cancel()
+	ctx = bare(ctx)
 	n := f.logged[w].next()
 	start := time.Now()
 	err := c.Watch(ctx, func(tx *redis.Tx) error {

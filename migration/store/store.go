@@ -68,8 +68,15 @@ func Save(ctx context.Context, c *redis.Client, key string, e Entry) error {
 
 // Condition has the server asked, by what it queues in p, and returns what looks at the
 // answers, and at the entry that is there (none: the zero one). Where these leave a
-// question, it may ask through tx. Its error is why nothing is to be written.
-type Condition func(ctx context.Context, p redis.Pipeliner) (holds func(tx *redis.Tx, there Entry) error)
+// question, it may ask c. Its error is why nothing is to be written.
+type Condition func(ctx context.Context, p redis.Pipeliner) (holds func(c Asker, there Entry) error)
+
+// Asker is the connection that is to write.
+type Asker interface {
+	redis.Cmdable
+	Do(ctx context.Context, args ...any) *redis.Cmd
+	Wait(ctx context.Context, replicas int, patience time.Duration) *redis.IntCmd
+}
 
 // SaveIf is Save under a condition that is asked for on the connection that then
 // writes: what it finds holds for the write, for a server that restarts in between
@@ -83,32 +90,47 @@ func SaveIf(ctx context.Context, c *redis.Client, key string, e Entry, ok Condit
 // that is ErrBehind means that it is written, and that some replica has not said so.
 // Where there are replicas it takes a round trip more.
 func SaveReplicated(ctx context.Context, c *redis.Client, key string, e Entry, ok Condition, patience time.Duration) error {
-	var replicas *redis.StringCmd
-	counted := func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, Entry) error {
-		replicas = p.Info(ctx, "replication")
+	var r replicas
+	return save(ctx, c, key, e, r.counted(ok), func(tx *redis.Tx) error { return r.await(ctx, tx, patience) })
+}
+
+// replicas are a server's, as it says before it is written to.
+type replicas struct{ info *redis.StringCmd }
+
+// counted is ok, with the replicas asked for at the same time.
+func (r *replicas) counted(ok Condition) Condition {
+	return func(ctx context.Context, p redis.Pipeliner) func(Asker, Entry) error {
+		r.info = p.Info(ctx, "replication")
 		if ok == nil {
-			return func(*redis.Tx, Entry) error { return nil }
+			return func(Asker, Entry) error { return nil }
 		}
 		return ok(ctx, p)
 	}
-	return save(ctx, c, key, e, counted, func(tx *redis.Tx) error {
-		text, err := replicas.Result()
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrBehind, err)
-		}
-		n := strings.Count(text, ",state=online,")
-		if n == 0 {
-			return nil
-		}
-		got, err := tx.Wait(ctx, n, max(patience, time.Millisecond)).Result() // 0 would be for ever
-		switch {
-		case err != nil:
-			return fmt.Errorf("%w: %w", ErrBehind, err)
-		case int(got) < n:
-			return fmt.Errorf("%w: %d of %d within %v", ErrBehind, int64(n)-got, n, patience)
-		}
+}
+
+// online is how many there are. An error means that the server does not tell.
+func (r *replicas) online() (int, error) {
+	text, err := r.info.Result()
+	return strings.Count(text, ",state=online,"), err
+}
+
+// await waits until they have what was written on c.
+func (r *replicas) await(ctx context.Context, c Asker, patience time.Duration) error {
+	n, err := r.online()
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrBehind, err)
+	case n == 0:
 		return nil
-	})
+	}
+	got, err := c.Wait(ctx, n, max(patience, time.Millisecond)).Result() // 0 would be for ever
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrBehind, err)
+	case int(got) < n:
+		return fmt.Errorf("%w: %d of %d within %v", ErrBehind, int64(n)-got, n, patience)
+	}
+	return nil
 }
 
 // ErrBehind means that replicas lag behind, or that they cannot be asked.
@@ -155,10 +177,10 @@ func Answered(cmds []redis.Cmder, err error) error {
 }
 
 // look watches the key and returns why e may not be written there, all in one round trip.
-func look(ctx context.Context, tx *redis.Tx, key string, e Entry, ok Condition) error {
-	p := tx.Pipeline()
+func look(ctx context.Context, c Asker, key string, e Entry, ok Condition) error {
+	p := c.Pipeline()
 	watched, old := p.Do(ctx, "WATCH", key), p.Get(ctx, key)
-	var holds func(*redis.Tx, Entry) error
+	var holds func(Asker, Entry) error
 	if ok != nil {
 		holds = ok(ctx, p)
 	}
@@ -185,7 +207,7 @@ func look(ctx context.Context, tx *redis.Tx, key string, e Entry, ok Condition) 
 		}
 	}
 	if holds != nil {
-		return holds(tx, there)
+		return holds(c, there)
 	}
 	return nil
 }

@@ -219,9 +219,9 @@ func TestSaveIfTheServerIsStillTheOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := 0
-	err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(ctx context.Context, p redis.Pipeliner) func(*redis.Tx, store.Entry) error {
+	err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 		pong := p.Ping(ctx)
-		return func(tx *redis.Tx, found store.Entry) error {
+		return func(tx store.Asker, found store.Entry) error {
 			asked++
 			if found.Seq != there.Seq {
 				t.Errorf("the condition is told of %+v", found)
@@ -241,8 +241,8 @@ func TestSaveIfTheServerIsStillTheOne(t *testing.T) {
 	}
 	wantAt(t, c, store.JournalKey, there)
 	no := errors.New("no")
-	if err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(context.Context, redis.Pipeliner) func(*redis.Tx, store.Entry) error {
-		return func(*redis.Tx, store.Entry) error { return no }
+	if err := store.SaveIf(t.Context(), c, store.JournalKey, entry("a", 1, 2), func(context.Context, redis.Pipeliner) func(store.Asker, store.Entry) error {
+		return func(store.Asker, store.Entry) error { return no }
 	}); !errors.Is(err, no) {
 		t.Errorf("a condition that does not hold: %v", err)
 	}
@@ -254,8 +254,8 @@ func TestSaveIfTheServerIsStillTheOne(t *testing.T) {
 func TestNothingStaysWatched(t *testing.T) {
 	s := redistest.Start(t)
 	c, other := s.Client(0), s.Client(0)
-	no := func(context.Context, redis.Pipeliner) func(*redis.Tx, store.Entry) error {
-		return func(*redis.Tx, store.Entry) error { return errors.New("no") }
+	no := func(context.Context, redis.Pipeliner) func(store.Asker, store.Entry) error {
+		return func(store.Asker, store.Entry) error { return errors.New("no") }
 	}
 	if err := store.SaveIf(t.Context(), c, store.RecordKey, entry("a", 1, 1), no); err == nil {
 		t.Fatal("saved")
@@ -297,5 +297,90 @@ func TestSaveReplicated(t *testing.T) {
 	wantAt(t, c, store.RecordKey, e)
 	if err := replica.Cont(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What was found when the key was watched holds for what is written later, or nothing is.
+func TestWatchedAhead(t *testing.T) {
+	s := redistest.Start(t, redistest.WithAOF())
+	c := s.Client(0)
+	watch := func(ok store.Condition) (*store.Watched, error) {
+		w, err := store.Watch(t.Context(), c, store.RecordKey, entry("a", 1, 3), ok)
+		t.Cleanup(func() { w.Close(context.WithoutCancel(t.Context())) })
+		return w, err
+	}
+	w, err := watch(nil)
+	if err != nil || !w.Alone() {
+		t.Fatal(err)
+	}
+	var beside *redis.Cmd
+	err = w.Save(t.Context(), entry("a", 1, 3), time.Second, func(p redis.Pipeliner) { beside = p.Do(t.Context(), "SET", "beside", "x") })
+	if err != nil || beside.Err() != nil {
+		t.Fatal(err, beside.Err())
+	}
+	wantAt(t, c, store.RecordKey, entry("a", 1, 3))
+	if c.Get(t.Context(), "beside").Val() != "x" {
+		t.Error("what was to be done in the same instant is not")
+	}
+
+	t.Run("what fails beside it is told by its own error", func(t *testing.T) {
+		w := must(watch(nil))(t)
+		err := w.Save(t.Context(), entry("a", 1, 3), time.Second, func(p redis.Pipeliner) { beside = p.Do(t.Context(), "LPUSH", "beside", "x") })
+		if err != nil || beside.Err() == nil {
+			t.Error(err, beside.Err())
+		}
+		wantAt(t, c, store.RecordKey, entry("a", 1, 3))
+	})
+	t.Run("somebody newer", func(t *testing.T) {
+		w := must(watch(nil))(t)
+		if err := store.Save(t.Context(), c, store.RecordKey, entry("a", 2, 1)); err != nil {
+			t.Fatal(err)
+		}
+		err := w.Save(t.Context(), entry("a", 1, 4), time.Second, func(p redis.Pipeliner) { p.Do(t.Context(), "SET", "beside", "y") })
+		if !errors.Is(err, store.ErrSuperseded) {
+			t.Error(err)
+		}
+		wantAt(t, c, store.RecordKey, entry("a", 2, 1))
+		if c.Get(t.Context(), "beside").Val() != "x" {
+			t.Error("what belongs to it was done all the same")
+		}
+		if _, err := watch(nil); !errors.Is(err, store.ErrSuperseded) {
+			t.Error(err)
+		}
+	})
+	t.Run("a condition that does not hold", func(t *testing.T) {
+		no := errors.New("no")
+		if err := c.Del(t.Context(), store.RecordKey).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := watch(func(context.Context, redis.Pipeliner) func(store.Asker, store.Entry) error {
+			return func(store.Asker, store.Entry) error { return no }
+		}); !errors.Is(err, no) {
+			t.Error(err)
+		}
+	})
+	t.Run("the server restarts in between", func(t *testing.T) {
+		w := must(watch(nil))(t)
+		s.Kill()
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Save(t.Context(), entry("a", 1, 5), time.Second, nil); err == nil || errors.Is(err, store.ErrSuperseded) {
+			t.Errorf("written to another process: %v", err)
+		}
+		if _, ok, err := store.Load(t.Context(), c, store.RecordKey); ok || err != nil {
+			t.Error(ok, err)
+		}
+	})
+}
+
+// must makes a failed test of an error.
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
 	}
 }

@@ -84,6 +84,19 @@ func (p *Pool) DB(n int) *redis.Client {
 	return c
 }
 
+// Warm makes sure that n connections to a database can be used at the same time without a
+// handshake.
+func (p *Pool) Warm(ctx context.Context, db, n int) error {
+	for range n {
+		c := p.DB(db).Conn()
+		defer func() { _ = c.Close() }() // each once all are there
+		if err := c.Ping(ctx).Err(); err != nil {
+			return fmt.Errorf("connecting to database %d of %s: %w", db, p, err)
+		}
+	}
+	return nil
+}
+
 // Close closes every client.
 func (p *Pool) Close() error {
 	p.mu.Lock()

@@ -209,6 +209,13 @@ func (s *Set) Len() int {
 	return s.keys.n
 }
 
+// Queued returns how many keys wait for a hand.
+func (s *Set) Queued() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queue.n
+}
+
 // InHand returns how many keys somebody is copying.
 func (s *Set) InHand() int {
 	s.mu.Lock()

@@ -36,15 +36,21 @@ const (
 	openPause = 5 * time.Millisecond
 )
 
-// hurryUp sets the share aside until the returned function is called.
+// hurryUp sets the share aside, and the lanes' pace, until the returned function is called.
 func (m *Mirror) hurryUp() (done func()) {
 	m.bigs.add(1)
 	for _, l := range m.lanes {
+		l.jobs.press()
 		l.big.mu.Lock()
 		l.big.wake()
 		l.big.mu.Unlock()
 	}
-	return func() { m.bigs.add(-1) }
+	return func() {
+		m.bigs.add(-1)
+		for _, l := range m.lanes {
+			l.jobs.relax()
+		}
+	}
 }
 
 func (b *bigShare) add(n int) {

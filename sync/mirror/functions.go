@@ -43,20 +43,27 @@ func (m *Mirror) checkFunctions() {
 func (m *Mirror) CarryFunctions(ctx context.Context) error {
 	m.functions.mu.Lock()
 	defer m.functions.mu.Unlock()
+	dst := m.cfg.To.DB(0)
+	var to map[string]string
+	var toErr error
+	asked := make(chan struct{})
+	go func() { // both at the same time: clients may be waiting
+		defer close(asked)
+		to, toErr = libraries(ctx, dst)
+	}()
 	from, err := libraries(ctx, m.cfg.From.DB(m.order[0]))
+	<-asked
 	if err != nil {
 		if unknownCommand(err) {
 			return nil
 		}
 		return fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
 	}
-	dst := m.cfg.To.DB(0)
-	to, err := libraries(ctx, dst)
-	if err != nil {
-		if unknownCommand(err) && len(from) == 0 {
+	if toErr != nil {
+		if unknownCommand(toErr) && len(from) == 0 {
 			return nil
 		}
-		return fmt.Errorf("listing the functions of %s: %w", m.cfg.To, err)
+		return fmt.Errorf("listing the functions of %s: %w", m.cfg.To, toErr)
 	}
 	if m.functions.carried == nil {
 		m.functions.carried = make(map[string]bool)

@@ -24,6 +24,7 @@ type lane struct {
 	ways     *pipe.Ways
 	pages    chan task // from the scanner to the workers
 	size     batchSize
+	jobs     pace // of dirty keys
 	typed    value.ByType
 	scale    value.Scale
 	stuck    notes        // keys that cannot be copied

@@ -280,6 +280,25 @@ func (m *Mirror) clean(ctx context.Context) error {
 // To is still the process that took it all. Writers that go on may keep it
 // waiting until ctx ends.
 func (m *Mirror) Drain(ctx context.Context) error {
+	return m.drain(ctx, func(ctx context.Context) error { return nil }, func() {})
+}
+
+// DrainFrozen is Drain and then Freeze, for when nobody writes to From. Once nothing is left
+// to be copied and the mirror is frozen, then is called, while To is asked who it is: should
+// that be another process than it was, all of this is done again.
+func (m *Mirror) DrainFrozen(ctx context.Context, then func(context.Context) error) error {
+	frozen := func(ctx context.Context) error {
+		if err := m.Freeze(ctx); err != nil {
+			return err
+		}
+		return then(ctx)
+	}
+	return m.drain(ctx, frozen, m.Thaw)
+}
+
+// drain has clean called, and then f, until To is the same process before and after; again
+// is called before every other time.
+func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again func()) error {
 	defer m.throttle.Hurry()()
 	defer m.hurryUp()()
 	// A restart before this is another one than that which was looked at last, too.
@@ -294,12 +313,16 @@ func (m *Mirror) Drain(ctx context.Context) error {
 		if err := m.clean(ctx); err != nil {
 			return err
 		}
-		id, _, err := m.lookRun(ctx)
-		if err != nil {
+		var id string
+		together, tctx := errgroup.WithContext(ctx)
+		together.Go(func() (err error) { id, _, err = m.lookRun(tctx); return err })
+		together.Go(func() error { return f(tctx) })
+		if err := together.Wait(); err != nil {
 			return err
 		}
 		if id != was { // whoever has noticed that first
 			was = id
+			again()
 			continue
 		}
 		m.mu.Lock()

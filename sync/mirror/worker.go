@@ -122,13 +122,16 @@ func (w *worker) next() (job *pipe.Job, ok bool) {
 				return nil, false
 			}
 		}
-		t, found := w.look()
-		if found {
+		t, wait := w.look()
+		if len(t.keys) > 0 {
 			return pipe.NewJob(t.keys, t.done), true
 		}
 		l.brake.leave()
 		if !idle {
 			return nil, true
+		}
+		if wait > 0 && l.jobs.gather(l.m.ctx, wait) {
+			continue
 		}
 		select {
 		case t := <-l.pages:
@@ -143,24 +146,41 @@ func (w *worker) next() (job *pipe.Job, ok bool) {
 	}
 }
 
-// look takes what is there.
-func (w *worker) look() (t task, found bool) {
+// look takes what is there. Where nothing is, wait says how long dirty keys are gathered
+// for yet, if there are any.
+func (w *worker) look() (t task, wait time.Duration) {
 	if !w.scans {
-		if keys := w.l.dirty.TakeNow(w.l.size.keys()); len(keys) > 0 {
-			return task{keys: keys}, true
+		if t.keys, wait = w.l.takeDirty(); len(t.keys) > 0 {
+			return t, 0
 		}
 	}
 	select {
 	case t = <-w.l.pages:
-		return t, true
+		return t, 0
 	default:
 	}
 	if w.scans {
-		if keys := w.l.dirty.TakeNow(w.l.size.keys()); len(keys) > 0 {
-			return task{keys: keys}, true
+		t.keys, wait = w.l.takeDirty()
+	}
+	return t, wait
+}
+
+// takeDirty takes as many dirty keys as make a job, if one is due.
+func (l *lane) takeDirty() (keys []string, wait time.Duration) {
+	n, most := l.dirty.Queued(), l.size.keys()
+	if n == 0 {
+		return nil, 0
+	}
+	now := time.Now()
+	if n < most {
+		if wait = l.jobs.wait(now); wait > 0 {
+			return nil, wait
 		}
 	}
-	return task{}, false
+	if keys = l.dirty.TakeNow(most); len(keys) > 0 {
+		l.jobs.took(now)
+	}
+	return keys, 0
 }
 
 // back gives keys back that were not copied.

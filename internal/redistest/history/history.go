@@ -40,20 +40,23 @@ func AllKinds() []Kind {
 type Config struct {
 	Addr               string // host:port, usually the proxy's
 	Username, Password string
-	Databases          []int         // default {0}; each writer uses all of them
-	Writers            int           // default 4, each with one connection a database
-	Keys               int           // keys a kind and database (registers: a writer too); default 4
-	Prefix             string        // of all keys; must not have been used before; default a random one
-	Protocol           int           // 2 or 3; default 3
-	MaxRate            int           // operations a second and writer; 0: as fast as it can
-	Kinds              []Kind        // default all
-	OpTimeout          time.Duration // until an unanswered operation counts as unknown; default 15 s
-	TTL                time.Duration // of SETEX keys, whole seconds; default 1 h; they must outlive Verify
-	TTLTolerance       time.Duration // how far an expiry may be off; default 100 ms
-	ItemsPerKey        int           // ids until a list, set or stream is left for a new one; default 4096
-	MaxItems           int64         // ids in all; then only kinds of constant size go on; default 2 million
-	Refusals           []string      // further error prefixes that mean "did certainly not happen"
-	Log                *slog.Logger  // default: discarded
+	Databases          []int  // default {0}; each writer uses all of them
+	Writers            int    // default 4, each with one connection a database
+	Keys               int    // keys a kind and database (registers: a writer too); default 4
+	Prefix             string // of all keys; must not have been used before; default a random one
+	Protocol           int    // 2 or 3; default 3
+	MaxRate            int    // operations a second and writer; 0: as fast as it can
+	// Turn waits until a writer may begin its next operation, or ctx ends; it has MaxRate's
+	// place where one clock paces many. nil: nobody is asked.
+	Turn         func(ctx context.Context, writer int)
+	Kinds        []Kind        // default all
+	OpTimeout    time.Duration // until an unanswered operation counts as unknown; default 15 s
+	TTL          time.Duration // of SETEX keys, whole seconds; default 1 h; they must outlive Verify
+	TTLTolerance time.Duration // how far an expiry may be off; default 100 ms
+	ItemsPerKey  int           // ids until a list, set or stream is left for a new one; default 4096
+	MaxItems     int64         // ids in all; then only kinds of constant size go on; default 2 million
+	Refusals     []string      // further error prefixes that mean "did certainly not happen"
+	Log          *slog.Logger  // default: discarded
 }
 
 // History is the record of one set of writers. Run writes, Verify checks.

@@ -37,6 +37,11 @@ func (w *writer) run(ctx context.Context) {
 	w.failing = time.Time{}
 	next := time.Now()
 	for ctx.Err() == nil {
+		if w.h.cfg.Turn != nil {
+			if w.h.cfg.Turn(ctx, w.n); ctx.Err() != nil {
+				return
+			}
+		}
 		s := w.h.spaces[w.rng.IntN(len(w.h.spaces))]
 		if !w.connect(ctx, s.db) {
 			return

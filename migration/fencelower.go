@@ -1,0 +1,124 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/migration/store"
+)
+
+// letListen lets the users that the fence denies everything subscribe, or takes
+// that back.
+func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error {
+	if st == nil || !st.Raised || st.Level != FenceACL || !st.HasSelectors { // SSUBSCRIBE is as old as they are
+		return nil
+	}
+	rules := fencedRules // begins with -@all
+	if allow {
+		rules = slices.Concat(fencedRules, listenRules)
+	}
+	cmds, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
+		for _, u := range st.Users {
+			p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...)
+		}
+		return nil
+	})
+	if err := firstError(cmds, err); err != nil {
+		return fmt.Errorf("letting subscribers in on %s: %w", f.pool, err)
+	}
+	return nil
+}
+
+// lower puts everything back as save found it, unless a newer coordinator's token is
+// there: then the fence is its own (ErrSuperseded). It may be repeated.
+func (f fence) lower(ctx context.Context, st *FenceState) error {
+	err := f.db().Watch(ctx, func(tx *redis.Tx) error {
+		p := tx.Pipeline()
+		may := f.mayLower(ctx, p)
+		err := store.Answered(p.Exec(ctx))
+		if err == nil {
+			err = may()
+		}
+		if err != nil {
+			_ = tx.Unwatch(context.WithoutCancel(ctx)).Err()
+			return err
+		}
+		return f.lowerOn(ctx, tx, st)
+	})
+	if errors.Is(err, redis.TxFailedErr) {
+		err = store.ErrSuperseded
+	}
+	if err != nil {
+		return fmt.Errorf("lowering the %s fence on %s: %w", st.Level, f.pool, err)
+	}
+	return nil
+}
+
+// mayLower is the condition of lower, for who lowers it together with something else.
+func (f fence) mayLower(ctx context.Context, p redis.Pipeliner) func() error {
+	watched, token := p.Do(ctx, "WATCH", store.FenceKey), p.Get(ctx, store.FenceKey)
+	return func() error {
+		there, err := token.Uint64()
+		switch {
+		case watched.Err() != nil:
+			return watched.Err()
+		case err == nil && f.token > 0 && there > f.token:
+			return store.ErrSuperseded
+		case err != nil && !errors.Is(err, redis.Nil) && !errors.As(err, new(*strconv.NumError)):
+			return err
+		}
+		return nil
+	}
+}
+
+func (f fence) lowerOn(ctx context.Context, tx *redis.Tx, st *FenceState) error {
+	var unpause *redis.Cmd
+	cmds, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		_, unpause = f.queueLower(ctx, p, st)
+		return nil
+	})
+	return firstBut(unpause, cmds, err)
+}
+
+// queueLower puts into p what lowers the fence, and returns all of it and, of that, the end
+// of a pause.
+func (f fence) queueLower(ctx context.Context, p redis.Pipeliner, st *FenceState) (cmds []redis.Cmder, unpause *redis.Cmd) {
+	switch st.Level {
+	case FenceACL:
+		for _, u := range st.Users {
+			rules := append([]string{"-@all"}, strings.Fields(u.Commands)...)
+			if st.HasSelectors {
+				rules = append(rules, "clearselectors")
+			}
+			for _, sel := range u.Selectors {
+				rules = append(rules, selector(sel))
+			}
+			cmds = append(cmds, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...))
+		}
+	case FenceReplicas:
+		cmds = append(cmds, p.ConfigSet(ctx, "min-replicas-to-write", st.MinReplicas),
+			p.ConfigSet(ctx, "min-replicas-max-lag", st.MaxLag))
+	}
+	unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
+	return append(cmds, unpause), unpause
+}
+
+// selector writes rules as ACL SETUSER reads them: split like words of redis-cli
+// (sds.c: sdssplitargs), so that a key pattern with a quote must be quoted. A
+// selector that it cannot split becomes an empty one without an error.
+func selector(rules []string) string {
+	quoted := make([]string, len(rules))
+	for i, r := range rules {
+		if strings.ContainsAny(r, `"'`) {
+			r = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r) + `"`
+		}
+		quoted[i] = r
+	}
+	return "(" + strings.Join(quoted, " ") + ")"
+}
