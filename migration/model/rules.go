@@ -75,7 +75,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	FenceAtJournal: {
 		"the journal only under the fence",
 		"That the fence stands is looked at on the connection that writes the journal, so that the server cannot have restarted between.",
-		"restarts", "`migration/commit.go` `journal`, `migration/settle.go` `journalAgain`; under F2, where the journal is on the entered server, see below",
+		"restarts", "`migration/commit.go` `journal`, `migration/settle.go` `journalAgain`; under F2, where the journal is on the entered server, `check` looks just before it, see above",
 	},
 	JournalFirst: {
 		"the journal before the commit",
@@ -105,7 +105,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	ClaimFirst: {
 		"claim, then decide",
 		"Who takes over puts its token on both servers, provided that nothing has changed there since it read, before it opens a server or goes on.",
-		"two coordinators", "`migration/seat.go` `sit` and `nothingNewer`, on the servers without which nothing can be decided; on the other one when the copy begins, `migration/migration.go` `stepsBegin`. Behind it `migration/claim.go` `claim`",
+		"two coordinators", "`migration/seat.go` `sit` and `nothingNewer`, on the servers without which nothing can be decided; on the other one when the copy begins, `migration/migration.go` `start`. Behind it `migration/claim.go` `claim`",
 	},
 	KillOld: {
 		"old connections are closed",
