@@ -74,6 +74,12 @@ type recoveryFault struct {
 	run  func(t *testing.T, s *stage, r recovering)
 }
 
+// dozed outlasts every timeout of a recovery, which is soonTimeouts long.
+var (
+	soonTimeouts = []string{"--proxy.dial_timeout", "2s"}
+	dozed        = 5 * time.Second
+)
+
 var recoveryMatrix = []recoveryFault{
 	{"kill", func(_ *testing.T, s *stage, r recovering) {
 		s.c.start(r.at + "=kill" + s.ledApart())
@@ -91,14 +97,14 @@ var recoveryMatrix = []recoveryFault{
 	{"stop", func(t *testing.T, s *stage, r recovering) {
 		s.c.start(r.at + "#1=stop" + s.ledApart())
 		redistest.Eventually(t, time.Minute, s.c.stopped, "the process stops itself")
-		<-time.After(outlasting) // the length is what is tried
+		<-time.After(dozed) // the length is what is tried
 		s.c.signal(syscall.SIGCONT)
 	}},
 	// Another one takes over while the first recovers, which then wakes.
 	{"overtaken", func(t *testing.T, s *stage, r recovering) {
 		s.c.start(r.at + "#1=stop" + s.ledApart())
 		redistest.Eventually(t, time.Minute, s.c.stopped, "the process stops itself")
-		old := s.takeOver(shortTimeouts...)
+		old := s.takeOver()
 		s.goOn(50)
 		old.signal(syscall.SIGCONT)
 		// Whoever was stopped before it knew of anything is the next one to take over.
@@ -174,7 +180,11 @@ func TestFailpointsOfRecoveries(t *testing.T) {
 				}
 				t.Run(f.name+"/"+verbOf(from)+"."+r.way+"/"+strings.TrimPrefix(r.at, "recover."), func(t *testing.T) {
 					t.Parallel()
-					s := newFronted(t, r.died.name+"=kill", shortTimeouts...)
+					var extra []string
+					if f.name == "stop" {
+						extra = soonTimeouts
+					}
+					s := newFronted(t, r.died.name+"=kill", extra...)
 					s.dieAt(r.died)
 					f.run(t, s, r)
 					st := s.c.awaitReady()
