@@ -48,9 +48,9 @@ rollbacks: ## 15 million writes on the target between three cutovers and rollbac
 	scripts/deps.sh
 	E2E_VOLUME=5000000 $(GO) test ./e2e -run '^TestRollbackAfterVolume$$' -count 1 -v -timeout 2h
 
-big: ## move a list and a hash of 1 GB that change all the time, and look at what it costs (4 GB of memory)
+big: ## move a list and a hash of 1 GB that change all the time, and 20 million keys (4 GB of memory)
 	scripts/deps.sh
-	E2E_BIG=1 $(GO) test ./e2e -run 'TestCutoverWithABigList|TestSwitchesWithABigHash|TestHotGigabyte' -count 1 -v -timeout 1h
+	E2E_BIG=1 $(GO) test ./e2e -run 'TestCutoverWithABigList|TestSwitchesWithABigHash|TestHotGigabyte|TestManyKeys' -count 1 -v -timeout 1h
 
 model: ## try every interleaving of the protocol's model within wide bounds
 	$(GO) test ./migration/model -run '^TestTheProtocolHolds$$' -count 1 -v -timeout 2h -args -deep
