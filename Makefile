@@ -55,9 +55,9 @@ big: ## move a list and a hash of 1 GB that change all the time, and 20 million 
 model: ## try every interleaving of the protocol's model within wide bounds
 	$(GO) test ./migration/model -run '^TestTheProtocolHolds$$' -count 1 -v -timeout 2h -args -deep
 
-failpoints: ## every fault at every step of a cutover and of a rollback
+failpoints: ## every fault at every step of a cutover, of a rollback and of their recoveries
 	scripts/deps.sh
-	E2E_FAILPOINTS=all $(GO) test ./e2e -run '^TestFailpoints$$' -count 1 -parallel 6 -v -timeout 2h
+	E2E_FAILPOINTS=all $(GO) test ./e2e -run '^Test(Failpoints|FailpointsOfRecoveries|ASlowCoordinatorWakes|TwoCoordinatorsAtOnce)$$' -count 1 -parallel 6 -v -timeout 4h
 
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
 	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders; do \

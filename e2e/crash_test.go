@@ -27,6 +27,7 @@ type stage struct {
 	c        *sidecar
 	links    [2]*redistest.Link // the sidecar's connections go through these,
 	feeds    [2]*redistest.Link // and those for notifications through these
+	front    *redistest.Link    // the writers of through go through it, where a test has one
 	through  *load
 	direct   *load
 }
@@ -39,22 +40,50 @@ func newStage(t *testing.T, failpoints string, extra ...string) *stage {
 // newStageOn is newStage with servers of other kinds.
 func newStageOn(t *testing.T, source, target []redistest.Option, failpoints string, extra ...string) *stage {
 	t.Helper()
+	s := newServers(t, source, target)
+	s.c = s.sidecar(extra...)
+	s.c.start(failpoints + s.ledApart())
+	s.c.awaitReady()
+	s.load(s.c.addr)
+	return s
+}
+
+// newServers makes a stage of two servers and the links to them.
+func newServers(t *testing.T, source, target []redistest.Option) *stage {
+	t.Helper()
 	s := &stage{t: t, src: redistest.Start(t, source...), dst: redistest.Start(t, target...)}
 	for side, server := range []*redistest.Server{s.src, s.dst} {
 		s.links[side] = redistest.NewLink(t, server.Addr())
 		s.feeds[side] = redistest.NewLink(t, server.Addr())
-		failpoints += fmt.Sprintf(",mirror.feed.%s=%s", router.Side(side), s.feeds[side].Addr())
 	}
-	s.c = newSidecar(t, setup{
+	return s
+}
+
+// ledApart are the failpoints that lead the notifications through links of their own.
+func (s *stage) ledApart() string {
+	var text string
+	for side, feed := range s.feeds {
+		text += fmt.Sprintf(",mirror.feed.%s=%s", router.Side(side), feed.Addr())
+	}
+	return text
+}
+
+// sidecar makes a sidecar between the servers, with a state file of its own.
+func (s *stage) sidecar(extra ...string) *sidecar {
+	s.t.Helper()
+	return newSidecar(s.t, setup{
 		source: "redis://" + s.links[router.Source].Addr(), target: "redis://" + s.links[router.Target].Addr(),
 		dbmap: crashMap, extra: extra,
 	})
-	s.c.start(failpoints)
-	s.c.awaitReady()
-	s.through = startLoad(t, history.Config{Addr: s.c.addr, Databases: []int{0, 3}, Writers: 4, MaxRate: 300, OpTimeout: 20 * time.Second})
+}
+
+// load lets writers loose, on the clients' address and past it.
+func (s *stage) load(clients string) {
+	s.t.Helper()
+	t := s.t
+	s.through = startLoad(t, history.Config{Addr: clients, Databases: []int{0, 3}, Writers: 4, MaxRate: 300, OpTimeout: 20 * time.Second})
 	s.direct = startLoad(t, history.Config{Addr: s.src.Addr(), Databases: []int{0, 3}, Writers: 1, MaxRate: 200, OpTimeout: 20 * time.Second})
 	s.goOn(200)
-	return s
 }
 
 // goOn waits until the writers had n more writes acknowledged.

@@ -25,7 +25,10 @@ func (m *Migration) claim(ctx context.Context, left router.Side) error {
 	f := m.record().Servers[left].Fence
 	if f != nil && f.Raised && f.Level == FenceReplicas { // see journal: there the decision is on the other server
 		err := m.claimKey(ctx, left.Other(), store.RecordKey)
-		if err != nil && !errors.Is(err, errNewer) && !errors.Is(err, store.ErrSuperseded) {
+		m.mu.Lock()
+		dead := !m.foreign // who made the attempt: it had our state file
+		m.mu.Unlock()
+		if dead && err != nil && !errors.Is(err, errNewer) && !errors.Is(err, store.ErrSuperseded) {
 			m.log.Warn("another coordinator, if there is one, is not told that the switch is taken back", "error", err)
 			err = nil
 		}

@@ -169,6 +169,9 @@ func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key s
 		if err == nil || certain(err) {
 			return err
 		}
+		if lost := a.lostTo(); lost != nil {
+			return lost
+		}
 		if errors.Is(err, errFenceLost) || errors.Is(a.restarted(ctx, side), errFenceLost) {
 			return fmt.Errorf("the server restarted between the fence and the journal, and may have taken writes since: %w", err)
 		}
@@ -176,6 +179,24 @@ func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key s
 		a.log.Error("the journal's outcome is unknown, asking again", "error", err)
 		time.Sleep(wait)
 	}
+}
+
+// takeJournalBack overwrites what journal may have written. A server that refuses that is
+// one that has refused the journal.
+func (a *attempt) takeJournalBack(ctx context.Context) error {
+	side, key := a.from, store.JournalKey
+	if a.level == FenceReplicas {
+		side, key = a.to, store.RecordKey
+	}
+	err := a.publish(ctx, side, key)
+	if err != nil && loginRefused(err) {
+		a.relogin(ctx, err) // it was restarted
+		err = a.publish(ctx, side, key)
+	}
+	if err != nil && certain(err) {
+		return nil
+	}
+	return err
 }
 
 // restarted returns errFenceLost when the fence on side does not stand any more.
@@ -220,6 +241,9 @@ func (a *attempt) commitStep(ctx context.Context) error {
 		if err == nil {
 			a.setProblems()
 			return nil
+		}
+		if lost := a.lostTo(); lost != nil {
+			return lost
 		}
 		a.setProblems("clients wait: the switch cannot be committed yet: " + err.Error())
 		a.relogin(ctx, err)

@@ -327,6 +327,9 @@ func (a *attempt) undo(ctx context.Context, cause error) error {
 		a.untilDone(ctx, "the state file still says COMMITTING", func(context.Context) error {
 			return a.save(true, func(r *Record) { r.Phase = Aborting })
 		})
+		// So would a journal that was written, and of which nobody has heard, if the state
+		// file were lost as well.
+		a.untilDone(ctx, "the journal is not taken back yet", a.takeJournalBack)
 	case p.Switching():
 		errs = append(errs, a.assume(func(r *Record) { r.Phase = Aborting }))
 	}
@@ -386,7 +389,7 @@ func (m *Migration) untilDone(ctx context.Context, why string, f func(context.Co
 			m.setProblems()
 			return
 		}
-		if errors.Is(err, store.ErrSuperseded) {
+		if errors.Is(err, store.ErrSuperseded) || m.lostTo() != nil {
 			m.log.Error("left to the newer coordinator: "+why, "error", err)
 			return
 		}

@@ -1,8 +1,12 @@
 package migration
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"time"
 
+	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -82,5 +86,146 @@ func TestAJournalCountsBesideAServerThatIsDown(t *testing.T) {
 	source.Kill()
 	if r, err := m.newest(t.Context()); err != nil || r.Phase != Tailing {
 		t.Errorf("with nobody to ask: %s, %v", r.Phase, err)
+	}
+}
+
+// A target that has come back without the last copies, after the journal, is entered all
+// the same, but not told of it: what only the source has is not copied over.
+func TestATargetWithoutTheDrainIsNotTold(t *testing.T) {
+	verifying := func(m *Migration) { m.rec.Phase = Verifying }
+	earlier := func(m *Migration) { m.rec.Phase, m.rec.Switch.Token = Verifying, testToken-1 }
+	early := func(m *Migration) { m.rec.Phase = SoftFenced }
+	for name, tt := range map[string]struct {
+		there  func(*Migration) // what the target knows of; nil: nothing
+		accept bool
+		told   bool
+	}{
+		"it has all":                         {there: verifying, told: true},
+		"it has lost all":                    {},
+		"it has lost the last copies":        {there: early},
+		"it is in the state of another time": {there: earlier},
+		"the loss is accepted":               {accept: true, told: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			source, target := redistest.Start(t), redistest.Start(t)
+			m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), func(c *config.Config) {
+				c.Cutover.CreateUser, c.Sync.AcceptLoss = false, tt.accept
+			})
+			if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+				t.Fatal(err)
+			}
+			decided := func() {
+				m.rec.Phase, m.rec.Token, m.rec.Copied = Committing, testToken, true
+				m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
+			}
+			decided()
+			if tt.there != nil {
+				tt.there(m)
+				if err := m.publish(t.Context(), router.Target, store.RecordKey); err != nil {
+					t.Fatal(err)
+				}
+				decided()
+			}
+			m.rec.Token, m.rec.Seq = testToken+1, m.rec.Seq+1 // as whoever finishes it
+			if err := m.rollForward(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if r := m.record(); r.Side != router.Target || r.Epoch != 1 || r.Phase != ReverseLost {
+				t.Errorf("%s on the %s, epoch %d", r.Phase, r.Side, r.Epoch)
+			}
+			e, ok, err := store.Load(t.Context(), target.Client(0), store.RecordKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			there := Record{}
+			if ok {
+				if there, err = decode(e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if told := there.Phase == Committed; told != tt.told {
+				t.Errorf("the target says %q", there.Phase)
+			}
+			if err := m.remembers(t.Context(), router.Target); (err == nil) != tt.told {
+				t.Errorf("whether it may be copied from: %v", err)
+			}
+		})
+	}
+}
+
+// Where neither server could be read, and the state file is older than the machine's end:
+// nobody is let through before the applications' own server has said what it knows.
+func TestNobodyIsServedBeforeTheServerIsRead(t *testing.T) {
+	source, target := redistest.Start(t, redistest.WithAOF()), redistest.Start(t, redistest.WithAOF())
+	m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), func(c *config.Config) { c.Cutover.CreateUser = false })
+	if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+		t.Fatal(err)
+	}
+	m.rec.Phase, m.rec.Token, m.rec.Seq, m.rec.Copied = Tailing, 5, 100, true
+	if err := m.save(true, func(*Record) {}); err != nil {
+		t.Fatal(err)
+	}
+	m.rec.Token, m.rec.Switch = 6, &Switch{From: router.Source, To: router.Target, Token: 6}
+	m.rec.Phase = Verifying
+	if err := m.publish(t.Context(), router.Target, store.RecordKey); err != nil {
+		t.Fatal(err)
+	}
+	m.rec.Phase, m.rec.Seq = Committing, m.rec.Seq+1
+	if err := m.publish(t.Context(), router.Source, store.JournalKey); err != nil {
+		t.Fatal(err)
+	}
+	source.Kill()
+	target.Kill()
+	ended := make(chan error, 1)
+	go func() { ended <- m.Recover(t.Context()) }()
+	redistest.Eventually(t, 4*testTimeout, func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return len(m.problems) > 0 || len(ended) > 0
+	}, "it says what clients wait for")
+	if err := source.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Eventually(t, 20*time.Second, func() bool { return m.record().Phase == Committing || len(ended) > 0 }, "it finds the journal")
+	if len(ended) > 0 {
+		t.Fatalf("clients are let through to the %s, which has a journal: %v", m.record().Side, <-ended)
+	}
+	if err := target.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil || m.record().Side != router.Target {
+		t.Errorf("the applications are on the %s, %v", m.record().Side, err)
+	}
+}
+
+// A switch that is taken back although its journal may be there overwrites it before a
+// client goes on.
+func TestTheJournalIsTakenBackFirst(t *testing.T) {
+	source, target := redistest.Start(t), redistest.Start(t)
+	m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), nil)
+	if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+		t.Fatal(err)
+	}
+	m.rec.Phase, m.rec.Token, m.rec.Copied = Committing, testToken, true
+	m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
+	if err := m.publish(t.Context(), router.Source, store.JournalKey); err != nil {
+		t.Fatal(err)
+	}
+	a := &attempt{Migration: m, from: router.Source, to: router.Target, report: &Report{}}
+	released := false
+	a.onUndo(func(ctx context.Context) error {
+		released = true
+		e, ok, err := store.Load(ctx, source.Client(0), store.JournalKey)
+		if err != nil || !ok {
+			t.Errorf("the journal: %v, %v", ok, err)
+			return nil
+		}
+		if m.record().journalled(e) {
+			t.Error("clients go on while a journal says that the switch is decided")
+		}
+		return nil
+	})
+	if err := a.undo(t.Context(), errFenceLost); !errors.Is(err, errFenceLost) || !released {
+		t.Errorf("taking it back: %v, %v", err, released)
 	}
 }

@@ -71,7 +71,7 @@ func (id *identity) become(ctx context.Context, password string) error {
 	if !id.isOwn() {
 		as := id.url
 		as.Username, as.Password = OwnUser, password
-		own = conn.New(as, id.instance+":"+id.side.String(), id.timeout)
+		own = own.Like(as, id.instance+":"+id.side.String(), id.timeout)
 		defer func() {
 			if !id.isOwn() {
 				_ = own.Close()
@@ -86,7 +86,7 @@ func (id *identity) become(ctx context.Context, password string) error {
 	if !loginRefused(err) {
 		return fmt.Errorf("logging in to %s: %w", own, err)
 	}
-	plain := conn.New(id.url, id.instance+":"+id.side.String(), id.timeout)
+	plain := own.Like(id.url, id.instance+":"+id.side.String(), id.timeout)
 	create := []any{"ACL", "SETUSER", OwnUser, "reset", "on", "#" + hash(password), "~*", "+@all"}
 	err = plain.DB(0).Do(ctx, append(create, "&*")...).Err()
 	if errorPrefix(err, "ERR Error in ACL SETUSER modifier '&*'") { // before 6.2 all may listen to all channels
@@ -130,7 +130,7 @@ func (id *identity) use(p *conn.Pool, own bool) {
 // must be down.
 func (id *identity) leave(ctx context.Context) error {
 	if id.isOwn() {
-		id.use(conn.New(id.url, id.instance+":"+id.side.String(), id.timeout), false)
+		id.use(id.Pool().Like(id.url, id.instance+":"+id.side.String(), id.timeout), false)
 	}
 	if err := id.Pool().DB(0).Do(ctx, "ACL", "DELUSER", OwnUser).Err(); err != nil {
 		return fmt.Errorf("removing user %s from %s: %w", OwnUser, id.url, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/internal/elements"
+	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
@@ -90,6 +91,8 @@ type Migration struct {
 	rec      Record
 	seen     store.Entry    // place of the record that Recover goes by; no data
 	claims   []string       // what claim has written
+	fresh    bool           // that record is new: nobody had left one
+	foreign  bool           // it was found on the servers and not in our state file
 	mirror   *mirror.Mirror // the one that runs; nil before
 	problems []string       // why the migration does not go on by itself
 	abort    context.CancelCauseFunc
@@ -109,6 +112,7 @@ type Migration struct {
 
 	verification verification
 	shadow       shadow
+	seat         seat
 
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
@@ -125,6 +129,7 @@ func New(opt Options, log *slog.Logger) *Migration {
 	m := &Migration{
 		cfg: opt.Config, opt: opt, log: log, traffic: opt.Traffic,
 		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+		seat: seat{holder: instance, ended: make(chan struct{})},
 	}
 	m.scan.Keys, m.scan.Bytes = int64(m.cfg.Sync.KeysPerSecond), int64(m.cfg.Sync.BytesPerSecond)
 	m.plan = scheduleOf(m.cfg)
@@ -132,6 +137,7 @@ func New(opt Options, log *slog.Logger) *Migration {
 	m.keepSchedule(time.Now())
 	m.ids[router.Source] = newIdentity(router.Source, opt.Source, instance, timeout)
 	m.ids[router.Target] = newIdentity(router.Target, opt.Target, instance, timeout)
+	m.guardConnections()
 	return m
 }
 
@@ -382,7 +388,9 @@ func (m *Migration) observed(db int) (*mirror.Mirror, int, bool) {
 	return m.mirror, db, true
 }
 
-// Run keeps the copy going until ctx ends. Recover must have succeeded.
+// Run keeps the copy going until ctx ends. Recover must have succeeded. An error that is
+// store.ErrSuperseded means that another process has taken over this migration: this one
+// must end, for it does not know any more where its clients belong.
 func (m *Migration) Run(ctx context.Context) error {
 	defer close(m.stopped)
 	defer func() {
@@ -397,6 +405,8 @@ func (m *Migration) Run(ctx context.Context) error {
 	}()
 	var beside sync.WaitGroup
 	defer beside.Wait() // before the connections are closed
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	beside.Go(func() { m.resume(ctx) })
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := m.begin(ctx)
@@ -406,10 +416,17 @@ func (m *Migration) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, errNewer) {
+			return fmt.Errorf("%w: %w; start again, to go on from there", store.ErrSuperseded, err)
+		}
+		if errors.Is(err, store.ErrSuperseded) {
+			return err
+		}
 		m.log.Error("the copy cannot begin; clients are served all the same", "error", err, "again_in", wait.String())
 		select {
 		case <-time.After(wait):
 		case <-m.wake:
+		case <-m.seat.ended:
 		case <-ctx.Done():
 			return nil
 		}
@@ -417,7 +434,7 @@ func (m *Migration) Run(ctx context.Context) error {
 	m.recallVerified()
 	beside.Go(func() { m.verifyAlways(ctx) })
 	m.supervise(ctx)
-	return nil
+	return m.lostTo()
 }
 
 // begin starts the mirror that the record asks for.
@@ -460,15 +477,40 @@ func (m *Migration) begin(ctx context.Context) error {
 	return nil
 }
 
-// start brings a mirror to life with a scan of everything: for the first time,
+// beginning is one step of the copy's beginning: its failpoints are those of a recovery.
+type beginning struct {
+	name string
+	run  func(*Migration, context.Context, *mirror.Mirror) error
+}
+
+// stepsBegin bring a mirror to life with a scan of everything: for the first time,
 // or after a restart, which is a gap in the feed.
+var stepsBegin = []beginning{
+	// No connection of an earlier sidecar of this migration is left on either server: what
+	// it had sent could arrive late.
+	{"begin-seat", func(m *Migration, ctx context.Context, _ *mirror.Mirror) error {
+		return m.sit(ctx, router.Source, router.Target)
+	}},
+	{"begin-listen", func(_ *Migration, ctx context.Context, mi *mirror.Mirror) error { return mi.Listen(ctx) }},
+	{"begin-note", (*Migration).noteBegin},
+	{"begin-tell", func(m *Migration, ctx context.Context, _ *mirror.Mirror) error {
+		return m.publish(ctx, router.Target, store.RecordKey)
+	}},
+	{"begin-follow", func(_ *Migration, ctx context.Context, mi *mirror.Mirror) error { return mi.Follow(ctx, true) }},
+}
+
 func (m *Migration) start(ctx context.Context, mi *mirror.Mirror) error {
-	if err := m.prepareServers(ctx); err != nil {
-		return err
+	for _, s := range stepsBegin {
+		failpoint.Hit("recover." + s.name + ":before")
+		if err := s.run(m, ctx, mi); err != nil {
+			return err
+		}
+		failpoint.Hit("recover." + s.name + ":after")
 	}
-	if err := mi.Listen(ctx); err != nil {
-		return err
-	}
+	return nil
+}
+
+func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 	err := m.save(false, func(r *Record) {
 		r.Copied = true
 		if r.Side == router.Source {
@@ -480,26 +522,11 @@ func (m *Migration) start(ctx context.Context, mi *mirror.Mirror) error {
 	if err != nil {
 		return err
 	}
-	if err := m.remembers(ctx, m.record().Side); err != nil { // before it is told anew
-		return err
-	}
-	if err := m.publish(ctx, router.Target, store.RecordKey); err != nil {
-		return err
-	}
-	return mi.Follow(ctx, true)
+	return m.remembers(ctx, m.record().Side) // before it is told anew
 }
 
-// prepareServers makes sure that no connection of an earlier sidecar of this
-// migration is left on either server: what it had sent could arrive late.
-func (m *Migration) prepareServers(ctx context.Context) error {
-	for _, id := range m.ids {
-		if err := killOlder(ctx, id); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// killOlder makes sure that no connection of another sidecar of this migration is left on
+// a server.
 func killOlder(ctx context.Context, id *identity) error {
 	mine := mirror.KeyPrefix + id.instance + ":"
 	err := mirror.KillNamed(ctx, id.Pool().DB(0), func(name string) bool {

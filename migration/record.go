@@ -56,6 +56,8 @@ type Record struct {
 type Switch struct {
 	From router.Side `json:"from"`
 	To   router.Side `json:"to"`
+	// Token is the attempt's; whoever finishes it has a newer one.
+	Token uint64 `json:"token,omitempty"`
 }
 
 // Kept is what we changed on one server and must put back.

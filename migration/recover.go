@@ -7,8 +7,6 @@ import (
 	"maps"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 )
@@ -22,11 +20,7 @@ import (
 // PROTOCOL §6: up to SOFT_FENCED abort; HARD_FENCED abort (or drain again);
 // COMMITTING and later roll forward, never draining again.
 func (m *Migration) Recover(ctx context.Context) error {
-	r, err := m.newest(ctx)
-	if err != nil {
-		return err
-	}
-	if err := m.adopt(r); err != nil {
+	if err := m.through(ctx, stepsRead); err != nil {
 		return err
 	}
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
@@ -37,10 +31,11 @@ func (m *Migration) Recover(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if lost := m.lostTo(); lost != nil {
+			return lost
+		}
 		if errors.Is(err, errNewer) || errors.Is(err, store.ErrSuperseded) {
-			if r, readErr := m.newest(ctx); readErr == nil && r.ID == m.record().ID {
-				err = errors.Join(err, m.adopt(r))
-			}
+			err = errors.Join(err, m.readAgain(ctx))
 		}
 		m.setProblems(err.Error())
 		m.log.Error("clients wait: an interrupted switch cannot be settled yet", "phase", m.record().Phase, "error", err, "again_in", wait.String())
@@ -53,6 +48,15 @@ func (m *Migration) Recover(ctx context.Context) error {
 	m.setProblems()
 	m.traffic.Release(m.route())
 	return nil
+}
+
+// read adopts the latest record.
+func (m *Migration) read(ctx context.Context) error {
+	r, err := m.newest(ctx)
+	if err != nil {
+		return err
+	}
+	return m.adopt(r)
 }
 
 // newest returns the latest record of this migration, or a new one.
@@ -85,6 +89,7 @@ func (m *Migration) newest(ctx context.Context) (Record, error) {
 		}
 		m.log.Warn("the state file is missing: going on from the control record on the servers", "id", remote.ID, "phase", remote.Phase, "side", remote.Side)
 		best, found = remote, true
+		m.noteOrigin(false, true)
 	case ok && remote.ID != best.ID:
 		return Record{}, fmt.Errorf("reading the control records: they are of migration %s (phase %s, side %s), the state file %s of migration %s; one of them is not meant: move the state file away to follow the servers, or delete %s and %s on the servers to follow the file",
 			remote.ID, remote.Phase, remote.Side, m.opt.File.Path(), best.ID, store.RecordKey, store.JournalKey)
@@ -93,8 +98,17 @@ func (m *Migration) newest(ctx context.Context) (Record, error) {
 	}
 	if !found {
 		best = Record{ID: randomHex(8), Phase: Idle}
+		m.noteOrigin(true, false)
 	}
 	return best, nil
+}
+
+// noteOrigin notes where the record comes from: fresh, from nowhere; foreign, from the
+// servers alone, so that whoever wrote it may be alive.
+func (m *Migration) noteOrigin(fresh, foreign bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fresh, m.foreign = fresh, foreign
 }
 
 func newer(a, b Record) bool {
@@ -117,6 +131,7 @@ func (m *Migration) useStoredAddresses(r Record) {
 		url.Address = stored
 		m.ids[side] = newIdentity(side, url, id.instance, id.timeout)
 	}
+	m.guardConnections()
 }
 
 // newestRemote reads the control keys of both servers with the operator's
@@ -171,11 +186,12 @@ func (m *Migration) checkOwner(r Record) error {
 		r.ID, r.Source, r.Target, r.Phase, r.Side, s, t, store.RecordKey, store.JournalKey)
 }
 
-// adopt makes r the present record, under a new token, and settles on its map.
+// adopt makes r the present record, under a token that nobody was seen to have, and
+// settles on its map.
 func (m *Migration) adopt(r Record) error {
 	configured := m.cfg.Databases
 	seen := store.Entry{ID: r.ID, Token: r.Token, Seq: r.Seq}
-	r.Token++
+	r.Token = max(r.Token, m.seat.highest()) + 1
 	m.mu.Lock()
 	m.rec, m.seen = r, seen
 	m.mu.Unlock()
@@ -211,74 +227,6 @@ func (m *Migration) useMap(pairs map[int]int, leaveOut []int) error {
 	m.rec.Source, m.rec.Target = m.ids[router.Source].url.Address, m.ids[router.Target].url.Address
 	m.mu.Unlock()
 	return nil
-}
-
-// settle logs in, and finishes or undoes what a crash left. It may be repeated.
-func (m *Migration) settle(ctx context.Context) error {
-	r := m.record()
-	if r.Phase.Ended() {
-		return m.save(true, func(*Record) {})
-	}
-	if err := m.login(ctx, needed(r)...); err != nil {
-		if quiet(r) && r.Side == router.Target || quiet(r) && r.Map != nil && r.Copied {
-			// Nothing is in doubt: serve, the copy will be begun when it can.
-			m.log.Warn("serving without being able to copy", "error", err)
-			return m.save(true, func(*Record) {})
-		}
-		return err
-	}
-	if len(m.databases().Sources()) == 0 && !r.Phase.Switching() {
-		if err := m.chooseMap(ctx); err != nil {
-			return err
-		}
-	}
-	if err := m.save(true, func(*Record) {}); err != nil {
-		return err
-	}
-	switch {
-	case r.Phase == Committing:
-		return m.rollForward(ctx)
-	case r.Phase.Switching():
-		return m.undoSwitch(ctx)
-	case r.Phase == Committed:
-		return m.finish(ctx)
-	case r.Servers[r.Side].Fence != nil:
-		return m.lowerFence(ctx, r.Side) // an attempt that could not be taken back whole
-	}
-	return nil
-}
-
-// needed returns the sides without which the record cannot be settled: to take a
-// switch back the one that was to be left, to finish it the one that was entered.
-func needed(r Record) []router.Side {
-	if r.Phase == Committed || r.Phase.Switching() {
-		return []router.Side{r.Side}
-	}
-	return []router.Side{router.Source, router.Target}
-}
-
-// finish takes the steps that follow a commit when a crash came in between: the
-// mirror that begins later scans everything, so nothing else is missing.
-func (m *Migration) finish(ctx context.Context) error {
-	if err := m.openEntered(ctx); err != nil {
-		return err
-	}
-	side := m.record().Side
-	if err := m.fence(side.Other()).killOthers(ctx); err != nil {
-		m.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
-	}
-	return m.save(true, func(r *Record) {
-		r.Switch = nil
-		r.Phase = ReverseLost
-		if side == router.Source {
-			r.Phase = RolledBack
-		}
-	})
-}
-
-// quiet reports whether no switch is under way.
-func quiet(r Record) bool {
-	return !r.Phase.Switching() && r.Phase != Committing && r.Phase != Committed
 }
 
 // login gets our own user on these servers where that is allowed.
@@ -352,33 +300,6 @@ func (m *Migration) ownPassword() (string, error) {
 	return password, nil
 }
 
-// undoSwitch takes back an undecided switch: nobody may have written to the
-// server that was to be entered, so the one that was to be left simply goes on.
-// Before it is opened nobody else can decide any more, see claim.
-func (m *Migration) undoSwitch(ctx context.Context) error {
-	r := m.record()
-	m.log.Warn("a switch was interrupted before its point of no return: taking it back", "phase", r.Phase, "side", r.Side)
-	if err := m.save(false, func(r *Record) { r.Phase = Aborting }); err != nil {
-		return err
-	}
-	if err := m.claim(ctx, r.Side); err != nil {
-		return err
-	}
-	if err := m.lowerFence(ctx, r.Side); err != nil {
-		return err
-	}
-	return m.save(true, func(r *Record) { r.Phase, r.Switch = afterAbort(r.Side), nil })
-}
-
-// afterAbort is the phase in which an aborted switch leaves a freshly started
-// process: its feed was interrupted.
-func afterAbort(side router.Side) Phase {
-	if side == router.Target {
-		return ReverseLost
-	}
-	return Resync
-}
-
 // lowerFence takes the fence on one server down, ends its pause, and records it.
 func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 	f := m.fence(side)
@@ -412,54 +333,4 @@ func (m *Migration) relogin(ctx context.Context, err error) {
 	if err := m.login(ctx, router.Source, router.Target); err != nil {
 		m.log.Warn("logging in again", "error", err)
 	}
-}
-
-// rollForward finishes a switch whose journal may be written: everything was
-// drained and checked before, and is never drained again. The journal counts, not the
-// state file, which says COMMITTING before there is one: where it was never written
-// and the fence is gone, writes may have been taken since, so the switch is taken back.
-func (m *Migration) rollForward(ctx context.Context) error {
-	r := m.record()
-	if r.Switch == nil {
-		return errors.New("rolling a switch forward: the record does not say from where to where")
-	}
-	m.log.Warn("a switch was interrupted after its point of no return: finishing it", "from", r.Switch.From, "to", r.Switch.To)
-	if err := m.prepareServers(ctx); err != nil {
-		return err
-	}
-	if f := r.Servers[r.Switch.From].Fence; f == nil || f.Level != FenceReplicas { // see journal
-		var stands store.Condition
-		if f != nil {
-			stands = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
-				holds := m.fence(r.Switch.From).stands(f)(ctx, p)
-				return func(c store.Asker, there store.Entry) error {
-					if r.journalled(there) {
-						return nil
-					}
-					return holds(c, there)
-				}
-			}
-		}
-		err := m.publishIf(ctx, r.Switch.From, store.JournalKey, stands)
-		if errors.Is(err, errFenceLost) {
-			m.log.Warn("the journal was never written, and the server that was to be left has lost its fence", "error", err)
-			return m.undoSwitch(ctx)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if err := m.commit(ctx, nil); err != nil {
-		return err
-	}
-	return m.finish(ctx)
-}
-
-// journalled reports whether e is the journal of the switch that r tells of.
-func (r Record) journalled(e store.Entry) bool {
-	if e.ID != r.ID {
-		return false
-	}
-	there, err := decode(e)
-	return err == nil && there.Phase == Committing && there.Epoch == r.Epoch
 }

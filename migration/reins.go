@@ -22,7 +22,8 @@ type reins struct {
 // takeReins opens them.
 func (a *attempt) takeReins(ctx context.Context) error {
 	id := a.ids[a.from]
-	a.reins = &reins{Pool: conn.New(id.Pool().Endpoint(), id.instance+":"+a.from.String()+":reins", a.cfg.Proxy.DialTimeout)}
+	p := id.Pool()
+	a.reins = &reins{Pool: p.Like(p.Endpoint(), id.instance+":"+a.from.String()+":reins", a.cfg.Proxy.DialTimeout)}
 	if err := a.reins.DB(0).Ping(ctx).Err(); err != nil { // no time for a handshake later
 		return fmt.Errorf("connecting to %s for the fence: %w", a.reins, err)
 	}

@@ -68,7 +68,7 @@ func (a *attempt) prepare(ctx context.Context) error {
 	err = a.save(false, func(r *Record) {
 		r.Phase = Prepared
 		r.Token++
-		r.Switch = &Switch{From: a.from, To: a.to}
+		r.Switch = &Switch{From: a.from, To: a.to, Token: r.Token}
 		r.Servers[a.from].Fence = st
 	})
 	if err != nil {
@@ -99,6 +99,9 @@ func (a *attempt) prepare(ctx context.Context) error {
 		return err
 	}
 	a.onUndo(func(context.Context) error {
+		if a.lostTo() != nil {
+			return nil // where they belong another one knows; the process ends
+		}
 		a.traffic.Release(a.route())
 		if !a.held.IsZero() {
 			a.report.Held = ms(time.Since(a.held))

@@ -24,6 +24,8 @@ func (m *Migration) supervise(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-m.seat.ended:
+			return
 		case <-phase.C:
 			m.whileIdle(func() { m.followPhase(); m.followShadow() })
 		case <-guard.C:
@@ -82,6 +84,7 @@ func (m *Migration) guard(ctx context.Context) {
 		return
 	}
 	m.loginWhereForgotten(ctx)
+	m.keepSeat(ctx)
 	if mi := m.activeMirror(); mi != nil && mi.Progress().State == mirror.Idle {
 		// A switch could not start it: the server that was left did not answer.
 		if err := mi.Follow(ctx, false); err != nil {

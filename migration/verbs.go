@@ -151,7 +151,7 @@ func (m *Migration) removeKeys(ctx context.Context, side router.Side) (removed i
 			keys = append(keys, beat, beat+mirror.ProbeSuffix, beat+mirror.ProbeExpiresSuffix)
 		}
 		if db == 0 {
-			keys = append(keys, store.RecordKey, store.JournalKey, store.FenceKey)
+			keys = append(keys, store.RecordKey, store.JournalKey, store.FenceKey, store.SeatKey)
 		}
 		iter := c.Scan(ctx, 0, value.TempPrefix+"*", 1000).Iterator()
 		for iter.Next(ctx) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/migration/store"
 )
 
 // The exit statuses. `crossfade help exit-codes` documents them.
@@ -101,6 +102,8 @@ func report(w io.Writer, err error) int {
 		}
 	case errors.As(err, &no):
 		code, reasons = exitRefused, no.Reasons
+	case errors.Is(err, store.ErrSuperseded):
+		code = exitRefused // started again at once it would take over in turn
 	}
 	if e != nil && e.said {
 		return code

@@ -227,9 +227,12 @@ func (s *sidecar) dropClients() error {
 }
 
 // runMigration does not end before ctx: a copy that has come to an end, whatever
-// its reason, is no reason to leave the clients without a proxy.
+// its reason, is no reason to leave the clients without a proxy, but for one: another
+// process has taken over, and only that one knows where they belong.
 func (s *sidecar) runMigration(ctx context.Context) error {
-	if err := s.migration.Run(ctx); err != nil && ctx.Err() == nil {
+	if err := s.migration.Run(ctx); errors.Is(err, store.ErrSuperseded) {
+		return err
+	} else if err != nil && ctx.Err() == nil {
 		s.log.Error("the copy has ended; clients are served on", "error", err)
 	}
 	<-ctx.Done()

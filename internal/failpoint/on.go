@@ -18,8 +18,9 @@ import (
 const Enabled = true
 
 // CROSSFADE_FAILPOINT holds name=action pairs, separated by commas:
-// kill (SIGKILL to this process), stop (SIGSTOP to it), wait:FILE (creates FILE
-// and waits until it is removed), anything else for On and Value. A name may end
+// kill (SIGKILL to this process), stop (SIGSTOP to it), stop:FILE (the same as soon as
+// FILE is there, which is removed), wait:FILE (creates FILE and waits until it is
+// removed), anything else for On and Value. A name may end
 // in #N: the action happens at the N-th hit, counted from 1.
 var actions = sync.OnceValue(func() map[string]string {
 	m := make(map[string]string)
@@ -54,6 +55,10 @@ func Hit(name string) {
 		select {}
 	case action == "stop":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	case strings.HasPrefix(action, "stop:"):
+		if os.Remove(strings.TrimPrefix(action, "stop:")) == nil {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		}
 	case strings.HasPrefix(action, "wait:"):
 		file := strings.TrimPrefix(action, "wait:")
 		if err := os.WriteFile(file, nil, 0o600); err != nil {

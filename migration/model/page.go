@@ -83,7 +83,18 @@ Left out is one pair of faults that the protocol does not survive: a target with
 replicas, or whose replicas are lost with it, that loses drained copies in a crash after
 the journal is written, while the coordinator dies as well. Nobody drains again after the
 journal, so what only the source kept then stays there, fenced. Replicas or an append-only
-file that is synced always (appendfsync always) on the target prevent it.
+file that is synced always (appendfsync always) on the target prevent it. Who finishes the
+switch finds out by the record on the target, and copies nothing over what the source has
+(` + "`migration/settle.go` `commitAgain`" + `).
+
+Left out is also the fence F2 (min-replicas-to-write), which refuses our own writes with the
+others. So under it the decision is written on the entered server alone, and that the fence
+stands is looked at just before, on another connection. A server that is left and restarts
+within those milliseconds has forgotten the setting. Clients of the proxy wait meanwhile; a
+client past it may write there until the guard has raised the fence again, and that write is
+not carried over. The fence F3 (ACL) has no such moment. Who takes over under F2 and has
+found the switch on the servers, not in a state file of its own, takes nothing back before
+the entered server can be asked.
 
 ## What each rule is for
 

@@ -75,7 +75,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	FenceAtJournal: {
 		"the journal only under the fence",
 		"That the fence stands is looked at on the connection that writes the journal, so that the server cannot have restarted between.",
-		"restarts", "`migration/commit.go` `journal`, `migration/recover.go` `rollForward`; under F2, where the journal is on the entered server, `check` looks just before it",
+		"restarts", "`migration/commit.go` `journal`, `migration/settle.go` `journalAgain`; under F2, where the journal is on the entered server, `check` looks just before it, see above",
 	},
 	JournalFirst: {
 		"the journal before the commit",
@@ -95,22 +95,22 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	FenceOnReplicas: {
 		"the fence on the replicas too",
 		"The fence is raised on the replicas, which do not learn of it from their master.",
-		"failovers", "not yet; the connections of both servers lead to one process each",
+		"failovers", "not yet: the fence is raised on the master alone. A failover before the journal is found, `migration/commit.go` `journal`, and the attempt taken back. After it, `migration/supervise.go` `guardFence` raises the fence on the new master within a second; what clients past the proxy write there meanwhile is not kept, as after a restart without the users",
 	},
 	Tokens: {
 		"tokens",
 		"Who finds a newer token than its own changes nothing any more.",
-		"two coordinators", "`migration/store/store.go` `Save`, `migration/fence.go` `watch`, `lift` and `lower`; not yet where an attempt takes its token, `migration/steps.go` `prepare`, which two coordinators could take at once",
+		"two coordinators", "`migration/store/store.go` `Save`, `migration/fence.go` `watch`, `lift` and `lower`. Of two that come to the same number (an attempt in `migration/steps.go` `prepare` and a restart take the next one each) `migration/store/seat.go` `TakeSeat` lets one go on",
 	},
 	ClaimFirst: {
 		"claim, then decide",
 		"Who takes over puts its token on both servers, provided that nothing has changed there since it read, before it opens a server or goes on.",
-		"two coordinators", "`migration/claim.go` `claim`, on the server where the decision is written; on the other only when the copy begins, `migration/migration.go` `start`",
+		"two coordinators", "`migration/seat.go` `sit` and `nothingNewer`, on the servers without which nothing can be decided; on the other one when the copy begins, `migration/migration.go` `start`. Behind it `migration/claim.go` `claim`",
 	},
 	KillOld: {
 		"old connections are closed",
 		"Copies of an older token, or whose answer was lost, cannot arrive any more before anything else is done.",
-		"two coordinators", "`migration/migration.go` `prepareServers`, `sync/mirror/writer.go` `replaceWriter`; a coordinator that lives may connect again, for a new connection does not look for newer tokens",
+		"two coordinators", "`migration/seat.go` `sit`, `sync/conn/guard.go` for those that are made later, `sync/mirror/writer.go` `replaceWriter`",
 	},
 	NewestCounts: {
 		"the newest record counts",
@@ -120,7 +120,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	NoSecondDrain: {
 		"no drain after the journal",
 		"Who takes over when the journal is written copies nothing any more.",
-		"two coordinators", "`migration/recover.go` `rollForward`",
+		"two coordinators", "`migration/settle.go` `rollForward`",
 	},
 	ReplayRefusedOnly: {
 		"only what was refused is sent again",

@@ -28,6 +28,7 @@ type Pool struct {
 	endpoint config.Endpoint
 	name     string
 	timeout  time.Duration
+	guard    *guarded
 
 	mu      sync.Mutex
 	clients map[int]*redis.Client
@@ -37,7 +38,7 @@ type Pool struct {
 // New returns a pool whose connections are named NamePrefix+name. Nothing is
 // dialled yet. timeout bounds connecting and each command that has no deadline.
 func New(e config.Endpoint, name string, timeout time.Duration) *Pool {
-	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, clients: make(map[int]*redis.Client)}
+	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client)}
 }
 
 // Endpoint returns where the pool connects to.
@@ -66,6 +67,7 @@ func (p *Pool) DB(n int) *redis.Client {
 		Dialer: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return endpoint.Dial(ctx, p.endpoint, p.timeout)
 		},
+		OnConnect:                func(ctx context.Context, cn *redis.Conn) error { return p.admit(ctx, cn, n) },
 		ClientName:               p.name,
 		Protocol:                 2,
 		DisableIdentity:          true,

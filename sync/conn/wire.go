@@ -77,6 +77,11 @@ func (w *Wire) greet(p *Pool) error {
 	// By its name a connection is found and closed whose last write was not answered:
 	// without one that write could arrive late.
 	w.Command("CLIENT", "SETNAME", p.name)
+	guard := p.guard.Load()
+	asked := must // the answers before the guard's
+	if guard != nil {
+		w.Command("GET", guard.Key)
+	}
 	if w.db != 0 {
 		w.Command("SELECT", strconv.Itoa(w.db))
 		must++
@@ -88,6 +93,11 @@ func (w *Wire) greet(p *Pool) error {
 	}
 	var refused error
 	for i := range must + 1 {
+		if i == asked && guard != nil {
+			if err := w.admit(guard); refused == nil && err != nil {
+				return err
+			}
+		}
 		err := w.Status()
 		switch {
 		case err == nil:
@@ -99,6 +109,15 @@ func (w *Wire) greet(p *Pool) error {
 	}
 	w.rtt = time.Since(began)
 	return refused
+}
+
+// admit reads what the guard has asked for, and asks it.
+func (w *Wire) admit(g *Guard) error {
+	value, err := w.Text()
+	if err != nil && !forbidden(err) {
+		return err
+	}
+	return g.Allow(value)
 }
 
 // String names the server and the database.

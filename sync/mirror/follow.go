@@ -134,7 +134,7 @@ func (m *Mirror) feedPool() *conn.Pool {
 	}
 	e := m.cfg.From.Endpoint()
 	e.Address = addr
-	return conn.New(e, strings.TrimPrefix(m.cfg.From.Name(), conn.NamePrefix), m.cfg.Timeout)
+	return m.cfg.From.Like(e, strings.TrimPrefix(m.cfg.From.Name(), conn.NamePrefix), m.cfg.Timeout)
 }
 
 func (m *Mirror) setFeed(f *feed) {

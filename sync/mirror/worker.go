@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/pipe"
 	"github.com/crossfade/crossfade/sync/value"
@@ -69,6 +70,9 @@ func (w *worker) run() {
 // step has the pipe take a job, or go on with what is under way.
 func (w *worker) step(next *pipe.Job) {
 	began := time.Now()
+	if failpoint.Enabled { // what the last step has asked From for is in hand
+		failpoint.Hit("mirror.step." + w.l.m.cfg.Name)
+	}
 	jobs, err := w.pipe.Step(w.l.m.ctx, next)
 	if err == nil {
 		w.l.size.took(lengthOf(next), bytesOf(jobs), time.Since(began), w.pipe.RTT())

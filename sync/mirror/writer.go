@@ -32,7 +32,7 @@ var errReplaced = errors.New("the connections for copying are being replaced")
 func newWriter(base *conn.Pool, timeout time.Duration, gen int) *writer {
 	name := strings.TrimPrefix(base.Name(), conn.NamePrefix)
 	return &writer{
-		pool: conn.New(base.Endpoint(), fmt.Sprintf("%s:copy:%d", name, gen), timeout), gen: gen,
+		pool: base.Like(base.Endpoint(), fmt.Sprintf("%s:copy:%d", name, gen), timeout), gen: gen,
 		wires: make(map[*conn.Wire]struct{}),
 	}
 }

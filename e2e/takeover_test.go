@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/router"
+)
+
+// What becomes of two sidecars of one migration. Each has a state file of its own, so that
+// no lock keeps them apart.
+
+// newFronted is newStage with a link before the sidecar, so that the writers can be led to
+// another one.
+func newFronted(t *testing.T, failpoints string, extra ...string) *stage {
+	t.Helper()
+	s := newServers(t, keeping, keeping)
+	s.c = s.sidecar(extra...)
+	s.c.start(failpoints + s.ledApart())
+	s.c.awaitReady()
+	s.front = redistest.NewLink(t, s.c.addr)
+	s.load(s.front.Addr())
+	return s
+}
+
+// takeOver starts another sidecar, to which the writers go from now on, and returns the
+// old one.
+func (s *stage) takeOver(extra ...string) (old *sidecar) {
+	s.t.Helper()
+	old, s.c = s.c, s.sidecar(extra...)
+	s.c.start("")
+	s.lead()
+	s.c.awaitReady()
+	return old
+}
+
+// lead leads the writers to the present sidecar.
+func (s *stage) lead() {
+	s.front.SetUpstream(s.c.addr)
+	s.front.Cut()
+}
+
+// mustEnd fails unless the process ends by itself, because another one has taken over.
+func (c *sidecar) mustEnd() {
+	c.tb.Helper()
+	var exit *exec.ExitError
+	if err := c.awaitExit(time.Minute); !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		c.tb.Errorf("the sidecar that was superseded ended with: %v, want status 3", err)
+	}
+}
+
+// oneEnds waits until one of two sidecars has ended, and returns the other one first.
+func oneEnds(t *testing.T, one, other *sidecar) (alive, ended *sidecar) {
+	t.Helper()
+	redistest.Eventually(t, time.Minute, func() error {
+		if one.running() && other.running() {
+			return errors.New("both run")
+		}
+		return nil
+	}, "one of two sidecars ends")
+	if one.running() {
+		return one, other
+	}
+	return other, one
+}
+
+// TestASlowCoordinatorWakes: a sidecar is stopped, with a copy in hand or in the middle of
+// a switch, for so long that another one takes over and moves the applications to the
+// server that the first one was copying to. Then it wakes. It must touch nothing.
+// E2E_FAILPOINTS=all tries more places.
+func TestASlowCoordinatorWakes(t *testing.T) {
+	places := []point{
+		{router.Source, "mirror.step.source", false},
+		{router.Source, "cutover.drain-2:before", false},
+		{router.Target, "rollback.commit:before", true},
+	}
+	if os.Getenv("E2E_FAILPOINTS") == "all" {
+		places = []point{{router.Source, "mirror.step.source", false}, {router.Target, "mirror.step.target", false}}
+		for _, from := range []router.Side{router.Source, router.Target} {
+			for _, at := range points(from) {
+				if !strings.HasSuffix(at.name, ".after:after") { // the switch is over, and nothing under way
+					places = append(places, at)
+				}
+			}
+		}
+	}
+	for _, at := range places {
+		t.Run(at.name, func(t *testing.T) {
+			t.Parallel()
+			follows := strings.HasPrefix(at.name, "mirror.")
+			now := filepath.Join(t.TempDir(), "now")
+			s := newFronted(t, at.name+"=stop:"+now)
+			s.reach(at.from)
+			if err := os.WriteFile(now, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if !follows {
+				first := *s
+				first.switchLater(at.from, new(atomic.Bool))
+			}
+			redistest.Eventually(t, time.Minute, s.c.stopped, "the process stops itself")
+			old := s.takeOver()
+			if !at.decided {
+				s.mustSwitch(at.from)
+			}
+			s.goOn(300)
+			old.signal(syscall.SIGCONT)
+			old.mustEnd()
+			s.goOn(200)
+			s.oneWritable(at.from.Other())
+			s.settle(at.from.Other())
+		})
+	}
+}
+
+// TestTwoCoordinatorsAtOnce: two sidecars are started at the same moment, between servers
+// of which nobody knows anything yet, and where a switch was interrupted. One of them ends
+// by itself, whatever the order in which they come.
+func TestTwoCoordinatorsAtOnce(t *testing.T) {
+	for _, died := range []string{"", "cutover.drain-2:before", "cutover.commit:before"} {
+		runs := 1
+		if os.Getenv("E2E_FAILPOINTS") == "all" {
+			runs = 5
+		}
+		for run := range runs {
+			t.Run(fmt.Sprintf("%s %d", died, run), func(t *testing.T) {
+				t.Parallel()
+				var s *stage
+				want := router.Source
+				if died == "" {
+					s = newServers(t, keeping, keeping)
+					s.c = s.sidecar()
+				} else {
+					s = newFronted(t, died+"=kill")
+					s.dieAt(point{from: router.Source, name: died})
+					if died == "cutover.commit:before" {
+						want = router.Target
+					}
+				}
+				one, other := s.c, s.sidecar()
+				one.start("")
+				other.start("")
+				one, other = oneEnds(t, one, other)
+				other.mustEnd()
+				s.c = one
+				if s.front == nil {
+					s.c.awaitReady()
+					s.front = redistest.NewLink(t, s.c.addr)
+					s.load(s.front.Addr())
+				}
+				s.lead()
+				st := s.c.await("ready", func(st migration.Status) bool { return st.Ready })
+				if st.Side != want {
+					t.Fatalf("the applications are on the %s, want the %s", st.Side, want)
+				}
+				s.oneWritable(st.Side)
+				s.settle(st.Side)
+			})
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/config"
+)
+
+// Guard is asked about each connection once the server knows its name, and before
+// anything else is sent on it. So whoever first writes Key and then closes all
+// connections by their names lets nobody through who was not to see what he wrote.
+type Guard struct {
+	// Key is looked up in database 0.
+	Key string
+	// Allow is told its value, "" where there is none or where the server lets nobody
+	// read it. Its error is why the connection is not used.
+	Allow func(value string) error
+}
+
+// guarded is the guard of pools that belong together.
+type guarded struct{ atomic.Pointer[Guard] }
+
+// Guard has every connection looked at that is made from now on, by this pool and by all
+// that Like has made or will make of it.
+func (p *Pool) Guard(g *Guard) { p.guard.Store(g) }
+
+// Like is New for another pool under the same guard.
+func (p *Pool) Like(e config.Endpoint, name string, timeout time.Duration) *Pool {
+	like := New(e, name, timeout)
+	like.guard = p.guard
+	return like
+}
+
+// admit asks the guard about a new connection, which is in database db.
+func (p *Pool) admit(ctx context.Context, cn *redis.Conn, db int) error {
+	g := p.guard.Load()
+	if g == nil {
+		return nil
+	}
+	pipe := cn.Pipeline()
+	if db != 0 {
+		pipe.Select(ctx, 0)
+	}
+	value := pipe.Get(ctx, g.Key)
+	if db != 0 {
+		pipe.Select(ctx, db)
+	}
+	cmds, _ := pipe.Exec(ctx) // each has its own error
+	for _, c := range cmds {
+		err := c.Err()
+		if err == nil || c == redis.Cmder(value) && (errors.Is(err, redis.Nil) || forbidden(err)) {
+			continue
+		}
+		return err
+	}
+	return rejected(g.Allow(value.Val()))
+}
+
+// forbidden reports whether a server lets this user do something never.
+func forbidden(err error) bool { return strings.HasPrefix(err.Error(), "NOPERM") }
+
+// rejection is an error that goes through go-redis as it is: that takes a layer off the
+// errors of connections that are being made.
+type rejection struct{ err error }
+
+func rejected(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &rejection{err}
+}
+
+func (r *rejection) Error() string        { return r.err.Error() }
+func (r *rejection) Is(target error) bool { return errors.Is(r.err, target) }
