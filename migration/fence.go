@@ -239,7 +239,7 @@ func (f fence) lateUsers(ctx context.Context, st *FenceState, users *redis.Cmd) 
 		if err != nil {
 			return err
 		}
-		if !replicationOnly(u) && !fenced(u) {
+		if !spared(u) && !fenced(u) {
 			return fmt.Errorf("raising the fence on %s: ACL user %q appeared during the cutover", f.pool, name)
 		}
 	}
