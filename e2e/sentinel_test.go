@@ -273,11 +273,14 @@ func TestSourceFailsOverUnderLoad(t *testing.T) {
 	eachFailover(t, "", func(t *testing.T, failover func(*redistest.Group) (old, now *redistest.Server)) {
 		w := newWatched(t, groupOf(t, redistest.GroupConfig{}), standalone(t), "")
 		w.goOn(100)
-		_, now := failover(w.places[router.Source].group)
+		old, now := failover(w.places[router.Source].group)
 		w.goOn(200)
 		w.c.await("the gap is repaired", func(s migration.Status) bool { return s.Ready && s.Gaps > 0 && s.SourceMaster == now.Addr() })
 		if err := w.load.end(); err != nil {
 			t.Fatal(err)
+		}
+		if !old.Running() {
+			rise(t, old)
 		}
 		w.c.end(true)
 		equalSides(t, now, w.places[router.Target].server(), crashMap)
@@ -306,6 +309,7 @@ func TestSourceFailsOverToOneThatLags(t *testing.T) {
 	if exists("only:lost") || !exists("only:kept") {
 		t.Errorf("the target has what was lost: %v, and what was kept: %v", exists("only:lost"), exists("only:kept"))
 	}
+	rise(t, old)
 	w.load.begin()
 	w.goOn(100)
 	w.finish(router.Source)
@@ -420,7 +424,7 @@ func TestEnteredFailsOverBetweenJournalAndCommit(t *testing.T) {
 		result := make(chan error, 1)
 		go func() { result <- w.switchOnce(router.Source) }()
 		redistest.Eventually(t, time.Minute, func() error { _, err := os.Stat(file); return err }, "the failpoint")
-		_, now := failover(w.places[router.Target].group)
+		old, now := failover(w.places[router.Target].group)
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
@@ -430,6 +434,9 @@ func TestEnteredFailsOverBetweenJournalAndCommit(t *testing.T) {
 		w.goOn(100)
 		if st := w.c.awaitReady(); st.TargetMaster != now.Addr() {
 			t.Errorf("the target is at %s, want %s", st.TargetMaster, now.Addr())
+		}
+		if !old.Running() {
+			rise(t, old)
 		}
 		w.finish(router.Target)
 	})
@@ -453,7 +460,7 @@ func TestEnteredFailsOverToOneThatKnowsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.c.await("all is on the source too", func(s migration.Status) bool { return s.Ready && s.Dirty == 0 })
-	_, now := g.KillMaster()
+	old, now := g.KillMaster()
 	st := w.c.await("the loss is seen", func(s migration.Status) bool {
 		return !s.Ready && s.TargetMaster == now.Addr() && strings.Contains(s.Resync, "--sync.accept_loss")
 	})
@@ -465,6 +472,10 @@ func TestEnteredFailsOverToOneThatKnowsNothing(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	if _, err := w.c.admin.Complete(ctx, admin.CompleteRequest{}); err == nil || !strings.Contains(err.Error(), "putting back "+old.Addr()) {
+		t.Errorf("complete, while the old master is down: %v", err)
+	}
+	rise(t, old)
 	if _, err := w.c.admin.Complete(ctx, admin.CompleteRequest{}); err != nil {
 		t.Fatal(err)
 	}

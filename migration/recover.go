@@ -311,10 +311,10 @@ func (m *Migration) login(ctx context.Context, sides ...router.Side) error {
 			return fmt.Errorf("%s: %w", id.side, explainLogin(err))
 		}
 		m.meet(side)
-		if id.isOwn() { // nobody else knows the password, so the user is ours to remove
-			m.mu.Lock()
-			m.rec.Servers[id.side].User = true
-			m.mu.Unlock()
+		if id.isOwn() && !m.record().Servers[side].User { // nobody else knows the password, so the user is ours to remove
+			if err := m.assume(func(r *Record) { r.Servers[side].User = true }); err != nil {
+				m.log.Error("our user is there, which the state file does not know", "side", side, "error", err)
+			}
 		}
 	}
 	return nil
