@@ -14,7 +14,7 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints model chaos clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints sentinels model chaos clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -54,6 +54,10 @@ big: ## move a list and a hash of 1 GB that change all the time, and 20 million 
 
 model: ## try every interleaving of the protocol's model within wide bounds
 	$(GO) test ./migration/model -run '^TestTheProtocolHolds$$' -count 1 -v -timeout 2h -args -deep
+
+sentinels: ## sentinels on either side and both, with failovers at every moment, 5 minutes
+	scripts/deps.sh
+	E2E_SENTINELS=all $(GO) test ./e2e -run 'Sentinels|FailsOver|Failover' -count 1 -parallel 4 -v -timeout 1h
 
 failpoints: ## every fault at every step of a cutover, of a rollback and of their recoveries
 	scripts/deps.sh

@@ -37,8 +37,8 @@ type Config struct {
 
 // Server is one of the two Redis servers.
 type Server struct {
-	// URL is redis://[user[:password]@]host[:port] or rediss://… (TLS), or
-	// unix:///path. It names no database: the database map does.
+	// URL is redis://[user[:password]@]host[:port] or rediss://… (TLS), unix:///path, or
+	// redis+sentinel://host[:port],…/NAME. It names no database: the database map does.
 	URL Secret `koanf:"url"`
 	// Username and Password override what the URL says.
 	Username string `koanf:"username"`
@@ -46,6 +46,8 @@ type Server struct {
 	// PasswordFile is read when Password is empty.
 	PasswordFile string `koanf:"password_file"`
 	TLS          TLS    `koanf:"tls"`
+	// Sentinel is for a URL that names sentinels.
+	Sentinel Sentinel `koanf:"sentinel"`
 }
 
 // TLS says how a rediss:// server is verified. The zero value verifies against
@@ -248,6 +250,8 @@ func Default() Config {
 	return Config{
 		Listen: []string{"127.0.0.1:6380"},
 		State:  "crossfade.state",
+		Source: Server{Sentinel: Sentinel{TLS: "same"}},
+		Target: Server{Sentinel: Sentinel{TLS: "same"}},
 		Admin:  Admin{Address: "unix:crossfade.sock"},
 		Proxy: Proxy{
 			TLS:               ListenTLS{ClientAuth: "none", MinVersion: "1.2"},

@@ -21,7 +21,8 @@ func (c Config) Redacted() Config {
 			*s = Secret(s.String())
 		}
 	}
-	hide(&c.Source.URL, &c.Source.Password, &c.Target.URL, &c.Target.Password, &c.Admin.Token)
+	hide(&c.Source.URL, &c.Source.Password, &c.Source.Sentinel.Password,
+		&c.Target.URL, &c.Target.Password, &c.Target.Sentinel.Password, &c.Admin.Token)
 	c.Databases = maps.Clone(c.Databases)
 	c.LeaveOut = slices.Clone(c.LeaveOut)
 	c.Sync.Schedule = slices.Clone(c.Sync.Schedule)

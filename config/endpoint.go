@@ -18,11 +18,15 @@ import (
 // to dial. It is a value; TLS is shared and must not be changed. Username and
 // Password are empty when the server wants none.
 type Endpoint struct {
-	Network  string // "tcp" or "unix"
-	Address  string // HOST:PORT, or the path of the socket
+	Network  string // "tcp", "unix" or "sentinel"
+	Address  string // HOST:PORT, the path of the socket, or HOST:PORT,HOST:PORT/NAME
 	Username string
 	Password string
-	TLS      *tls.Config // nil: no TLS; its ServerName is set
+	TLS      *tls.Config // nil: no TLS; its ServerName is set, but with Watched
+	// Watched is set where Network is "sentinel"; then Finder must be set before the
+	// server is dialled.
+	Watched *Watched
+	Finder  Finder
 
 	files *reloaded[*tls.Config] // nil: TLS is made of no files
 }
@@ -42,6 +46,9 @@ func (e Endpoint) ReportTo(log *slog.Logger) {
 	if e.files != nil {
 		e.files.reportTo(log)
 	}
+	if e.Watched != nil && e.Watched.files != nil {
+		e.Watched.files.reportTo(log)
+	}
 }
 
 // String returns scheme, user and address, never the password.
@@ -56,6 +63,10 @@ func (e Endpoint) String() string {
 	switch {
 	case e.Network == "unix":
 		return "unix://" + user + e.Address
+	case e.Watched != nil && e.TLS != nil:
+		return "rediss+sentinel://" + user + e.Address
+	case e.Watched != nil:
+		return "redis+sentinel://" + user + e.Address
 	case e.TLS != nil:
 		return "rediss://" + user + e.Address
 	default:
@@ -74,15 +85,14 @@ func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.String()), nil
 // and hold no secret; all problems are reported at once.
 func (s Server) Endpoint() (Endpoint, error) {
 	e, problems := s.address()
-	if s.wantsTLS() {
-		if s.TLS.ServerName == "" {
+	if s.wantsTLS() || s.wantsSentinelTLS() {
+		if s.TLS.ServerName == "" && e.Watched == nil {
 			s.TLS.ServerName, _, _ = net.SplitHostPort(e.Address)
 		}
 		settings, more := s.TLS.settings()
 		problems = append(problems, more...)
-		e.TLS = settings
 		if len(problems) == 0 {
-			e.files = s.TLS.watch(e)
+			s.useTLS(&e, settings)
 		}
 	}
 	if len(problems) > 0 {
@@ -91,16 +101,30 @@ func (s Server) Endpoint() (Endpoint, error) {
 	return e, nil
 }
 
+// useTLS gives the settings to those that speak it.
+func (s Server) useTLS(e *Endpoint, settings *tls.Config) {
+	if s.wantsTLS() {
+		e.TLS = settings
+	}
+	files := s.TLS.watch(e.String(), settings)
+	if s.wantsTLS() {
+		e.files = files
+	}
+	if s.wantsSentinelTLS() && e.Watched != nil {
+		e.Watched.TLS, e.Watched.files = settings, files
+	}
+}
+
 func serverScheme(scheme string) bool {
-	return scheme == "redis" || scheme == "rediss" || scheme == "unix"
+	return scheme == "redis" || scheme == "rediss" || scheme == "unix" || sentinelScheme(scheme)
 }
 
 func (s Server) wantsTLS() bool {
 	scheme, _, _ := strings.Cut(string(s.URL), ":")
-	return strings.EqualFold(scheme, "rediss")
+	return strings.EqualFold(scheme, "rediss") || strings.EqualFold(scheme, "rediss+sentinel")
 }
 
-const urlForm = "write redis://[user:password@]host[:port], rediss://… for TLS, or unix:///path"
+const urlForm = "write redis://[user:password@]host[:port], rediss://… for TLS, unix:///path, or redis+sentinel://host[:port],…/NAME"
 
 // address is Endpoint without TLS.
 func (s Server) address() (Endpoint, []error) {
@@ -118,7 +142,8 @@ func (s Server) address() (Endpoint, []error) {
 		}
 		e.Password = password.Reveal()
 	}
-	if s.TLS != (TLS{}) && s.URL != "" && !s.wantsTLS() {
+	problems = append(problems, s.sentinels(&e)...)
+	if s.TLS != (TLS{}) && s.URL != "" && !s.wantsTLS() && !s.wantsSentinelTLS() {
 		problems = append(problems, errors.New("tls: settings without TLS: begin the URL with rediss:// or remove them"))
 	}
 	return e, problems
@@ -136,6 +161,9 @@ func (s Server) parseURL() (Endpoint, []error) {
 	if !strings.Contains(string(s.URL), ":") || strings.HasPrefix(string(s.URL), "/") {
 		return fail("no scheme: %s", urlForm)
 	}
+	if s.namesSentinels() {
+		return s.parseSentinels()
+	}
 	u, err := url.Parse(string(s.URL))
 	if err != nil {
 		return fail("%q is not a URL: %s; in a password, percent-encode all but letters and digits (%%40 is @)", s.URL, urlForm)
@@ -149,12 +177,11 @@ func (s Server) parseURL() (Endpoint, []error) {
 	if u.Fragment != "" || strings.HasSuffix(string(s.URL), "#") {
 		return fail("%q has a fragment: a # in a password is written %%23", s.URL)
 	}
-	e := Endpoint{Network: "tcp", Username: u.User.Username()}
-	password, has := u.User.Password()
-	e.Password = password
-	if e.Username != "" && !has && s.Password == "" && s.PasswordFile == "" {
-		return fail("%q has one word before the @: write redis://user:password@… or redis://:password@…, or set password", s.URL)
+	e, err := s.loginOf(u)
+	if err != nil {
+		return Endpoint{}, []error{err}
 	}
+	e.Network = "tcp"
 	if u.Scheme == "unix" {
 		e.Network, e.Address = "unix", u.Opaque+u.Path
 		if u.Host != "" {
@@ -182,6 +209,16 @@ func (s Server) parseURL() (Endpoint, []error) {
 	return e, nil
 }
 
+// loginOf returns what the URL says of user and password.
+func (s Server) loginOf(u *url.URL) (Endpoint, error) {
+	password, has := u.User.Password()
+	e := Endpoint{Username: u.User.Username(), Password: password}
+	if e.Username != "" && !has && s.Password == "" && s.PasswordFile == "" {
+		return Endpoint{}, fmt.Errorf("url: %q has one word before the @: write redis://user:password@… or redis://:password@…, or set password", s.URL)
+	}
+	return e, nil
+}
+
 // queryNames lists the names of the parameters without their values, and none of
 // them when the whole may be the rest of a password.
 func queryNames(u *url.URL) string {
@@ -202,8 +239,9 @@ func queryNames(u *url.URL) string {
 // settings reads the files. It returns usable settings next to the problems.
 func (t TLS) settings() (*tls.Config, []error) { return t.parse(readPEM) }
 
-// watch returns e's settings as they follow their files, nil when there are none.
-func (t TLS) watch(e Endpoint) *reloaded[*tls.Config] {
+// watch returns settings as they follow their files, nil when there are none; what
+// names whose they are.
+func (t TLS) watch(what string, settings *tls.Config) *reloaded[*tls.Config] {
 	files := []string{t.CAFile, t.CertFile, t.KeyFile}
 	if t.CAFile == "" && t.CertFile == "" {
 		return nil
@@ -212,7 +250,7 @@ func (t TLS) watch(e Endpoint) *reloaded[*tls.Config] {
 		settings, problems := t.parse(func(name string) ([]byte, error) { return contents[slices.Index(files, name)], nil })
 		return settings, errors.Join(problems...)
 	}
-	return &reloaded[*tls.Config]{what: e.String(), files: files, build: build, every: lookEvery, value: e.TLS}
+	return &reloaded[*tls.Config]{what: what, files: files, build: build, every: lookEvery, value: settings}
 }
 
 // parse makes settings of what read gives for the names of the files.

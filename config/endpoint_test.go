@@ -42,6 +42,33 @@ func TestEndpoint(t *testing.T) {
 		{Server{URL: "unix:///run/r.sock"}, `unix /run/r.sock "" ""`},
 		{Server{URL: "unix:r.sock"}, `unix r.sock "" ""`},
 		{Server{URL: "unix://u:p@/run/r.sock"}, `unix /run/r.sock "u" "p"`},
+		{Server{URL: "redis+sentinel://a,b:7,[::1],[::2]:8/my-master.1"}, `sentinel a:26379,b:7,[::1]:26379,[::2]:8/my-master.1 "" ""`},
+		{Server{URL: "redis+sentinel://u:p@a/m/0"}, `sentinel a:26379/m "u" "p"`},
+		{Server{URL: "Rediss+Sentinel://:p%40@a:1/m"}, `sentinel a:1/m "" "p@" tls  sentinels tls`},
+		{Server{URL: "rediss+sentinel://a:1/m", Sentinel: Sentinel{TLS: "off"}}, `sentinel a:1/m "" "" tls `},
+		{Server{URL: "redis+sentinel://a:1/m", Sentinel: Sentinel{TLS: "on"}, TLS: TLS{InsecureSkipVerify: true}}, `sentinel a:1/m "" "" sentinels tls`},
+		{Server{URL: "redis+sentinel://a:1/m", Sentinel: Sentinel{Username: "s", Password: "x"}}, `sentinel a:1/m "" "" sentinels "s" "x"`},
+		{Server{URL: "redis+sentinel://a:1/m", Sentinel: Sentinel{PasswordFile: file}}, `sentinel a:1/m "" "" sentinels "" "from file"`},
+
+		{Server{URL: "redis+sentinel://a:1"}, "names no master: write redis+sentinel://"},
+		{Server{URL: "redis+sentinel://a:1/"}, "names no master"},
+		{Server{URL: "redis+sentinel:a:1/m"}, "write redis+sentinel://"},
+		{Server{URL: "redis+sentinel:///m"}, "a sentinel has no host name"},
+		{Server{URL: "redis+sentinel://a,,b/m"}, "a sentinel has no host name"},
+		{Server{URL: "redis+sentinel://a:0/m"}, "port is out of range"},
+		{Server{URL: "redis+sentinel://a,a:26379/m"}, "names the sentinel a:26379 twice"},
+		{Server{URL: "redis+sentinel://a/m/3"}, "names a database: take it out"},
+		{Server{URL: "redis+sentinel://a/m?db=3"}, "query parameters (db)"},
+		{Server{URL: "redis+sentinel://a/m%20n"}, "the name of a master consists of"},
+		{Server{URL: "redis+sentinel://hidden@a/m"}, "one word before the @"},
+		{Server{URL: "redis+sentinel://:hid/den@a/m"}, "url: "},
+		{Server{URL: "redis+sentinel://:hid?den@a/m"}, "query parameters (***)"},
+		{Server{URL: "redis+sentinel://:hid#den@a/m"}, "url: "},
+		{Server{URL: "redis+sentinel://a/m", TLS: TLS{CAFile: "x"}}, "tls: settings without TLS"},
+		{Server{URL: "redis+sentinel://a/m", Sentinel: Sentinel{TLS: "maybe"}}, `sentinel.tls: "maybe" is not known: give same, on or off`},
+		{Server{URL: "redis+sentinel://a/m", Sentinel: Sentinel{Username: "s"}}, "sentinel.password: missing"},
+		{Server{URL: "redis+sentinel://a/m", Sentinel: Sentinel{PasswordFile: empty}}, "sentinel.password_file: "},
+		{Server{URL: "redis://a", Sentinel: Sentinel{Password: "x"}}, "sentinel: settings without sentinels"},
 
 		{Server{}, "url: missing: write redis://"},
 		{Server{URL: "localhost"}, "url: no scheme: write redis://"},
@@ -80,6 +107,11 @@ func TestEndpoint(t *testing.T) {
 			if e.TLS != nil {
 				got += " tls " + e.TLS.ServerName
 			}
+			if w := e.Watched; w != nil && w.TLS != nil {
+				got += " sentinels tls"
+			} else if w != nil && w.Password != "" {
+				got += fmt.Sprintf(" sentinels %q %q", w.Username, w.Password.Reveal())
+			}
 		}
 		if err == nil && got != test.want || err != nil && !strings.Contains(got, test.want) {
 			t.Errorf("%q: got %s, want %s", test.server.URL.Reveal(), got, test.want)
@@ -107,22 +139,60 @@ func TestEndpointHidesPassword(t *testing.T) {
 	}
 }
 
+func TestEndpointOfSentinels(t *testing.T) {
+	e, err := Server{URL: "rediss+sentinel://u:hidden@a:1,localhost:2/m", Sentinel: Sentinel{Username: "s", Password: "hidden"}}.Endpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := e.String(), "rediss+sentinel://u@a:1,localhost:2/m"; got != want {
+		t.Errorf("shown as %s, want %s", got, want)
+	}
+	one := e.OfSentinel("a:1")
+	if one.Network != "tcp" || one.Address != "a:1" || one.Username != "s" || one.Password != "hidden" || one.TLS == nil || one.Watched != nil {
+		t.Errorf("a sentinel: %+v", one)
+	}
+	at := e.At("b:3")
+	if at.String() != "rediss://u@b:3" || at.Password != "hidden" || at.Watched != nil {
+		t.Errorf("the master: %+v", at)
+	}
+	if text := fmt.Sprintf("%+v %#v", e.Watched, *e.Watched); strings.Contains(text, "hidden") {
+		t.Errorf("shown: %s", text)
+	}
+	for address, want := range map[string]bool{
+		"a:1,localhost:2/m": true, "127.0.0.1:2/m": true, "x:1,a:1/m": true,
+		"a:1/n": false, "b:1/m": false, "a:1": false, "/a:1/m": false, "": false,
+	} {
+		if e.SamePlace(address) != want {
+			t.Errorf("%q is the same place: %v", address, !want)
+		}
+	}
+	for address, want := range map[string]bool{"a:1/m": true, "a:1": false, "/run/redis.sock": false, "/a:1/m": false, "r.sock": false} {
+		if NamesSentinels(address) != want {
+			t.Errorf("%q names sentinels: %v", address, !want)
+		}
+	}
+}
+
 func TestSecretString(t *testing.T) {
 	tests := map[Secret]string{
-		"":                       "",
-		"word":                   "***",
-		"a:/hidden":              "***",
-		"p://hidden/x":           "***",
-		"redis://h:1":            "redis://h:1",
-		"redis://u:p@h:1/0":      "redis://u:***@h:1/0",
-		"redis://:p@h":           "redis://:***@h",
-		"redis://hidden@h":       "redis://***@h",
-		"redis://:1/hidden@h":    "***",
-		"redis://:1#hidden@h":    "***",
-		"redis://h?pass=hidden":  "***",
-		"redis:hidden":           "***",
-		"unix:r.sock":            "unix:r.sock",
-		"unix://u:p@/run/r.sock": "unix://u:***@/run/r.sock",
+		"":             "",
+		"word":         "***",
+		"a:/hidden":    "***",
+		"p://hidden/x": "***",
+		"redis://h:1":  "redis://h:1",
+
+		"redis+sentinel://u:hidden@a:1,b:2/m": "redis+sentinel://u:***@a:1,b:2/m",
+		"rediss+sentinel://hidden@a:1,b:2/m":  "rediss+sentinel://***@a:1,b:2/m",
+		"redis+sentinel://:hid/den@a:1,b:2/m": "***",
+		"redis://u:p@h:1/0":                   "redis://u:***@h:1/0",
+		"redis://:p@h":                        "redis://:***@h",
+		"redis://hidden@h":                    "redis://***@h",
+		"redis://:1/hidden@h":                 "***",
+		"redis://:1#hidden@h":                 "***",
+		"redis://h?pass=hidden":               "***",
+		"redis:hidden":                        "***",
+		"unix:r.sock":                         "unix:r.sock",
+		"unix://u:p@/run/r.sock":              "unix://u:***@/run/r.sock",
 	}
 	for secret, want := range tests {
 		if got := secret.String(); got != want {

@@ -120,9 +120,11 @@ func merge(t tree, layers []layer) (Config, []error) {
 
 // secretFiles are keys of which the first beats the second.
 var secretFiles = map[string]string{
-	"source.password": "source.password_file",
-	"target.password": "target.password_file",
-	"admin.token":     "admin.token_file",
+	"source.password":          "source.password_file",
+	"source.sentinel.password": "source.sentinel.password_file",
+	"target.password":          "target.password_file",
+	"target.sentinel.password": "target.sentinel.password_file",
+	"admin.token":              "admin.token_file",
 }
 
 // values reads the texts of a layer.

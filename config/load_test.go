@@ -60,8 +60,8 @@ cutover.max_stall: 10ms
 	want := Default()
 	want.Listen = []string{"127.0.0.1:3"}
 	want.State = "env"
-	want.Source = Server{URL: "redis://env", Password: "p=q"}
-	want.Target = Server{URL: "redis://file-target", Password: "0123", TLS: TLS{InsecureSkipVerify: true}}
+	want.Source.URL, want.Source.Password = "redis://env", "p=q"
+	want.Target.URL, want.Target.Password, want.Target.TLS = "redis://file-target", "0123", TLS{InsecureSkipVerify: true}
 	want.Databases = map[int]int{1: 1, 2: 3}
 	want.Admin.Address = "unix:env.sock"
 	want.Sync.Workers, want.Sync.Batch, want.Sync.DirtyLimit, want.Sync.SetNotifications = 2, 1000, 2_000_000, false

@@ -59,7 +59,7 @@ func (c Config) ValidateServers() error {
 		}
 		listeners, _ := c.Listeners()
 		for _, l := range listeners {
-			if samePlace(l.Network, l.Address, e.Network, e.Address) {
+			if e.at(l.Network, l.Address) {
 				problems = append(problems, fmt.Errorf("listen: %q is the address of the %s: give clients another address", l.Address, side.name))
 			}
 		}
@@ -69,7 +69,7 @@ func (c Config) ValidateServers() error {
 		problems = append(problems, more...)
 	}
 	source, target := endpoints["source"], endpoints["target"]
-	if source.Address != "" && samePlace(source.Network, source.Address, target.Network, target.Address) {
+	if source.Address != "" && source.same(target) {
 		problems = append(problems, fmt.Errorf("target.url: %q is the source as well (%q): give the server to move to",
 			c.Target.URL, c.Source.URL))
 	}

@@ -135,6 +135,11 @@ func TestValidateServers(t *testing.T) {
 		{":6379", "redis://localhost", "redis://b", "listen: \":6379\" is the address of the source"},
 		{"127.0.0.1:6379", "redis://a", "redis://localhost", "listen: \"127.0.0.1:6379\" is the address of the target"},
 		{"unix:s", "redis://a", "unix:./s", "is the address of the target"},
+		{"127.0.0.1:6380", "redis+sentinel://a:1,b:1/m", "redis+sentinel://c:1,d:1/m", ""},
+		{"127.0.0.1:6380", "redis+sentinel://a:1,b:1/m", "redis+sentinel://b:1,a:1/n", ""},
+		{"127.0.0.1:6380", "redis+sentinel://a:1,b:1/m", "redis+sentinel://c:1,B.:1/m", "is the source as well"},
+		{"127.0.0.1:6380", "redis+sentinel://a:1,b:1/m", "redis://a:1", ""},
+		{"127.0.0.1:26379", "redis+sentinel://a:1,localhost/m", "redis://b", "listen: \"127.0.0.1:26379\" is the address of the source"},
 	}
 	for i, test := range tests {
 		c := Default()

@@ -17,17 +17,12 @@ import (
 // Check makes all checks without a sidecar, for the operator who has not
 // started yet.
 func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) {
-	source, err := cfg.Source.Endpoint()
+	both, err := openEnds(ctx, cfg, "check")
 	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+		return nil, err
 	}
-	target, err := cfg.Target.Endpoint()
-	if err != nil {
-		return nil, fmt.Errorf("target: %w", err)
-	}
-	from := conn.New(source, "check", cfg.Proxy.DialTimeout)
-	to := conn.New(target, "check", cfg.Proxy.DialTimeout)
-	defer func() { _, _ = from.Close(), to.Close() }()
+	defer both.close()
+	from, to := both.from, both.to
 	pairs := cfg.Databases
 	if len(pairs) == 0 {
 		if pairs, err = identityPairs(ctx, from, to, cfg.LeaveOut); err != nil {

@@ -49,9 +49,10 @@ type ACLUser struct {
 	Selectors [][]string `json:"selectors,omitempty"` // each: rules as ACL SETUSER takes them
 }
 
-// fencedRules deny everything but what a client needs to connect and wait
-// politely.
-var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+client|setname"}
+// fencedRules deny everything but what a client needs to connect and wait politely, and
+// what a replica needs that logs in like the applications: a master hangs up on one
+// whose acknowledgements it must refuse (networking.c: afterErrorReply).
+var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+client|setname", "+psync", "+replconf"}
 
 // listenRules come on top on the way back: the sessions' subscriptions move to
 // the fenced server before the commit, so that no message which is published
@@ -239,7 +240,7 @@ func (f fence) lateUsers(ctx context.Context, st *FenceState, users *redis.Cmd) 
 		if err != nil {
 			return err
 		}
-		if !replicationOnly(u) && !fenced(u) {
+		if !spared(u) && !fenced(u) {
 			return fmt.Errorf("raising the fence on %s: ACL user %q appeared during the cutover", f.pool, name)
 		}
 	}

@@ -113,7 +113,7 @@ func wantFenced(t *testing.T, list []string) {
 		_, rules, _ := strings.Cut(root, " -@all ")
 		may := strings.Fields(rules)
 		slices.Sort(may)
-		if want := []string{"+auth", "+client|setname", "+hello", "+ping", "+select"}; !slices.Equal(may, want) {
+		if want := []string{"+auth", "+client|setname", "+hello", "+ping", "+psync", "+replconf", "+select"}; !slices.Equal(may, want) {
 			t.Errorf("the fence lets a user do other things than %v: %s", want, line)
 		}
 		if !strings.HasPrefix(selectors, "%R~crossfade:*") || !strings.HasSuffix(selectors, "-@all +get)") || strings.Contains(selectors, "(") {
@@ -168,6 +168,39 @@ func TestFenceACLPutsQuotesBack(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, aclList(t, f.db())); diff != "" {
 		t.Errorf("the users differ:\n%s", diff)
+	}
+}
+
+// TestFenceACLKeepsReplicas: one that logs in as the applications do goes on following,
+// and may connect again.
+func TestFenceACLKeepsReplicas(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(ownACL), redistest.WithConfig("repl-diskless-sync-delay", "0"))
+	replica := redistest.Start(t, redistest.WithConfig("replicaof", "127.0.0.1", itoa(int64(s.Port()))))
+	f, _ := raised(t, s, FenceACL)
+	own := f.db()
+	follows := func(value string) {
+		t.Helper()
+		redistest.Eventually(t, 20*time.Second, func() error {
+			c := own.Conn() // WAIT is about what its own connection has written
+			defer func() { _ = c.Close() }()
+			if err := c.Set(t.Context(), "k", value, 0).Err(); err != nil {
+				return err
+			}
+			n, err := c.Do(t.Context(), "WAIT", 1, 100).Int()
+			if err == nil && n != 1 {
+				err = errors.New("it has not")
+			}
+			return err
+		}, "the replica acknowledges")
+		if got := replica.Client(0).Get(t.Context(), "k").Val(); got != value {
+			t.Errorf("the replica has %q, want %q", got, value)
+		}
+	}
+	follows("1")
+	do(t, own, "CLIENT", "KILL", "TYPE", "replica")
+	follows("2")
+	if text := own.Info(t.Context(), "errorstats").Val(); strings.Contains(text, "errorstat_NOPERM") {
+		t.Errorf("something was refused: %s", text)
 	}
 }
 

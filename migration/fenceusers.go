@@ -12,7 +12,7 @@ import (
 	"github.com/crossfade/crossfade/migration/store"
 )
 
-// users lists every user but ours and replication's.
+// users lists every user but ours and those that are spared.
 func (f fence) users(ctx context.Context) ([]ACLUser, error) {
 	names, err := f.db().Do(ctx, "ACL", "USERS").StringSlice()
 	if err != nil {
@@ -27,7 +27,7 @@ func (f fence) users(ctx context.Context) ([]ACLUser, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !replicationOnly(u) {
+		if !spared(u) {
 			users = append(users, u)
 		}
 	}
@@ -75,6 +75,26 @@ func pairs(list []any) map[string]any {
 		}
 	}
 	return m
+}
+
+// spared reports whether a user needs no fence: no application can be it, and it can
+// change no key.
+func spared(u ACLUser) bool { return replicationOnly(u) || sentinelOnly(u) }
+
+// sentinelRules are what the user of sentinels may do, as their documentation has it.
+var sentinelRules = []string{
+	"-@all", "+multi", "+exec", "+discard", "+slaveof", "+replicaof", "+ping", "+subscribe", "+config|rewrite", "+role", "+publish", "+info",
+	"+client|setname", "+client|kill", "+script|kill", "+hello", "+auth",
+}
+
+// sentinelOnly recognises the user of sentinels: without it they could not make a
+// replica of a master that a failover has left.
+func sentinelOnly(u ACLUser) bool {
+	rules := strings.Fields(u.Commands)
+	if len(u.Selectors) > 0 || !slices.Contains(rules, "+slaveof") && !slices.Contains(rules, "+replicaof") {
+		return false
+	}
+	return !slices.ContainsFunc(rules, func(r string) bool { return !slices.Contains(sentinelRules, r) })
 }
 
 // replicationOnly recognises the user of a replica: it can do nothing but
@@ -156,7 +176,7 @@ func (f fence) judge(ctx context.Context, c asker, st *FenceState, a answers) er
 			if err != nil {
 				return err
 			}
-			if !fenced(u) && !replicationOnly(u) {
+			if !fenced(u) && !spared(u) {
 				return fmt.Errorf("checking the fence on %s: ACL user %q may write: %w", f.pool, name, errFenceLost)
 			}
 		}

@@ -50,6 +50,15 @@ func newIdentity(side router.Side, url config.Endpoint, instance string, timeout
 	return &identity{side: side, instance: instance, url: url, timeout: timeout, pool: conn.New(url, instance+":"+side.String(), timeout)}
 }
 
+// master returns the address of the server that is meant now, where sentinels watch it and
+// it is known; "" otherwise.
+func (id *identity) master() string {
+	if id.url.Finder == nil {
+		return ""
+	}
+	return id.url.Finder.Present()
+}
+
 // user returns the name of the ACL user that the fence must spare, or "".
 func (id *identity) user() string {
 	switch {

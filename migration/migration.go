@@ -118,6 +118,8 @@ type Migration struct {
 	operator sync.Mutex // held for the length of an operator's verb that changes something
 	verb     sync.Mutex // taken after operator: whoever changes the state, the background work too
 	wake     chan struct{}
+	masters  chan struct{} // another server is a side's master
+	swept    time.Time     // when former masters were last put back; the guard's
 	stopped  chan struct{}
 }
 
@@ -128,7 +130,7 @@ func New(opt Options, log *slog.Logger) *Migration {
 	timeout := opt.Config.Proxy.DialTimeout
 	m := &Migration{
 		cfg: opt.Config, opt: opt, log: log, traffic: opt.Traffic,
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
+		wake: make(chan struct{}, 1), masters: make(chan struct{}, 1), stopped: make(chan struct{}),
 		seat: seat{holder: instance, ended: make(chan struct{})},
 	}
 	m.scan.Keys, m.scan.Bytes = int64(m.cfg.Sync.KeysPerSecond), int64(m.cfg.Sync.BytesPerSecond)

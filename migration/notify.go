@@ -38,9 +38,10 @@ func notifyMerged(have string) (need string, enough bool) {
 
 func notifyCommand(p *conn.Pool, flags string) string {
 	e := p.Endpoint()
-	where := "-s " + e.Address
-	if e.Network == "tcp" {
-		if host, port, err := net.SplitHostPort(e.Address); err == nil {
+	network, address := e.Where()
+	where := "-s " + address
+	if network == "tcp" {
+		if host, port, err := net.SplitHostPort(address); err == nil {
 			where = "-h " + host + " -p " + port
 		}
 	}
@@ -73,6 +74,9 @@ func checkNotifications(ctx context.Context, p *conn.Pool) error {
 // was there before is in the record first, so that complete puts it back.
 func (m *Migration) ensureNotifications(ctx context.Context, side router.Side) error {
 	p := m.ids[side].Pool()
+	if err := m.meetBeside(side); err != nil {
+		return err
+	}
 	var off *mirror.NotificationsOff
 	if err := checkNotifications(ctx, p); err == nil {
 		return nil

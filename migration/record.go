@@ -37,6 +37,8 @@ type Record struct {
 	LeaveOut []int       `json:"leave_out,omitempty"`
 
 	Servers [2]Kept `json:"servers"` // by router.Side: what to put back
+	// Former are servers that a failover has left behind with what we changed there.
+	Former []Former `json:"former,omitempty"`
 	// Sealed is the password of our own user, encrypted with a key that only
 	// the operator's credentials give.
 	Sealed string `json:"sealed,omitempty"`
@@ -62,6 +64,8 @@ type Switch struct {
 
 // Kept is what we changed on one server and must put back.
 type Kept struct {
+	// At is the server's address, where sentinels say what that is; "" elsewhere.
+	At string `json:"at,omitempty"`
 	// Notify is notify-keyspace-events as we found it; nil: not changed by us.
 	Notify *string `json:"notify,omitempty"`
 	// User says that we created our ACL user there.

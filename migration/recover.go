@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 )
@@ -70,7 +71,9 @@ func (m *Migration) newest(ctx context.Context) (Record, error) {
 		if best, err = decode(local); err != nil {
 			return Record{}, err
 		}
-		m.useStoredAddresses(best)
+		if err := m.useStoredAddresses(best); err != nil {
+			return Record{}, err
+		}
 	}
 	remote, ok, err := m.newestRemote(ctx, best)
 	switch {
@@ -116,15 +119,19 @@ func newer(a, b Record) bool {
 }
 
 // useStoredAddresses makes the persisted addresses win over the configuration
-// once the traffic was moved: an old configuration must not lead back.
-func (m *Migration) useStoredAddresses(r Record) {
+// once the traffic was moved: an old configuration must not lead back. Sentinels that
+// were not configured are asked by nobody, so there the configuration must be put right.
+func (m *Migration) useStoredAddresses(r Record) error {
 	if r.Side == router.Source && r.Phase != Committing {
-		return
+		return nil
 	}
 	for side, stored := range map[router.Side]string{router.Source: r.Source, router.Target: r.Target} {
 		id := m.ids[side]
-		if stored == "" || stored == id.url.Address {
+		if stored == "" || id.url.SamePlace(stored) {
 			continue
+		}
+		if id.url.Watched != nil || config.NamesSentinels(stored) {
+			return fmt.Errorf("starting: %s.url is %s, but the traffic was moved with the %s at %s: start with that one", side, id.url, side, stored)
 		}
 		m.log.Error("the configuration names another server than the one that the traffic was moved with; going by the state file", "which", side, "configured", id.url.Address, "used", stored)
 		url := id.url
@@ -132,6 +139,7 @@ func (m *Migration) useStoredAddresses(r Record) {
 		m.ids[side] = newIdentity(side, url, id.instance, id.timeout)
 	}
 	m.guardConnections()
+	return nil
 }
 
 // newestRemote reads the control keys of both servers with the operator's
@@ -178,8 +186,9 @@ func explainLogin(err error) error {
 
 // checkOwner refuses a record on the servers that was written for others.
 func (m *Migration) checkOwner(r Record) error {
-	s, t := m.ids[router.Source].url.Address, m.ids[router.Target].url.Address
-	if r.Phase.Ended() || r.Source == s && r.Target == t {
+	source, target := m.ids[router.Source].url, m.ids[router.Target].url
+	s, t := source.Address, target.Address
+	if r.Phase.Ended() || source.SamePlace(r.Source) && target.SamePlace(r.Target) {
 		return nil
 	}
 	return fmt.Errorf("reading the control record: the servers are part of migration %s from %s to %s (phase %s, side %s), but this sidecar is set to move %s to %s; start it with those addresses, or, when that migration is over, delete %s and %s on both servers",
@@ -249,10 +258,11 @@ func (m *Migration) login(ctx context.Context, sides ...router.Side) error {
 		if err := id.become(ctx, password); err != nil {
 			return fmt.Errorf("%s: %w", id.side, explainLogin(err))
 		}
-		if id.isOwn() { // nobody else knows the password, so the user is ours to remove
-			m.mu.Lock()
-			m.rec.Servers[id.side].User = true
-			m.mu.Unlock()
+		m.meet(side)
+		if id.isOwn() && !m.record().Servers[side].User { // nobody else knows the password, so the user is ours to remove
+			if err := m.assume(func(r *Record) { r.Servers[side].User = true }); err != nil {
+				m.log.Error("our user is there, which the state file does not know", "side", side, "error", err)
+			}
 		}
 	}
 	return nil
@@ -303,7 +313,9 @@ func (m *Migration) ownPassword() (string, error) {
 // lowerFence takes the fence on one server down, ends its pause, and records it.
 func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 	f := m.fence(side)
-	st := m.record().Servers[side].Fence
+	m.meet(side)
+	kept := m.record().Servers[side]
+	st := kept.Fence
 	if st == nil {
 		_ = f.unpause(ctx) // servers before 6.2 do not know it
 		return nil
@@ -315,6 +327,9 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 		if err := m.fence(side).lower(ctx, st); err != nil {
 			return err
 		}
+	}
+	if m.meet(side); m.record().Servers[side].At != kept.At {
+		return fmt.Errorf("lowering the fence on the %s: another server has become the master meanwhile", side)
 	}
 	if err := m.assume(func(r *Record) { r.Servers[side].Fence = nil }); err != nil {
 		m.log.Error("the fence is lowered, which the state file does not know", "error", err)

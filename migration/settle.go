@@ -223,6 +223,16 @@ func (m *Migration) journalAgain(ctx context.Context) error {
 		return nil
 	}
 	var stands store.Condition
+	if f == nil && r.fencedBefore(r.Switch.From) != "" {
+		stands = func(context.Context, redis.Pipeliner) func(store.Asker, store.Entry) error {
+			return func(_ store.Asker, there store.Entry) error {
+				if r.journalled(there) {
+					return nil
+				}
+				return errFenceLost // another server has taken the place of the one that was fenced
+			}
+		}
+	}
 	if f != nil {
 		stands = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 			holds := m.fence(r.Switch.From).stands(f)(ctx, p)

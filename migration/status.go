@@ -23,12 +23,16 @@ type Status struct {
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons"`
 
-	Source    string           `json:"source"` // addresses, without secrets
-	Target    string           `json:"target"`
-	Databases []DatabaseStatus `json:"databases"`
-	LeaveOut  []int            `json:"leave_out"`
-	Only      string           `json:"only,omitempty"` // which keys are copied, "" for all
-	Big       []BigKeyStatus   `json:"big_keys"`       // that are being copied, the first ones
+	Source string `json:"source"` // addresses, without secrets
+	Target string `json:"target"`
+	// SourceMaster and TargetMaster are where sentinels say that the servers are now, ""
+	// where none watch them, or while it is not known.
+	SourceMaster string           `json:"source_master,omitempty"`
+	TargetMaster string           `json:"target_master,omitempty"`
+	Databases    []DatabaseStatus `json:"databases"`
+	LeaveOut     []int            `json:"leave_out"`
+	Only         string           `json:"only,omitempty"` // which keys are copied, "" for all
+	Big          []BigKeyStatus   `json:"big_keys"`       // that are being copied, the first ones
 
 	// Uncopied are keys that cannot be copied, the first ones; each database says how
 	// many there are.
@@ -156,6 +160,7 @@ func (m *Migration) Status() Status {
 		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
 		Uncopied: []UncopiedKey{},
 	}
+	s.SourceMaster, s.TargetMaster = m.ids[router.Source].master(), m.ids[router.Target].master()
 	if s.LeaveOut == nil {
 		s.LeaveOut = []int{}
 	}

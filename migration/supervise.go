@@ -12,6 +12,8 @@ import (
 const (
 	phaseEvery = 50 * time.Millisecond
 	guardEvery = 500 * time.Millisecond
+	sweepEvery = 5 * time.Second // a former master may be down for long
+	sweepTime  = time.Second     // an operator's verb may wait for as long
 )
 
 // supervise follows the mirror with the phase, and guards the fence and the
@@ -28,6 +30,8 @@ func (m *Migration) supervise(ctx context.Context) {
 			return
 		case <-phase.C:
 			m.whileIdle(func() { m.followPhase(); m.followShadow() })
+		case <-m.masters:
+			m.whileIdle(func() { m.guard(ctx) })
 		case <-guard.C:
 			m.whileIdle(func() { m.guard(ctx) })
 			m.noteStale()
@@ -84,7 +88,11 @@ func (m *Migration) guard(ctx context.Context) {
 		return
 	}
 	m.loginWhereForgotten(ctx)
+	for side := range m.ids {
+		m.meet(router.Side(side))
+	}
 	m.keepSeat(ctx)
+	r = m.record()
 	if mi := m.activeMirror(); mi != nil && mi.Progress().State == mirror.Idle {
 		// A switch could not start it: the server that was left did not answer.
 		if err := mi.Follow(ctx, false); err != nil {
@@ -97,10 +105,30 @@ func (m *Migration) guard(ctx context.Context) {
 		}
 	}
 	left := r.Side.Other()
+	m.fenceSuccessor(left)
+	r = m.record()
 	if st := r.Servers[left].Fence; st != nil && st.Raised {
 		m.guardFence(ctx, left, st)
 	}
 	m.guardRecord(ctx, r)
+	m.guardFormer(ctx)
+}
+
+// guardFormer puts back the servers that failovers have left behind.
+func (m *Migration) guardFormer(ctx context.Context) {
+	if len(m.record().Former) == 0 || time.Since(m.swept) < sweepEvery {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, sweepTime)
+	defer cancel()
+	defer func() { m.swept = time.Now() }()
+	done, err := m.sweep(ctx)
+	for _, text := range done {
+		m.log.Info(text)
+	}
+	if err != nil {
+		m.log.Debug("a former master is tried again", "error", err)
+	}
 }
 
 // loginWhereForgotten makes our user again on a server that restarted.

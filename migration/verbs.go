@@ -87,12 +87,16 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 		done = append(done, did...)
 		errs = append(errs, err)
 	}
-	return done, errors.Join(errs...)
+	cctx, cancel := context.WithTimeout(ctx, cleanUpTime)
+	defer cancel()
+	did, err := m.sweep(cctx)
+	return append(done, did...), errors.Join(append(errs, err)...)
 }
 
 // cleanUp puts one server back as we found it, but for the data.
 func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []string, err error) {
 	id := m.ids[side]
+	m.meet(side)
 	if kept := m.record().Servers[side]; kept.User || kept.Fence != nil {
 		// A restarted process, or a server that did, knows our user no more.
 		password, err := m.ownPassword()

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -19,17 +18,12 @@ import (
 // directly, so nobody else may be copying there. progress may be nil. With an error
 // the report says how far it came.
 func VerifyServers(ctx context.Context, cfg config.Config, o VerifyOptions, progress func(verify.Progress)) (verify.Report, error) {
-	source, err := cfg.Source.Endpoint()
+	both, err := openEnds(ctx, cfg, "verify")
 	if err != nil {
-		return verify.Report{}, fmt.Errorf("source: %w", err)
+		return verify.Report{}, err
 	}
-	target, err := cfg.Target.Endpoint()
-	if err != nil {
-		return verify.Report{}, fmt.Errorf("target: %w", err)
-	}
-	from := conn.New(source, "verify", cfg.Proxy.DialTimeout)
-	to := conn.New(target, "verify", cfg.Proxy.DialTimeout)
-	defer func() { _, _ = from.Close(), to.Close() }()
+	defer both.close()
+	from, to := both.from, both.to
 	pairs := cfg.Databases
 	if len(pairs) == 0 {
 		if pairs, err = identityPairs(ctx, from, to, cfg.LeaveOut); err != nil {
@@ -54,7 +48,7 @@ func VerifyServers(ctx context.Context, cfg config.Config, o VerifyOptions, prog
 	}
 	before := stampOf(ctx, from)
 	r, err := verify.Run(ctx, vc)
-	r.By, r.Source, r.Target = "stand-alone", source.String(), target.String()
+	r.By, r.Source, r.Target = "stand-alone", from.String(), to.String()
 	if err != nil {
 		r.Error = err.Error()
 		return r, err

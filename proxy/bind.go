@@ -220,6 +220,10 @@ func (l *loop) connected(t *trunk, k *link, fd int, err error) {
 		}
 		return
 	}
+	if err == nil && k.severed.Load() {
+		l.srv.discard(k, fd)
+		err = errSevered
+	}
 	switch {
 	case errors.Is(err, errAlone):
 		t.alone, t.failed, t.wanted = true, l.now, l.now

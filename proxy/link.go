@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/resp"
@@ -43,6 +44,8 @@ type link struct {
 
 	key   string // of the pool, "" where it cannot be pooled
 	since time.Time
+
+	severed atomic.Bool // the server at the other end is not the side's any more
 }
 
 // dialer is dial or dialDamped.
@@ -52,6 +55,7 @@ type dialer func(ctx context.Context, route router.Route) (*link, error)
 func (s *Server) dial(ctx context.Context, route router.Route) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
 	defer cancel()
+	cuts := s.cuts(route.Side)
 	conn, err := s.cfg.Upstreams[route.Side].Dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the %s: %w", route.Side, err)
@@ -62,6 +66,10 @@ func (s *Server) dial(ctx context.Context, route router.Route) (*link, error) {
 	keepAlive(conn)
 	l := &link{srv: s, conn: conn, side: route.Side, route: route, local: conn.LocalAddr().String()}
 	s.addLink(l)
+	if s.cuts(route.Side) != cuts { // or else it would have been closed by the last one
+		l.close()
+		return nil, fmt.Errorf("connecting to the %s: %w", route.Side, errSevered)
+	}
 	return l, nil
 }
 

@@ -181,7 +181,7 @@ type pool struct {
 func (s *session) pooled(route router.Route) (*link, error) {
 	if own := s.own; own != nil {
 		s.own = nil
-		if own.side == route.Side && own.route.Epoch == route.Epoch {
+		if own.side == route.Side && own.route.Epoch == route.Epoch && !own.severed.Load() {
 			return own, nil
 		}
 		own.close()
@@ -231,7 +231,7 @@ func (p *pool) take(key string) *link {
 func (p *pool) put(k *link) {
 	_ = k.conn.SetReadDeadline(time.Time{})
 	p.mu.Lock()
-	if !k.idle || !k.between || k.key == "" || p.shut || len(p.links[k.key]) >= poolSize {
+	if !k.idle || !k.between || k.key == "" || p.shut || k.severed.Load() || len(p.links[k.key]) >= poolSize {
 		p.mu.Unlock()
 		k.close()
 		return

@@ -151,6 +151,7 @@ type Server struct {
 	clients  int // all, those of the loops included
 	sessions map[*session]struct{}
 	links    map[*link]struct{}
+	severed  [2]int // by router.Side, see Sever
 	nextID   uint64
 	stalls   []time.Duration
 	left     []*link // by sessions, to be closed

@@ -233,6 +233,9 @@ func (s *session) adopt(l *link) {
 	_, mapped := l.route.DB(s.st.db)
 	s.mid, s.doubtful = false, false
 	s.mu.Unlock()
+	if l.severed.Load() { // since before it could be seen here
+		l.close()
+	}
 	s.route = l.route
 	s.noDB = !mapped
 	l.done = make(chan struct{})

@@ -19,6 +19,17 @@ func jsonLine(value any) ([]byte, error) {
 	return append(text, '\n'), err
 }
 
+// withMaster adds where a server is that sentinels watch.
+func withMaster(url, master string) string {
+	switch {
+	case master != "":
+		return url + " (the master is " + master + ")"
+	case strings.Contains(url, "+sentinel://"):
+		return url + " (where the master is, is not known)"
+	}
+	return url
+}
+
 // renderStatus is the status for people, in at most width columns.
 func renderStatus(st admin.StatusReply, width int) string {
 	var b strings.Builder
@@ -32,8 +43,8 @@ func renderStatus(st admin.StatusReply, width int) string {
 	}
 	line("phase", string(st.Phase))
 	line("clients", "on the "+st.Side.String())
-	line("source", st.Source)
-	line("target", st.Target)
+	line("source", withMaster(st.Source, st.SourceMaster))
+	line("target", withMaster(st.Target, st.TargetMaster))
 	switch verb := nextSwitch(st.Side); {
 	case st.Ready:
 		line("ready", "yes, for a "+verb)

@@ -16,6 +16,7 @@ import (
 	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/audit"
+	"github.com/crossfade/crossfade/internal/sentinel"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/migration/store"
@@ -61,6 +62,7 @@ type sidecar struct {
 	audit     *audit.Log
 	hooks     *hook.Hooks
 	ups       [2]*upstream
+	masters   [2]*sentinel.Follower // nil where no sentinels watch
 	proxy     *proxy.Server
 	meter     *meter
 	migration *migration.Migration
@@ -77,8 +79,14 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 			return nil, usage(problems(fmt.Errorf("%s.%w", side, err)))
 		}
 		ends[side].ReportTo(log)
+		ends[side], s.masters[side] = sentinel.Follow(ends[side], c.Proxy.DialTimeout, log.With("side", side.String()))
 		s.ups[side] = newUpstream(ends[side], c.Proxy.DialTimeout)
 	}
+	defer func() {
+		if err != nil {
+			s.leaveMasters()
+		}
+	}()
 	if s.file, err = store.OpenFile(c.State); err != nil {
 		return nil, err
 	}
@@ -118,6 +126,11 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 		Gate: gate, Traffic: traffic{s.proxy}, File: s.file, Hooks: s.hooks, Audit: s.audit,
 	}, log)
 	see.Migration = s.migration
+	for side, f := range s.masters {
+		if f != nil {
+			f.OnMove(func(from, to string) { s.masterMoved(router.Side(side), from, to) })
+		}
+	}
 	tune(s.proxy.Threads())
 	s.meter = &meter{Server: s.proxy}
 	s.door = admin.New(admin.Options{
@@ -153,6 +166,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		for _, u := range s.ups {
 			u.close()
 		}
+		s.leaveMasters()
 		s.audit.Add(audit.Entry{Event: "stopped", Why: text(context.Cause(ctx))})
 		if err := s.audit.Close(); err != nil {
 			s.log.Error("closing the audit log", "error", err)
@@ -168,6 +182,11 @@ func (s *sidecar) run(ctx context.Context) error {
 	life := newLife(ctx)
 	life.begin("hooks", s.hooks.Run)
 	life.begin("admin", s.door.Serve)
+	for side, f := range s.masters {
+		if f != nil {
+			life.begin("sentinels of the "+router.Side(side).String(), f.Run)
+		}
+	}
 	if os.Getenv("GOGC") == "" {
 		life.begin("collector", paceCollector)
 	}
@@ -188,6 +207,23 @@ func (s *sidecar) run(ctx context.Context) error {
 	err := life.end("admin", "proxy", "migration", "status lines", "numbers", "hooks")
 	s.log.Info("stopped", "phase", s.migration.Status().Phase, "side", s.migration.Status().Side)
 	return err
+}
+
+// masterMoved is told of a failover by what follows the sentinels of a side.
+func (s *sidecar) masterMoved(side router.Side, from, to string) {
+	if from != "" {
+		s.proxy.Sever(side)
+	}
+	s.migration.MasterMoved(side, from, to)
+}
+
+// leaveMasters ends what follows the sentinels.
+func (s *sidecar) leaveMasters() {
+	for _, f := range s.masters {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 // text is what an error says; nothing for none.

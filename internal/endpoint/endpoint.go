@@ -1,5 +1,5 @@
 // Package endpoint connects to a Redis server described by a config.Endpoint.
-// It owns the dialling, the TLS handshake and the words for what goes wrong there.
+// It owns the dialling, the TLS handshake and the words for what goes wrong there; where sentinels watch the server, its finder says where it is.
 // It never speaks Redis: no AUTH, no PING; what it returns is a bare connection.
 package endpoint
 
@@ -26,6 +26,9 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interv
 // ctx bounds it). TCP connections have keep-alive and no delay. The caller owns the
 // connection. An error names the address and says what would help; the cause can be
 // found with errors.Is and errors.As. When ctx ends first, the error is its cause.
+//
+// Where sentinels watch the server, the connection leads to one that said it was the
+// master after the connection was made, and it is closed when that is not so any more.
 func Dial(ctx context.Context, e config.Endpoint, timeout time.Duration) (net.Conn, error) {
 	bounded, cancel := ctx, context.CancelFunc(func() {})
 	if timeout > 0 {
@@ -33,7 +36,19 @@ func Dial(ctx context.Context, e config.Endpoint, timeout time.Duration) (net.Co
 	}
 	defer cancel()
 
+	if e.Watched != nil {
+		return dialMaster(ctx, bounded, e)
+	}
 	start := time.Now()
+	conn, err := connect(ctx, bounded, e, start)
+	if err != nil {
+		return nil, err
+	}
+	return handshake(ctx, bounded, e, start, conn)
+}
+
+// connect makes the connection itself.
+func connect(ctx, bounded context.Context, e config.Endpoint, start time.Time) (net.Conn, error) {
 	dialer := net.Dialer{KeepAliveConfig: keepAlive}
 	conn, err := dialer.DialContext(bounded, e.Network, e.Address)
 	if err != nil {
@@ -46,6 +61,11 @@ func Dial(ctx context.Context, e config.Endpoint, timeout time.Duration) (net.Co
 			return nil, explain(ctx, e, "connecting to", start, err)
 		}
 	}
+	return conn, nil
+}
+
+// handshake makes that of TLS, where there is to be one. It owns conn.
+func handshake(ctx, bounded context.Context, e config.Endpoint, start time.Time, conn net.Conn) (net.Conn, error) {
 	settings := e.ClientTLS()
 	if settings == nil {
 		return conn, nil

@@ -76,7 +76,7 @@ func aclFence(ctx context.Context, env Env) error {
 	if err := c.Do(ctx, "ACL", "DELUSER", name).Err(); err != nil {
 		return fmt.Errorf("ACL DELUSER: %w", err)
 	}
-	err := c.Do(ctx, "ACL", "SETUSER", name, "off", "resetkeys", "-@all", "+ping", "+hello", "+auth", "+select", "+client|setname", "clearselectors", "(+get %R~crossfade:*)").Err()
+	err := c.Do(ctx, "ACL", "SETUSER", name, "off", "resetkeys", "-@all", "+ping", "+hello", "+auth", "+select", "+client|setname", "+psync", "+replconf", "clearselectors", "(+get %R~crossfade:*)").Err()
 	if err != nil {
 		return fmt.Errorf("ACL SETUSER: %w", err)
 	}

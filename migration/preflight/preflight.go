@@ -139,7 +139,8 @@ const perCheck = 15 * time.Second
 // removed again, even then.
 func Run(ctx context.Context, env Env, stage Stage) []Finding {
 	in := inspect(env, stage)
-	findings := named("reach", checkReach(ctx, in))
+	findings := named("sentinel", checkSentinels(ctx, in))
+	findings = append(findings, named("reach", checkReach(ctx, in))...)
 	var skipped []string
 	for _, c := range checks() {
 		if ctx.Err() != nil {

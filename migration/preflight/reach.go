@@ -68,6 +68,10 @@ func unreachable(ctx context.Context, s *server, err error) (do, words string) {
 	has := func(sign string) bool { return strings.Contains(text, sign) }
 	key := s.name + ".url"
 	switch {
+	case s.pool.Endpoint().Watched != nil && has("no sentinel says where"):
+		return "See the check sentinel.", text
+	case has("it says that it is no master"):
+		return "Wait until the failover that is under way is through; if there is none, look what the sentinels and the server say (SENTINEL MASTER, ROLE).", text
 	case has("NOAUTH"):
 		return "Give the password in " + key + " or " + s.name + ".password_file.", "the server wants a password and none was given"
 	case has("without any password configured"):

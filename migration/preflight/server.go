@@ -117,8 +117,9 @@ func (s *server) redisCLI() string {
 	e := s.pool.Endpoint()
 	var b strings.Builder
 	b.WriteString("redis-cli")
-	if host, port, err := net.SplitHostPort(e.Address); e.Network == "unix" || err != nil {
-		b.WriteString(" -s " + e.Address)
+	network, address := e.Where()
+	if host, port, err := net.SplitHostPort(address); network == "unix" || err != nil {
+		b.WriteString(" -s " + address)
 	} else {
 		b.WriteString(" -h " + host + " -p " + port)
 	}

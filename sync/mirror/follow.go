@@ -132,9 +132,7 @@ func (m *Mirror) feedPool() *conn.Pool {
 	if addr == "" {
 		return m.cfg.From
 	}
-	e := m.cfg.From.Endpoint()
-	e.Address = addr
-	return m.cfg.From.Like(e, strings.TrimPrefix(m.cfg.From.Name(), conn.NamePrefix), m.cfg.Timeout)
+	return m.cfg.From.Like(m.cfg.From.Endpoint().At(addr), strings.TrimPrefix(m.cfg.From.Name(), conn.NamePrefix), m.cfg.Timeout)
 }
 
 func (m *Mirror) setFeed(f *feed) {
