@@ -27,6 +27,7 @@ type stage struct {
 	c        *sidecar
 	links    [2]*redistest.Link // the sidecar's connections go through these,
 	feeds    [2]*redistest.Link // and those for notifications through these
+	hasty    bool               // the sidecar's time-outs are shorter than a busy machine may need
 	front    *redistest.Link    // the writers of through go through it, where a test has one
 	through  *load
 	direct   *load
@@ -115,7 +116,7 @@ func (s *stage) mustSwitch(from router.Side) {
 	s.t.Helper()
 	redistest.Eventually(s.t, time.Minute, func() error {
 		err := s.switchOnce(from)
-		if err != nil && !outOfTime(err) {
+		if err != nil && !outOfTime(err) && !(s.hasty && strings.Contains(err.Error(), "i/o timeout")) {
 			s.t.Fatalf("the switch away from the %s: %v", from, err)
 		}
 		return err

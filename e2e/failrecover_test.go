@@ -185,6 +185,7 @@ func TestFailpointsOfRecoveries(t *testing.T) {
 						extra = soonTimeouts
 					}
 					s := newFronted(t, r.died.name+"=kill", extra...)
+					s.hasty = len(extra) > 0
 					s.dieAt(r.died)
 					f.run(t, s, r)
 					st := s.c.awaitReady()

@@ -105,7 +105,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	ClaimFirst: {
 		"claim, then decide",
 		"Who takes over puts its token on both servers, provided that nothing has changed there since it read, before it opens a server or goes on.",
-		"two coordinators", "`migration/seat.go` `sit` and `nothingNewer`, on the servers without which nothing can be decided; on the other one when the copy begins, `migration/migration.go` `start`. Behind it `migration/claim.go` `claim`",
+		"two coordinators", "`migration/seat.go` `sit` and `nothingNewer`, on the servers without which nothing can be decided; on the other one when the copy begins, `migration/begin.go` `start`. Behind it `migration/claim.go` `claim`",
 	},
 	KillOld: {
 		"old connections are closed",
