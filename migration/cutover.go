@@ -47,7 +47,7 @@ func (e *Refused) Error() string {
 const (
 	sampleTime   = time.Millisecond
 	sampleHands  = 2
-	sampleChunk  = 25
+	sampleChunk  = 10
 	sampleChoice = 200
 )
 
