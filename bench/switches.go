@@ -193,7 +193,7 @@ type swing struct {
 
 // run makes n switches; home is the server that has everything then.
 func (sw swing) run(ctx context.Context, n int, home string) (*switched, error) {
-	t := traffic.New(traffic.Config{Addr: sw.addr, Rate: sw.rate, Prefix: sw.prefix})
+	t := traffic.New(traffic.Config{Addr: sw.addr, Rate: sw.rate + sw.rate/50, Prefix: sw.prefix}) // what nobody makes up for after a long wait
 	loading, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- t.Run(loading) }()

@@ -112,12 +112,16 @@ func TestRegressFenceNotLowered(t *testing.T) {
 }
 
 // TestRegressStateFileUnwritable makes the state file impossible to write while
-// clients are held: the attempt must be taken back, and nobody kept waiting.
+// clients are held, and has no room beside it either: the attempt must be taken back, and
+// nobody kept waiting.
 func TestRegressStateFileUnwritable(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "here")
 	s, _ := regressStage(t, "cutover.soft-fence:before#1=wait:"+file)
 	inTheWay := s.c.state + ".tmp"
+	if err := os.Mkdir(s.c.state+".hold", 0o700); err != nil {
+		t.Fatal(err)
+	}
 	err := s.faultAt(router.Source, file, func() {
 		if err := os.Mkdir(inTheWay, 0o700); err != nil {
 			t.Fatal(err)
@@ -127,10 +131,35 @@ func TestRegressStateFileUnwritable(t *testing.T) {
 		t.Fatal("the cutover went through although the state file cannot be written")
 	}
 	s.mustStay(t)
+	for _, path := range []string{inTheWay, s.c.state + ".hold"} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.thereAndBack(t)
+}
+
+// TestRegressStateFileFullUnderTheHold: the file cannot be replaced any more while clients
+// are held, but there is room beside it. The switch goes through, and a sidecar that is
+// killed then knows of it.
+func TestRegressStateFileFullUnderTheHold(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "here")
+	s, _ := regressStage(t, "cutover.soft-fence:before#1=wait:"+file+",cutover.after:before#1=kill")
+	inTheWay := s.c.state + ".tmp"
+	_ = s.faultAt(router.Source, file, func() {
+		if err := os.Mkdir(inTheWay, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	})
+	_ = s.c.awaitExit(20 * time.Second)
 	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}
-	s.thereAndBack(t)
+	s.c.start("")
+	if st := s.c.awaitReady(); st.Side != router.Target || st.Epoch != 1 {
+		t.Errorf("afterwards the applications are on the %s, epoch %d", st.Side, st.Epoch)
+	}
 }
 
 // TestRegressTargetEmptyAfterJournal restarts the target without its data when

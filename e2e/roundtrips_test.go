@@ -15,12 +15,12 @@ import (
 // the way there and back, and counts how often a switch goes it one time after another.
 func TestFewRoundTripsUnderTheHold(t *testing.T) {
 	const (
-		roundTrip = 80 * time.Millisecond
-		most      = 13
+		roundTrip = 24 * time.Millisecond
+		most      = 12
 	)
 	src, dst := redistest.Start(t), redistest.Start(t)
 	from, to := redistest.NewLink(t, src.Addr()), redistest.NewLink(t, dst.Addr())
-	c := newSidecar(t, setup{source: "redis://" + from.Addr(), target: "redis://" + to.Addr(), dbmap: "0=0,3=5", extra: []string{"--cutover.max_stall", "1m", "--cutover.max_lag", "10s"}})
+	c := newSidecar(t, setup{source: "redis://" + from.Addr(), target: "redis://" + to.Addr(), dbmap: "0=0,3=5", extra: []string{"--cutover.max_stall", "1m", "--cutover.max_lag", "10s", "--sync.heartbeat", "20s"}})
 	c.start("")
 	c.awaitReady()
 	client := redis.NewClient(&redis.Options{Addr: c.addr, Protocol: 3, ReadTimeout: time.Minute})

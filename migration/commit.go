@@ -43,7 +43,9 @@ func (a *attempt) journal(ctx context.Context) error {
 	ready := make(chan struct{})
 	go func() { // the other server is asked meanwhile what commit wants to know
 		defer close(ready)
-		a.watchRecord(ctx)
+		if a.commission == nil {
+			a.commission, _ = a.watchRecord(ctx) // commit asks again and says why
+		}
 	}()
 	err := a.decide(ctx, st)
 	<-ready
@@ -88,7 +90,7 @@ func (a *attempt) watchJournal(ctx context.Context) error {
 // watchRecord asks the entered server what is to be known before COMMITTED is written
 // there: that it is the process that was drained, and, where it is fenced since an earlier
 // switch, that the fence is ours to lower.
-func (a *attempt) watchRecord(ctx context.Context) {
+func (a *attempt) watchRecord(ctx context.Context) (*store.Watched, error) {
 	ok := a.filled
 	if f := a.record().Servers[a.to].Fence; f != nil {
 		ok = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
@@ -96,7 +98,7 @@ func (a *attempt) watchRecord(ctx context.Context) {
 			return func(c store.Asker, e store.Entry) error { return errors.Join(may(), holds(c, e)) }
 		}
 	}
-	a.commission, _ = a.watch(ctx, a.to, store.RecordKey, ok) // commit asks again and says why
+	return a.watch(ctx, a.to, store.RecordKey, ok)
 }
 
 func (a *attempt) watch(ctx context.Context, side router.Side, key string, ok store.Condition) (*store.Watched, error) {
@@ -127,12 +129,21 @@ const replicaPatience = 100 * time.Millisecond
 
 // keepDrained waits until the replicas of the entered server have what was drained:
 // nobody copies anything again once the journal is written, so a failover must not take
-// it away. It takes what is left of the stall budget at most.
+// it away. It takes what is left of the stall budget at most. Where there are none, the
+// connection that has found that out is kept for commit.
 func (a *attempt) keepDrained(ctx context.Context) error {
 	patience := min(a.opt.MaxStall-time.Since(a.held), a.cfg.Proxy.DialTimeout/2)
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 	defer cancel()
-	err := a.publishReplicated(ctx, a.to, store.RecordKey, a.filled, patience)
+	w, err := a.watchRecord(ctx)
+	if err == nil && w.Alone() {
+		a.commission = w
+		return nil
+	}
+	w.Close(ctx)
+	if err == nil {
+		err = a.publishReplicated(ctx, a.to, store.RecordKey, a.filled, patience)
+	}
 	switch {
 	case err != nil && refusedForGood(err):
 		a.log.Warn("whether the replicas have what was drained cannot be asked", "server", a.ids[a.to].Pool().String(), "error", err)

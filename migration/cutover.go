@@ -47,7 +47,7 @@ func (e *Refused) Error() string {
 const (
 	sampleTime   = time.Millisecond
 	sampleHands  = 2
-	sampleChunk  = 25
+	sampleChunk  = 10
 	sampleChoice = 200
 )
 
@@ -176,6 +176,7 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	m.current = &attempted{from: from, dryRun: o.DryRun, rehearse: o.Rehearse}
 	m.mu.Unlock()
 	err := a.walk(ctx)
+	m.opt.File.Calm()
 	a.dropWatched(ctx)
 	a.dropReins()
 	m.mu.Lock()

@@ -194,6 +194,9 @@ func (a *attempt) lagGate(ctx context.Context) error {
 	if err := a.warm(ctx); err != nil {
 		return err
 	}
+	if err := a.Migration.opt.File.Brisk(); err != nil { // it can be done without
+		a.log.Warn("the state file is written the slow way while clients wait", "error", err)
+	}
 	if err := a.watchFence(ctx); err != nil {
 		return err
 	}

@@ -17,7 +17,10 @@ type File struct {
 	path string
 	lock *os.File
 
-	mu sync.Mutex // held while the file is written or synced
+	mu    sync.Mutex // held while the file is written or synced
+	brisk *os.File   // where what need not be durable is saved; nil: into the file itself
+	at    int64      // in it
+	newer bool       // it has what was saved last
 }
 
 // OpenFile takes the file for this process. The lock is the kernel's and ends
@@ -40,7 +43,7 @@ func OpenFile(path string) (*File, error) {
 // Path returns where the file is.
 func (f *File) Path() string { return f.path }
 
-// Load reads the entry; ok is false when there is no file.
+// Load reads the newest entry; ok is false when there is no file.
 func (f *File) Load() (e Entry, ok bool, err error) {
 	text, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +59,7 @@ func (f *File) Load() (e Entry, ok bool, err error) {
 	if err != nil {
 		return Entry{}, false, fmt.Errorf("reading the state file %s: it is not one of ours, or damaged (%w); when it is certain that no cutover was begun, move it away and start again", f.path, err)
 	}
-	return e, true, nil
+	return f.newest(e), true, nil
 }
 
 // Save replaces the file as a whole. With durable it returns only once the disk
@@ -75,6 +78,10 @@ func (f *File) save(e Entry, durable bool) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !durable && f.saveBriskly(e) {
+		return nil
+	}
+	f.newer = false
 	tmp, err := os.OpenFile(f.path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -101,15 +108,23 @@ func (f *File) Settle(done func(error)) {
 	f.mu.Lock()
 	go func() {
 		defer f.mu.Unlock()
-		err := syncAt(f.path)
-		if err == nil {
-			err = syncAt(filepath.Dir(f.path))
-		}
+		err := f.sync()
 		if err != nil {
 			err = fmt.Errorf("syncing the state file %s: %w", f.path, err)
 		}
 		done(err)
 	}()
+}
+
+// sync has the disk take what was saved last.
+func (f *File) sync() error {
+	if f.newer {
+		return dataSync(f.brisk)
+	}
+	if err := syncAt(f.path); err != nil {
+		return err
+	}
+	return syncAt(filepath.Dir(f.path))
 }
 
 // syncAt has the disk take a file, or a folder's names.
@@ -125,5 +140,6 @@ func syncAt(path string) error {
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closeBrisk()
 	return f.lock.Close()
 }

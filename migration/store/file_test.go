@@ -254,3 +254,89 @@ func TestSettle(t *testing.T) {
 		t.Errorf("a file that is gone: %v", err)
 	}
 }
+
+// While clients wait entries go beside the file, and whoever comes next finds the last one.
+func TestFileSavesBriskly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	f := open(t, path)
+	save := func(e store.Entry, durable bool) {
+		t.Helper()
+		if err := f.Save(e, durable); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(when string, e store.Entry) {
+		t.Helper()
+		if got, ok, err := f.Load(); err != nil || !ok || got.ID != e.ID || got.Token != e.Token || got.Seq != e.Seq {
+			t.Errorf("%s: %+v, %v, %v; want %+v", when, got, ok, err, e)
+		}
+	}
+	inFile := func() (e store.Entry) {
+		t.Helper()
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(text, &e)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	save(entry("a", 1, 1), true)
+	for round := range uint64(3) { // over the lines of the rounds before
+		from := 10 * (round + 1)
+		if err := f.Brisk(); err != nil {
+			t.Fatal(err)
+		}
+		for seq := from; seq < from+5; seq++ {
+			save(entry("a", 1, seq), false)
+			want("saved briskly", entry("a", 1, seq))
+		}
+		if was := inFile(); was.Seq >= from {
+			t.Errorf("the file has %d already", was.Seq)
+		}
+		settled := make(chan error)
+		f.Settle(func(err error) { settled <- err })
+		if err := <-settled; err != nil {
+			t.Error(err)
+		}
+		save(entry("a", 1, from+5), true)
+		want("durably, in between", entry("a", 1, from+5))
+		if inFile().Seq != from+5 {
+			t.Error("what is to be durable is not in the file")
+		}
+		save(entry("a", 1, from+6), false)
+		f.Calm()
+		want("afterwards", entry("a", 1, from+6))
+		if round == 1 {
+			save(entry("a", 1, from+7), false)
+			want("calmly", entry("a", 1, from+7))
+		}
+	}
+	beside, err := os.OpenFile(path+".hold", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := beside.WriteAt([]byte(`00000000 {"id":"a","token":9,"seq":1,"da`), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := beside.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want("with a line that was torn off", entry("a", 1, 36))
+	save(entry("b", 1, 1), false)
+	want("of another migration", entry("b", 1, 1))
+	if err := f.Brisk(); err != nil {
+		t.Fatal(err)
+	}
+	save(store.Entry{ID: "b", Token: 1, Seq: 2, Data: json.RawMessage(`"` + strings.Repeat("x", 1<<18) + `"`)}, false)
+	if inFile().Seq != 2 {
+		t.Error("what has no room beside the file is not in it")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if e, ok, err := f.Load(); ok || err != nil {
+		t.Errorf("without the file what is beside it counts: %+v, %v", e, err)
+	}
+}

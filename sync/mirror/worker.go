@@ -52,6 +52,7 @@ func (w *worker) dial(ctx context.Context) (*conn.Wire, error) {
 // answer that nobody waits for would be a write that may still arrive.
 func (w *worker) run() {
 	defer w.pipe.Close()
+	_ = w.pipe.Connect(w.l.m.ctx) // whoever is first needed while clients wait has no time for it
 	for {
 		next, ok := w.next()
 		if !ok {

@@ -210,6 +210,10 @@ func (p *Pipe) Close() {
 	p.src, p.dst = nil, nil
 }
 
+// Connect makes the wires before there is anything to do. An error is told again by the Step
+// that needs them.
+func (p *Pipe) Connect(ctx context.Context) error { return p.connect(ctx) }
+
 func (p *Pipe) connect(ctx context.Context) (err error) {
 	if p.src == nil {
 		if p.src, err = p.ways.Source(ctx); err != nil {
