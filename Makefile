@@ -60,7 +60,7 @@ failpoints: ## every fault at every step of a cutover and of a rollback
 	E2E_FAILPOINTS=all $(GO) test ./e2e -run '^TestFailpoints$$' -count 1 -parallel 6 -v -timeout 2h
 
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
-	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders; do \
+	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders internal/keyspec:FuzzKeys; do \
 		$(GO) test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
 	done
 
