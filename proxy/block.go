@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/keyspec"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/tidwall/redcon"
 )
@@ -35,7 +36,7 @@ func (f blockForm) index(args [][]byte) int {
 			return 1
 		}
 	case option:
-		streams := streamsAt(args)
+		streams := keyspec.Streams(args)
 		for i := 1; i < streams-1; i++ {
 			switch {
 			case is(args[i], "block"):

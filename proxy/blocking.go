@@ -3,6 +3,7 @@ package proxy
 import (
 	"time"
 
+	"github.com/crossfade/crossfade/internal/keyspec"
 	"github.com/crossfade/crossfade/internal/resp"
 )
 
@@ -100,7 +101,7 @@ func (s *session) askID(turn *turn) error {
 // that nothing is missed when the command is said again later. Where the server
 // does not tell, $ stays.
 func (s *session) lastIDs(args [][]byte) error {
-	at := streamsAt(args)
+	at := keyspec.Streams(args)
 	if at < 0 {
 		return nil
 	}

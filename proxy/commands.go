@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/internal/keyspec"
 )
 
 // verb says what a session must know about a command. Everything that is not in
@@ -52,18 +52,21 @@ const (
 type spec struct {
 	name   string
 	verb   verb
-	keys   func(args [][]byte) []string // keys that may change without a notification
 	block  blockForm
 	cursor int  // index of the cursor argument of the SCAN family
-	reads  bool // a read-only script
+	reads  bool // a read-only script, or a module's command that changes nothing
 	set    byte // which set of subscriptions: channels, patterns, shard channels
 	share  bool // may travel on a connection that others use too
 	family family
-	writes *writeForm // nil: it changes no keys, or none that can be told
+	silent bool      // its keys may change without a notification
+	writes bool      // it changes keys that can be told
+	reply  replyForm // … and what its reply says of that
 	// elements is nil for commands that do not name all elements of the key that they change.
 	elements *elementForm
 	read     *readForm // nil unless both servers can be asked it and compared
-	row      uint16    // its number in rows
+	// command says where its keys are; nil where nobody does, or where there are none.
+	command *keyspec.Command
+	row     uint16 // its number in rows
 }
 
 // The sets of subscriptions.
@@ -103,7 +106,7 @@ var table = func() map[string]*spec {
 	add(spec{verb: vBlock, block: blockForm{at: last, seconds: true}}, "blpop", "brpop", "blmove", "brpoplpush", "bzpopmin", "bzpopmax")
 	add(spec{verb: vBlock, block: blockForm{at: first, seconds: true}}, "blmpop", "bzmpop")
 	add(spec{verb: vBlock, block: blockForm{at: option}}, "xread")
-	add(spec{verb: vBlock, block: blockForm{at: option}, keys: streamKeys}, "xreadgroup")
+	add(spec{verb: vBlock, block: blockForm{at: option}, silent: true}, "xreadgroup")
 	add(spec{verb: vBlock, block: blockForm{at: last}}, "wait", "waitaof")
 	add(spec{verb: vScan, cursor: 1}, "scan")
 	add(spec{verb: vScan, cursor: 2}, "sscan", "hscan", "zscan")
@@ -112,18 +115,18 @@ var table = func() map[string]*spec {
 	add(spec{verb: vSwapDB}, "swapdb")
 	add(spec{verb: vMove}, "move")
 	add(spec{verb: vCopy}, "copy")
-	add(spec{verb: vEval, keys: numKeys}, "eval")
+	add(spec{verb: vEval, silent: true}, "eval")
 	add(spec{verb: vEval, reads: true}, "eval_ro")
-	add(spec{verb: vEvalSHA, keys: numKeys}, "evalsha")
+	add(spec{verb: vEvalSHA, silent: true}, "evalsha")
 	add(spec{verb: vEvalSHA, reads: true}, "evalsha_ro")
-	add(spec{verb: vFcall, keys: numKeys}, "fcall")
+	add(spec{verb: vFcall, silent: true}, "fcall")
 	add(spec{verb: vFcall, reads: true}, "fcall_ro")
 	add(spec{verb: vScript}, "script")
 	add(spec{verb: vFunction}, "function")
-	add(spec{verb: vSilent, keys: firstKey}, "xack", "xclaim", "xautoclaim", "xackdel", "xdelex")
+	add(spec{verb: vSilent, silent: true}, "xack", "xclaim", "xautoclaim", "xackdel", "xdelex")
 	// Vector sets of Redis 8: its own type, but as silent as modules may be.
-	add(spec{verb: vSilent, keys: firstKey}, "vadd", "vrem", "vsetattr")
-	add(spec{verb: vSilent, keys: allKeys}, "pfcount")
+	add(spec{verb: vSilent, silent: true}, "vadd", "vrem", "vsetattr")
+	add(spec{verb: vSilent, silent: true}, "pfcount")
 	add(spec{verb: vReadonly}, "readonly")
 	add(spec{verb: vReadwrite}, "readwrite")
 	add(spec{verb: vNoData}, "ping", "echo", "command", "info", "config", "time", "acl", "publish", "spublish", "pubsub",
@@ -131,16 +134,20 @@ var table = func() map[string]*spec {
 	add(spec{verb: vReplconf}, "replconf")
 	// Nothing special, but known to leave nothing behind at the connection.
 	add(spec{verb: plain}, "debug", "memory", "save", "bgsave", "bgrewriteaof", "shutdown", "failover", "replicaof", "slaveof",
-		"cluster", "asking", "migrate", "xgroup", "xinfo", "xsetid", "pfdebug", "pfselftest", "restore-asking", "commandlog")
+		"cluster", "asking", "migrate", "xgroup", "xinfo", "xsetid", "pfdebug", "pfselftest", "restore-asking", "commandlog",
+		"vcard", "vdim", "vemb", "vgetattr", "vinfo", "vismember", "vlinks", "vrandmember", "vsim")
 	for _, name := range strings.Fields(shareable) {
 		if m[name] == nil {
 			add(spec{verb: plain}, name)
 		}
 		m[name].share = true
 	}
-	formsOf(m)
+	writersOf(m)
 	elementsOf(m)
 	readsOf(m)
+	for name, s := range m {
+		s.command = keyspec.Named(name)
+	}
 	return m
 }()
 
@@ -168,13 +175,12 @@ var plainSpec = &spec{}
 
 // modules are the commands of modules that are known to leave nothing behind at the
 // connection: what their names begin with, up to the dot, or the whole names.
-var modules = [...]string{"json.", "ft.", "bf.", "cf.", "cms.", "topk.", "tdigest.", "ts.", "graph.",
-	"vadd", "vcard", "vdim", "vemb", "vgetattr", "vinfo", "vismember", "vlinks", "vrandmember", "vrange", "vrem", "vsetattr", "vsim"}
+var modules = [...]string{"json.", "ft.", "bf.", "cf.", "cms.", "topk.", "tdigest.", "ts.", "graph.", "vrange"}
 
 // mayTie reports whether a command is unknown to the point that it might tell the
 // server something about the connection: who the client is, say.
 func (s *spec) mayTie(word []byte) bool {
-	if s != plainSpec {
+	if s.row != 0 {
 		return false
 	}
 	if i := bytes.IndexByte(word, '.'); i >= 0 {
@@ -280,64 +286,23 @@ func is(arg []byte, word string) bool {
 	return len(arg) == len(word) && strings.EqualFold(string(arg), word)
 }
 
-func firstKey(args [][]byte) []string {
-	if len(args) < 2 {
-		return nil
+// keys appends where the keys of a command are.
+func (s *spec) keys(dst []keyspec.Key, args [][]byte) []keyspec.Key {
+	if s.command == nil {
+		return dst
 	}
-	return []string{string(args[1])}
+	return s.command.Keys(dst, args)
 }
 
-func allKeys(args [][]byte) []string {
-	var keys []string
-	for _, a := range args[1:] {
-		keys = append(keys, string(a))
-	}
-	return keys
-}
-
-// numKeys reads "EVAL body numkeys key …".
-func numKeys(args [][]byte) []string {
-	if len(args) < 3 {
-		return nil
-	}
-	n, ok := resp.Integer(args[2])
-	if !ok || n < 0 || n > int64(len(args)-3) {
-		return nil
-	}
-	keys := make([]string, 0, n)
-	for _, a := range args[3 : 3+n] {
-		keys = append(keys, string(a))
-	}
-	return keys
-}
-
-// streamKeys reads "… STREAMS key … id …".
-func streamKeys(args [][]byte) []string {
-	at := streamsAt(args)
-	if at < 0 {
-		return nil
-	}
-	rest := args[at+1:]
-	var keys []string
-	for _, a := range rest[:len(rest)/2] {
-		keys = append(keys, string(a))
-	}
-	return keys
-}
-
-// streamsAt finds the word STREAMS of XREAD and XREADGROUP, -1 when there is
-// none. Options before it are read as Redis does, so that a group or consumer
-// called "streams" is not taken for it.
-func streamsAt(args [][]byte) int {
-	for i := 1; i < len(args); i++ {
-		switch {
-		case is(args[i], "streams"):
-			return i
-		case is(args[i], "count"), is(args[i], "block"):
-			i++
-		case is(args[i], "group"):
-			i += 2
+// keysIn returns the keys of a command that become one of these.
+func (s *spec) keysIn(args [][]byte, use keyspec.Use) (keys []string) {
+	for _, k := range s.keys(nil, args) {
+		if k.Use&use != 0 {
+			keys = append(keys, string(args[k.At]))
 		}
 	}
-	return -1
+	return keys
 }
+
+// anyUse is for all keys of a command.
+const anyUse = keyspec.RO | keyspec.Writes

@@ -47,7 +47,7 @@ var members = [families]string{
 		zrandmember zrange zrangebylex zrangebyscore zrangestore zrank zrem zremrangebylex zremrangebyrank zremrangebyscore
 		zrevrange zrevrangebylex zrevrangebyscore zrevrank zscan zscore zunion zunionstore
 		geoadd geodist geohash geopos georadius georadius_ro georadiusbymember georadiusbymember_ro geosearch geosearchstore
-		vadd vrem vsetattr`,
+		vadd vcard vdim vemb vgetattr vinfo vismember vlinks vrandmember vrem vsetattr vsim`,
 	fStream: `xadd xdel xdelex xlen xpending xrange xrevrange xtrim xread xreadgroup xack xackdel xclaim xautoclaim
 		xgroup xinfo xsetid`,
 	fPubsub:      "publish spublish pubsub subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe",

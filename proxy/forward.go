@@ -3,6 +3,7 @@ package proxy
 import (
 	"time"
 
+	"github.com/crossfade/crossfade/internal/keyspec"
 	"github.com/tidwall/redcon"
 )
 
@@ -35,7 +36,7 @@ func (s *session) barred(sp *spec) string {
 
 // dispatch forwards one command. The session holds a ticket of the gate.
 func (s *session) dispatch(cmd redcon.Command) error {
-	sp := lookup(cmd.Args[0])
+	sp := s.srv.rowOf(cmd.Args[0])
 	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(cmd.Args), len(cmd.Raw)), sp, cmd.Args
 	if s.home != nil && (!sp.share || len(cmd.Raw) > shareRequest) {
 		s.pinnedAt = time.Now()
@@ -93,8 +94,8 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 
 // describe fills in what the observer and the state need to know.
 func (s *session) describe(it *item) {
-	if it.spec.keys != nil {
-		it.keys = it.spec.keys(it.args)
+	if it.spec.silent {
+		it.keys = it.spec.keysIn(it.args, anyUse)
 	}
 	switch it.spec.verb {
 	case vClient:
@@ -118,8 +119,8 @@ func (s *session) describe(it *item) {
 func (s *session) describeWrites(it *item, args [][]byte) {
 	switch {
 	case !s.srv.wantsWrites():
-	case it.spec.writes != nil:
-		it.spec.writes.each(args, func(key []byte) { it.wrote = append(it.wrote, string(key)) })
+	case it.spec.writes:
+		it.wrote = it.spec.keysIn(args, keyspec.Writes)
 	case it.spec.mayWrite():
 		it.unknown = true
 	}
@@ -135,7 +136,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 				return s.blocking(sp, cloneArgs(cmd.Args), at, d, forever)
 			}
 		}
-		if sp.keys == nil {
+		if !sp.silent {
 			return s.pushPlain(cmd.Raw)
 		}
 	case vScan:
@@ -302,8 +303,8 @@ func (s *session) pushPlain(raw []byte) error {
 	c := s.cur
 	if s.srv.wantsWrites() {
 		switch {
-		case s.curSpec.writes != nil:
-			c.keys = s.fifo.calls.keys.keep(s.curSpec.writes, s.curArgs)
+		case s.curSpec.writes:
+			c.keys = s.fifo.calls.keys.keep(s.curSpec, s.curArgs, raw != nil)
 		case s.curSpec.mayWrite():
 			c.keys = unkept
 		}

@@ -322,7 +322,7 @@ func (ln *lane) compare(r *readOnce, got shape, raw []byte, now, sent int64) {
 	default:
 		count.differed.Add(1)
 		if m.obs != nil {
-			read := ShadowRead{DB: ln.db, Keys: sp.read.keysOf(raw), Command: sp.name, Family: sp.family.String()}
+			read := ShadowRead{DB: ln.db, Keys: sp.keysOf(raw), Command: sp.name, Family: sp.family.String()}
 			if len(raw) <= mostAgain {
 				kept := bytes.Clone(raw)
 				read.Again = func(ctx context.Context) (bool, error) { return ln.again(ctx, sp.read.how, kept) }
@@ -375,7 +375,7 @@ func (l *link) exchange(ctx context.Context, raw []byte) ([]byte, error) {
 }
 
 // keysOf returns the keys that a request names.
-func (r *readForm) keysOf(raw []byte) (keys []string) {
+func (s *spec) keysOf(raw []byte) []string {
 	var args [][]byte
 	for _, el := range resp.Elements(raw) {
 		text, _, ok := resp.Text(el)
@@ -384,6 +384,5 @@ func (r *readForm) keysOf(raw []byte) (keys []string) {
 		}
 		args = append(args, text)
 	}
-	r.keys.each(args, func(key []byte) { keys = append(keys, string(key)) })
-	return keys
+	return s.keysIn(args, anyUse)
 }

@@ -45,8 +45,8 @@ type handedOn struct {
 // submitted notes that a request of g was added to what waits for t.
 func (l *loop) submitted(t *trunk, g *guest, sp *spec, args [][]byte, raw []byte) {
 	c := sp.call(g.readAt, len(args), len(raw))
-	if l.watching && sp.writes != nil {
-		c.keys = t.calls.keys.keep(sp.writes, args)
+	if l.watching && sp.writes {
+		c.keys = t.calls.keys.keep(sp, args, true)
 	}
 	if l.books != nil && sp.elements != nil && t.side == l.route.Side {
 		c.elements = t.calls.elements.begin(l.books, l.route, t.db, sp.elements, args)

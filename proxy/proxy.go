@@ -118,6 +118,8 @@ type Server struct {
 	turns    turns // of those who block
 	names    names
 	counters map[string]*counter
+	learning sync.Mutex
+	learned  atomic.Pointer[map[string]*spec] // commands that are not in the table, by name
 
 	commands, received, sent, accepted, refused, overflowed atomic.Int64
 

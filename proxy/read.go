@@ -13,10 +13,9 @@ import (
 // doings or on the order of a hash table (RANDOMKEY, SRANDMEMBER, OBJECT, DUMP, SCAN,
 // DBSIZE, …) is not among them.
 
-// A readForm says how the replies to a read are compared, and where its keys are.
+// A readForm says how the replies to a read are compared.
 type readForm struct {
 	how   comparison
-	keys  writeForm
 	words int // how many the command may have; 0: any number
 }
 
@@ -33,15 +32,14 @@ const (
 	dateInSecond            // the same
 )
 
-// reads are the commands that can be asked twice, each with where its keys are, as
-// with writers. (XPENDING with a range tells how long entries have been idle.)
+// reads are the commands that can be asked twice. (XPENDING with a range tells how long entries have been idle.)
 var reads = map[comparison]string{
-	everyByte: `get getrange substr strlen getbit bitcount bitpos bitfield_ro digest mget:1,-1,1 exists:1,-1,1 lcs:1,2,1 type
+	everyByte: `get getrange substr strlen getbit bitcount bitpos bitfield_ro digest mget exists lcs type
 		hget hmget hexists hlen hstrlen hexpiretime hpexpiretime lindex llen lpos lrange
-		scard sismember smismember sintercard:n1 zcard zcount zlexcount zmscore zscore zrank zrevrank zrange zrangebylex
-		zrangebyscore zrevrange zrevrangebylex zrevrangebyscore zdiff:n1 zinter:n1 zintercard:n1 zunion:n1
+		scard sismember smismember sintercard zcard zcount zlexcount zmscore zscore zrank zrevrank zrange zrangebylex
+		zrangebyscore zrevrange zrevrangebylex zrevrangebyscore zdiff zinter zintercard zunion
 		geodist geohash geopos xlen xrange xrevrange xpending`,
-	anyOrder:     "smembers sinter:1,-1,1 sunion:1,-1,1 sdiff:1,-1,1 hkeys hvals geosearch georadius_ro georadiusbymember_ro",
+	anyOrder:     "smembers sinter sunion sdiff hkeys hvals geosearch georadius_ro georadiusbymember_ro",
 	pairsAnyWay:  "hgetall",
 	millisLeft:   "pttl",
 	secondsLeft:  "ttl",
@@ -55,10 +53,9 @@ var mostWords = map[string]int{"xpending": 3}
 // readsOf puts the reads into the command table.
 func readsOf(table map[string]*spec) {
 	for how, names := range reads {
-		for word := range strings.FieldsSeq(names) {
-			name, where, _ := strings.Cut(word, ":")
+		for name := range strings.FieldsSeq(names) {
 			if s := table[name]; s != nil {
-				s.read = &readForm{how: how, keys: placesOf(where), words: mostWords[name]}
+				s.read = &readForm{how: how, words: mostWords[name]}
 			}
 		}
 	}

@@ -113,9 +113,11 @@ func (s *Server) count(it *item) {
 	name := ""
 	switch it.spec.verb {
 	case vSilent, vFlushAll, vFlushDB, vSwapDB:
-		name = it.spec.name
+		if it.spec.row != 0 {
+			name = it.spec.name
+		}
 	case vBlock:
-		if it.spec.keys != nil {
+		if it.spec.silent {
 			name = it.spec.name
 		}
 	case vEval, vEvalSHA, vFcall:

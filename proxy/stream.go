@@ -23,7 +23,7 @@ func (s *session) stream() (bool, error) {
 	if !ok || s.multi || s.srv.whole.Load() || s.mayRead() {
 		return false, nil
 	}
-	sp := lookup(head[0])
+	sp := s.srv.rowOf(head[0])
 	if sp.verb != plain && sp.verb != vNoData {
 		return false, nil
 	}
@@ -33,10 +33,7 @@ func (s *session) stream() (bool, error) {
 		return false, nil
 	}
 	s.pinnedAt = time.Now()
-	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(head)+1, 0), sp, nil
-	if w := sp.writes; w != nil && w.numkeys == 0 && w.last > 0 && w.last < len(head) { // all its keys have come
-		s.curArgs = head
-	}
+	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(head)+1, 0), sp, head
 	if err := s.enter(); err != nil {
 		return false, err
 	}

@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
-	"github.com/crossfade/crossfade/internal/resp"
 )
 
 // turnPatience is how long who waits in line lets others go first: one whose connection
@@ -160,20 +158,12 @@ func (t *turns) remove(x *turn) {
 // awaited returns what a command that blocks waits for, where who came first is served
 // first. Whoever reads a stream without a group is served with all others.
 func awaited(sp *spec, args [][]byte, db int) []string {
-	var keys []string
-	switch sp.name {
-	case "xread", "wait", "waitaof":
+	if sp.name == "xread" {
 		return nil
-	case "xreadgroup":
-		keys = streamKeys(args)
-	case "blmove", "brpoplpush":
-		keys = firstKey(args)
-	case "blmpop", "bzmpop":
-		if n, ok := resp.Integer(args[2]); ok && n > 0 && n <= int64(len(args)-3) {
-			keys = allKeys(args[2 : 3+n])
-		}
-	default:
-		keys = allKeys(args[:len(args)-1])
+	}
+	keys := sp.keysIn(args, anyUse)
+	if sp.name == "blmove" || sp.name == "brpoplpush" { // the other one is where it goes
+		keys = keys[:min(len(keys), 1)]
 	}
 	slices.Sort(keys)
 	keys = slices.Compact(keys)

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"strings"
 
-	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/internal/keyspec"
 )
 
 // Write is what the proxy knows of a key after a command was answered.
@@ -29,14 +29,6 @@ type WriteObserver interface {
 	Wrote(writes []Write)
 }
 
-// A writeForm says which keys a command may change and what its reply tells.
-type writeForm struct {
-	first, last, step int  // of the keys among its words; last counts from the end when negative
-	numkeys           int  // the word that says how many keys follow, or 0
-	store             bool // only the word after STORE
-	reply             replyForm
-}
-
 // replyForm says when a reply proves a change, and when that nothing has changed.
 type replyForm uint8
 
@@ -49,86 +41,29 @@ const (
 	someChanges                     // nil or empty is nothing, all else proves it
 )
 
-// writers are the commands that change keys, by what their replies tell. A name
-// may be followed by where its keys are, 1 without. (Server sources: what calls
-// notifyKeyspaceEvent, and when.)
+// writers are the commands that change keys, by what their replies tell. (Server
+// sources: what calls notifyKeyspaceEvent, and when.)
 var writers = map[replyForm]string{
-	okChanges:  "set setex psetex mset:1,-1,2 hmset lset",
+	okChanges:  "set setex psetex mset hmset lset",
 	anyChanges: "hset incr incrby incrbyfloat decr decrby lpush rpush hincrby hincrbyfloat getset",
-	countChanges: `del:1,-1,1 unlink:1,-1,1 sadd srem hdel expire expireat pexpire pexpireat persist setnx hsetnx lpushx rpushx
-		linsert lrem zrem zremrangebylex zremrangebyrank zremrangebyscore xdel xtrim msetnx:1,-1,2 pfadd`,
-	countMayChange: `zadd geoadd sinterstore sunionstore sdiffstore zinterstore zunionstore zdiffstore zrangestore geosearchstore`,
-	someChanges:    "spop lpop rpop getdel xadd zpopmin zpopmax lmove:1,2,1 rpoplpush:1,2,1",
-	mayChange: `append setbit zincrby setrange ltrim bitop:2,2,1 getex bitfield restore pfmerge hexpire hpexpire hexpireat hpexpireat
-		hpersist hgetdel hgetex hsetex delex delifeq rename:1,2,1 renamenx:1,2,1 smove:1,2,1 lmpop:n1 zmpop:n1 msetex:n1,2
-		sort:store georadius:store georadiusbymember:store
-		blpop:1,-2,1 brpop:1,-2,1 bzpopmin:1,-2,1 bzpopmax:1,-2,1 blmove:1,2,1 brpoplpush:1,2,1 blmpop:n2 bzmpop:n2
-		move copy:2,2,1 xgroup:2,2,1 xsetid xack xclaim xautoclaim xackdel xdelex`,
+	countChanges: `del unlink sadd srem hdel expire expireat pexpire pexpireat persist setnx hsetnx lpushx rpushx
+		linsert lrem zrem zremrangebylex zremrangebyrank zremrangebyscore xdel xtrim msetnx pfadd`,
+	countMayChange: "zadd geoadd sinterstore sunionstore sdiffstore zinterstore zunionstore zdiffstore zrangestore geosearchstore",
+	someChanges:    "spop lpop rpop getdel xadd zpopmin zpopmax lmove rpoplpush",
+	mayChange: `append setbit zincrby setrange ltrim bitop getex bitfield restore pfmerge hexpire hpexpire hexpireat hpexpireat
+		hpersist hgetdel hgetex hsetex delex delifeq rename renamenx smove lmpop zmpop msetex sort georadius georadiusbymember
+		blpop brpop bzpopmin bzpopmax blmove brpoplpush blmpop bzmpop
+		move copy migrate restore-asking xgroup xsetid xack xclaim xautoclaim xackdel xdelex`,
 }
 
-// formsOf puts the writers into the command table.
-func formsOf(table map[string]*spec) {
+// writersOf puts the writers into the command table.
+func writersOf(table map[string]*spec) {
 	for reply, names := range writers {
-		for word := range strings.FieldsSeq(names) {
-			name, where, _ := strings.Cut(word, ":")
-			form := placesOf(where)
-			form.reply = reply
+		for name := range strings.FieldsSeq(names) {
 			if s := table[name]; s != nil {
-				s.writes = &form
+				s.writes, s.reply = true, reply
 			}
 		}
-	}
-}
-
-// placesOf reads where a command's keys are: "first,last,step", the number of the word
-// that says how many follow, with an n before it and the step behind it, or "store".
-func placesOf(where string) writeForm {
-	form := writeForm{first: 1, last: 1, step: 1}
-	switch parts := strings.Split(where, ","); {
-	case where == "store":
-		form.store = true
-	case strings.HasPrefix(where, "n"):
-		form.numkeys = position(parts[0][1:])
-		if len(parts) == 2 {
-			form.step = position(parts[1])
-		}
-	case len(parts) == 3:
-		form.first, form.last, form.step = position(parts[0]), position(parts[1]), position(parts[2])
-	}
-	return form
-}
-
-func position(s string) int {
-	n, _ := resp.Integer([]byte(s))
-	return int(n)
-}
-
-// each calls f with each key that the command may change.
-func (w *writeForm) each(args [][]byte, f func(key []byte)) {
-	first, last := w.first, w.last
-	switch {
-	case w.store:
-		for i := len(args) - 2; i > 1; i-- {
-			if is(args[i], "store") || is(args[i], "storedist") {
-				f(args[i+1])
-				return
-			}
-		}
-		return
-	case w.numkeys > 0:
-		if len(args) <= w.numkeys {
-			return
-		}
-		n, ok := resp.Integer(args[w.numkeys])
-		if !ok || n < 0 || n > int64(len(args)-w.numkeys-1) {
-			return
-		}
-		first, last = w.numkeys+1, w.numkeys+int(n)*w.step
-	case last < 0:
-		last += len(args)
-	}
-	for i := first; i <= last && i < len(args); i += w.step {
-		f(args[i])
 	}
 }
 
@@ -157,21 +92,32 @@ func (r replyForm) proves(head [4]byte) (may, sure bool) {
 }
 
 const (
-	mostKept = 1 << 20         // bytes of keys in flight that are kept for one connection
-	unkept   = uint32(1) << 31 // a command whose keys are not
+	mostKept  = 1 << 20         // bytes of keys in flight that are kept for one connection
+	mostFound = 1 << 10         // places of them that are kept room for
+	unkept    = uint32(1) << 31 // a command whose keys are not
 )
 
 // keptKeys are those of the writes in flight on one connection, oldest first. The
 // zero value is ready.
 type keptKeys struct {
-	b    []byte // each with its length before it
-	head int
+	b     []byte // each with its length before it
+	head  int
+	found []keyspec.Key // of the command in hand
 }
 
-// keep remembers the keys that a command may change and returns what take wants.
-func (k *keptKeys) keep(w *writeForm, args [][]byte) uint32 {
-	if args == nil || len(k.b)-k.head > mostKept {
+// keep remembers the keys that a command may change and returns what take wants. Where
+// not all of its words have come, whole is false.
+func (k *keptKeys) keep(sp *spec, args [][]byte, whole bool) uint32 {
+	if len(k.b)-k.head > mostKept || sp.command == nil {
 		return unkept
+	}
+	if whole {
+		k.found = sp.command.Keys(k.found[:0], args)
+	} else {
+		var all bool
+		if k.found, all = sp.command.Head(k.found[:0], args); !all {
+			return unkept
+		}
 	}
 	if k.head == len(k.b) {
 		k.b, k.head = k.b[:0], 0
@@ -180,10 +126,15 @@ func (k *keptKeys) keep(w *writeForm, args [][]byte) uint32 {
 		k.head = 0
 	}
 	from := len(k.b)
-	w.each(args, func(key []byte) {
-		k.b = binary.LittleEndian.AppendUint32(k.b, uint32(len(key)))
-		k.b = append(k.b, key...)
-	})
+	for _, key := range k.found {
+		if key.Use&keyspec.Writes != 0 {
+			k.b = binary.LittleEndian.AppendUint32(k.b, uint32(len(args[key.At])))
+			k.b = append(k.b, args[key.At]...)
+		}
+	}
+	if cap(k.found) > mostFound {
+		k.found = nil
+	}
 	return uint32(len(k.b) - from)
 }
 
@@ -222,15 +173,15 @@ const mostWritten = 4096
 // what was kept of its keys.
 func (w *written) answered(db int, c call, kept []byte, head [4]byte) {
 	sp := rows[c.row]
-	if sp.writes == nil || c.keys == unkept {
+	if !sp.writes || c.keys == unkept {
 		w.list = append(w.list, writtenKey{db: db, row: c.row, unknown: true})
 		return
 	}
-	may, sure := sp.writes.reply.proves(head)
+	may, sure := sp.reply.proves(head)
 	if !may {
 		return
 	}
-	if sure && sp.writes.reply == countChanges && len(kept) > 4 && int(binary.LittleEndian.Uint32(kept))+4 < len(kept) {
+	if sure && sp.reply == countChanges && len(kept) > 4 && int(binary.LittleEndian.Uint32(kept))+4 < len(kept) {
 		sure = false // it does not say which of them
 	}
 	for len(kept) > 4 {
@@ -275,5 +226,5 @@ func (s *spec) mayWrite() bool {
 	case vEval, vEvalSHA, vFcall:
 		return !s.reads
 	}
-	return s.row == 0
+	return s.row == 0 && !s.reads
 }

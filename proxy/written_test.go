@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/crossfade/crossfade/internal/keyspec"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/redis/go-redis/v9"
@@ -197,9 +198,7 @@ func TestKeysOfWrites(t *testing.T) {
 		"SORT l STORE d": "d", "SORT l": "", "DEL a b c": "a b c", "MSET a 1 b 2": "a b", "BLPOP a b 0": "a b", "LMOVE a b LEFT LEFT": "a b", "COPY a b DB 3": "b",
 	} {
 		args, _ := resp.SplitArgs([]byte(line))
-		var keys []string
-		lookup(args[0]).writes.each(args, func(key []byte) { keys = append(keys, string(key)) })
-		if got := strings.Join(keys, " "); got != want {
+		if got := strings.Join(lookup(args[0]).keysIn(args, keyspec.Writes), " "); got != want {
 			t.Errorf("%s writes %q, want %q", line, got, want)
 		}
 	}

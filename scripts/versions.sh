@@ -23,6 +23,7 @@ while IFS='=' read -r name path; do
 	run "$name, shared" env REDIS_SERVER="$path" "${GO:-go}" test ./proxy -count 1 -timeout 30m
 	run "$name, pinned" env REDIS_SERVER="$path" "${GO:-go}" test ./proxy -count 1 -timeout 30m -args -upstream pinned
 done <bin/servers.list
+run "keys" "${GO:-go}" test ./internal/keyspec -run TestOtherServers -count 1 -timeout 30m
 run "copies" "${GO:-go}" test ./sync/value -run TestAcrossVersions -count 1 -timeout 30m
 run "migrations" "${GO:-go}" test ./e2e -run TestMatrix -count 1 -timeout 2h
 [ -z "$failed" ] || { echo "versions: failed:$failed" >&2; exit 1; }
