@@ -154,6 +154,28 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 	return err
 }
 
+// markDrained leaves a mark on the entered server behind the last copy. A server keeps what
+// it was told in order, so one that has the mark after a restart has all of them: whoever
+// finishes the switch looks for it. One that has restarted since it was drained is none of
+// ours, and the attempt ends.
+func (a *attempt) markDrained(ctx context.Context) error {
+	to := a.ids[a.to].Pool()
+	p := to.DB(0).Pipeline()
+	holds := a.forward.Filled(ctx, p)
+	mark := p.Set(ctx, store.DrainedKey, a.record().drainedMark(), 0)
+	_, _ = p.Exec(ctx) // each has its own error
+	if err := holds(); err != nil {
+		return err
+	}
+	switch err := mark.Err(); {
+	case err != nil && refusedForGood(err):
+		a.log.Warn("should this process die now, nobody can tell whether all was copied", "server", to.String(), "error", err)
+	case err != nil:
+		return fmt.Errorf("writing %s on %s: %w", store.DrainedKey, to, err)
+	}
+	return nil
+}
+
 // filled is the condition that the entered server is the process that was drained.
 func (a *attempt) filled(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 	holds := a.forward.Filled(ctx, p)

@@ -97,10 +97,13 @@ func TestATargetWithoutTheDrainIsNotTold(t *testing.T) {
 	early := func(m *Migration) { m.rec.Phase = SoftFenced }
 	for name, tt := range map[string]struct {
 		there  func(*Migration) // what the target knows of; nil: nothing
+		mark   uint64           // and of which switch it has all copies
 		accept bool
 		told   bool
 	}{
-		"it has all":                         {there: verifying, told: true},
+		"it has all, and so have replicas":   {there: verifying, told: true},
+		"it has all":                         {there: early, mark: testToken, told: true},
+		"it has what was copied before":      {there: early, mark: testToken - 1},
 		"it has lost all":                    {},
 		"it has lost the last copies":        {there: early},
 		"it is in the state of another time": {there: earlier},
@@ -125,6 +128,9 @@ func TestATargetWithoutTheDrainIsNotTold(t *testing.T) {
 					t.Fatal(err)
 				}
 				decided()
+			}
+			if tt.mark > 0 {
+				do(t, target.Client(0), "SET", store.DrainedKey, Record{ID: m.rec.ID, Switch: &Switch{Token: tt.mark}}.drainedMark())
 			}
 			m.rec.Token, m.rec.Seq = testToken+1, m.rec.Seq+1 // as whoever finishes it
 			if err := m.rollForward(t.Context()); err != nil {

@@ -28,6 +28,7 @@ func (a *attempt) frozenCheck(ctx context.Context) error {
 	together, tctx := errgroup.WithContext(ctx)
 	together.Go(func() error { return a.compareFrozen(tctx) })
 	together.Go(func() error { return a.keepDrained(tctx) })
+	together.Go(func() error { return a.markDrained(tctx) })
 	together.Go(func() error { return a.watchJournal(tctx) })
 	return together.Wait()
 }

@@ -257,16 +257,27 @@ func (m *Migration) commitAgain(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("on %s: %w", to, err)
 	}
-	if ok && r.drainedIn(e) || m.cfg.Sync.AcceptLoss {
+	mark, err := to.DB(0).Get(ctx, store.DrainedKey).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("reading %s on %s: %w", store.DrainedKey, to, err)
+	}
+	if mark == r.drainedMark() || ok && r.drainedIn(e) || m.cfg.Sync.AcceptLoss {
 		return m.commit(ctx, nil)
 	}
 	m.log.Error("the switch is decided, and the server that was to be entered has come back without all that was copied to it; the applications go on there, and the server that was left is kept as it is", "entered", to.String(), "left", m.ids[r.Switch.From].Pool().String())
 	return m.save(true, func(r *Record) { r.Phase, r.Side, r.Epoch = Committed, r.Switch.To, r.Epoch+1 })
 }
 
+// drainedMark is what markDrained writes for the switch that r tells of.
+func (r Record) drainedMark() string {
+	if r.Switch == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s %d", r.ID, r.Switch.Token)
+}
+
 // drainedIn reports whether e, which the entered server has, was written behind the last
-// copy of the switch that r tells of, see keepDrained. A server keeps what it was told in
-// order, so then it has all of them.
+// copy of the switch that r tells of, see keepDrained.
 func (r Record) drainedIn(e store.Entry) bool {
 	if e.ID != r.ID {
 		return false

@@ -155,7 +155,7 @@ func (m *Migration) removeKeys(ctx context.Context, side router.Side) (removed i
 			keys = append(keys, beat, beat+mirror.ProbeSuffix, beat+mirror.ProbeExpiresSuffix)
 		}
 		if db == 0 {
-			keys = append(keys, store.RecordKey, store.JournalKey, store.FenceKey, store.SeatKey)
+			keys = append(keys, store.RecordKey, store.JournalKey, store.FenceKey, store.SeatKey, store.DrainedKey)
 		}
 		iter := c.Scan(ctx, 0, value.TempPrefix+"*", 1000).Iterator()
 		for iter.Next(ctx) {

@@ -41,6 +41,7 @@ var ErrOther = errors.New("the record of another migration is there")
 const (
 	RecordKey  = "crossfade:record"  // on the server that is entered: the state of the migration
 	JournalKey = "crossfade:journal" // on the server that is left: the point of no return
+	DrainedKey = "crossfade:drained" // on the server that is entered: the switch whose copies are all there
 	FenceKey   = "crossfade:fence"   // on the server that is left: the token of whoever may fence it
 )
 
