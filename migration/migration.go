@@ -12,6 +12,7 @@ import (
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/internal/elements"
+	"github.com/crossfade/crossfade/internal/keyspec"
 	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
@@ -40,6 +41,8 @@ type Traffic interface {
 	Scripts() []string
 	// UpstreamAddrs returns the local addresses of the sessions' connections.
 	UpstreamAddrs(side router.Side) map[string]struct{}
+	// Learn takes what a server says of its commands.
+	Learn(commands []keyspec.Command)
 	// Silent counts commands that no notification reports, see mirror.Config.
 	Silent() (forwarded, finished map[string]int64)
 	// Shadow has so many of a hundred plain reads that go to the source asked of the
@@ -263,6 +266,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Only:                m.opt.Only,
 		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
+		Learn:               func(ctx context.Context) { m.learn(ctx, from) },
 		Remembers:           func(ctx context.Context) error { return m.remembers(ctx, from) },
 		Silent:              m.traffic.Silent,
 		Scripts:             m.traffic.Scripts,
@@ -303,7 +307,7 @@ func (m *Migration) setMirror(mi *mirror.Mirror) {
 	}
 }
 
-// Silent, Flushed, Swapped and Functions are what the proxy saw its clients do
+// Silent, Changed, Flushed, Swapped and Functions are what the proxy saw its clients do
 // that no notification reports. Database numbers are the source's. They return
 // at once and are called before the command leaves the gate.
 
@@ -312,6 +316,14 @@ func (m *Migration) Silent(db int, keys ...string) {
 	m.verification.silent.Add(1)
 	if mi, n, ok := m.observed(db); ok {
 		mi.Silent(n, keys...)
+	}
+}
+
+// Changed says that keys may have changed in any way.
+func (m *Migration) Changed(db int, keys ...string) {
+	m.verification.silent.Add(1)
+	if mi, n, ok := m.observed(db); ok {
+		mi.Mark(n, keys...)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 
+	"github.com/crossfade/crossfade/internal/keyspec"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
@@ -118,4 +119,20 @@ func (m *Migration) restoreNotifications(ctx context.Context, side router.Side) 
 		return false, fmt.Errorf("putting back notify-keyspace-events %q on %s: %w", *was, p, err)
 	}
 	return true, nil
+}
+
+// learn tells the proxy which commands a server has: modules' commands too change keys,
+// and need not notify.
+func (m *Migration) learn(ctx context.Context, side router.Side) {
+	p := m.ids[side].Pool()
+	reply, err := p.DB(0).Do(ctx, "COMMAND").Slice()
+	var list []keyspec.Command
+	if err == nil {
+		list, err = keyspec.Parse(reply)
+	}
+	if err != nil {
+		m.log.Info("the server does not tell where the keys are in its commands; of modules' commands it is not known what they change", "server", p.String(), "error", err)
+		return
+	}
+	m.traffic.Learn(list)
 }

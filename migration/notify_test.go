@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/keyspec"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -97,6 +98,7 @@ func (idle) Release(router.Route)                           {}
 func (idle) Stalls() Stalls                                 { return Stalls{} }
 func (idle) Scripts() []string                              { return nil }
 func (idle) UpstreamAddrs(router.Side) map[string]struct{}  { return nil }
+func (idle) Learn([]keyspec.Command)                        {}
 func (idle) Silent() (forwarded, finished map[string]int64) { return nil, nil }
 func (idle) Shadow(int)                                     {}
 func (idle) Shadowed() int64                                { return 0 }

@@ -8,8 +8,8 @@ import (
 
 // Learn takes what a server says of its commands: those that are not in the table,
 // modules' above all, are known from now on as far as the server knows where their keys
-// are. What changes keys is then told like the silent commands, since a module need not
-// notify of what it does. What was learned before holds, for the other server.
+// are. What they may have changed is told in any case, since a module need not notify of
+// what it does. What was learned before holds, for the other server.
 func (s *Server) Learn(commands []keyspec.Command) {
 	s.learning.Lock()
 	defer s.learning.Unlock()

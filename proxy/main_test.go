@@ -77,10 +77,11 @@ func (h *heard) add(format string, args ...any) {
 	h.log = append(h.log, fmt.Sprintf(format, args...))
 	h.mu.Unlock()
 }
-func (h *heard) Silent(db int, keys ...string) { h.add("silent %d %s", db, strings.Join(keys, ",")) }
-func (h *heard) Flushed(db int)                { h.add("flushed %d", db) }
-func (h *heard) Swapped(a, b int)              { h.add("swapped %d %d", a, b) }
-func (h *heard) Functions()                    { h.add("functions") }
+func (h *heard) Silent(db int, keys ...string)  { h.add("silent %d %s", db, strings.Join(keys, ",")) }
+func (h *heard) Flushed(db int)                 { h.add("flushed %d", db) }
+func (h *heard) Changed(db int, keys ...string) { h.add("changed %d %v", db, keys) }
+func (h *heard) Swapped(a, b int)               { h.add("swapped %d %d", a, b) }
+func (h *heard) Functions()                     { h.add("functions") }
 func (h *heard) all() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

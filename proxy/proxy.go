@@ -35,6 +35,9 @@ type Upstream struct {
 type Observer interface {
 	// Silent names keys whose value may have changed without a notification.
 	Silent(db int, keys ...string)
+	// Changed names keys that a module's command may have changed in any way, and of
+	// which there may be no notification.
+	Changed(db int, keys ...string)
 	// Flushed says that a database was emptied, or all (-1).
 	Flushed(db int)
 	// Swapped says that two databases were exchanged.

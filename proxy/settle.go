@@ -19,6 +19,7 @@ type event struct {
 
 const (
 	silent byte = iota
+	changed
 	flushed
 	swapped
 	functions
@@ -31,6 +32,8 @@ func (s *Server) tell(events []event) {
 		switch e.kind {
 		case silent:
 			s.obs.Silent(e.db, e.keys...)
+		case changed:
+			s.obs.Changed(e.db, e.keys...)
 		case flushed:
 			s.obs.Flushed(e.db)
 		case swapped:
@@ -50,7 +53,11 @@ func (s *Server) tell(events []event) {
 func eventsOf(it *item, db int, failed bool) []event {
 	var out []event
 	if len(it.keys) > 0 {
-		out = append(out, event{kind: silent, db: db, keys: it.keys})
+		kind := silent
+		if it.spec.row == 0 {
+			kind = changed
+		}
+		out = append(out, event{kind: kind, db: db, keys: it.keys})
 	}
 	out = append(out, writesOf(it, db)...)
 	if failed {

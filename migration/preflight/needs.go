@@ -78,6 +78,7 @@ func needs(key string) []need {
 		{at: roleFrom, args: a("PSUBSCRIBE", keyeventPattern, keyspacePattern), why: "change notifications", try: psubscribe},
 		{at: roleFrom, args: a("SUBSCRIBE", "__keyspace@0__:"+key), optional: true, why: "proving that notifications arrive", try: subscribe},
 		{at: roleFrom, args: a("CONFIG", "GET", "notify-keyspace-events"), sub: true, optional: true, why: "watching the notification settings"},
+		{at: roleFrom, args: a("COMMAND"), since: v7, optional: true, why: "what clients change by modules' commands that do not notify"},
 		{at: roleBoth, args: a("FUNCTION", "LIST"), sub: true, since: v7, optional: true, why: "carrying functions over"},
 		{at: roleBoth, args: a("WATCH", key), why: back, try: watch(key)},
 		{at: roleBoth, args: a("MULTI"), why: back, try: transaction(key)},

@@ -25,13 +25,14 @@ import (
 // seen passes what a proxy sees to the mirror of the moment.
 type seen struct{ w *world }
 
-func (s seen) m() *mirror.Mirror             { return s.w.now.Load() }
-func (s seen) Silent(db int, keys ...string) { s.m().Silent(db, keys...) }
-func (s seen) Flushed(db int)                { s.m().Rescan(db, "flushed") }
-func (s seen) Swapped(a, b int)              { s.m().Rescan(-1, "swapped") }
-func (s seen) Functions()                    { s.m().FunctionsChanged() }
-func (s seen) WantsWrites() bool             { return true }
-func (s seen) Elements() *elements.Keys      { return s.m().Elements() }
+func (s seen) m() *mirror.Mirror              { return s.w.now.Load() }
+func (s seen) Silent(db int, keys ...string)  { s.m().Silent(db, keys...) }
+func (s seen) Flushed(db int)                 { s.m().Rescan(db, "flushed") }
+func (s seen) Changed(db int, keys ...string) { s.m().Mark(db, keys...) }
+func (s seen) Swapped(a, b int)               { s.m().Rescan(-1, "swapped") }
+func (s seen) Functions()                     { s.m().FunctionsChanged() }
+func (s seen) WantsWrites() bool              { return true }
+func (s seen) Elements() *elements.Keys       { return s.m().Elements() }
 func (s seen) Wrote(writes []proxy.Write) {
 	list := make([]mirror.Write, len(writes))
 	for i, w := range writes {

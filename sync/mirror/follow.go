@@ -107,6 +107,9 @@ func (m *Mirror) heard(db int, key string, event []byte) {
 
 // subscribe opens a feed.
 func (m *Mirror) subscribe(ctx context.Context) (*feed, error) {
+	if m.cfg.Learn != nil {
+		m.cfg.Learn(ctx)
+	}
 	if m.cfg.Feed == FeedTracking {
 		m.mu.Lock()
 		m.tracking = true

@@ -69,6 +69,9 @@ type Config struct {
 	// *NotificationsOff when changes are known not to be reported, and nil when
 	// that cannot be told.
 	CheckNotifications func(context.Context) error
+	// Learn is called before each subscription, when From may know other commands than
+	// before. nil: nobody wants to hear of them.
+	Learn func(context.Context)
 	// Remembers returns an error when From has come back in a state that is older than
 	// what it has said, so that To may have what nobody else has. It is asked before a
 	// scan, whenever From has been away. nil: nobody can tell.
