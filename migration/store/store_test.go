@@ -368,8 +368,9 @@ func TestWatchedAhead(t *testing.T) {
 		if err := w.Save(t.Context(), entry("a", 1, 5), time.Second, nil); err == nil || errors.Is(err, store.ErrSuperseded) {
 			t.Errorf("written to another process: %v", err)
 		}
-		if _, ok, err := store.Load(t.Context(), c, store.RecordKey); ok || err != nil {
-			t.Error(ok, err)
+		// A server that is killed while its disk is busy may have kept less, not more.
+		if e, ok, err := store.Load(t.Context(), c, store.RecordKey); err != nil || ok && e.Seq == 5 {
+			t.Error(e, ok, err)
 		}
 	})
 }
