@@ -116,7 +116,8 @@ func (s *stage) mustSwitch(from router.Side) {
 	s.t.Helper()
 	redistest.Eventually(s.t, time.Minute, func() error {
 		err := s.switchOnce(from)
-		if err != nil && !outOfTime(err) && !(s.hasty && strings.Contains(err.Error(), "i/o timeout")) {
+		late := s.hasty && err != nil && strings.Contains(err.Error(), "i/o timeout")
+		if err != nil && !outOfTime(err) && !late {
 			s.t.Fatalf("the switch away from the %s: %v", from, err)
 		}
 		return err
