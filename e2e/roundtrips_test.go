@@ -16,7 +16,7 @@ import (
 func TestFewRoundTripsUnderTheHold(t *testing.T) {
 	const (
 		roundTrip = 24 * time.Millisecond
-		most      = 12
+		most      = 15 // ten, and what a slow machine adds
 	)
 	src, dst := redistest.Start(t), redistest.Start(t)
 	from, to := redistest.NewLink(t, src.Addr()), redistest.NewLink(t, dst.Addr())

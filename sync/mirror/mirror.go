@@ -283,7 +283,7 @@ func (m *Mirror) clean(ctx context.Context) error {
 // To is still the process that took it all. Writers that go on may keep it
 // waiting until ctx ends.
 func (m *Mirror) Drain(ctx context.Context) error {
-	return m.drain(ctx, func(ctx context.Context) error { return nil }, func() {})
+	return m.drain(ctx, func(context.Context) error { return nil }, func() {})
 }
 
 // DrainFrozen is Drain and then Freeze, for when nobody writes to From. Once nothing is left
