@@ -128,7 +128,8 @@ func (s server) runs(t testing.TB, args [][]byte) bool {
 
 // differ are commands of which the server lists other keys than it uses. Of XREAD and
 // XREADGROUP it takes the first STREAMS, whatever it is; of two STOREs of GEORADIUS the
-// first one, and of STORE and STOREDIST both. TestKeysThatAreUsed has the proof.
+// first one, and of STORE and STOREDIST both; of MIGRATE with nothing behind KEYS the one
+// whose name is empty. TestKeysThatAreUsed has the proof.
 func differ(args [][]byte) bool {
 	c := find(args)
 	if c == nil {
@@ -146,6 +147,8 @@ func differ(args [][]byte) bool {
 			}
 		}
 		return n > 1
+	case oddMigrate:
+		return is(args[len(args)-1], "keys")
 	}
 	return false
 }
@@ -267,6 +270,10 @@ func TestKeysThatAreUsed(t *testing.T) {
 		if got := named(words(line)); got != `"used" RO access` || !differ(words(line)) {
 			t.Errorf("%s has the keys %s", line, got)
 		}
+	}
+	do(`SET "" value`)
+	if line := `MIGRATE 127.0.0.1 1 "" 0 9 KEYS`; do(line) != "NOKEY" || named(words(line)) != "" || !differ(words(line)) {
+		t.Errorf("%s has the keys %s", line, named(words(line)))
 	}
 	do("GEOADD used:geo 13 38 Palermo")
 	for _, line := range []string{"GEORADIUS used:geo 13 38 9 km STORE no STORE yes", "GEORADIUS used:geo 13 38 9 km STOREDIST no STORE yes", "GEORADIUSBYMEMBER used:geo Palermo 9 km STORE no STOREDIST yes"} {
