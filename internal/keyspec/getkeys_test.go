@@ -65,8 +65,11 @@ type server struct {
 }
 
 func newServer(t testing.TB) server {
-	s := redistest.Start(t)
-	return server{s.Client(0)}
+	c := redistest.Start(t).Client(0)
+	if err := c.FunctionLoad(context.Background(), "#!lua name=f\nredis.register_function('f', function() return 0 end)").Err(); err != nil {
+		t.Fatal(err)
+	}
+	return server{c}
 }
 
 // named asks for many commands at once. What it refuses has no keys.
@@ -106,7 +109,7 @@ func (s server) named(t testing.TB, list [][][]byte) []string {
 
 // complains matches what servers say of a command whose words are not as they must be.
 var complains = regexp.MustCompile(`(?i)syntax error|wrong number of arguments|not an integer|can't be negative|greater than number of args|should be greater than 0|` +
-	`at least 1 input key|unbalanced|unknown (sub)?command|not a valid float|out of range|must be|cannot be used|EXECABORT|invalid|unsupported|only supported`)
+	`at least 1 input key|bad number of keys|unbalanced|unknown (sub)?command|not a valid float|out of range|must be|cannot be used|EXECABORT|invalid|unsupported|only supported`)
 
 // runs reports whether a server obeys a command: whether it has no complaint about its words.
 func (s server) runs(t testing.TB, args [][]byte) bool {
@@ -115,9 +118,11 @@ func (s server) runs(t testing.TB, args [][]byte) bool {
 	if err := s.c.FlushAll(ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
-	if strings.HasPrefix(find(args).Name, "eval") {
+	// What is there to be run, so that the number of keys is looked at.
+	what, _, _ := strings.Cut(find(args).Name, "_")
+	if body := map[string]string{"eval": "return 0", "evalsha": strings.Repeat("0", 40), "fcall": "f"}[what]; body != "" {
 		args = slices.Clone(args)
-		args[1] = []byte("return 0")
+		args[1] = []byte(body)
 	}
 	pipe := s.c.TxPipeline() // nothing blocks in a transaction
 	reply := pipe.Do(ctx, asked(nil, args)...)
@@ -128,7 +133,8 @@ func (s server) runs(t testing.TB, args [][]byte) bool {
 
 // differ are commands of which the server lists other keys than it uses. Of XREAD and
 // XREADGROUP it takes the first STREAMS, whatever it is; of two STOREs of GEORADIUS the
-// first one, and of STORE and STOREDIST both. TestKeysThatAreUsed has the proof.
+// first one, and of STORE and STOREDIST both; of MIGRATE with nothing behind KEYS the one
+// whose name is empty. TestKeysThatAreUsed has the proof.
 func differ(args [][]byte) bool {
 	c := find(args)
 	if c == nil {
@@ -146,6 +152,8 @@ func differ(args [][]byte) bool {
 			}
 		}
 		return n > 1
+	case oddMigrate:
+		return is(args[len(args)-1], "keys")
 	}
 	return false
 }
@@ -267,6 +275,10 @@ func TestKeysThatAreUsed(t *testing.T) {
 		if got := named(words(line)); got != `"used" RO access` || !differ(words(line)) {
 			t.Errorf("%s has the keys %s", line, got)
 		}
+	}
+	do(`SET "" value`)
+	if line := `MIGRATE 127.0.0.1 1 "" 0 9 KEYS`; do(line) != "NOKEY" || named(words(line)) != "" || !differ(words(line)) {
+		t.Errorf("%s has the keys %s", line, named(words(line)))
 	}
 	do("GEOADD used:geo 13 38 Palermo")
 	for _, line := range []string{"GEORADIUS used:geo 13 38 9 km STORE no STORE yes", "GEORADIUS used:geo 13 38 9 km STOREDIST no STORE yes", "GEORADIUSBYMEMBER used:geo Palermo 9 km STORE no STOREDIST yes"} {
