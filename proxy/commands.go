@@ -124,6 +124,8 @@ var table = func() map[string]*spec {
 	add(spec{verb: vScript}, "script")
 	add(spec{verb: vFunction}, "function")
 	add(spec{verb: vSilent, silent: true}, "xack", "xclaim", "xautoclaim", "xackdel", "xdelex")
+	// They tell notifications, and not CLIENT TRACKING (t_stream.c calls no signalModifiedKey).
+	add(spec{verb: vSilent, silent: true}, "xgroup", "xsetid")
 	// Vector sets of Redis 8: its own type, but as silent as modules may be.
 	add(spec{verb: vSilent, silent: true}, "vadd", "vrem", "vsetattr")
 	add(spec{verb: vSilent, silent: true}, "pfcount")
@@ -134,7 +136,7 @@ var table = func() map[string]*spec {
 	add(spec{verb: vReplconf}, "replconf")
 	// Nothing special, but known to leave nothing behind at the connection.
 	add(spec{verb: plain}, "debug", "memory", "save", "bgsave", "bgrewriteaof", "shutdown", "failover", "replicaof", "slaveof",
-		"cluster", "asking", "migrate", "xgroup", "xinfo", "xsetid", "pfdebug", "pfselftest", "restore-asking", "commandlog",
+		"cluster", "asking", "migrate", "xinfo", "pfdebug", "pfselftest", "restore-asking", "commandlog",
 		"vcard", "vdim", "vemb", "vgetattr", "vinfo", "vismember", "vlinks", "vrandmember", "vsim")
 	for _, name := range strings.Fields(shareable) {
 		if m[name] == nil {

@@ -74,9 +74,9 @@ func (s *Server) UpstreamAddrs(side router.Side) map[string]struct{} {
 	return out
 }
 
-// The commands whose calls are counted: none of them tells keyspace
-// notifications what it did.
-var countedCommands = []string{"xreadgroup", "xack", "xackdel", "xdelex", "xclaim", "xautoclaim", "pfcount", "vadd", "vrem", "vsetattr",
+// The commands whose calls are counted: none of them tells every feed, keyspace
+// notifications and CLIENT TRACKING, what it did.
+var countedCommands = []string{"xreadgroup", "xack", "xackdel", "xdelex", "xclaim", "xautoclaim", "xgroup", "xsetid", "pfcount", "vadd", "vrem", "vsetattr",
 	"flushdb", "flushall", "swapdb", "function", "scripts"}
 
 // counter counts one kind of silent command. pending are those of forwarded

@@ -326,10 +326,6 @@ XADD K * f E
 XADD K MAXLEN 3 * f L
 XADD K * PS
 XTRIM K MAXLEN 2
-XGROUP CREATE K g 0 MKSTREAM
-XGROUP SETID K g $
-XGROUP DESTROY K g
-XSETID K 9999999999999-5
 DEL K
 DEL K
 UNLINK K
@@ -344,8 +340,13 @@ EVAL return(redis.call('SET',KEYS[1],ARGV[1])) 1 K E
 EVAL return(redis.call('HSET',KEYS[1],ARGV[1],ARGV[1])) 1 K E
 `), "\n")
 
-// mixSilent are those of which no event comes: for clients of the proxy.
+// mixSilent are those of which no event comes, or none where tracking is the feed: for
+// clients of the proxy.
 var mixSilent = strings.Split(strings.TrimSpace(`
+XGROUP CREATE K g 0 MKSTREAM
+XGROUP SETID K g $
+XGROUP DESTROY K g
+XSETID K 9999999999999-5
 XREADGROUP GROUP g E COUNT 2 STREAMS K >
 XREADGROUP GROUP g E COUNT 20 STREAMS K >
 XAUTOCLAIM K g E 0 0
