@@ -49,10 +49,13 @@ type ACLUser struct {
 	Selectors [][]string `json:"selectors,omitempty"` // each: rules as ACL SETUSER takes them
 }
 
-// fencedRules deny everything but what a client needs to connect and wait politely, and
-// what a replica needs that logs in like the applications: a master hangs up on one
-// whose acknowledgements it must refuse (networking.c: afterErrorReply).
-var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+client|setname", "+psync", "+replconf"}
+// fencedRules deny everything but what a client needs to connect and wait politely.
+var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+client|setname"}
+
+// replicaRules stay with who has them, for a replica may log in like the applications:
+// a master hangs up on one whose acknowledgements it must refuse (networking.c:
+// afterErrorReply). Nobody is given them who had them not: they are a way to all data.
+var replicaRules = []string{"+psync", "+replconf"}
 
 // listenRules come on top on the way back: the sessions' subscriptions move to
 // the fenced server before the commit, so that no message which is published
@@ -212,9 +215,9 @@ func (f fence) queueRaise(ctx context.Context, p redis.Pipeliner, st *FenceState
 	switch st.Level {
 	case FenceACL:
 		for _, u := range st.Users {
-			rules := fencedRules
+			rules := fencedRulesOf(u)
 			if st.HasSelectors {
-				rules = slices.Concat(fencedRules, fencedSelectors)
+				rules = slices.Concat(rules, fencedSelectors)
 			}
 			p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...)
 		}

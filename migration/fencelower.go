@@ -19,12 +19,12 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 	if st == nil || !st.Raised || st.Level != FenceACL || !st.HasSelectors { // SSUBSCRIBE is as old as they are
 		return nil
 	}
-	rules := fencedRules // begins with -@all
-	if allow {
-		rules = slices.Concat(fencedRules, listenRules)
-	}
 	cmds, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
 		for _, u := range st.Users {
+			rules := fencedRulesOf(u) // begins with -@all
+			if allow {
+				rules = slices.Concat(rules, listenRules)
+			}
 			p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...)
 		}
 		return nil

@@ -112,6 +112,29 @@ func replicationOnly(u ACLUser) bool {
 	return true
 }
 
+// fencedRulesOf returns what the fence lets a user do that was as u is.
+func fencedRulesOf(u ACLUser) []string {
+	if replicates(u) {
+		return slices.Concat(fencedRules, replicaRules)
+	}
+	return fencedRules
+}
+
+// replicates reports whether a user may follow the server as a replica does. Later rules
+// win; PSYNC is in the categories named here (its flags and acl_categories).
+func replicates(u ACLUser) bool {
+	may := false
+	for _, r := range strings.Fields(u.Commands) {
+		switch r {
+		case "+@all", "allcommands", "+@admin", "+@slow", "+@dangerous", "+psync":
+			may = true
+		case "-@all", "nocommands", "-@admin", "-@slow", "-@dangerous", "-psync":
+			may = false
+		}
+	}
+	return may
+}
+
 // asker is a client, or one connection.
 type asker = store.Asker
 
@@ -195,7 +218,7 @@ func (f fence) judge(ctx context.Context, c asker, st *FenceState, a answers) er
 // fenced reports whether a user has no more than the fence lets it have.
 func fenced(u ACLUser) bool {
 	for _, r := range strings.Fields(u.Commands) {
-		if !slices.Contains(fencedRules, r) && !slices.Contains(listenRules, r) {
+		if !slices.Contains(fencedRules, r) && !slices.Contains(replicaRules, r) && !slices.Contains(listenRules, r) {
 			return false
 		}
 	}
