@@ -21,9 +21,11 @@ type ShadowRead struct {
 	Command string
 	Family  string // the group of commands that it is of
 	// Again asks both servers once more, the source before and after the target. differs
-	// says that the source has said the same twice and the target something else. nil:
-	// that cannot be done.
-	Again func(ctx context.Context) (differs bool, err error)
+	// says that the source has said the same twice, and the target something else. arrived
+	// is asked between the source's first reply and the target's, and says whether all that
+	// was written to the keys before is across: if not, nothing is proved. nil: it cannot
+	// be asked.
+	Again func(ctx context.Context, arrived func() (bool, error)) (differs bool, err error)
 }
 
 // ShadowOptions change how many reads the target is asked too; what is nil stays.

@@ -247,7 +247,8 @@ func (m *Migration) askAgain(st *stint) {
 }
 
 // differsAgain reports whether both servers give different replies as often as they are
-// asked, with all that was written before across.
+// asked, with all across that was written before the source's. (Asked before it only, a
+// key that is written all the time looks different now and then.)
 func (m *Migration) differsAgain(st *stint, read ShadowRead) bool {
 	ctx, cancel := context.WithTimeout(st.ctx, shadowPatience)
 	defer cancel()
@@ -259,11 +260,11 @@ func (m *Migration) differsAgain(st *stint, read ShadowRead) bool {
 			case <-time.After(st.config.Settle):
 			}
 		}
-		arrived, err := m.settled(ctx, read.DB, read.Keys)
-		if err != nil || slices.Contains(arrived, false) {
-			return false
-		}
-		if differs, err := read.Again(ctx); err != nil || !differs {
+		differs, err := read.Again(ctx, func() (bool, error) {
+			arrived, err := m.settled(ctx, read.DB, read.Keys)
+			return !slices.Contains(arrived, false), err
+		})
+		if err != nil || !differs {
 			return false
 		}
 	}

@@ -325,15 +325,18 @@ func (ln *lane) compare(r *readOnce, got shape, raw []byte, now, sent int64) {
 			read := ShadowRead{DB: ln.db, Keys: sp.keysOf(raw), Command: sp.name, Family: sp.family.String()}
 			if len(raw) <= mostAgain {
 				kept := bytes.Clone(raw)
-				read.Again = func(ctx context.Context) (bool, error) { return ln.again(ctx, sp.read.how, kept) }
+				read.Again = func(ctx context.Context, arrived func() (bool, error)) (bool, error) {
+					return ln.again(ctx, sp.read.how, kept, arrived)
+				}
 			}
 			m.obs.Differed(read)
 		}
 	}
 }
 
-// again asks the source, the target and the source once more.
-func (ln *lane) again(ctx context.Context, how comparison, raw []byte) (differs bool, err error) {
+// again asks the source, the target once what the source had is across, and the source
+// once more.
+func (ln *lane) again(ctx context.Context, how comparison, raw []byte, arrived func() (bool, error)) (differs bool, err error) {
 	var links [2]*link
 	for side := range links {
 		if links[side], err = ln.connect(ctx, router.Side(side)); err != nil {
@@ -344,6 +347,11 @@ func (ln *lane) again(ctx context.Context, how comparison, raw []byte) (differs 
 	var got [3]shape
 	began := time.Now()
 	for i, side := range []router.Side{router.Source, router.Target, router.Source} {
+		if side == router.Target {
+			if there, err := arrived(); err != nil || !there {
+				return false, err
+			}
+		}
 		reply, err := links[side].exchange(ctx, raw)
 		if err != nil {
 			return false, fmt.Errorf("shadow reads: asking the %s again: %w", side, err)

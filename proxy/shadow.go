@@ -27,8 +27,10 @@ type ShadowRead struct {
 	Family  string
 	// Again asks both servers once more, over connections of its own. differs says that
 	// the source has given the same reply before and after the target gave another one.
-	// nil where the request was too large to be kept.
-	Again func(ctx context.Context) (differs bool, err error)
+	// arrived is asked between the source's first reply and the target's, and says
+	// whether all that was written to the keys before is across: if not, nothing is
+	// proved. nil where the request was too large to be kept.
+	Again func(ctx context.Context, arrived func() (bool, error)) (differs bool, err error)
 }
 
 // ShadowObserver is an Observer that also wants to hear of reads that were answered

@@ -123,6 +123,7 @@ func TestShadowReads(t *testing.T) {
 	if got := w.judged(asked); got.Equal != asked {
 		t.Fatalf("%+v of %d; %+v", got, asked, w.differing())
 	}
+	across := func() (bool, error) { return true, nil }
 	for i, tt := range shadowReads {
 		db := 3 * (i % 2)
 		fillShadows(t, w, db)
@@ -139,11 +140,20 @@ func TestShadowReads(t *testing.T) {
 		if command, _, _ := strings.Cut(tt.read, " "); read.DB != db || read.Command != command || len(read.Keys) == 0 {
 			t.Errorf("%s after %s: told of %+v", tt.read, tt.plant, read)
 		}
-		if differs, err := read.Again(t.Context()); err != nil || !differs {
+		if differs, err := read.Again(t.Context(), across); err != nil || !differs {
 			t.Errorf("%s after %s: asked again, it differs: %v, %v", tt.read, tt.plant, differs, err)
 		}
-		w.say(router.Target, to, "flushdb|"+shadowData)
-		if differs, err := read.Again(t.Context()); err != nil || differs {
+		if differs, err := read.Again(t.Context(), func() (bool, error) { return false, nil }); err != nil || differs {
+			t.Errorf("%s after %s: asked again while it is on its way, it differs: %v, %v", tt.read, tt.plant, differs, err)
+		}
+		arrives := func() (bool, error) {
+			w.say(router.Target, to, "flushdb|"+shadowData)
+			return true, nil
+		}
+		if differs, err := read.Again(t.Context(), arrives); err != nil || differs {
+			t.Errorf("%s after %s: asked again as it arrives, it differs: %v, %v", tt.read, tt.plant, differs, err)
+		}
+		if differs, err := read.Again(t.Context(), across); err != nil || differs {
 			t.Errorf("%s after %s was undone: asked again, it differs: %v, %v", tt.read, tt.plant, differs, err)
 		}
 	}

@@ -16,18 +16,18 @@ import (
 // 16 databases, no password and no persistence, on a free loopback port, in a
 // folder of its own that is removed when the server is closed.
 type Config struct {
-	Binary     string            // path of redis-server; default $REDIS_SERVER, then PATH
-	Port       int               // default a free one
-	Dir        string            // working folder; default a temporary one, removed by Close
-	Databases  int               // default 16
-	Password   string            // requirepass; empty for none
-	ACL        []string          // what follows "user " in redis.conf: "app on >secret ~* &* +@all"
-	Directives [][]string        // further redis.conf lines: name, then arguments
-	Renamed    map[string]string // command → new name; "" takes the command away
-	AOF        bool              // append-only file, so that the data survives Restart and Kill
-	UnixSocket bool              // listen on a unix socket too, see Server.SocketPath
-	StartWait  time.Duration     // how long the server may take until it answers; default 15 s
-	Log        *slog.Logger      // default: discarded
+	Binary     string        // path of redis-server; default $REDIS_SERVER, then PATH
+	Port       int           // default a free one
+	Dir        string        // working folder; default a temporary one, removed by Close
+	Databases  int           // default 16
+	Password   string        // requirepass; empty for none
+	ACL        []string      // what follows "user " in redis.conf: "app on >secret ~* &* +@all"
+	Directives [][]string    // further redis.conf lines: name, then arguments
+	Renamed    [][2]string   // command, new name; "" takes the command away; in this order
+	AOF        bool          // append-only file, so that the data survives Restart and Kill
+	UnixSocket bool          // listen on a unix socket too, see Server.SocketPath
+	StartWait  time.Duration // how long the server may take until it answers; default 15 s
+	Log        *slog.Logger  // default: discarded
 }
 
 // ErrNoBinary is wrapped by Launch and Start when there is no redis-server.
@@ -117,8 +117,8 @@ func (c Config) file(port int, socket string) string {
 	for _, rule := range c.ACL {
 		b.WriteString("user " + rule + "\n")
 	}
-	for from, to := range c.Renamed {
-		line("rename-command", from, to)
+	for _, r := range c.Renamed {
+		line("rename-command", r[0], r[1])
 	}
 	for _, d := range c.Directives {
 		line(d...)
@@ -169,10 +169,7 @@ func WithConfig(name string, args ...string) Option {
 // WithRenamed renames a command; an empty new name takes it away.
 func WithRenamed(command, to string) Option {
 	return func(c *Config) {
-		if c.Renamed == nil {
-			c.Renamed = make(map[string]string)
-		}
-		c.Renamed[command] = to
+		c.Renamed = append(c.Renamed, [2]string{command, to})
 	}
 }
 
