@@ -304,7 +304,7 @@ func TestElementsChangeDuringTheFirstCopy(t *testing.T) {
 	src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
 	dst := redistest.Start(t)
 	link := redistest.NewLink(t, dst.Addr())
-	link.SetDelayDown(5 * time.Millisecond)
+	link.SetDelayDown(50 * time.Millisecond) // until there was enough to be seen
 	w := &world{src: src, dst: dst}
 	w.connect(t, src.Addr(), link.Addr(), smallIsBig)
 	c := w.throughProxy(t)
@@ -321,7 +321,9 @@ func TestElementsChangeDuringTheFirstCopy(t *testing.T) {
 		ok(t, c.SAdd(ctx, "set", f).Err())
 		ok(t, c.SRem(ctx, "set", fmt.Sprintf("%010d", (i-20)*37%30_000)).Err())
 		ok(t, c.ZIncrBy(ctx, "zset", 1, f).Err())
-		writes += 5
+		if writes += 5; writes == 100 {
+			link.SetDelayDown(5 * time.Millisecond)
+		}
 	}
 	drain(t, w.m)
 	w.sameKeys(t, elementTypes...)
