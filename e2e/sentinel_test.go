@@ -239,14 +239,20 @@ func eachFailover(t *testing.T, usual string, f func(t *testing.T, failover func
 	}
 }
 
+// elsewhere reports whether a master is known that is not old. On a slow machine
+// sentinels may move on at once from the one that they have chosen.
+func elsewhere(at string, old *redistest.Server) bool { return at != "" && at != old.Addr() }
+
 // TestSourceFailsOverWhileCopied is a gap. Then the migration goes its way.
 func TestSourceFailsOverWhileCopied(t *testing.T) {
 	eachFailover(t, "planned", func(t *testing.T, failover func(*redistest.Group) (old, now *redistest.Server)) {
 		w := newWatched(t, groupOf(t, redistest.GroupConfig{}), standalone(t), "")
 		before := w.c.awaitReady()
 		w.calm(router.Source)
-		old, now := failover(w.places[router.Source].group)
-		st := w.c.await("the gap is repaired", func(s migration.Status) bool { return s.Ready && s.Gaps > before.Gaps && s.SourceMaster == now.Addr() })
+		old, _ := failover(w.places[router.Source].group)
+		st := w.c.await("the gap is repaired", func(s migration.Status) bool {
+			return s.Ready && s.Gaps > before.Gaps && elsewhere(s.SourceMaster, old)
+		})
 		if st.Side != router.Source {
 			t.Fatalf("the applications are on the %s", st.Side)
 		}
@@ -275,7 +281,7 @@ func TestSourceFailsOverUnderLoad(t *testing.T) {
 		w.goOn(100)
 		old, now := failover(w.places[router.Source].group)
 		w.goOn(200)
-		w.c.await("the gap is repaired", func(s migration.Status) bool { return s.Ready && s.Gaps > 0 && s.SourceMaster == now.Addr() })
+		w.c.await("the gap is repaired", func(s migration.Status) bool { return s.Ready && s.Gaps > 0 && elsewhere(s.SourceMaster, old) })
 		if err := w.load.end(); err != nil {
 			t.Fatal(err)
 		}
@@ -304,8 +310,8 @@ func TestSourceFailsOverToOneThatLags(t *testing.T) {
 	target := w.places[router.Target].server().Client(mapping(crashMap)(0))
 	exists := func(key string) bool { return target.Exists(t.Context(), key).Val() == 1 }
 	redistest.Eventually(t, 20*time.Second, func() bool { return exists("only:lost") && !exists("only:kept") }, "both are on the target")
-	_, now := g.KillMaster()
-	w.c.await("the gap is repaired", func(s migration.Status) bool { return s.Ready && s.Gaps > 0 && s.SourceMaster == now.Addr() })
+	g.KillMaster()
+	w.c.await("the gap is repaired", func(s migration.Status) bool { return s.Ready && s.Gaps > 0 && elsewhere(s.SourceMaster, old) })
 	if exists("only:lost") || !exists("only:kept") {
 		t.Errorf("the target has what was lost: %v, and what was kept: %v", exists("only:lost"), exists("only:kept"))
 	}
@@ -345,8 +351,8 @@ func TestSourceFailsOverDuringCutover(t *testing.T) {
 				go func() { result <- w.switchOnce(router.Source) }()
 				redistest.Eventually(t, time.Minute, func() error { _, err := os.Stat(file); return err }, "the failpoint")
 				g.Level()
-				old, now := failover(g)
-				w.c.await("the failover is known", func(s migration.Status) bool { return s.SourceMaster == now.Addr() })
+				old, _ := failover(g)
+				w.c.await("the failover is known", func(s migration.Status) bool { return elsewhere(s.SourceMaster, old) })
 				if err := os.Remove(file); err != nil {
 					t.Fatal(err)
 				}
@@ -360,7 +366,7 @@ func TestSourceFailsOverDuringCutover(t *testing.T) {
 				if w.load.stop == nil {
 					w.load.begin()
 				}
-				if st := w.c.awaitReady(); st.Side != router.Source || st.SourceMaster != now.Addr() {
+				if st := w.c.awaitReady(); st.Side != router.Source || !elsewhere(st.SourceMaster, old) {
 					t.Fatalf("the applications are on the %s, at %s", st.Side, st.SourceMaster)
 				}
 				w.goOn(100)
@@ -395,10 +401,10 @@ func TestEnteredFailsOverAfterCommit(t *testing.T) {
 		w.mustSwitch(router.Source)
 		w.goOn(50)
 		w.calm(router.Target)
-		old, now := failover(w.places[router.Target].group)
+		old, _ := failover(w.places[router.Target].group)
 		w.load.begin()
 		w.goOn(100)
-		st := w.c.await("the way back", func(s migration.Status) bool { return s.Ready && s.Gaps > 0 && s.TargetMaster == now.Addr() })
+		st := w.c.await("the way back", func(s migration.Status) bool { return s.Ready && s.Gaps > 0 && elsewhere(s.TargetMaster, old) })
 		if st.Side != router.Target {
 			t.Fatalf("the applications are on the %s", st.Side)
 		}
@@ -424,7 +430,7 @@ func TestEnteredFailsOverBetweenJournalAndCommit(t *testing.T) {
 		result := make(chan error, 1)
 		go func() { result <- w.switchOnce(router.Source) }()
 		redistest.Eventually(t, time.Minute, func() error { _, err := os.Stat(file); return err }, "the failpoint")
-		old, now := failover(w.places[router.Target].group)
+		old, _ := failover(w.places[router.Target].group)
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
@@ -432,8 +438,8 @@ func TestEnteredFailsOverBetweenJournalAndCommit(t *testing.T) {
 			t.Errorf("the cutover: %v", err)
 		}
 		w.goOn(100)
-		if st := w.c.awaitReady(); st.TargetMaster != now.Addr() {
-			t.Errorf("the target is at %s, want %s", st.TargetMaster, now.Addr())
+		if st := w.c.awaitReady(); !elsewhere(st.TargetMaster, old) {
+			t.Errorf("the target is at %q, and its master was %s", st.TargetMaster, old.Addr())
 		}
 		if !old.Running() {
 			rise(t, old)
@@ -460,9 +466,9 @@ func TestEnteredFailsOverToOneThatKnowsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.c.await("all is on the source too", func(s migration.Status) bool { return s.Ready && s.Dirty == 0 })
-	old, now := g.KillMaster()
+	old, _ := g.KillMaster()
 	st := w.c.await("the loss is seen", func(s migration.Status) bool {
-		return !s.Ready && s.TargetMaster == now.Addr() && strings.Contains(s.Resync, "--sync.accept_loss")
+		return !s.Ready && elsewhere(s.TargetMaster, old) && strings.Contains(s.Resync, "--sync.accept_loss")
 	})
 	if st.Phase != migration.ReverseLost || st.Side != router.Target {
 		t.Errorf("phase %s, side %s", st.Phase, st.Side)

@@ -46,7 +46,7 @@ type GroupConfig struct {
 	Name             string        // of the master; default "main"
 	Replicas         int           // default 1
 	SentinelPassword string        // of the sentinels themselves
-	DownAfter        time.Duration // until a master that says nothing counts as down; default 1 s
+	DownAfter        time.Duration // until a master that says nothing counts as down; default 3 s
 	// OwnUser has the sentinels log in as a user of their own, with the rights that their
 	// documentation gives one, and the group too.
 	OwnUser bool
@@ -68,7 +68,7 @@ func StartGroup(tb TB, c GroupConfig, opts ...Option) *Group {
 	tb.Helper()
 	orDefault(&c.Name, "main")
 	orDefault(&c.Replicas, 1)
-	orDefault(&c.DownAfter, time.Second)
+	orDefault(&c.DownAfter, 3*time.Second)
 	g := &Group{Name: c.Name, tb: tb, ownUser: c.OwnUser, clients: make(map[*Server]*redis.Client)}
 	opts = append(opts, WithConfig("repl-diskless-sync-delay", "0"), withMasterAuth)
 	if c.OwnUser {
