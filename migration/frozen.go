@@ -152,7 +152,8 @@ func (a *attempt) chooseSample(ctx context.Context) error {
 	return nil
 }
 
-// checkSample compares the sample, for at most sampleTime: clients wait meanwhile.
+// checkSample compares the sample, as much of it as sampleTime is enough for, and the
+// first part of it in any case: clients wait meanwhile.
 func (a *attempt) checkSample(ctx context.Context) error {
 	until := time.Now().Add(min(a.opt.MaxStall/4, sampleTime))
 	var next, checked atomic.Int64
@@ -162,7 +163,7 @@ func (a *attempt) checkSample(ctx context.Context) error {
 			comparer := value.Comparer{NoFieldExpiries: a.dropsFieldExpiries()}
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(a.sample) || time.Now().After(until) {
+				if i >= len(a.sample) || i > 0 && time.Now().After(until) {
 					return nil
 				}
 				if err := a.compareSome(tctx, &comparer, a.sample[i]); err != nil {
