@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +73,7 @@ func TestPartialCopy(t *testing.T) {
 	if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 || !strings.Contains(text, "sync.match: user:*") {
 		t.Errorf("verify ended with status %d:\n%s", code, text)
 	}
-	alone := append(append([]string{"verify"}, servers...), filter...)
+	alone := slices.Concat([]string{"verify", "--state", filepath.Join(t.TempDir(), "state")}, servers, filter)
 	if text, code := verb(t, alone...); code != 0 {
 		t.Errorf("verify --source ended with status %d:\n%s", code, text)
 	}

@@ -243,6 +243,21 @@ func eachFailover(t *testing.T, usual string, f func(t *testing.T, failover func
 // sentinels may move on at once from the one that they have chosen.
 func elsewhere(at string, old *redistest.Server) bool { return at != "" && at != old.Addr() }
 
+// complete has the old master come back, leaves these sides one after the other under
+// load, and ends the migration where that leads.
+func (w *watched) complete(t *testing.T, old *redistest.Server, leaving ...router.Side) {
+	t.Helper()
+	if !old.Running() {
+		rise(t, old)
+	}
+	w.load.begin()
+	for _, side := range leaving {
+		w.mustSwitch(side)
+		w.goOn(100)
+	}
+	w.finish(leaving[len(leaving)-1].Other())
+}
+
 // TestSourceFailsOverWhileCopied is a gap. Then the migration goes its way.
 func TestSourceFailsOverWhileCopied(t *testing.T) {
 	eachFailover(t, "planned", func(t *testing.T, failover func(*redistest.Group) (old, now *redistest.Server)) {
@@ -259,17 +274,7 @@ func TestSourceFailsOverWhileCopied(t *testing.T) {
 		w.load.begin()
 		w.goOn(100)
 		w.mustHold(router.Source)
-		if !old.Running() {
-			rise(t, old)
-		}
-		w.load.begin()
-		w.mustSwitch(router.Source)
-		w.goOn(100)
-		w.mustSwitch(router.Target)
-		w.goOn(100)
-		w.mustSwitch(router.Source)
-		w.goOn(100)
-		w.finish(router.Target)
+		w.complete(t, old, router.Source, router.Target, router.Source)
 	})
 }
 
@@ -409,15 +414,7 @@ func TestEnteredFailsOverAfterCommit(t *testing.T) {
 			t.Fatalf("the applications are on the %s", st.Side)
 		}
 		w.mustHold(router.Target)
-		if !old.Running() {
-			rise(t, old)
-		}
-		w.load.begin()
-		w.mustSwitch(router.Target)
-		w.goOn(100)
-		w.mustSwitch(router.Source)
-		w.goOn(100)
-		w.finish(router.Target)
+		w.complete(t, old, router.Target, router.Source)
 	})
 }
 

@@ -255,8 +255,12 @@ func raise(v *atomic.Int64, to time.Duration) {
 func (t *Traffic) paced(ctx context.Context, rate float64, step func() bool) {
 	l := t.clock.line(rate)
 	for l.await(ctx) {
-		if !step() {
-			time.Sleep(5 * time.Millisecond)
+		if step() {
+			continue
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
 		}
 	}
 }

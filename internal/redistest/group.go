@@ -337,15 +337,13 @@ func launchSentinel(dir string, g *Group, master *Server, c GroupConfig) (*Senti
 		return nil, err
 	}
 	s := &Sentinel{port: port, proc: p}
-	for deadline := time.Now().Add(master.cfg.StartWait); !answers(context.Background(), s.Addr()); time.Sleep(2 * time.Millisecond) {
-		if p.ended() || time.Now().After(deadline) {
-			p.kill()
-			text, _ := os.ReadFile(log.Name())
-			if strings.Contains(strings.ToLower(string(text)), "address already in use") {
-				return nil, errPortTaken
-			}
-			return nil, fmt.Errorf("it does not answer; its log:\n%s", text)
-		}
+	said := func() string {
+		text, _ := os.ReadFile(log.Name()) // nothing yet
+		return string(text)
+	}
+	if err := p.awaitReady(context.Background(), master.cfg.StartWait, s.Addr(), "sentinel id is", said); err != nil {
+		p.kill()
+		return nil, err
 	}
 	o := Options(s.Addr(), 0)
 	o.Password = c.SentinelPassword

@@ -127,27 +127,32 @@ func (s *Server) start(ctx context.Context) error {
 	return nil
 }
 
-// awaitReady waits until the process says in its log that it is ready, which
-// somebody else's server on the same port would not, and answers a PING.
+// awaitReady waits until the server is ready.
 func (s *Server) awaitReady(ctx context.Context, p *process) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.StartWait,
-		fmt.Errorf("not ready after %v", s.cfg.StartWait))
+	return p.awaitReady(ctx, s.cfg.StartWait, s.Addr(), "ready to accept connections", s.logOfProcess)
+}
+
+// awaitReady waits until the process says in its log that it is ready, which
+// somebody else's server on the same port would not, and answers a PING at addr.
+// log returns what it has logged; ready is in lower case.
+func (p *process) awaitReady(ctx context.Context, wait time.Duration, addr, ready string, log func() string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("not ready after %v", wait))
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		text := strings.ToLower(s.logOfProcess())
-		if strings.Contains(text, "ready to accept connections") && answers(ctx, s.Addr()) {
+		if strings.Contains(strings.ToLower(log()), ready) && answers(ctx, addr) {
 			return nil
 		}
 		select {
 		case <-p.done:
-			if strings.Contains(strings.ToLower(s.logOfProcess()), "address already in use") {
+			text := log()
+			if strings.Contains(strings.ToLower(text), "address already in use") {
 				return errPortTaken
 			}
-			return fmt.Errorf("it ended (%w); the end of its log:\n%s", p.err, s.LogTail())
+			return fmt.Errorf("it ended (%w); the end of its log:\n%s", p.err, logEnd(text))
 		case <-ctx.Done():
-			return fmt.Errorf("%w; the end of its log:\n%s", context.Cause(ctx), s.LogTail())
+			return fmt.Errorf("%w; the end of its log:\n%s", context.Cause(ctx), logEnd(log()))
 		case <-tick.C:
 		}
 	}
@@ -290,9 +295,11 @@ func (s *Server) LogTail() string {
 	if err != nil {
 		return err.Error()
 	}
+	return logEnd(string(text))
+}
+
+// logEnd is the last 4 KiB of a log.
+func logEnd(text string) string {
 	const most = 4096
-	if len(text) > most {
-		text = text[len(text)-most:]
-	}
-	return string(text)
+	return text[max(0, len(text)-most):]
 }

@@ -9,36 +9,37 @@ import (
 
 // Jobs that come now and then are due at once, those that follow each other are gathered.
 func TestPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var p pace
-		jobs := func(every, d time.Duration) (n int, late time.Duration) {
-			for until := time.Now().Add(d); time.Now().Before(until); {
-				marked := time.Now()
-				for wait := p.wait(time.Now()); wait > 0; wait = p.wait(time.Now()) {
-					p.gather(t.Context(), wait)
-				}
-				late = max(late, time.Since(marked))
-				p.took(time.Now())
-				n++
-				time.Sleep(every)
+	var p pace
+	now := time.Now()
+	// jobs is how many there are in d, when the next comes so long after each, and how
+	// late they were at most.
+	jobs := func(every, d time.Duration) (n int, late time.Duration) {
+		for until := now.Add(d); now.Before(until); now = now.Add(every) {
+			wait := p.wait(now)
+			late = max(late, wait)
+			now = now.Add(wait)
+			if p.wait(now) > 0 {
+				t.Fatal("it is not due when it has waited")
 			}
-			return n, late
+			p.took(now)
+			n++
 		}
-		if n, late := jobs(4*time.Millisecond, time.Second); n != 250 || late > 0 {
-			t.Errorf("%d jobs of 250, up to %v late", n, late)
-		}
-		if n, late := jobs(100*time.Microsecond, time.Second); n > int(time.Second/gatherFor)+gatherAfter+2 || n < int(time.Second/gatherFor) || late > gatherFor {
-			t.Errorf("%d jobs in a second, up to %v late", n, late)
-		}
-		p.press()
-		if n, late := jobs(time.Millisecond, 100*time.Millisecond); n != 100 || late > 0 {
-			t.Errorf("in a hurry: %d jobs of 100, up to %v late", n, late)
-		}
-		p.relax()
-		if wait := p.wait(time.Now()); wait <= 0 || wait > gatherFor {
-			t.Errorf("after a hurry the next job waits for %v", wait)
-		}
-	})
+		return n, late
+	}
+	if n, late := jobs(4*time.Millisecond, time.Second); n != 250 || late > 0 {
+		t.Errorf("%d jobs of 250, up to %v late", n, late)
+	}
+	if n, late := jobs(100*time.Microsecond, time.Second); n > int(time.Second/gatherFor)+gatherAfter+2 || n < int(time.Second/gatherFor) || late > gatherFor {
+		t.Errorf("%d jobs in a second, up to %v late", n, late)
+	}
+	p.press()
+	if n, late := jobs(time.Millisecond, 100*time.Millisecond); n != 100 || late > 0 {
+		t.Errorf("in a hurry: %d jobs of 100, up to %v late", n, late)
+	}
+	p.relax()
+	if wait := p.wait(now); wait <= 0 || wait > gatherFor {
+		t.Errorf("after a hurry the next job waits for %v", wait)
+	}
 }
 
 // Whoever hurries does not wait for what is being gathered, and one worker is enough to wait.
