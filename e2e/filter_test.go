@@ -73,7 +73,7 @@ func TestPartialCopy(t *testing.T) {
 	if text, code := verb(t, "verify", "--admin", c.adminAddress()); code != 0 || !strings.Contains(text, "sync.match: user:*") {
 		t.Errorf("verify ended with status %d:\n%s", code, text)
 	}
-	alone := slices.Concat([]string{"verify", "--state", filepath.Join(t.TempDir(), "state")}, servers, filter)
+	alone := slices.Concat([]string{"verify", "--report", filepath.Join(t.TempDir(), "report")}, servers, filter)
 	if text, code := verb(t, alone...); code != 0 {
 		t.Errorf("verify --source ended with status %d:\n%s", code, text)
 	}
