@@ -173,7 +173,7 @@ func unmapChannel(route router.Route, name []byte) (client []byte, ok bool) {
 	if !good || n >= 1<<30 {
 		return name, true
 	}
-	db, ok := route.Map.Source(int(n))
+	db, _, ok := route.Map.Source(int(n), nil)
 	if !ok {
 		return nil, false
 	}
