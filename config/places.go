@@ -28,12 +28,12 @@ func (p Place) String() string {
 
 // parsePlace is the inverse of String.
 func parsePlace(text string) (Place, error) {
-	number, prefix, has := strings.Cut(text, ":")
+	number, prefix, has := strings.Cut(strings.TrimSpace(text), ":")
 	db, err := parseDatabase(number)
 	if err == nil && has && prefix == "" {
 		err = errors.New("no prefix")
 	}
-	return Place{DB: db, Prefix: strings.TrimSpace(prefix)}, err
+	return Place{DB: db, Prefix: prefix}, err
 }
 
 // parsePairs reads "0=0,3=5,4=0:c4:". A source database that is named twice is an

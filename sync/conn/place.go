@@ -2,7 +2,6 @@ package conn
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -45,12 +44,15 @@ func nameAt(place router.Place, key string) string {
 	return place.Add(key)
 }
 
-// errNoPlace says that a command cannot be confined to a place.
-var errNoPlace = errors.New("the command cannot be confined to the keys with a prefix")
+// errNoPlace says that a command cannot be confined to a place. Like a server's refusal it
+// means that nothing was done.
+const errNoPlace = Refusal("the command cannot be confined to the keys with a prefix")
 
-// whole are commands without keys that are about the whole database.
-var whole = map[string]bool{
+// wide are commands that reach beyond the keys that they name: the whole database, or
+// keys that a pattern stands for.
+var wide = map[string]bool{
 	"dbsize": true, "flushall": true, "flushdb": true, "keys": true, "move": true, "randomkey": true, "scan": true, "swapdb": true,
+	"sort": true, "sort_ro": true,
 }
 
 // prefixed is the hook of a client for a place.
@@ -136,7 +138,7 @@ func keysIn(args []any) (at []int, err error) {
 	}
 	name := strings.ToLower(fmt.Sprint(args[0]))
 	spec := keyspec.Named(name)
-	if spec == nil || whole[name] || !spec.Exact() {
+	if spec == nil || wide[name] || !spec.Exact() {
 		return nil, fmt.Errorf("%s: %w", name, errNoPlace)
 	}
 	const few = 4 // what comes behind may be large
