@@ -39,6 +39,17 @@ func channelOn(route router.Route, set byte, name []byte) []byte {
 	return splice(there, len(there)-len(name[at[1]:]), len(there)-len(name[at[1]:]), with)
 }
 
+// noticeOn returns a notification that a client publishes itself as the target is to have
+// it.
+func noticeOn(route router.Route, channel, message []byte) (there, what []byte) {
+	there = channelOn(route, channels, channel)
+	at := keyspace.FindSubmatchIndex(channel)
+	if n, ok := resp.Integer(channel[at[2]:at[3]]); ok && n < 1<<30 && !ofKeys.Match(channel) {
+		message = append([]byte(prefixOf(route, int(n))), message...)
+	}
+	return there, message
+}
+
 // heardAs returns what a client knows a channel of the target by. what is the message; it
 // is the key where the channel is one of events. ok is false for what is nobody's.
 func heardAs(route router.Route, channel, what []byte) (client, message []byte, ok bool) {
@@ -100,8 +111,11 @@ func (s *session) asHeard(route router.Route, el []byte) []byte {
 	}
 	out := append([]byte{typ}, redcon.AppendArray(nil, n)[1:]...)
 	out = redcon.AppendBulk(out, kind)
-	if string(kind) == "invalidate" {
-		return append(out, stale(route.Map, rest)...)
+	switch {
+	case isConfirmation(kind):
+		return el
+	case string(kind) == "invalidate":
+		return stale(out, route.Map, rest)
 	}
 	var pattern, channel []byte
 	if string(kind) == "pmessage" {
@@ -113,7 +127,7 @@ func (s *session) asHeard(route router.Route, el []byte) []byte {
 		return el
 	}
 	if string(channel) == invalidated {
-		return append(redcon.AppendBulk(out, channel), stale(route.Map, rest)...)
+		return stale(redcon.AppendBulk(out, channel), route.Map, rest)
 	}
 	what, _, ok := resp.Text(rest)
 	if !ok {
@@ -137,12 +151,13 @@ func (s *session) asHeard(route router.Route, el []byte) []byte {
 	return redcon.AppendBulk(redcon.AppendBulk(out, client), message)
 }
 
-// stale returns the keys that a client's cache may have wrong, in its names. A key is
-// whatever its database is, as with any server.
-func stale(m router.DBMap, keys []byte) []byte {
+// stale appends the keys that a client's cache may have wrong, in its names, and returns
+// nil where all of them are nobody's. A key is the same in whatever database it is, as to
+// any server.
+func stale(dst []byte, m router.DBMap, keys []byte) []byte {
 	list := resp.Elements(keys)
 	if list == nil {
-		return keys // all of them
+		return append(dst, keys...) // all of them
 	}
 	var out []byte
 	n := 0
@@ -162,7 +177,42 @@ func stale(m router.DBMap, keys []byte) []byte {
 			}
 		}
 	}
-	return append(redcon.AppendArray(nil, n), out...)
+	if n == 0 {
+		return nil
+	}
+	return append(redcon.AppendArray(dst, n), out...)
+}
+
+// asksTracked reports whether a command is CLIENT TRACKINGINFO, which names prefixes.
+func asksTracked(args [][]byte) bool { return len(args) == 2 && is(args[1], "trackinginfo") }
+
+// trackedAs returns the reply to it as the client is to have it: each prefix once, without
+// those that are ours.
+func trackedAs(m router.DBMap, reply []byte) []byte {
+	fields := resp.Elements(reply)
+	for i := 0; i+1 < len(fields); i += 2 {
+		name, _, _ := resp.Text(fields[i])
+		if string(name) != "prefixes" {
+			continue
+		}
+		var out []byte
+		said := make(map[string]bool)
+		for _, el := range resp.Elements(fields[i+1]) {
+			text, _, _ := resp.Text(el)
+			for _, db := range m.Sources() {
+				place, _ := m.Place(db)
+				if p, its := place.CutBytes(text); its && len(p) < len(text) && !said[string(p)] {
+					said[string(p)] = true
+					out = redcon.AppendBulk(out, p)
+				}
+			}
+		}
+		_, _, rest, _ := resp.Header(reply)
+		head := reply[:len(reply)-len(rest)]
+		list := redcon.AppendArray(nil, len(said))
+		return bytes.Join([][]byte{head, bytes.Join(fields[:i+1], nil), list, out, bytes.Join(fields[i+2:], nil)}, nil)
+	}
+	return reply
 }
 
 // confirmedAs follows a confirmation of a subscription and returns it as the client is to

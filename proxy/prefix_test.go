@@ -28,8 +28,8 @@ func partsOfOne(t testing.TB) router.DBMap {
 	return m
 }
 
-// foreign are keys of nobody's, beside those of the clients.
-var foreign = []string{"a", "foreign", "c", "c16:a", "C0:a", "x:c0:a"}
+// strangers are keys of nobody's, beside those of the clients.
+var strangers = []string{"a", "foreign", "c", "c16:a", "C0:a", "x:c0:a"}
 
 // partStage is a server of which the clients have parts, with foreign keys in it.
 func partStage(t testing.TB, shared bool) stage {
@@ -43,7 +43,7 @@ func partStage(t testing.TB, shared bool) stage {
 
 func (s stage) addForeign(t testing.TB) {
 	t.Helper()
-	for _, k := range foreign {
+	for _, k := range strangers {
 		if err := s.server.Client(0).Set(context.Background(), k, "foreign", 0).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func (s stage) checkForeign(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := slices.Clone(foreign)
+	left := slices.Clone(strangers)
 	for _, k := range keys {
 		if regexp.MustCompile(`^c([0-9]|1[0-5]):`).MatchString(k) {
 			continue
@@ -78,9 +78,9 @@ func (s stage) checkForeign(t testing.TB) {
 	}
 }
 
-// otherwise are the commands that clients behind a prefix are answered otherwise, with
+// exceptions are the commands that clients behind a prefix are answered otherwise, with
 // what they are answered; "" is anything.
-var otherwise = []struct{ step, way, reply string }{
+var exceptions = []struct{ step, way, reply string }{
 	{`^SWAPDB`, "", `ERR Crossfade: SWAPDB is refused|wrong number`},
 	{`^(DBSIZE|RANDOMKEY|FLUSHDB|FLUSHALL)`, transaction, `cannot be part of a transaction|EXECABORT|wrong number`},
 	{`99`, "", `database 99 is not in the database map|EXECABORT`},
@@ -94,7 +94,7 @@ func isOtherwise(t *testing.T, way, got, want string) bool {
 	t.Helper()
 	at, reply, _ := strings.Cut(got, " -> ")
 	_, line, _ := strings.Cut(at, ": ")
-	for _, o := range otherwise {
+	for _, o := range exceptions {
 		if o.way != "" && o.way != way || !regexp.MustCompile(o.step).MatchString(line) {
 			continue
 		}
@@ -214,7 +214,7 @@ func partWorld(t testing.TB, settings ...setting) *world {
 		t.Fatal(err)
 	}
 	w := newWorldMapped(t, redistest.Start(t), redistest.Start(t), router.Route{Map: m}, settings...)
-	for _, k := range foreign {
+	for _, k := range strangers {
 		w.do(router.Target, 0, "SET", k, "foreign")
 	}
 	return w
@@ -295,7 +295,7 @@ func TestDatabasesThatArePartsOfOne(t *testing.T) {
 	a.want("MOVE none 3", ":0\r\n")
 	a.want("SET m 1 EX 1000", ok)
 	a.want("MOVE m 3", ":1\r\n")
-	b.want("TTL m", ":1000\r\n")
+	b.want("PERSIST m", ":1\r\n")
 	b.want("MOVE m 5", ":1\r\n")
 	b.want("EXISTS m", ":0\r\n")
 	b.want("MULTI", ok)
@@ -321,7 +321,7 @@ func TestDatabasesThatArePartsOfOne(t *testing.T) {
 	a.want("DBSIZE", ":3\r\n")
 	a.want("FLUSHALL", ok)
 	a.want("DBSIZE", ":0\r\n")
-	want := slices.Sorted(slices.Values(foreign))
+	want := slices.Sorted(slices.Values(strangers))
 	if got := w.keysAt(router.Target, 0); !slices.Equal(got, want) {
 		t.Errorf("there are %q, want %q", got, want)
 	}
@@ -422,7 +422,7 @@ func TestNotificationsOfParts(t *testing.T) {
 
 // TestTrackingOfParts: what a client caches is told by the names that it knows.
 func TestTrackingOfParts(t *testing.T) {
-	w := partWorld(t)
+	w := newWorldMapped(t, redistest.Start(t), redistest.Start(t), router.Route{Map: partsOfOne(t)})
 	a, all := w.client(), w.client()
 	for _, c := range []*raw{a, all} {
 		c.send("HELLO 3")
@@ -441,6 +441,7 @@ func TestTrackingOfParts(t *testing.T) {
 			a.expect(everything)
 			all.expect(everything)
 		}
+		all.want("CLIENT TRACKINGINFO", "%3\r\n$5\r\nflags\r\n~2\r\n$2\r\non\r\n$5\r\nbcast\r\n$8\r\nredirect\r\n:0\r\n$8\r\nprefixes\r\n"+list("k"))
 		a.do("GET key")
 		writer.want("SET key 1", ok)
 		a.expect(push("key"))

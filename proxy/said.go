@@ -51,12 +51,19 @@ func (sp *spec) keysUnclear(args [][]byte) bool {
 // apart reports whether a command behind a prefix needs a connection of its client's own:
 // its reply names keys, or it takes more than one command to do it.
 func (sp *spec) apart(args [][]byte) bool {
-	return sp.form.Reply != prefix.Nothing || sp.isWhole(args) || sp.keysUnclear(args)
+	return sp.form.Reply != prefix.Nothing || sp.isWhole(args) || sp.keysUnclear(args) || sp.publishes(args)
+}
+
+// publishes reports whether a command says what servers say of keys.
+func (sp *spec) publishes(args [][]byte) bool {
+	return sp.name == "publish" && len(args) == 3 && keyspace.Match(args[1])
 }
 
 // isWhole reports whether a command is one about a database as a whole, and one that the
 // server would obey.
-func (sp *spec) isWhole(args [][]byte) bool { return sp.whole && (sp.verb == vFlushDB || len(args) == 1) }
+func (sp *spec) isWhole(args [][]byte) bool {
+	return sp.whole && (sp.verb == vFlushDB || len(args) == 1)
+}
 
 const untold = "ERR Crossfade: the server does not tell which words of this command are keys; since the switch keys have a prefix there, and it is refused"
 
@@ -78,6 +85,9 @@ func (s *Server) said(dst []byte, w *prefix.Rewriter, route router.Route, db int
 		return s.saidCopy(dst, route, with, sp, args)
 	case with != "" && sp.keysUnclear(args):
 		return nil, untold
+	case sp.publishes(args):
+		channel, message := noticeOn(route, args[1], args[2])
+		return wireOf(args[0], channel, message), ""
 	}
 	out, refusal := s.translated(route, sp, args)
 	if refusal != "" {
