@@ -39,8 +39,15 @@ func (s *session) inquire(sp *spec, cmd redcon.Command) error {
 // places. Where a key stands more often than it is named, each of those words is replaced
 // in turn by one that is nowhere else, to see whether that is named then.
 func (s *session) findKeys(args [][]byte) (at []int, refusal string, err error) {
-	name := bytes.ToLower(args[0])
-	replies, err := s.ask(wireOf(append([][]byte{[]byte("COMMAND"), []byte("GETKEYS")}, args...)...), wireOf([]byte("COMMAND"), []byte("INFO"), name))
+	info := wireOf([]byte("COMMAND"), []byte("INFO"), args[0])
+	if len(args) == 1 {
+		replies, err := s.ask(info)
+		if err == nil && (resp.IsError(replies[0]) || touchesKeys(replies[0])) {
+			refusal = untold
+		}
+		return nil, refusal, err
+	}
+	replies, err := s.ask(wireOf(append([][]byte{[]byte("COMMAND"), []byte("GETKEYS")}, args...)...), info)
 	if err != nil {
 		return nil, "", err
 	}
