@@ -28,7 +28,7 @@ func TestPrefixes(t *testing.T) {
 		must(t, from.Client(db).Set(ctx, "k", "hidden", 0).Err())
 	}
 	must(t, from.Client(0).Eval(ctx, "return 1", nil).Err())
-	must(t, from.Client(0).SwapDB(ctx, 4, 5).Err())
+	must(t, from.Client(0).Do(ctx, "SWAPDB", 4, 5).Err())
 	must(t, to.Client(2).MSet(ctx, "theirs", 1, "c0", 1, "c3:x", 1).Err())
 	env := prefixed(t, from, to)
 	env.LeaveOut = []int{2}

@@ -65,9 +65,9 @@ func (h prefixed) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if scan, is := cmd.(*redis.ScanCmd); is && cmd.Name() == "scan" {
 			return h.scan(ctx, scan, next)
 		}
-		undo, err := h.rename(nil, cmd)
+		undo := make(changes)
 		defer undo.all()
-		if err != nil {
+		if err := h.rename(undo, cmd); err != nil {
 			cmd.SetErr(err)
 			return err
 		}
@@ -77,11 +77,10 @@ func (h prefixed) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (h prefixed) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		var undo changes
-		defer func() { undo.all() }()
+		undo := make(changes)
+		defer undo.all()
 		for _, cmd := range cmds {
-			var err error
-			if undo, err = h.rename(undo, cmd); err != nil {
+			if err := h.rename(undo, cmd); err != nil {
 				for _, c := range cmds {
 					c.SetErr(err)
 				}
@@ -92,30 +91,27 @@ func (h prefixed) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	}
 }
 
-// changes are arguments that were replaced: the slices are the callers', who may send
-// them again.
-type changes []change
-
-type change struct {
-	args []any
-	at   int
-	was  any
-}
+// changes are arguments that were replaced, and what they were: the slices are the
+// callers', who may send them again, or twice at a time.
+type changes map[*any]any
 
 func (c changes) all() {
-	for _, one := range c {
-		one.args[one.at] = one.was
+	for arg, was := range c {
+		*arg = was
 	}
 }
 
 // rename gives the keys of a command their names at the place.
-func (h prefixed) rename(undo changes, cmd redis.Cmder) (changes, error) {
+func (h prefixed) rename(undo changes, cmd redis.Cmder) error {
 	args := cmd.Args()
 	at, err := keysIn(args)
 	if err != nil {
-		return undo, err
+		return err
 	}
 	for _, i := range at {
+		if _, done := undo[&args[i]]; done {
+			continue
+		}
 		var name any
 		switch key := args[i].(type) {
 		case string:
@@ -123,12 +119,11 @@ func (h prefixed) rename(undo changes, cmd redis.Cmder) (changes, error) {
 		case []byte:
 			name = nameAt(h.place, string(key))
 		default:
-			return undo, fmt.Errorf("%v: key is a %T: %w", args[0], args[i], errNoPlace)
+			return fmt.Errorf("%v: key is a %T: %w", args[0], args[i], errNoPlace)
 		}
-		undo = append(undo, change{args, i, args[i]})
-		args[i] = name
+		undo[&args[i]], args[i] = args[i], name
 	}
-	return undo, nil
+	return nil
 }
 
 // keysIn returns which arguments of a command are keys.

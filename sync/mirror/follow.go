@@ -87,7 +87,8 @@ func (m *Mirror) find(db int, key string) (n int, name string, ok bool) {
 	if strings.HasPrefix(key, KeyPrefix) { // no prefix is like that
 		return m.order[0], key, db == m.home[0]
 	}
-	return m.cfg.Map.Find(m.cfg.Side, db, key)
+	n, name, ok = m.cfg.Map.Find(m.cfg.Side, db, key)
+	return n, name, ok && !strings.HasPrefix(name, KeyPrefix)
 }
 
 // take takes events of keys of one lane.

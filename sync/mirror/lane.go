@@ -269,7 +269,7 @@ func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
 	defer under.Wait() // who has taken keys gives them back, whatever happens
 	p := l.scanned(l.from)
 	p.looked = func(n int) { l.count.scanned.Add(int64(n)) }
-	err := p.each(ctx, l.src(), func(keys []string) error {
+	err := l.m.ends[0].each(ctx, l.db, l.from, p, func(keys []string) error {
 		if outdated() {
 			return errOutdated
 		}
@@ -311,7 +311,7 @@ func (l *lane) hand(ctx context.Context, keys []string, under *sync.WaitGroup, w
 func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
 	var under sync.WaitGroup
 	defer under.Wait()
-	err := l.scanned(l.to).each(ctx, l.dst(), func(keys []string) error {
+	err := l.m.ends[1].each(ctx, l.db, l.to, l.scanned(l.to), func(keys []string) error {
 		if outdated() {
 			return errOutdated
 		}

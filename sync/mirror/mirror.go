@@ -106,6 +106,7 @@ type Mirror struct {
 	lanes map[int]*lane // by the source's database
 	order []int
 	home  [2]int // the databases of From and To in which the heartbeat is
+	ends  [2]*sharedScans
 
 	ctx    context.Context // of everything that runs until Stop
 	cancel context.CancelCauseFunc
@@ -151,6 +152,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		order:  cfg.Map.Sources(),
 		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
 	}
+	m.ends = [2]*sharedScans{newSharedScans(m, cfg.From, cfg.Side), newSharedScans(m, cfg.To, cfg.Side.Other())}
 	for i, db := range m.order {
 		from, _ := cfg.Map.At(cfg.Side, db)
 		to, _ := cfg.Map.At(cfg.Side.Other(), db)

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
@@ -19,6 +21,7 @@ type pages struct {
 	count  int // SCAN's COUNT
 	only   *filter.Filter
 	shared bool           // others' keys are there too: how many were looked at is not known
+	all    bool           // the caller chooses: nothing is left out
 	looked func(keys int) // how many more the server has looked at, about; nil: nobody asks
 }
 
@@ -67,7 +70,7 @@ func (p pages) each(ctx context.Context, c *redis.Client, page func([]string) er
 		}
 		apps := keys[:0]
 		for _, k := range keys {
-			if !strings.HasPrefix(k, KeyPrefix) && p.only.Name(k) {
+			if p.all || !strings.HasPrefix(k, KeyPrefix) && p.only.Name(k) {
 				apps = append(apps, k)
 			}
 		}
@@ -101,16 +104,19 @@ func refusesType(err error) bool {
 // names tell. Where a server's database is shared that takes a scan of it, which is spared
 // where all that is in it would be too little to matter to checkLoss.
 func (m *Mirror) keys(ctx context.Context) (from, to int64, err error) {
-	exact := func(pool *conn.Pool, side router.Side) (n int64, err error) {
+	exact := func(pool *conn.Pool, side router.Side) (int64, error) {
+		var n atomic.Int64
+		together, tctx := errgroup.WithContext(ctx) // which lets them share a scan
 		for _, db := range m.order {
-			place, _ := m.cfg.Map.At(side, db)
-			more, err := m.lanes[db].keysOf(ctx, pool, place)
-			if err != nil {
-				return 0, err
-			}
-			n += more
+			together.Go(func() error {
+				place, _ := m.cfg.Map.At(side, db)
+				more, err := m.lanes[db].keysOf(tctx, pool, place)
+				n.Add(more)
+				return err
+			})
 		}
-		return n, nil
+		err := together.Wait()
+		return n.Load(), err
 	}
 	side := m.cfg.Side
 	if from, err = exact(m.cfg.From, side); err != nil {
@@ -135,7 +141,7 @@ func (l *lane) keysOf(ctx context.Context, pool *conn.Pool, place router.Place) 
 	if l.m.cfg.Only == nil && place.Prefix == "" {
 		n, err = pool.DB(place.DB).DBSize(ctx).Result()
 	} else {
-		err = l.scanned(place).each(ctx, pool.At(place), func(keys []string) error { n += int64(len(keys)); return nil })
+		err = l.m.scans(pool).each(ctx, l.db, place, l.scanned(place), func(keys []string) error { n += int64(len(keys)); return nil })
 	}
 	if err != nil {
 		return 0, fmt.Errorf("counting the keys of database %s on %s: %w", place, pool, err)
