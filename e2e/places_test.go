@@ -82,8 +82,7 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 	c := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: strings.Join(pairs, ","), extra: []string{"--verify.rate", "0"}})
-	const unserved = "run.prefixes=on"
-	c.start(unserved)
+	c.start("")
 	st := c.awaitReady()
 	if len(st.Databases) != 16 || st.Databases[3].Source != 3 || st.Databases[3].Target != 0 || st.Databases[3].Prefix != "c3:" {
 		t.Errorf("status: %+v", st.Databases)
@@ -106,7 +105,7 @@ func TestPlaces(t *testing.T) {
 	// Killed and started again, it finds what has changed meanwhile, and what was planted.
 	c.kill()
 	write(router.Source, "second")
-	c.start(unserved)
+	c.start("")
 	c.awaitReady()
 	compare(0)
 	equal("after the restart")
@@ -119,7 +118,7 @@ func TestPlaces(t *testing.T) {
 	compare(0)
 	c.kill()
 	write(router.Target, "fourth")
-	c.start(unserved)
+	c.start("")
 	c.awaitReady()
 	compare(0)
 
@@ -133,15 +132,5 @@ func TestPlaces(t *testing.T) {
 		if keys := must[[]string](t)(client.Keys(t.Context(), "crossfade:*").Result()); len(keys) > 0 {
 			t.Errorf("left over: %v", keys)
 		}
-	}
-}
-
-// TestPlacesUnserved: as long as clients cannot be served with prefixes, run refuses them.
-func TestPlacesUnserved(t *testing.T) {
-	src, dst := redistest.Start(t), redistest.Start(t)
-	c := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: "0=0:c0:"})
-	c.start("")
-	if err := c.awaitExit(20 * time.Second); err == nil {
-		t.Error("a map with prefixes is taken")
 	}
 }

@@ -72,9 +72,6 @@ type sidecar struct {
 
 // newSidecar makes everything and takes the addresses and the state file.
 func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *sidecar, err error) {
-	if err := unserved(c); err != nil {
-		return nil, usage(problems(err))
-	}
 	s := &sidecar{config: c, log: log}
 	var ends [2]config.Endpoint
 	for side, server := range map[router.Side]config.Server{router.Source: c.Source, router.Target: c.Target} {
