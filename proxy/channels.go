@@ -218,7 +218,7 @@ func trackedAs(m router.DBMap, reply []byte) []byte {
 // confirmedAs follows a confirmation of a subscription and returns it as the client is to
 // have it: its names are in the order in which it has said them. It runs under the
 // session's lock.
-func (s *session) confirmedAs(route router.Route, it *item, el []byte) []byte {
+func (s *session) confirmedAs(it *item, el []byte) []byte {
 	typ, n, rest, ok := resp.Header(el)
 	if !ok || n != 3 {
 		return el

@@ -248,14 +248,6 @@ func (w *world) keysAt(side router.Side, db int) []string {
 	return keys
 }
 
-func (r *raw) all(lines ...string) (out []string) {
-	r.t.Helper()
-	for _, l := range lines {
-		out = append(out, r.do(l))
-	}
-	return out
-}
-
 // list is an array of strings as it is written.
 func list(words ...string) string {
 	b := fmt.Appendf(nil, "*%d\r\n", len(words))

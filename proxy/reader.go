@@ -448,7 +448,7 @@ func (r *reader) finishItem() {
 	}
 	if isConfirming(it) && !failed && !s.st.multi {
 		if prefixed(r.l.route) {
-			out = s.confirmedAs(r.l.route, it, r.coll)
+			out = s.confirmedAs(it, r.coll)
 		} else {
 			s.confirmed(r.l, r.coll)
 			out = s.clientView(r.l, r.coll)

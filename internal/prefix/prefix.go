@@ -22,6 +22,7 @@ type Form struct {
 // Request says which words of a command name keys.
 type Request uint8
 
+// How a command is said.
 const (
 	Keys    Request = iota // its keys do, and nothing else
 	Pattern                // KEYS: its pattern

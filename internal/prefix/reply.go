@@ -9,6 +9,7 @@ import (
 // Reply says which strings of a reply name keys.
 type Reply uint8
 
+// What is named.
 const (
 	Nothing   Reply = iota
 	Name            // itself
