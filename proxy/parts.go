@@ -108,12 +108,29 @@ func (s *session) yield() error {
 // allowed asks what the server would say of a command if it had one more word, which is
 // nothing to it: whether the client may say it is looked at before that. nil is that it may.
 func (s *session) allowed(name string) (refusal []byte, err error) {
-	s.srv.counters[strings.ToLower(name)].forwarded.Add(1) // the server counts it
-	replies, err := s.ask(words(name, "crossfade"))
+	replies, err := s.askCounted(strings.ToLower(name), words(name, "crossfade"))
 	if err != nil || strings.HasPrefix(resp.ErrorText(replies[0]), "ERR syntax") {
 		return nil, err
 	}
 	return replies[0], nil
+}
+
+// askCounted is ask for commands of which the last one is of a kind that is counted. The
+// server counts it too, a syntax error as well, but not what it has refused; of one whose
+// answer is lost nobody knows.
+func (s *session) askCounted(kind string, wires ...[]byte) ([][]byte, error) {
+	counter := s.srv.counters[kind]
+	counter.pending.Add(1)
+	counter.forwarded.Add(1)
+	replies, err := s.ask(wires...)
+	if err != nil {
+		return nil, err
+	}
+	if refused(resp.ErrorText(replies[len(replies)-1])) {
+		counter.forwarded.Add(-1)
+	}
+	counter.pending.Add(-1)
+	return replies, nil
 }
 
 // emptied tells the observer what was deleted.
@@ -196,16 +213,14 @@ func (s *session) flushParts(sp *spec, cmd redcon.Command) error {
 // flushOne empties one of the client's databases, and leaves the connection there.
 func (s *session) flushOne(db int, mode []string) (refusal []byte, err error) {
 	place, _ := s.route.Place(db)
-	wires := [][]byte{words("SELECT", strconv.Itoa(place.DB))}
+	there := words("SELECT", strconv.Itoa(place.DB))
+	var replies [][]byte
 	if place.Prefix == "" {
-		wires = append(wires, words(append([]string{"FLUSHDB"}, mode...)...))
-		counter := s.srv.counters["flushdb"]
-		counter.pending.Add(1)
-		counter.forwarded.Add(1)
-		defer counter.pending.Add(-1)
 		defer func() { s.srv.tell([]event{{kind: flushed, db: db}}) }()
+		replies, err = s.askCounted("flushdb", there, words(append([]string{"FLUSHDB"}, mode...)...))
+	} else {
+		replies, err = s.ask(there)
 	}
-	replies, err := s.ask(wires...)
 	if err != nil {
 		return nil, err
 	}

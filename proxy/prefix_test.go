@@ -339,6 +339,40 @@ func TestDatabasesThatArePartsOfOne(t *testing.T) {
 	}
 }
 
+// TestFlushesThatAreRefused: what the server has refused it has not counted, and neither is
+// it here, or one by somebody else would go unnoticed later.
+func TestFlushesThatAreRefused(t *testing.T) {
+	w := partWorld(t)
+	w.switchTo(router.Target)
+	w.do(router.Target, 0, "ACL", "SETUSER", "few", "on", "nopass", "~*", "+@all", "-flushdb")
+	w.do(router.Target, 0, "ACL", "SETUSER", "fewer", "on", "nopass", "~*", "+@all", "-flushdb", "-flushall")
+	a := w.client()
+	a.want("SET k v", ok)
+	for _, user := range []string{"few", "fewer"} {
+		a.want("AUTH "+user+" any", ok)
+		if got := a.do("FLUSHDB"); !strings.HasPrefix(got, "-NOPERM") {
+			t.Errorf("FLUSHDB of %s is answered %q", user, got)
+		}
+		if got := a.do("FLUSHALL"); !strings.HasPrefix(got, "-NOPERM") {
+			t.Errorf("FLUSHALL of %s is answered %q", user, got)
+		} // of one user when it comes to a database that is no part
+	}
+	a.want("AUTH default any", ok)
+	a.want("FLUSHDB", ok)
+	a.want("FLUSHALL", ok)
+	forwarded, finished := w.proxy.Silent()
+	stats := fmt.Sprint(w.do(router.Target, 0, "INFO", "commandstats"))
+	for _, name := range []string{"flushdb", "flushall"} {
+		ran := "0"
+		if m := regexp.MustCompile("cmdstat_" + name + ":calls=([0-9]+)").FindStringSubmatch(stats); m != nil {
+			ran = m[1]
+		}
+		if fmt.Sprint(forwarded[name]) != ran || fmt.Sprint(finished[name]) != ran {
+			t.Errorf("%d to %d %s are counted, the server has %s", finished[name], forwarded[name], name, ran)
+		}
+	}
+}
+
 // TestPartsAcrossSwitches: what a client is in the middle of goes on behind the prefix, and
 // back without it.
 func TestPartsAcrossSwitches(t *testing.T) {
