@@ -72,6 +72,9 @@ func (s *session) dispatch(cmd redcon.Command) error {
 
 // queue forwards a command inside a transaction.
 func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
+	if n, ok := selected(it.spec, cmd.Args); ok {
+		s.queuedIn = n + 1
+	}
 	it.raw = append([]byte(nil), cmd.Raw...)
 	if it.spec.verb != plain {
 		it.args = cloneArgs(cmd.Args)
@@ -157,7 +160,9 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 	s.describeWrites(it, it.args)
 	switch sp.verb {
 	case vMulti:
-		s.multi = s.multi || len(it.args) == 1
+		if !s.multi {
+			s.multi, s.queuedIn = len(it.args) == 1, 0
+		}
 	case vExec:
 		wasMulti := s.multi
 		s.multi = false
@@ -166,7 +171,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 			it.role = execNil
 			wire = words("DISCARD")
 		}
-		if s.queuedIn > 0 { // which database follows is known when it is answered
+		if s.queuedIn > 0 && s.prefixed { // which database follows is known when it is answered
 			return s.pushAwait(it, wire)
 		}
 	case vDiscard:
