@@ -17,9 +17,9 @@ type Config struct {
 	Source Server `koanf:"source"`
 	Target Server `koanf:"target"`
 
-	// Databases maps source to target databases. Empty: every database of the
+	// Databases maps source databases to places of the target. Empty: every database of the
 	// source keeps its number, except those in LeaveOut.
-	Databases map[int]int `koanf:"databases"`
+	Databases map[int]Place `koanf:"databases"`
 	// LeaveOut lists source databases that are not moved although they hold keys.
 	LeaveOut []int `koanf:"leave_out"`
 

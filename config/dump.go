@@ -88,12 +88,8 @@ func valueNode(value any) *yaml.Node {
 		return recordsNode(list)
 	}
 	switch value := value.(type) {
-	case map[int]int:
-		node := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
-		for _, from := range slices.Sorted(maps.Keys(value)) {
-			node.Content = append(node.Content, scalar(strconv.Itoa(from), "!!int"), scalar(strconv.Itoa(value[from]), "!!int"))
-		}
-		return node
+	case map[int]Place:
+		return placesNode(value)
 	case []int:
 		node := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
 		for _, number := range value {

@@ -15,7 +15,7 @@ func full() Config {
 	c := Default()
 	c.Source = Server{URL: "redis://user:hidden1@h:1", Username: "u: x", Password: "hidden2", PasswordFile: "/p q"}
 	c.Target = Server{URL: "rediss://:hidden3@h:2", Password: "hidden4", TLS: TLS{ServerName: "#n", InsecureSkipVerify: true}}
-	c.Databases = map[int]int{3: 5, 0: 0}
+	c.Databases = map[int]Place{3: {DB: 5}, 0: {}, 7: {DB: 1, Prefix: "{c7}:"}, 8: {DB: 1, Prefix: "#8:"}}
 	c.LeaveOut = []int{1, 2}
 	c.Admin.Token = "hidden5"
 	c.Sync.SetNotifications = false

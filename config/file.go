@@ -207,6 +207,9 @@ func (r *fileReader) text(k key, value *yaml.Node) (string, bool) {
 		for i := 0; i+1 < len(value.Content); i += 2 {
 			from, ok1 := inside(value.Content[i], ",=")
 			to, ok2 := inside(value.Content[i+1], ",=")
+			if place := resolve(value.Content[i+1]); place.Kind == yaml.MappingNode {
+				to, ok2 = placeText(place)
+			}
 			if !ok1 || !ok2 {
 				return "", false
 			}
@@ -235,7 +238,7 @@ func resolve(node *yaml.Node) *yaml.Node {
 func wanted(typ reflect.Type) string {
 	switch typ.Kind() {
 	case reflect.Map:
-		return "SOURCE: TARGET pairs, such as {0: 0, 3: 5}"
+		return "SOURCE: TARGET pairs, such as {0: 0, 3: 5} or {3: {db: 0, prefix: \"c3:\"}}"
 	case reflect.Slice:
 		if isRecords(typ) {
 			keys := recordKeys(typ.Elem())

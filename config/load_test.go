@@ -62,7 +62,7 @@ cutover.max_stall: 10ms
 	want.State = "env"
 	want.Source.URL, want.Source.Password = "redis://env", "p=q"
 	want.Target.URL, want.Target.Password, want.Target.TLS = "redis://file-target", "0123", TLS{InsecureSkipVerify: true}
-	want.Databases = map[int]int{1: 1, 2: 3}
+	want.Databases = map[int]Place{1: {DB: 1}, 2: {DB: 3}}
 	want.Admin.Address = "unix:env.sock"
 	want.Sync.Workers, want.Sync.Batch, want.Sync.DirtyLimit, want.Sync.SetNotifications = 2, 1000, 2_000_000, false
 	want.Cutover.MaxStall, want.Cutover.Unsafe = 10*time.Millisecond, true
@@ -190,7 +190,17 @@ func TestProblemsOfLayers(t *testing.T) {
 		{file: "sync: 4", want: []string{"c.yaml:1: sync: expected lines KEY: VALUE"}},
 		{file: "cutover: {max_stall: 5, unsafe: maybe}", want: []string{`cutover.max_stall: "5" has no unit: write 5s, 5ms`, `cutover.unsafe: "maybe" is neither true nor false`}},
 		{file: "databases: {0: 0, 3: 5, 3: 6}", want: []string{"source database 3 twice (to 5 and to 6)"}},
-		{file: "databases: {0: {db: 1}}", want: []string{"databases: not a plain value: write SOURCE: TARGET pairs"}},
+		{file: "databases: {0: {db: 1, of: 2}}", want: []string{"databases: not a plain value: write SOURCE: TARGET pairs"}},
+		{file: "databases: {0: {prefix: a}}", want: []string{"databases: not a plain value"}},
+		{file: "databases: {0: {db: 1, prefix: ''}}", want: []string{"databases: not a plain value"}},
+		{file: "databases: {0: {db: 1, prefix: 'a,1=1'}}", want: []string{"databases: not a plain value"}},
+		{file: "databases: {0: {db: '1:a', prefix: b}}", want: []string{"databases: not a plain value"}},
+		{file: "databases: {0: {db: x, prefix: b}}", want: []string{`databases: "0=x:b" is not a database map`}},
+		{file: "databases: {1: {db: 0, prefix: 'c1'}, 2: {db: 0, prefix: c12}, 3: 0}", want: []string{
+			"databases: 1=0:c1 and 2=0:c12 share target database 0, and one prefix begins the other",
+			"databases: 1=0:c1 and 3=0 share target database 0, and one of them has no prefix there",
+			"databases: 2=0:c12 and 3=0 share",
+		}},
 		{file: "databases: {0: '1,2=3'}", want: []string{"databases: not a plain value"}},
 		{file: "databases: {a: 1}", want: []string{`databases: "a=1" is not a database map ("a=1"): write SOURCE=TARGET`}},
 		{file: "leave_out: [x]", want: []string{`leave_out: "x" is not a list of databases`}},
@@ -222,6 +232,7 @@ func TestProblemsOfLayers(t *testing.T) {
 		{args: []string{"--listen"}, want: []string{"flag needs an argument: -listen"}},
 		{args: []string{"--map", "0=0,3"}, want: []string{`--map: databases: "0=0,3" is not a database map ("3")`}},
 		{args: []string{"--map", "0=0", "--map", "0=1"}, want: []string{"source database 0 twice (to 0 and to 1)"}},
+		{args: []string{"--map", "0=0:"}, want: []string{`--map: databases: "0=0:" is not a database map ("0=0:")`, "SOURCE=TARGET:PREFIX"}},
 		{args: []string{"--map", "0=99999999999"}, want: []string{"is not a database map"}},
 		{args: []string{"--sync.workers", "99999999999999G"}, want: []string{"is too big a number"}},
 		{args: []string{"--cutover.unsafe", "false"}, want: []string{"write --cutover.unsafe=false"}},

@@ -3,10 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,7 +31,7 @@ func parseText(typ reflect.Type, text string) (any, error) {
 		return parseList(text)
 	case reflect.TypeFor[[]string]():
 		return parseTexts(text), nil
-	case reflect.TypeFor[map[int]int]():
+	case reflect.TypeFor[map[int]Place]():
 		return parsePairs(text)
 	}
 	return nil, fmt.Errorf("cannot be read: the program does not know the type %v", typ)
@@ -118,28 +116,6 @@ func parseTexts(text string) []string {
 	return list
 }
 
-// parsePairs reads "0=0,3=5". A source database that is named twice is an error
-// even with the same target: one of the two is a slip.
-func parsePairs(text string) (map[int]int, error) {
-	var pairs map[int]int
-	for item := range items(text) {
-		from, to, _ := strings.Cut(item, "=")
-		source, err1 := parseDatabase(from)
-		target, err2 := parseDatabase(to)
-		if err1 != nil || err2 != nil {
-			return nil, fmt.Errorf("is not a database map (%q): write SOURCE=TARGET with commas, such as 0=0,3=5", brief(item))
-		}
-		if before, there := pairs[source]; there {
-			return nil, fmt.Errorf("names source database %d twice (to %d and to %d): name it once", source, before, target)
-		}
-		if pairs == nil {
-			pairs = map[int]int{}
-		}
-		pairs[source] = target
-	}
-	return pairs, nil
-}
-
 // items yields what stands between commas; nothing for an empty text.
 func items(text string) func(func(string) bool) {
 	if strings.TrimSpace(text) == "" {
@@ -159,12 +135,8 @@ func formatValue(value any) string {
 		return strings.Join(texts, ",")
 	case []string:
 		return strings.Join(value, ",")
-	case map[int]int:
-		var texts []string
-		for _, from := range slices.Sorted(maps.Keys(value)) {
-			texts = append(texts, fmt.Sprintf("%d=%d", from, value[from]))
-		}
-		return strings.Join(texts, ",")
+	case map[int]Place:
+		return formatPairs(value)
 	case []Credential, []User, []Window, []Hook:
 		return "" // as a flag's default: never one
 	default:

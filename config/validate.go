@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -125,33 +124,6 @@ func (c Config) checkListenTLS() []error {
 		return []error{errors.New("proxy.tls: files without TLS: begin an address of listen with tls:// or remove them")}
 	}
 	return nil
-}
-
-func (c Config) checkDatabases() []error {
-	var problems []error
-	into := map[int]int{} // target: source
-	for _, from := range slices.Sorted(maps.Keys(c.Databases)) {
-		to := c.Databases[from]
-		if from < 0 || to < 0 {
-			problems = append(problems, fmt.Errorf("databases: %d=%d is negative: databases count from 0", from, to))
-			continue
-		}
-		if other, taken := into[to]; taken {
-			problems = append(problems, fmt.Errorf("databases: %d=%d and %d=%d would overwrite each other in target database %d: give each a target of its own",
-				other, to, from, to, to))
-		} else {
-			into[to] = from
-		}
-		if slices.Contains(c.LeaveOut, from) {
-			problems = append(problems, fmt.Errorf("leave_out: %d is mapped as well (databases: %d=%d): keep one of the two", from, from, to))
-		}
-	}
-	for _, number := range c.LeaveOut {
-		if number < 0 {
-			problems = append(problems, fmt.Errorf("leave_out: %d is negative: databases count from 0", number))
-		}
-	}
-	return problems
 }
 
 func (c Config) checkRanges() []error {

@@ -56,7 +56,7 @@ func newParts(t *testing.T, servers [2]*redistest.Server) *parts {
 	p := &parts{t: t}
 	c := config.Default()
 	c.Listen = []string{"127.0.0.1:0"}
-	c.Databases = map[int]int{0: 3, 3: 0}
+	c.Databases = map[int]config.Place{0: {DB: 3}, 3: {}}
 	c.Sync.Heartbeat = 200 * time.Millisecond
 	log := slog.New(slog.DiscardHandler)
 	var ends [2]config.Endpoint

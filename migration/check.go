@@ -23,10 +23,10 @@ func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) 
 	}
 	defer both.close()
 	from, to := both.from, both.to
-	pairs := cfg.Databases
+	pairs := placesOf(cfg)
 	if len(pairs) == 0 {
 		if pairs, err = identityPairs(ctx, from, to, cfg.LeaveOut); err != nil {
-			pairs = map[int]int{0: 0} // unreachable: the first finding says so
+			pairs = map[int]router.Place{0: {}} // unreachable: the first finding says so
 		}
 	}
 	dbmap, err := router.NewDBMap(pairs)
@@ -50,7 +50,7 @@ func (m *Migration) env(from router.Side) preflight.Env {
 	return preflight.Env{
 		From: m.ids[from].Pool(), To: m.ids[from.Other()].Pool(),
 		FromName: from.String(), ToName: from.Other().String(),
-		Map: m.mapFrom(from), Explicit: len(m.cfg.Databases) > 0, LeaveOut: m.cfg.LeaveOut,
+		Map: m.databases(), Explicit: len(m.cfg.Databases) > 0, LeaveOut: m.cfg.LeaveOut,
 		Feed: m.cfg.Sync.Feed, SetNotifications: m.cfg.Sync.SetNotifications, CreateUser: m.cfg.Cutover.CreateUser, Unsafe: m.cfg.Cutover.Unsafe,
 		Only: m.opt.Only, AllowPartial: m.cfg.Cutover.AllowPartial, DropFieldExpiries: m.dropsFieldExpiries(),
 		Resumed: m.record().Copied,
@@ -100,7 +100,7 @@ func (m *Migration) fenceLevel(ctx context.Context, from router.Side) (FenceLeve
 // chooseMap settles the database map: the operator's, or every database of the
 // source to the same number.
 func (m *Migration) chooseMap(ctx context.Context) error {
-	pairs := m.cfg.Databases
+	pairs := placesOf(m.cfg)
 	if len(pairs) == 0 {
 		var err error
 		pairs, err = identityPairs(ctx, m.ids[router.Source].Pool(), m.ids[router.Target].Pool(), m.cfg.LeaveOut)
@@ -111,10 +111,19 @@ func (m *Migration) chooseMap(ctx context.Context) error {
 	return m.useMap(pairs, m.cfg.LeaveOut)
 }
 
+// placesOf returns the operator's map; it is empty when there is none.
+func placesOf(cfg config.Config) map[int]router.Place {
+	pairs := make(map[int]router.Place, len(cfg.Databases))
+	for db, place := range cfg.Databases {
+		pairs[db] = router.Place(place)
+	}
+	return pairs
+}
+
 // identityPairs maps every database that both servers have to itself, but those
 // left out. One that only the source has and that holds keys is found by the
 // checks.
-func identityPairs(ctx context.Context, source, target *conn.Pool, leaveOut []int) (map[int]int, error) {
+func identityPairs(ctx context.Context, source, target *conn.Pool, leaveOut []int) (map[int]router.Place, error) {
 	n, err := databaseCount(ctx, source)
 	if err != nil {
 		return nil, err
@@ -123,9 +132,9 @@ func identityPairs(ctx context.Context, source, target *conn.Pool, leaveOut []in
 	if err != nil {
 		return nil, err
 	}
-	pairs := make(map[int]int)
+	pairs := make(map[int]router.Place)
 	for db := range min(n, t) {
-		pairs[db] = db
+		pairs[db] = router.Place{DB: db}
 	}
 	for _, db := range leaveOut {
 		delete(pairs, db)

@@ -22,7 +22,7 @@ func twoCoordinators(t *testing.T) (slow, next *Migration, source *redistest.Ser
 		m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(target, "", ""), func(c *config.Config) {
 			c.Cutover.CreateUser = false
 		})
-		if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+		if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
 			t.Fatal(err)
 		}
 		m.rec.Phase, m.rec.Token, m.rec.Seq, m.rec.Copied = Verifying, testToken, 5, true

@@ -27,7 +27,7 @@ func TestTheJournalDecidesNotTheStateFile(t *testing.T) {
 			source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
 			target := redistest.Start(t)
 			m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(target, "", ""), nil)
-			if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+			if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
 				t.Fatal(err)
 			}
 			f, st := raised(t, source, FenceACL)
@@ -114,7 +114,7 @@ func TestATargetWithoutTheDrainIsNotTold(t *testing.T) {
 			m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), func(c *config.Config) {
 				c.Cutover.CreateUser, c.Sync.AcceptLoss = false, tt.accept
 			})
-			if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+			if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
 				t.Fatal(err)
 			}
 			decided := func() {
@@ -164,7 +164,7 @@ func TestATargetWithoutTheDrainIsNotTold(t *testing.T) {
 func TestNobodyIsServedBeforeTheServerIsRead(t *testing.T) {
 	source, target := redistest.Start(t, redistest.WithAOF()), redistest.Start(t, redistest.WithAOF())
 	m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), func(c *config.Config) { c.Cutover.CreateUser = false })
-	if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+	if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	m.rec.Phase, m.rec.Token, m.rec.Seq, m.rec.Copied = Tailing, 5, 100, true
@@ -209,7 +209,7 @@ func TestNobodyIsServedBeforeTheServerIsRead(t *testing.T) {
 func TestTheJournalIsTakenBackFirst(t *testing.T) {
 	source, target := redistest.Start(t), redistest.Start(t)
 	m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), nil)
-	if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+	if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	m.rec.Phase, m.rec.Token, m.rec.Copied = Committing, testToken, true

@@ -53,18 +53,38 @@ func (a *attempt) compareCounts(ctx context.Context) error {
 	if err := a.unmappedHold(fromCounts); err != nil {
 		return err
 	}
-	dm := a.mapFrom(a.from)
-	for _, db := range dm.Sources() {
-		other, _ := dm.Target(db)
-		f, t := fromCounts[db], toCounts[other]
+	if a.Migration.opt.Only != nil { // with a filter they have no reason to be alike
+		return nil
+	}
+	sourceCounts, targetCounts := fromCounts, toCounts
+	if a.from == router.Target {
+		sourceCounts, targetCounts = toCounts, fromCounts
+	}
+	dm := a.databases()
+	for _, db := range dm.Targets() {
+		var s keyCount
+		for _, source := range dm.SourcesAt(db) {
+			s.keys += sourceCounts[source].keys
+			s.expires += sourceCounts[source].expires
+		}
+		t := targetCounts[db]
 		// A key past its expiry counts until the server gets round to removing it,
 		// and RESTORE does not create it; ours (control keys) are a handful.
-		slack := max(f.expires, t.expires) + 8
-		if d := f.keys - t.keys; a.Migration.opt.Only == nil && (d > slack || -d > slack) { // with a filter they have no reason to be alike
-			return fmt.Errorf("comparing while frozen: database %d of %s holds %d keys, database %d of %s %d", db, from, f.keys, other, to, t.keys)
+		slack := max(s.expires, t.expires) + 8
+		if dm.Shared(db) { // others may have keys there, so it may hold any number more
+			t.keys = min(t.keys, s.keys)
+			slack = s.expires + 8
+		}
+		if d := s.keys - t.keys; d > slack || -d > slack {
+			return fmt.Errorf("comparing while frozen: database %s of %s holds %d keys, database %d of %s %d",
+				numbers(dm.SourcesAt(db)), a.ids[router.Source].Pool(), s.keys, db, a.ids[router.Target].Pool(), targetCounts[db].keys)
 		}
 	}
 	return nil
+}
+
+func numbers(list []int) string {
+	return strings.ReplaceAll(strings.Trim(fmt.Sprint(list), "[]"), " ", ", ")
 }
 
 // unmappedHold refuses when a database that is not moved came to hold keys.
@@ -105,10 +125,10 @@ func keyCounts(ctx context.Context, p *conn.Pool) (map[int]keyCount, error) {
 	return counts, nil
 }
 
-// handful is a part of the sample: keys of one database, which is another one on the
-// other side. The big ones are but glanced at.
+// handful is a part of the sample: keys of one of the source's databases. The big ones
+// are but glanced at.
 type handful struct {
-	db, other  int
+	db         int
 	small, big []string
 }
 
@@ -119,9 +139,9 @@ func (a *attempt) chooseSample(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dm := a.mapFrom(a.from)
+	dm := a.databases()
 	var dbs []int
-	for _, db := range dm.Sources() {
+	for _, db := range dm.On(a.from) {
 		if counts[db].keys > 0 {
 			dbs = append(dbs, db)
 		}
@@ -135,20 +155,41 @@ func (a *attempt) chooseSample(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		parts, big, err := a.bySize(ctx, from.DB(db), keys)
-		if err != nil {
-			return err
+		owned := make(map[int][]string)
+		for _, key := range keys {
+			if source, name, ok := dm.Find(a.from, db, key); ok { // or else it is somebody else's
+				owned[source] = append(owned[source], name)
+			}
 		}
-		other, _ := dm.Target(db)
-		for _, some := range parts {
-			a.sample = append(a.sample, handful{db: db, other: other, small: some})
-		}
-		for _, one := range big {
-			a.sample = append(a.sample, handful{db: db, other: other, big: []string{one}})
+		for source, names := range owned {
+			if err := a.takeSample(ctx, source, names); err != nil {
+				return err
+			}
 		}
 	}
 	// No database is to be the one for which there was no time.
 	rand.Shuffle(len(a.sample), func(i, j int) { a.sample[i], a.sample[j] = a.sample[j], a.sample[i] })
+	return nil
+}
+
+// takeSample adds keys of one of the source's databases to the sample.
+func (a *attempt) takeSample(ctx context.Context, db int, keys []string) error {
+	place, _ := a.databases().At(a.from, db)
+	c := a.ids[a.from].Pool().At(place)
+	keys, err := a.chosen(ctx, c, keys)
+	if err != nil {
+		return err
+	}
+	parts, big, err := a.bySize(ctx, c, keys)
+	if err != nil {
+		return err
+	}
+	for _, some := range parts {
+		a.sample = append(a.sample, handful{db: db, small: some})
+	}
+	for _, one := range big {
+		a.sample = append(a.sample, handful{db: db, big: []string{one}})
+	}
 	return nil
 }
 
@@ -180,7 +221,9 @@ func (a *attempt) checkSample(ctx context.Context) error {
 
 // compareSome compares a part of the sample.
 func (a *attempt) compareSome(ctx context.Context, comparer *value.Comparer, some handful) error {
-	from, to := a.ids[a.from].Pool().DB(some.db), a.ids[a.to].Pool().DB(some.other)
+	here, _ := a.databases().At(a.from, some.db)
+	there, _ := a.databases().At(a.to, some.db)
+	from, to := a.ids[a.from].Pool().At(here), a.ids[a.to].Pool().At(there)
 	diffs, err := comparer.Compare(ctx, from, to, some.small)
 	for i := 0; err == nil && i < len(some.big); i++ {
 		var d value.Diff
@@ -243,7 +286,7 @@ func (a *attempt) bySize(ctx context.Context, c *redis.Client, keys []string) (p
 	return parts, big, nil
 }
 
-// randomKeys returns up to n keys that are copied, each once.
+// randomKeys returns up to n keys of a server's database, each once and none of ours.
 func (a *attempt) randomKeys(ctx context.Context, c *redis.Client, n int) ([]string, error) {
 	seen := make(map[string]bool)
 	var keys []string
@@ -265,5 +308,5 @@ func (a *attempt) randomKeys(ctx context.Context, c *redis.Client, n int) ([]str
 			}
 		}
 	}
-	return a.chosen(ctx, c, keys)
+	return keys, nil
 }

@@ -234,14 +234,6 @@ func (m *Migration) fence(side router.Side) fence {
 	}
 }
 
-// mapFrom returns the database map as seen from one side.
-func (m *Migration) mapFrom(side router.Side) router.DBMap {
-	if side == router.Target {
-		return m.databases().Inverse()
-	}
-	return m.databases()
-}
-
 // newMirror makes the mirror that copies from one side to the other.
 func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 	pool := m.ids[from].Pool()
@@ -251,7 +243,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 	}
 	return mirror.New(mirror.Config{
 		From: pool, To: m.ids[from.Other()].Pool(),
-		Map:                 m.mapFrom(from),
+		Map:                 m.databases(),
 		Name:                from.String(),
 		Side:                from,
 		Feed:                m.cfg.Sync.Feed,
@@ -314,16 +306,16 @@ func (m *Migration) setMirror(mi *mirror.Mirror) {
 // Silent says that keys may have changed.
 func (m *Migration) Silent(db int, keys ...string) {
 	m.verification.silent.Add(1)
-	if mi, n, ok := m.observed(db); ok {
-		mi.Silent(n, keys...)
+	if mi, ok := m.observed(db); ok {
+		mi.Silent(db, keys...)
 	}
 }
 
 // Changed says that keys may have changed in any way.
 func (m *Migration) Changed(db int, keys ...string) {
 	m.verification.silent.Add(1)
-	if mi, n, ok := m.observed(db); ok {
-		mi.Mark(n, keys...)
+	if mi, ok := m.observed(db); ok {
+		mi.Mark(db, keys...)
 	}
 }
 
@@ -336,8 +328,8 @@ func (m *Migration) Flushed(db int) {
 		}
 		return
 	}
-	if mi, n, ok := m.observed(db); ok {
-		mi.Rescan(n, "FLUSHDB through the proxy")
+	if mi, ok := m.observed(db); ok {
+		mi.Rescan(db, "FLUSHDB through the proxy")
 	}
 }
 
@@ -345,8 +337,8 @@ func (m *Migration) Flushed(db int) {
 func (m *Migration) Swapped(a, b int) {
 	m.verification.silent.Add(1)
 	for _, db := range []int{a, b} {
-		if mi, n, ok := m.observed(db); ok {
-			mi.Rescan(n, "SWAPDB through the proxy")
+		if mi, ok := m.observed(db); ok {
+			mi.Rescan(db, "SWAPDB through the proxy")
 		}
 	}
 }
@@ -362,21 +354,11 @@ func (m *Migration) Elements() *elements.Keys { return m.elements.Load() }
 // keeps nothing of it.
 func (m *Migration) Wrote(list []mirror.Write) {
 	m.mu.Lock()
-	mi, onTarget, pairs := m.mirror, m.rec.Side == router.Target, m.dbmap
+	mi := m.mirror
 	m.mu.Unlock()
-	if mi == nil {
-		return
+	if mi != nil {
+		mi.Wrote(list)
 	}
-	if onTarget {
-		for i := range list {
-			db, ok := pairs.Target(list[i].DB)
-			if !ok {
-				list[i].Key = nil
-			}
-			list[i].DB = db
-		}
-	}
-	mi.Wrote(list)
 }
 
 // Functions says that function libraries changed.
@@ -386,19 +368,12 @@ func (m *Migration) Functions() {
 	}
 }
 
-// observed returns the mirror that runs and db as the server that it copies
-// from numbers it.
-func (m *Migration) observed(db int) (*mirror.Mirror, int, bool) {
+// observed returns the mirror that runs, if it copies a database of clients'.
+func (m *Migration) observed(db int) (*mirror.Mirror, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.mirror == nil {
-		return nil, 0, false
-	}
-	if m.rec.Side == router.Target {
-		n, ok := m.dbmap.Target(db)
-		return m.mirror, n, ok
-	}
-	return m.mirror, db, true
+	_, mapped := m.dbmap.Place(db)
+	return m.mirror, mapped && m.mirror != nil
 }
 
 // Run keeps the copy going until ctx ends. Recover must have succeeded. An error that is

@@ -31,10 +31,10 @@ type Record struct {
 	// Switch says from where to where a switch under way goes.
 	Switch *Switch `json:"switch,omitempty"`
 
-	Source   string      `json:"source"` // addresses, without secrets
-	Target   string      `json:"target"`
-	Map      map[int]int `json:"map"`
-	LeaveOut []int       `json:"leave_out,omitempty"`
+	Source   string               `json:"source"` // addresses, without secrets
+	Target   string               `json:"target"`
+	Map      map[int]router.Place `json:"map"`
+	LeaveOut []int                `json:"leave_out,omitempty"`
 
 	Servers [2]Kept `json:"servers"` // by router.Side: what to put back
 	// Former are servers that a failover has left behind with what we changed there.

@@ -17,7 +17,7 @@ func fullRecord() Record {
 	return Record{
 		ID: "abc", Token: 1 << 60, Seq: 9, Phase: HardFenced, Side: router.Target, Epoch: 3,
 		Switch: &Switch{From: router.Target, To: router.Source},
-		Source: "127.0.0.1:1", Target: "127.0.0.1:2", Map: map[int]int{0: 0, 3: 5}, LeaveOut: []int{7},
+		Source: "127.0.0.1:1", Target: "127.0.0.1:2", Map: map[int]router.Place{0: {}, 3: {DB: 5}}, LeaveOut: []int{7},
 		Servers: [2]Kept{
 			{Notify: &notify, User: true, Fence: &FenceState{
 				Level: FenceACL, Raised: true, HasSelectors: true,

@@ -198,7 +198,7 @@ func (m *Migration) checkOwner(r Record) error {
 // adopt makes r the present record, under a token that nobody was seen to have, and
 // settles on its map.
 func (m *Migration) adopt(r Record) error {
-	configured := m.cfg.Databases
+	configured := placesOf(m.cfg)
 	seen := store.Entry{ID: r.ID, Token: r.Token, Seq: r.Seq}
 	r.Token = max(r.Token, m.seat.highest()) + 1
 	m.mu.Lock()
@@ -225,7 +225,7 @@ func (m *Migration) adopt(r Record) error {
 	return nil
 }
 
-func (m *Migration) useMap(pairs map[int]int, leaveOut []int) error {
+func (m *Migration) useMap(pairs map[int]router.Place, leaveOut []int) error {
 	dm, err := router.NewDBMap(pairs)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ func TestRollForwardUnderFenceReplicas(t *testing.T) {
 	m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), func(c *config.Config) {
 		c.Cutover.CreateUser = false
 	})
-	if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+	if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	f := m.fence(router.Source)

@@ -19,7 +19,7 @@ func coordinators(t *testing.T) (a, b *Migration, servers [2]*redistest.Server) 
 	servers = [2]*redistest.Server{redistest.Start(t), redistest.Start(t)}
 	one := func() *Migration {
 		m := quietMigration(t, endpointOf(servers[0], "", ""), endpointOf(servers[1], "", ""), func(c *config.Config) { c.Cutover.CreateUser = false })
-		if err := m.useMap(map[int]int{0: 0}, nil); err != nil {
+		if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
 			t.Fatal(err)
 		}
 		m.rec.Phase, m.rec.Token, m.rec.Seq, m.rec.Copied = Tailing, 5, 5, true
@@ -156,7 +156,7 @@ func TestTwoNewMigrations(t *testing.T) {
 	if err := b.adopt(Record{ID: "two", Phase: Idle}); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(a.useMap(map[int]int{0: 0}, nil), a.sitBoth(t), a.publish(t.Context(), router.Target, store.RecordKey)); err != nil {
+	if err := errors.Join(a.useMap(map[int]router.Place{0: {}}, nil), a.sitBoth(t), a.publish(t.Context(), router.Target, store.RecordKey)); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.sitBoth(t); !errors.Is(err, errNewer) {

@@ -69,10 +69,11 @@ type Status struct {
 type DatabaseStatus struct {
 	Source   int     `json:"source"` // database numbers
 	Target   int     `json:"target"`
-	Total    int64   `json:"total"`   // keys, at the beginning of the current scan
-	Scanned  int64   `json:"scanned"` // keys, by the current scan
-	Copied   int64   `json:"copied"`  // since the sidecar started, scan and changes
-	Equal    int64   `json:"equal"`   // of the scans, on both servers already: not written, since the sidecar started
+	Prefix   string  `json:"prefix,omitempty"` // of its keys in the target's database
+	Total    int64   `json:"total"`            // keys, at the beginning of the current scan
+	Scanned  int64   `json:"scanned"`          // keys, by the current scan
+	Copied   int64   `json:"copied"`           // since the sidecar started, scan and changes
+	Equal    int64   `json:"equal"`            // of the scans, on both servers already: not written, since the sidecar started
 	Removed  int64   `json:"removed"`
 	Bytes    int64   `json:"bytes"`
 	Dirty    int     `json:"dirty"`
@@ -178,8 +179,8 @@ func (m *Migration) Status() Status {
 	}
 	if mi == nil {
 		for _, db := range pairs.Sources() {
-			to, _ := pairs.Target(db)
-			s.Databases = append(s.Databases, DatabaseStatus{Source: db, Target: to})
+			to, _ := pairs.Place(db)
+			s.Databases = append(s.Databases, DatabaseStatus{Source: db, Target: to.DB, Prefix: to.Prefix})
 		}
 	} else {
 		p := mi.Progress()
@@ -191,21 +192,13 @@ func (m *Migration) Status() Status {
 		m.mu.Unlock()
 		s.Feed, s.Views = p.Feed, p.Views
 		for _, d := range p.Databases {
-			s.Databases = append(s.Databases, databaseStatus(d, r.Side))
+			s.Databases = append(s.Databases, databaseStatus(d))
 		}
 		for _, k := range p.Stuck {
-			db := k.Database
-			if r.Side == router.Target {
-				db = k.To
-			}
-			s.Uncopied = append(s.Uncopied, UncopiedKey{Database: db, Key: k.Key, Why: k.Why})
+			s.Uncopied = append(s.Uncopied, UncopiedKey{Database: k.Database, Key: k.Key, Why: k.Why})
 		}
 		for _, k := range p.Big {
-			db := k.Database
-			if r.Side == router.Target { // the mirror runs the other way
-				db = k.To
-			}
-			s.Big = append(s.Big, BigKeyStatus{Database: db, Key: k.Key, Type: k.Type, Bytes: k.Bytes, Size: k.Size, Percent: k.Percent, Wait: k.Wait.Seconds()})
+			s.Big = append(s.Big, BigKeyStatus{Database: k.Database, Key: k.Key, Type: k.Type, Bytes: k.Bytes, Size: k.Size, Percent: k.Percent, Wait: k.Wait.Seconds()})
 		}
 	}
 	s.Throttle = scan
@@ -217,16 +210,12 @@ func (m *Migration) Status() Status {
 	return s
 }
 
-func databaseStatus(d mirror.Database, side router.Side) DatabaseStatus {
-	st := DatabaseStatus{
-		Source: d.From, Target: d.To, Total: d.Total, Scanned: d.Scanned, Copied: d.Copied, Equal: d.Equal, Removed: d.Removed,
+func databaseStatus(d mirror.Database) DatabaseStatus {
+	return DatabaseStatus{
+		Source: d.Source, Target: d.Place.DB, Prefix: d.Place.Prefix, Total: d.Total, Scanned: d.Scanned, Copied: d.Copied, Equal: d.Equal, Removed: d.Removed,
 		Bytes: d.Bytes, Dirty: d.Dirty, InFlight: d.InHand, OldestMS: ms(d.Oldest), Percent: d.Percent(), Rate: d.Rate(), ETA: d.ETA().Seconds(), Done: d.ScanComplete,
 		Uncopied: d.Stuck, Lossy: d.Lossy,
 	}
-	if side == router.Target { // the mirror runs the other way
-		st.Source, st.Target = d.To, d.From
-	}
-	return st
 }
 
 // reasons derives from the record and the mirror alone why no switch can be
@@ -305,7 +294,7 @@ func percents(dbs []mirror.Database) string {
 	var parts []string
 	for _, d := range dbs {
 		if !d.ScanComplete {
-			parts = append(parts, fmt.Sprintf("database %d %.1f %%", d.From, d.Percent()))
+			parts = append(parts, fmt.Sprintf("database %d %.1f %%", d.Source, d.Percent()))
 		}
 	}
 	return strings.Join(parts, ", ")

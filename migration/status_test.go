@@ -80,7 +80,7 @@ func TestStatusJSON(t *testing.T) {
 func TestStatusOfANewMigration(t *testing.T) {
 	source := config.Endpoint{Network: "tcp", Address: "a:1", Username: "op", Password: "secret"}
 	m := quietMigration(t, source, config.Endpoint{Network: "tcp", Address: "b:2", Password: "secret"}, nil)
-	if err := m.useMap(map[int]int{0: 0, 3: 5}, nil); err != nil {
+	if err := m.useMap(map[int]router.Place{0: {}, 3: {DB: 5}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "status_new.json", m.Status())

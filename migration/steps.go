@@ -212,7 +212,7 @@ const (
 
 // warm connects to both servers as often as will be needed: no time for a handshake later.
 func (a *attempt) warm(ctx context.Context) error {
-	dm := a.mapFrom(a.from)
+	dm := a.databases()
 	pools := [2]*conn.Pool{a.ids[a.from].Pool(), a.ids[a.to].Pool()}
 	for _, p := range pools {
 		if err := p.Warm(ctx, 0, warmAll); err != nil {
@@ -220,8 +220,9 @@ func (a *attempt) warm(ctx context.Context) error {
 		}
 	}
 	for i, db := range dm.Sources() {
-		other, _ := dm.Target(db)
-		for side, n := range [2]int{db, other} {
+		here, _ := dm.At(a.from, db)
+		there, _ := dm.At(a.to, db)
+		for side, n := range [2]int{here.DB, there.DB} {
 			many := warmKeys
 			if i == 0 { // what is asked about the server itself goes that way
 				many = warmAll

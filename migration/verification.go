@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/throttle"
@@ -175,8 +173,8 @@ func (m *Migration) notComparable() string {
 func (m *Migration) comparison(side router.Side) verify.Config {
 	source, target := m.ids[router.Source].Pool(), m.ids[router.Target].Pool()
 	return verify.Config{
-		Source:    func(db int) *redis.Client { return source.DB(db) },
-		Target:    func(db int) *redis.Client { return target.DB(db) },
+		Source:    source.At,
+		Target:    target.At,
 		Databases: m.databases().Pairs(),
 		Reverse:   side == router.Target,
 		Settle:    250 * time.Millisecond,
@@ -189,22 +187,22 @@ func (m *Migration) comparison(side router.Side) verify.Config {
 }
 
 func (m *Migration) settled(ctx context.Context, db int, keys []string) ([]bool, error) {
-	mi, n, ok := m.observed(db)
+	mi, ok := m.observed(db)
 	if !ok {
 		return nil, errors.New("nothing is copied now")
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
 	defer cancel()
-	return mi.Settled(ctx, n, keys)
+	return mi.Settled(ctx, db, keys)
 }
 
 // mark repairs keys: they go the way of all changes.
 func (m *Migration) mark(_ context.Context, db int, keys []string) error {
-	mi, n, ok := m.observed(db)
+	mi, ok := m.observed(db)
 	if !ok {
 		return errors.New("nothing is copied now")
 	}
-	mi.Mark(n, keys...)
+	mi.Mark(db, keys...)
 	return nil
 }
 

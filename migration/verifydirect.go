@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
@@ -24,7 +22,7 @@ func VerifyServers(ctx context.Context, cfg config.Config, o VerifyOptions, prog
 	}
 	defer both.close()
 	from, to := both.from, both.to
-	pairs := cfg.Databases
+	pairs := placesOf(cfg)
 	if len(pairs) == 0 {
 		if pairs, err = identityPairs(ctx, from, to, cfg.LeaveOut); err != nil {
 			return verify.Report{}, err
@@ -38,8 +36,8 @@ func VerifyServers(ctx context.Context, cfg config.Config, o VerifyOptions, prog
 		return verify.Report{}, err
 	}
 	vc := verify.Config{
-		Source:    func(db int) *redis.Client { return from.DB(db) },
-		Target:    func(db int) *redis.Client { return to.DB(db) },
+		Source:    from.At,
+		Target:    to.At,
 		Databases: pairs, Sample: o.Sample, Parallel: cfg.Verify.Parallel, Progress: progress,
 		Only: only, NoFieldExpiries: cfg.Sync.FieldExpiries == "drop",
 	}

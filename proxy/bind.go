@@ -19,12 +19,17 @@ const proofLasts = time.Second
 // shared: protocol, user and database. ok is false when the database is not in
 // the map.
 func (s *Server) bearing(st *state, route router.Route) (lines []line, key string, ok bool) {
-	if _, mapped := route.DB(st.db); !mapped {
+	place, mapped := route.Place(st.db)
+	if !mapped {
 		return nil, "", false
 	}
 	core := state{proto: st.proto, db: st.db, who: st.who}
 	lines = s.setup(&core, route, greeted)
-	return lines, bearingKey(route.Side, lines), true
+	key = bearingKey(route.Side, lines)
+	if place.Prefix != "" { // others may be told the same, and have another one
+		key += "\x00" + place.Prefix
+	}
+	return lines, key, true
 }
 
 func bearingKey(side router.Side, lines []line) string {
@@ -231,6 +236,7 @@ func (l *loop) connected(t *trunk, k *link, fd int, err error) {
 		t.err, t.failed, t.wanted = err, l.now, l.now
 	default:
 		t.link, t.fd, t.ready, t.interest, t.proved, t.wanted = k, fd, true, epoll.Read, l.now, l.now
+		t.with = prefixOf(k.route, t.db)
 		if err := l.watch(fd, t.interest, watched{t: t}); err != nil {
 			t.ready = false
 			l.srv.discard(k, fd)

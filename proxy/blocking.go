@@ -7,6 +7,8 @@ import (
 	"github.com/crossfade/crossfade/internal/resp"
 )
 
+var rangeSpec = lookup([]byte("xrevrange"))
+
 // blocking forwards a command that may wait in the server, and nothing after it
 // until its answer is there, so that it can be said again elsewhere in order.
 func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, forever bool) error {
@@ -44,10 +46,11 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 		if err := s.askID(turn); err != nil {
 			return err
 		}
-		it := &item{spec: sp, args: args, mode: modeLine, gate: true, wake: true, block: &blocked{at: at, forever: forever, deadline: deadline, turn: turn}}
+		wire, with := s.say(sp, args)
+		it := &item{spec: sp, args: args, mode: modeLine, gate: true, wake: true, with: with, block: &blocked{at: at, forever: forever, deadline: deadline, turn: turn}}
 		s.describe(it)
 		s.describeWrites(it, args)
-		if err := s.push(it, wireOf(args...)); err != nil {
+		if err := s.push(it, wire); err != nil {
 			return err
 		}
 		if err := s.await(it); err != nil {
@@ -114,7 +117,8 @@ func (s *session) lastIDs(args [][]byte) error {
 	var which []int
 	for i, id := range ids {
 		if string(id) == "$" {
-			wires = append(wires, wireOf([]byte("XREVRANGE"), keys[i], []byte("+"), []byte("-"), []byte("COUNT"), []byte("1")))
+			wire, _ := s.say(rangeSpec, [][]byte{[]byte("XREVRANGE"), keys[i], []byte("+"), []byte("-"), []byte("COUNT"), []byte("1")})
+			wires = append(wires, wire)
 			which = append(which, i)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/crossfade/crossfade/internal/keyspec"
+	"github.com/crossfade/crossfade/internal/prefix"
 )
 
 // verb says what a session must know about a command. Everything that is not in
@@ -66,7 +67,10 @@ type spec struct {
 	read     *readForm // nil unless both servers can be asked it and compared
 	// command says where its keys are; nil where nobody does, or where there are none.
 	command *keyspec.Command
-	row     uint16 // its number in rows
+	form    prefix.Form // how it is said, and answered, where keys have a prefix
+	unclear bool        // … which keys it has only the server knows
+	whole   bool        // … it is about a database as a whole
+	row     uint16      // its number in rows
 }
 
 // The sets of subscriptions.
@@ -150,6 +154,7 @@ var table = func() map[string]*spec {
 	for name, s := range m {
 		s.command = keyspec.Named(name)
 	}
+	formsOf(m)
 	return m
 }()
 
@@ -173,7 +178,7 @@ const shareable = `
 	zrank zrem zremrangebylex zremrangebyrank zremrangebyscore zrevrange zrevrangebylex zrevrangebyscore
 	zrevrank zscore zunion zunionstore`
 
-var plainSpec = &spec{}
+var plainSpec = &spec{unclear: true}
 
 // modules are the commands of modules that are known to leave nothing behind at the
 // connection: what their names begin with, up to the dot, or the whole names.

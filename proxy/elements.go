@@ -162,8 +162,7 @@ func (q *elementCalls) begin(keys *elements.Keys, route router.Route, db int, f 
 	if len(args) < 3 || len(q.list) >= elementsMost || q.bytes > elementsBytes {
 		return false
 	}
-	db, ok := route.DB(db)
-	if !ok {
+	if _, mapped := route.DB(db); !mapped {
 		return false
 	}
 	book := keys.Find(db, args[1])

@@ -29,7 +29,9 @@ type item struct {
 	left  int // replies still to come; 0 until the first one comes
 	kept  int // as size returned it
 
-	sub       byte // of CLIENT: which subcommand
+	with      string // what was put before its keys
+	confirmed int    // how many of its channels
+	sub       byte   // of CLIENT: which subcommand
 	keys      []string
 	wrote     []string // keys that may change with a notification
 	unknown   bool     // … and others that nobody can name

@@ -47,6 +47,9 @@ func (s *session) dispatch(cmd redcon.Command) error {
 	if sp.mayTie(cmd.Args[0]) {
 		s.keep()
 	}
+	if s.prefixed {
+		return s.behind(sp, cmd)
+	}
 	if (sp.verb == plain || sp.verb == vNoData) && !s.multi {
 		return s.pushPlain(cmd.Raw)
 	}
@@ -99,7 +102,7 @@ func (s *session) describe(it *item) {
 	}
 	switch it.spec.verb {
 	case vClient:
-		if it.sub = clientSub(it.args); it.sub == clientID {
+		if it.sub = clientSub(it.args); it.sub == clientID || s.prefixed && asksTracked(it.args) {
 			it.mode = modeWhole
 		}
 	case vEval:
@@ -136,12 +139,15 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 				return s.blocking(sp, cloneArgs(cmd.Args), at, d, forever)
 			}
 		}
-		if !sp.silent {
-			return s.pushPlain(cmd.Raw)
+		if !sp.silent && it.with == "" {
+			return s.pushPlain(wire)
 		}
 	case vScan:
 		if s.route.Epoch == 0 || len(cmd.Args) <= sp.cursor {
-			return s.pushPlain(cmd.Raw)
+			if it.with == "" {
+				return s.pushPlain(wire)
+			}
+			return s.push(it, wire)
 		}
 		it.mode = modeScan
 		return s.push(it, wire)
@@ -160,9 +166,12 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 			it.role = execNil
 			wire = words("DISCARD")
 		}
+		if s.queuedIn > 0 { // which database follows is known when it is answered
+			return s.pushAwait(it, wire)
+		}
 	case vDiscard:
 		if s.multi && len(it.args) == 1 {
-			s.multi, s.broken = false, false
+			s.multi, s.broken, s.queuedIn = false, false, 0
 		}
 	case vUnwatch:
 		s.broken = false
@@ -183,7 +192,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 		}
 		return s.await(it)
 	case vSelect:
-		if s.noDB {
+		if s.noDB || s.prefixed {
 			return s.selectAgain(it, wire)
 		}
 	case vReplconf:
@@ -234,7 +243,18 @@ func (s *session) replyMode(it *item, wire []byte) []byte {
 	return words("CLIENT", "REPLY", "ON")
 }
 
-// selectAgain leaves a database that is not in the map.
+// pushAwait pushes an item and waits for its answer.
+func (s *session) pushAwait(it *item, wire []byte) error {
+	s.queuedIn = 0
+	it.wake = true
+	if err := s.push(it, wire); err != nil {
+		return err
+	}
+	return s.await(it)
+}
+
+// selectAgain goes to another database where it matters to what follows which one that is:
+// it leaves one that is not in the map, or its keys have another prefix.
 func (s *session) selectAgain(it *item, wire []byte) error {
 	it.wake = true
 	if err := s.push(it, wire); err != nil {

@@ -214,6 +214,11 @@ func (l *loop) serve(g *guest) {
 			open = nil
 			continue
 		}
+		if t.with != "" && sp.apart(req.Args) {
+			g.in.Unread()
+			l.pin(g)
+			break
+		}
 		if t.owner == nil && g.inflight >= g.window() {
 			g.in.Unread()
 			g.stop |= tooDeep
@@ -247,7 +252,7 @@ func (l *loop) serve(g *guest) {
 		g.inflight++
 		l.commands++
 		l.submitted(t, g, sp, req.Args, raw)
-		l.submit(t, raw)
+		l.submit(t, sp, req.Args, raw)
 	}
 	if g.waitFrom != 0 && g.stop == 0 {
 		l.srv.stalled(time.Duration(l.now - g.waitFrom))

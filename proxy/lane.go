@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/internal/prefix"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -276,7 +276,7 @@ func (ln *lane) ask(ctx context.Context, b *shadowBatch) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := conn.Write(b.b); err != nil {
+	if _, err := conn.Write(ln.said(b)); err != nil {
 		return fmt.Errorf("shadow reads: asking the target: %w", err)
 	}
 	in := replyReader{read: conn.Read, buf: ln.buf}
@@ -301,6 +301,22 @@ func (ln *lane) ask(ctx context.Context, b *shadowBatch) error {
 	}
 	ln.tell = ""
 	return nil
+}
+
+// said returns the requests of a batch as the target is to have them.
+func (ln *lane) said(b *shadowBatch) []byte {
+	with := prefixOf(ln.k.route, ln.db)
+	if with == "" {
+		return b.b
+	}
+	var w prefix.Rewriter
+	out, from := make([]byte, 0, len(b.b)+len(b.reads)*(len(with)+2)), 0
+	for i := range b.reads {
+		r := &b.reads[i]
+		out, _ = w.Append(out, prefix.Keys, rows[r.row].command, parsed(b.b[from:r.end]), with)
+		from = r.end
+	}
+	return out
 }
 
 // compare counts a read that both have answered.
@@ -352,7 +368,12 @@ func (ln *lane) again(ctx context.Context, how comparison, raw []byte, arrived f
 				return false, err
 			}
 		}
-		reply, err := links[side].exchange(ctx, raw)
+		wire := raw
+		if with := prefixOf(links[side].route, ln.db); with != "" {
+			args := parsed(raw)
+			wire, _ = new(prefix.Rewriter).Append(nil, prefix.Keys, lookup(args[0]).command, args, with)
+		}
+		reply, err := links[side].exchange(ctx, wire)
 		if err != nil {
 			return false, fmt.Errorf("shadow reads: asking the %s again: %w", side, err)
 		}
@@ -384,13 +405,5 @@ func (l *link) exchange(ctx context.Context, raw []byte) ([]byte, error) {
 
 // keysOf returns the keys that a request names.
 func (s *spec) keysOf(raw []byte) []string {
-	var args [][]byte
-	for _, el := range resp.Elements(raw) {
-		text, _, ok := resp.Text(el)
-		if !ok {
-			return nil
-		}
-		args = append(args, text)
-	}
-	return s.keysIn(args, anyUse)
+	return s.keysIn(parsed(raw), anyUse)
 }

@@ -24,7 +24,7 @@ func (s *Server) Learn(commands []keyspec.Command) {
 		if table[c.Name] != nil || !c.Exact() {
 			continue
 		}
-		switch row := (&spec{name: c.Name, command: c}); {
+		switch row := (&spec{name: c.Name, command: c, unclear: !anyKeys(c)}); {
 		case c.Is("readonly"):
 			row.reads = true
 			rows[c.Name] = row

@@ -8,6 +8,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/internal/epoll"
+	"github.com/crossfade/crossfade/internal/prefix"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
 )
@@ -39,9 +40,10 @@ type loop struct {
 	spare   []*resp.Requests
 	replies []byte
 
-	spill  int      // bytes that wait for guests
-	paused []*trunk // are not read, because of a slow guest
-	hurry  bool     // the gate shuts: nobody waits for a slow guest
+	rewriter prefix.Rewriter
+	spill    int      // bytes that wait for guests
+	paused   []*trunk // are not read, because of a slow guest
+	hurry    bool     // the gate shuts: nobody waits for a slow guest
 
 	base     time.Time
 	now      int64 // nanoseconds since base, at the begin of the round

@@ -115,8 +115,15 @@ func newWorldOn(t testing.TB, source, target *redistest.Server, settings ...sett
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, source: source, target: target, heard: &heard{}, logs: &logged{}, dbs: dbs}
-	w.gate = router.NewGate(router.Route{Map: dbs})
+	return newWorldMapped(t, source, target, router.Route{Map: dbs}, settings...)
+}
+
+// newWorldMapped is one whose clients are where route leads.
+func newWorldMapped(t testing.TB, source, target *redistest.Server, route router.Route, settings ...setting) *world {
+	t.Helper()
+	w := &world{t: t, source: source, target: target, heard: &heard{}, logs: &logged{}, dbs: route.Map, epoch: route.Epoch}
+	w.gate = router.NewGate(route)
+	var err error
 	cfg := Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0"}}, Shared: *upstreams == "shared", Loops: *loopsOfTests, Upstreams: [2]Upstream{{Dial: newDialer(source.Addr())}, {Dial: newDialer(target.Addr())}}}
 	cfg.Unblock = func(ctx context.Context, side router.Side, ids []int64) error {
 		c := w.server(side).Client(0)

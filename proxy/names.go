@@ -158,7 +158,7 @@ func redirectAt(args [][]byte) int {
 
 // nameOn says a CLIENT command with the id that its argument has on a side; nil is as it
 // is.
-func (n *names) nameOn(side router.Side, args [][]byte) []byte {
+func (n *names) nameOn(side router.Side, args [][]byte) [][]byte {
 	at := namesAt(args)
 	if at == 0 {
 		return nil
@@ -172,7 +172,7 @@ func (n *names) nameOn(side router.Side, args [][]byte) []byte {
 	if id == 0 || bytes.Equal(there, args[at]) {
 		return nil
 	}
-	return wireOf(slices.Concat(args[:at], [][]byte{there}, args[at+1:])...)
+	return slices.Concat(args[:at], [][]byte{there}, args[at+1:])
 }
 
 // asksID reports whether a CLIENT command is answered with the connection's own id.
@@ -220,12 +220,12 @@ func (s *session) track(now []tracking) {
 
 // tracks returns what a server is told of it. Whose messages went to a client that is
 // gone has heard nothing since.
-func (s *Server) tracks(st *state, side router.Side) []line {
+func (s *Server) tracks(st *state, route router.Route) []line {
 	var out []line
 	for _, t := range st.tracking {
 		args := t.args
 		if at := redirectAt(args); at != 0 && t.to != nil {
-			id, gone := s.names.at(t.to, side)
+			id, gone := s.names.at(t.to, route.Side)
 			if gone {
 				continue
 			}
@@ -233,6 +233,9 @@ func (s *Server) tracks(st *state, side router.Side) []line {
 				id = nobodysID
 			}
 			args = slices.Concat(args[:at], [][]byte{strconv.AppendInt(nil, id, 10)}, args[at+1:])
+		}
+		if prefixed(route) {
+			args = broadcast(route.Map, args)
 		}
 		out = append(out, line{wire: wireOf(args...), what: "CLIENT TRACKING"})
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/prefix"
 	"github.com/crossfade/crossfade/internal/resp"
 )
 
@@ -26,15 +27,18 @@ type reader struct {
 	size  int    // bytes of the current element
 
 	// gathered under the session's lock, acted on after it
-	tally   tally
-	begins  [4]byte // the current reply
-	short   []byte  // … all of it, while it is short and somebody may want it
-	heads   heads
-	written written
-	events  []event
-	leaves  int
-	wake    bool
-	raw     bool // from here on the bytes are a stream
+	tally     tally
+	begins    [4]byte // the current reply
+	short     []byte  // … all of it, while it is short and somebody may want it
+	strip     prefix.Stripper
+	stripping bool   // the current reply names keys that have a prefix
+	stripped  []byte // what has come of it last, without that
+	heads     heads
+	written   written
+	events    []event
+	leaves    int
+	wake      bool
+	raw       bool // from here on the bytes are a stream
 }
 
 // owner says what the current element is.
@@ -94,7 +98,7 @@ func (r *reader) chunk(b []byte) bool {
 	if s.srv.cfg.UpstreamTimeout > 0 {
 		s.heard = time.Now()
 	}
-	if r.mode == modePass && r.owner != nobody && !r.drop && !r.raw && r.fr.Skip(len(b)) {
+	if r.mode == modePass && r.owner != nobody && !r.drop && !r.raw && !r.stripping && r.fr.Skip(len(b)) {
 		r.size += len(b)
 		s.mu.Unlock()
 		s.out.pass(b)
@@ -161,7 +165,7 @@ func (r *reader) feed(b []byte) error {
 		if r.owner == plainCommand && r.size <= shortest && r.s.fifo.calls.elements.any() {
 			r.short = append(r.short, b[:n]...)
 		}
-		r.take(b[:n], done)
+		r.take(r.without(b[:n]), done)
 		b = b[n:]
 		if done {
 			r.finish()
@@ -172,7 +176,7 @@ func (r *reader) feed(b []byte) error {
 
 // begin finds out whose element starts with c.
 func (r *reader) begin(c byte) {
-	r.coll, r.it, r.drop = nil, nil, false
+	r.coll, r.it, r.drop, r.stripping = nil, nil, false, false
 	switch {
 	case c == '>':
 		r.owner, r.mode = push, modeWhole
@@ -196,6 +200,7 @@ func (r *reader) assign(c byte) {
 		return
 	}
 	r.owner, r.it, r.mode = ofItem, it, it.mode
+	r.strips(it)
 	if it.spec.verb == vRaw && it.spec.name != "monitor" && c != '-' {
 		r.becomeRaw(it)
 		return
@@ -216,6 +221,14 @@ func (r *reader) assign(c byte) {
 	}
 	if it.left == 0 {
 		it.left = r.replies(it)
+	}
+}
+
+// assignLate is assign for an element of which something was collected already.
+func (r *reader) assignLate() {
+	r.assign(r.coll[0])
+	if r.stripping {
+		r.coll = r.strip.Feed(nil, r.coll)
 	}
 }
 
@@ -314,7 +327,7 @@ func (r *reader) peekPush() {
 		return
 	}
 	if r.owner == maybePush && !isDelivery(kind) {
-		r.assign(r.coll[0])
+		r.assignLate()
 		if r.mode == modePass || r.mode == modeLine {
 			r.stream()
 		}
@@ -322,6 +335,7 @@ func (r *reader) peekPush() {
 	}
 	switch {
 	case r.owner == push && isConfirmation(kind):
+	case string(kind) == "invalidate" && prefixed(r.l.route):
 	case isDelivery(kind) && r.s.mapsChannels(r.l) && !saysNoDatabase(kind, rest):
 	default:
 		r.owner = push
@@ -338,7 +352,7 @@ func (r *reader) finish() {
 		if isDelivery(kind) {
 			r.owner = push
 		} else {
-			r.assign(r.coll[0])
+			r.assignLate()
 			if r.mode == modePass || r.mode == modeLine {
 				r.stream()
 			}
@@ -429,9 +443,16 @@ func (r *reader) finishItem() {
 		}
 	}
 	failed := resp.IsError(r.coll)
+	if it.spec.verb == vClient && !failed && prefixed(r.l.route) && asksTracked(it.args) {
+		out = trackedAs(r.l.route.Map, r.coll)
+	}
 	if isConfirming(it) && !failed && !s.st.multi {
-		s.confirmed(r.l, r.coll)
-		out = s.clientView(r.l, r.coll)
+		if prefixed(r.l.route) {
+			out = s.confirmedAs(it, r.coll)
+		} else {
+			s.confirmed(r.l, r.coll)
+			out = s.clientView(r.l, r.coll)
+		}
 	}
 	if failed && !it.settled {
 		it.left = 1

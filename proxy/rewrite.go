@@ -44,6 +44,15 @@ func mapDB(route router.Route, arg []byte) (mapped []byte, refusal string) {
 // translate says how a command with database numbers reads on a route: nil for
 // as it is, other bytes, or the text of an error when it must not run there.
 func (s *Server) translate(route router.Route, sp *spec, args [][]byte) (wire []byte, refusal string) {
+	out, refusal := s.translated(route, sp, args)
+	if out == nil {
+		return nil, refusal
+	}
+	return wireOf(out...), refusal
+}
+
+// translated is translate before it is written; nil is as it is.
+func (s *Server) translated(route router.Route, sp *spec, args [][]byte) (out [][]byte, refusal string) {
 	switch sp.verb {
 	case vClient:
 		return s.names.nameOn(route.Side, args), ""
@@ -67,14 +76,7 @@ func (s *Server) translate(route router.Route, sp *spec, args [][]byte) (wire []
 			return mapArgs(route, args, 1, 2)
 		}
 	case vCopy:
-		var at []int
-		for i := 3; i < len(args); i++ {
-			if is(args[i], "db") && i+1 < len(args) {
-				at = append(at, i+1)
-				i++
-			}
-		}
-		if at != nil {
+		if at := databasesOf(args); at != nil {
 			return mapArgs(route, args, at...)
 		}
 	case vFlushAll:
@@ -82,12 +84,23 @@ func (s *Server) translate(route router.Route, sp *spec, args [][]byte) (wire []
 	case vEval, vEvalSHA, vScript, vFunction:
 		return nil, s.refuseScript(route, sp, args)
 	case vSubscribe, vUnsubscribe:
-		return mapChannels(route, args), ""
+		return mapChannels(route, sp.set, args), ""
 	}
 	return nil, ""
 }
 
-func mapArgs(route router.Route, args [][]byte, at ...int) ([]byte, string) {
+// databasesOf finds the database numbers of a COPY, of which the last one holds.
+func databasesOf(args [][]byte) (at []int) {
+	for i := 3; i < len(args); i++ {
+		if is(args[i], "db") && i+1 < len(args) {
+			at = append(at, i+1)
+			i++
+		}
+	}
+	return at
+}
+
+func mapArgs(route router.Route, args [][]byte, at ...int) ([][]byte, string) {
 	out := append([][]byte(nil), args...)
 	for _, i := range at {
 		arg, refusal := mapDB(route, args[i])
@@ -96,7 +109,7 @@ func mapArgs(route router.Route, args [][]byte, at ...int) ([]byte, string) {
 		}
 		out[i] = arg
 	}
-	return wireOf(out...), ""
+	return out, ""
 }
 
 var (
@@ -173,7 +186,7 @@ func unmapChannel(route router.Route, name []byte) (client []byte, ok bool) {
 	if !good || n >= 1<<30 {
 		return name, true
 	}
-	db, ok := route.Map.Source(int(n))
+	db, _, ok := route.Map.Source(int(n), nil)
 	if !ok {
 		return nil, false
 	}
@@ -189,7 +202,7 @@ func saysNoDatabase(kind, rest []byte) bool {
 	}
 	for range names {
 		name, after, ok := resp.Text(rest)
-		if !ok || keyspace.Match(name) || keyspaceNowhere.Match(name) {
+		if !ok || keyspace.Match(name) || keyspaceNowhere.Match(name) || string(name) == invalidated {
 			return false
 		}
 		rest = after
@@ -204,10 +217,10 @@ func splice(b []byte, from, to int, with string) []byte {
 	return append(out, b[to:]...)
 }
 
-func mapChannels(route router.Route, args [][]byte) []byte {
+func mapChannels(route router.Route, set byte, args [][]byte) [][]byte {
 	var out [][]byte
 	for i := 1; i < len(args); i++ {
-		mapped := mapChannel(route, args[i])
+		mapped := channelOn(route, set, args[i])
 		if !bytes.Equal(mapped, args[i]) && out == nil {
 			out = append([][]byte(nil), args...)
 		}
@@ -215,10 +228,7 @@ func mapChannels(route router.Route, args [][]byte) []byte {
 			out[i] = mapped
 		}
 	}
-	if out == nil {
-		return nil
-	}
-	return wireOf(out...)
+	return out
 }
 
 // A cursor means something on one side only. From the first switch on, cursors
@@ -247,7 +257,7 @@ func ownCursor(epoch uint64, arg []byte) []byte {
 }
 
 // ownScan keeps cursors of one side away from the other; nil is as it is.
-func ownScan(epoch uint64, at int, args [][]byte) []byte {
+func ownScan(epoch uint64, at int, args [][]byte) [][]byte {
 	if len(args) <= at {
 		return nil
 	}
@@ -255,7 +265,7 @@ func ownScan(epoch uint64, at int, args [][]byte) []byte {
 	if bytes.Equal(own, args[at]) {
 		return nil
 	}
-	return wireOf(slices.Concat(args[:at], [][]byte{own}, args[at+1:])...)
+	return slices.Concat(args[:at], [][]byte{own}, args[at+1:])
 }
 
 // tagCursors is tagCursor for those elements of a whole reply to EXEC that are of scans.

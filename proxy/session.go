@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/prefix"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
 	"github.com/tidwall/redcon"
@@ -48,6 +49,8 @@ type session struct {
 	route    router.Route
 	ticket   bool // inside the gate, not handed to an item yet
 	multi    bool // the commands sent so far end inside a transaction
+	queuedIn int  // 1 + the database that a SELECT in it has gone to; 0: none
+	prefixed bool // some keys have other names where it is
 	broken   bool // keys were watched on another server: the next EXEC answers nil
 	noDB     bool // the current database is not in the map
 	quit     bool
@@ -59,6 +62,8 @@ type session struct {
 	cur      call  // the command that is being forwarded
 	curSpec  *spec // … its row
 	curArgs  [][]byte
+	rewriter prefix.Rewriter
+	scratch  []byte // for a command as it is written
 
 	taken   uint64 // by the client, when the watch looked last
 	takenAt time.Time
@@ -236,7 +241,7 @@ func (s *session) adopt(l *link) {
 	if l.severed.Load() { // since before it could be seen here
 		l.close()
 	}
-	s.route = l.route
+	s.route, s.prefixed = l.route, prefixed(l.route)
 	s.noDB = !mapped
 	l.done = make(chan struct{})
 	go (&reader{s: s, l: l}).loop()
@@ -378,7 +383,7 @@ func (s *session) follow(route router.Route) error {
 		return s.cross(route)
 	}
 	if s.route.Epoch != route.Epoch || !s.route.Map.Equal(route.Map) {
-		s.route = route
+		s.route, s.prefixed = route, prefixed(route)
 		s.mu.Lock()
 		s.link.route = route
 		s.mu.Unlock()

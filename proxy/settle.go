@@ -455,7 +455,10 @@ func (s *session) confirmed(l *link, el []byte) {
 // client's database numbers. A message of a database that the client cannot
 // know is dropped: nil.
 func (s *session) clientView(l *link, el []byte) []byte {
-	if !s.mapsChannels(l) {
+	switch {
+	case prefixed(l.route):
+		return s.asHeard(l.route, el)
+	case !s.mapsChannels(l):
 		return el
 	}
 	typ, n, rest, ok := resp.Header(el)

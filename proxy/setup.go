@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/crossfade/crossfade/internal/prefix"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -50,7 +51,7 @@ func (s *Server) deepen(st *state, route router.Route, from, to depth) []line {
 	if from < listening && to >= listening && st.subscribed() > 0 {
 		var lines []line
 		if mute {
-			lines = s.tracks(st, route.Side)
+			lines = s.tracks(st, route)
 		}
 		lines = append(lines, st.hears(route)...)
 		if mute && len(st.past) > 0 {
@@ -64,7 +65,7 @@ func (s *Server) deepen(st *state, route router.Route, from, to depth) []line {
 	}
 	if from < whole && to >= whole {
 		if !mute {
-			out = append(out, s.asAll(st, route.Side, s.tracks(st, route.Side))...)
+			out = append(out, s.asAll(st, route.Side, s.tracks(st, route))...)
 		}
 		out = append(out, s.begun(st, route)...)
 	}
@@ -155,7 +156,7 @@ func (st *state) hears(route router.Route) []line {
 	for set, verb := range []string{"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"} {
 		args := [][]byte{[]byte(verb)}
 		for _, n := range slices.Sorted(maps.Keys(st.subs[set])) {
-			args = append(args, mapChannel(route, []byte(n)))
+			args = append(args, channelOn(route, byte(set), []byte(n)))
 			if len(st.past) > 0 {
 				out = append(out, line{wire: wireOf(args...), what: verb, replies: 1})
 				args = args[:1]
@@ -176,8 +177,16 @@ func (s *Server) begun(st *state, route router.Route) []line {
 		if st.dirty {
 			out = append(out, line{wire: refusedCommand, queued: true})
 		}
+		db := st.db
 		for _, it := range st.queue {
-			wire, refusal := s.translate(route, it.spec, it.args)
+			args := it.args
+			if args == nil && prefixed(route) {
+				args = parsed(it.raw)
+			}
+			wire, refusal := s.said(nil, new(prefix.Rewriter), route, db, it.spec, args)
+			if n, ok := selected(it.spec, args); ok {
+				db = n
+			}
 			switch {
 			case it.spec.verb == vAuth, it.spec.verb == vHello:
 				wire = s.authenticates(route.Side, it, false)

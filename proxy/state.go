@@ -1,6 +1,10 @@
 package proxy
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/crossfade/crossfade/internal/prefix"
+)
 
 const (
 	maxQueue      = 10_000   // commands of one MULTI that can be moved to the other side
@@ -118,7 +122,7 @@ func (it *item) hasEffect() bool {
 		vFlushAll, vFlushDB, vSwapDB, vFunction, vScript, vReplconf, vScan:
 		return true
 	}
-	return len(it.keys) > 0 || it.counted != ""
+	return len(it.keys) > 0 || it.counted != "" || it.spec.form.Reply != prefix.Nothing
 }
 
 // needsElements reports whether the elements of the reply to EXEC matter.

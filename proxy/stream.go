@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/crossfade/crossfade/internal/prefix"
 )
 
 const (
@@ -44,6 +46,10 @@ func (s *session) stream() (bool, error) {
 	if err := s.due(); err != nil {
 		return false, err
 	}
+	begins, skip, ok := s.streamsBehind(sp, head)
+	if !ok {
+		return false, nil
+	}
 	s.srv.commands.Add(1)
 	text := s.barred(sp)
 	if text == "" {
@@ -60,6 +66,11 @@ func (s *session) stream() (bool, error) {
 	for size := 0; ; {
 		piece, done, bad := s.in.Stream()
 		size += len(piece)
+		if n := min(skip, len(piece)); n > 0 {
+			if piece, skip = piece[n:], skip-n; skip == 0 {
+				piece = append(begins, piece...)
+			}
+		}
 		if text == "" && len(piece) > 0 {
 			s.mu.Lock()
 			s.fifo.calls.late(s.readAt, s.srv.clock(), size)
@@ -95,6 +106,23 @@ func (s *session) stream() (bool, error) {
 			return false, err
 		}
 	}
+}
+
+// streamsBehind returns how a large command begins where keys have a prefix, and how many
+// of its bytes that replaces. ok is false where its first words do not tell all of its
+// keys: it must come whole then, as one whose reply names keys.
+func (s *session) streamsBehind(sp *spec, head [][]byte) (begins []byte, skip int, ok bool) {
+	if !s.prefixed {
+		return nil, 0, true
+	}
+	with := prefixOf(s.route, s.database())
+	if with == "" {
+		return nil, 0, true
+	}
+	if sp.apart(head) || sp.form.Request != prefix.Keys {
+		return nil, 0, false
+	}
+	return s.rewriter.Head(nil, sp.command, head, s.in.Words(), with)
 }
 
 // Settle waits until no command is passed on piecewise any more. Prepare comes

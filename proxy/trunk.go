@@ -24,8 +24,9 @@ type trunk struct {
 	l     *loop
 	key   string
 	side  router.Side
-	db    int   // its clients'
-	link  *link // for the server's books; its descriptor is fd
+	db    int    // its clients'
+	with  string // what stands before their keys on the server
+	link  *link  // for the server's books; its descriptor is fd
 	fd    int
 	ready bool
 	dead  bool
@@ -101,9 +102,13 @@ func (t *trunk) begin(g *guest, now int64) {
 }
 
 // submit adds one whole request to the entry that was begun last.
-func (l *loop) submit(t *trunk, raw []byte) {
+func (l *loop) submit(t *trunk, sp *spec, args [][]byte, raw []byte) {
 	t.fifo[len(t.fifo)-1].n++
-	t.out = append(t.out, raw...)
+	if t.with == "" {
+		t.out = append(t.out, raw...)
+	} else { // none of those that are shared is refused
+		t.out, _ = l.rewriter.Append(t.out, sp.form.Request, sp.command, args, t.with)
+	}
 	if !t.dirty {
 		t.dirty = true
 		l.dirty = append(l.dirty, t)

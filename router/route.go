@@ -65,6 +65,15 @@ func (r Route) DB(client int) (int, bool) {
 	return r.Map.Target(client)
 }
 
+// Place returns where a client's database is on the route's side, as DB does, with the
+// prefix that the names of its keys have there.
+func (r Route) Place(client int) (Place, bool) {
+	if r.Side == Source {
+		return Place{DB: client}, true
+	}
+	return r.Map.Place(client)
+}
+
 // Rewrites reports whether database numbers in commands differ from what the
 // client wrote, or may be refused, on this route.
 func (r Route) Rewrites() bool { return r.Side == Target }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/router"
 )
 
 // quietTimes is how many intervals pass between two status lines while nothing
@@ -71,7 +72,7 @@ func statusAttrs(st migration.Status) []slog.Attr {
 		if d.Done {
 			continue
 		}
-		dbs = append(dbs, fmt.Sprintf("%d→%d %.1f%%", d.Source, d.Target, d.Percent))
+		dbs = append(dbs, fmt.Sprintf("%d→%s %.1f%%", d.Source, router.Place{DB: d.Target, Prefix: d.Prefix}, d.Percent))
 		left, rate = max(left, d.ETA), rate+d.Rate
 	}
 	if len(dbs) > 0 {

@@ -160,10 +160,19 @@ func nextSwitch(side router.Side) string {
 	return "cutover"
 }
 
+// mapping says where a database goes, in at most so many columns.
+func mapping(source int, to router.Place, width int) string {
+	text := []rune(fmt.Sprintf("%d → %s", source, to))
+	if len(text) > width {
+		return string(text[:width-1]) + "…"
+	}
+	return string(text)
+}
+
 const barWidth = 10
 
 func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
-	fmt.Fprintf(b, "%-9s %-*s %7s %7s %7s %8s %8s %7s\n", "database", barWidth+7, "scanned", "of keys", "copied", "equal", "dirty", "keys/s", "left")
+	fmt.Fprintf(b, "%-11s %-*s %7s %7s %7s %8s %8s %7s\n", "database", barWidth+7, "scanned", "of keys", "copied", "equal", "dirty", "keys/s", "left")
 	empty := 0
 	for _, d := range list {
 		if d.Done && d.Total == 0 && d.Copied == 0 && d.Equal == 0 && d.Removed == 0 && d.Dirty == 0 {
@@ -178,7 +187,7 @@ func writeDatabases(b *strings.Builder, list []migration.DatabaseStatus) {
 		if !d.Done && d.ETA == 0 {
 			left = "?"
 		}
-		fmt.Fprintf(b, "%-9s %s %5.1f%% %7s %7s %7s %8s %8s %7s\n", fmt.Sprintf("%d → %d", d.Source, d.Target),
+		fmt.Fprintf(b, "%-11s %s %5.1f%% %7s %7s %7s %8s %8s %7s\n", mapping(d.Source, router.Place{DB: d.Target, Prefix: d.Prefix}, 11),
 			bar(percent), percent, count(d.Total), count(d.Copied), count(d.Equal), count(int64(d.Dirty)), rate, left)
 	}
 	if empty > 0 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/verify"
 )
 
@@ -78,7 +79,7 @@ func progressText(p verify.Progress, took time.Duration) string {
 	if rate > 0 && p.Step != "settle" {
 		left = ", " + clock(float64(max(0, p.Total-p.Done))/rate) + " left"
 	}
-	text := fmt.Sprintf("%d→%d %s %s%5.1f%% of %s, %s/s%s", p.Source, p.Target, stepWords[p.Step], bar(percent), percent, count(p.Total), count(int64(rate)), left)
+	text := fmt.Sprintf("%d→%s %s %s%5.1f%% of %s, %s/s%s", p.Source, router.Place{DB: p.Target, Prefix: p.Prefix}, stepWords[p.Step], bar(percent), percent, count(p.Total), count(int64(rate)), left)
 	if p.Differing > 0 {
 		text += fmt.Sprintf(", %s differ", count(p.Differing))
 	}

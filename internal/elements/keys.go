@@ -16,7 +16,7 @@ type Keys struct {
 	n    atomic.Int64
 	held atomic.Int64
 	mu   sync.RWMutex
-	m    map[int]map[string]*Key // by the server's database
+	m    map[int]map[string]*Key // by the source's database
 }
 
 // NewKeys returns an empty collection for the keys of one side.
@@ -25,7 +25,8 @@ func NewKeys(side router.Side) *Keys { return &Keys{side: side, m: make(map[int]
 // Any reports whether there is any key of a side.
 func (k *Keys) Any(side router.Side) bool { return k != nil && k.side == side && k.n.Load() > 0 }
 
-// Find returns a key's book, nil when nobody asks for one. db is the server's number.
+// Find returns a key's book, nil when nobody asks for one. db is the source's number, and
+// the key is by its client's name, whichever side it is on.
 func (k *Keys) Find(db int, key []byte) *Key {
 	k.mu.RLock()
 	defer k.mu.RUnlock()

@@ -38,6 +38,9 @@ func (s *Spec) keys(dst []Key, args [][]byte) ([]Key, bool) {
 	default:
 		last = len(args) + f.Last
 	}
+	if last == first-1 && !s.Find.Counted && s.Find.Last < 0 {
+		return dst, true // there may be none of these
+	}
 	if first < 1 || last >= len(args) || last < first {
 		return dst, false
 	}

@@ -217,3 +217,6 @@ func (c *Command) Changes() bool {
 	}
 	return false
 }
+
+// Has reports whether args are a subcommand that is known, or a command without any.
+func (c *Command) Has(args [][]byte) bool { return c.of(args) != nil }

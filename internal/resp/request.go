@@ -155,6 +155,9 @@ func (p *Requests) Big(size int) (head [][]byte, ok bool) {
 	return p.args, true
 }
 
+// Words returns how many arguments the command has of which Big has returned the first.
+func (p *Requests) Words() int { return p.left + len(p.offs)/2 }
+
 // Over reports whether the command that is coming was announced to be larger than
 // Strict allows. Restart has it read from its begin again, after Strict was set.
 func (p *Requests) Over() bool { return p.over }

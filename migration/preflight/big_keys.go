@@ -50,7 +50,7 @@ func take(ctx context.Context, in *inspection) *sample {
 	keys := in.from.info.keyspace()
 	var used []int
 	for _, db := range in.Map.Sources() {
-		if keys[db] > 0 {
+		if keys[in.at(in.from, db).DB] > 0 {
 			used = append(used, db)
 		}
 	}
@@ -58,7 +58,7 @@ func take(ctx context.Context, in *inspection) *sample {
 		// Each database gets its share of what is left.
 		share := (sampleKeys - len(out.keys)) / (len(used) - i)
 		until := start.Add(sampleTime * time.Duration(i+1) / time.Duration(len(used)))
-		if err := out.scan(ctx, in.from.pool.DB(db), db, share, until); err != nil {
+		if err := out.scan(ctx, in.from.pool.At(in.at(in.from, db)), db, share, until); err != nil {
 			out.err = fmt.Errorf("database %d: %w", db, err)
 			break
 		}

@@ -11,35 +11,46 @@ import (
 type topic struct {
 	commands []string
 	remapped bool // only when database numbers change
+	prefixed bool // only when keys get prefixes
 	words    string
 	do       string
 }
 
 func topics() []topic {
+	scripts := []string{"eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro"}
 	return []topic{
-		{[]string{"eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro"}, true,
+		{scripts, false, true,
+			"a script finds a key with a prefix only by a name that it was given in KEYS; one that it builds itself is looked for without the prefix",
+			"Look through the scripts for such names, and limit the clients' users of the target to the prefixes (see prefixes): the server refuses the others then."},
+		{[]string{"swapdb"}, false, true,
+			"databases that have prefixes cannot change places: SWAPDB is refused after the switch",
+			"Do without it from then on."},
+		{[]string{"flushdb", "flushall"}, false, true,
+			"a database that has a prefix is emptied key by key, which takes time and is no part of a transaction",
+			"Do not rely on it being one step after the switch."},
+		{scripts, true, false,
 			"scripts that call SELECT cannot be mapped to other database numbers",
 			"Look through the scripts for SELECT; without it there is nothing to do."},
-		{[]string{"flushall", "flushdb", "swapdb"}, false,
+		{[]string{"flushall", "flushdb", "swapdb"}, false, false,
 			"no notification reports them",
 			"Through the proxy they are carried over. Nobody may run them past the proxy."},
-		{[]string{"move"}, true,
+		{[]string{"move"}, true, false,
 			"with other database numbers it is mapped only when it goes through the proxy",
 			"Send it through the proxy."},
-		{[]string{"xreadgroup", "xack", "xclaim", "xautoclaim", "xackdel", "pfcount", "vadd", "vrem", "vsetattr"}, false,
+		{[]string{"xreadgroup", "xack", "xclaim", "xautoclaim", "xackdel", "pfcount", "vadd", "vrem", "vsetattr"}, false, false,
 			"no notification reports what they change: it is seen at once only when they go through the proxy",
 			"Point these clients at the proxy; otherwise everything is scanned again each time that it is noticed."},
-		{[]string{"function|load", "function|delete", "function|flush", "function|restore"}, false,
+		{[]string{"function|load", "function|delete", "function|flush", "function|restore"}, false, false,
 			"no notification reports changes of functions",
 			"Change functions through the proxy only."},
-		{[]string{"monitor"}, false, "somebody watches all commands; such connections are closed at the switch", "Connect again afterwards."},
-		{[]string{"sync", "psync"}, false, "a replica or a replicating tool is, or was, connected; it does not move by itself", "Give the other server replicas of its own before the switch."},
-		{[]string{"client|tracking", "client|caching"}, false, "clients cache values; after the switch their caches are emptied once", "Nothing has to be done."},
-		{[]string{"wait", "waitaof"}, false, "clients wait for replicas of this server", "Give the other server as many replicas before the switch."},
-		{[]string{"cluster", "cluster|slots", "cluster|shards", "cluster|nodes", "readonly", "asking"}, false, "clients try to speak to a cluster", "Set these clients to standalone mode."},
-		{[]string{"debug", "debug|jmap", "debug|set-active-expire"}, false, "DEBUG can change values without a notification", "Do not use it during the migration."},
-		{[]string{"migrate", "restore-asking"}, false, "keys are moved away to other servers by MIGRATE", "Stop that during the migration."},
-		{[]string{"failover", "replicaof", "slaveof"}, false, "the replication was changed since the start of the server", "Leave it as it is during the migration."},
+		{[]string{"monitor"}, false, false, "somebody watches all commands; such connections are closed at the switch", "Connect again afterwards."},
+		{[]string{"sync", "psync"}, false, false, "a replica or a replicating tool is, or was, connected; it does not move by itself", "Give the other server replicas of its own before the switch."},
+		{[]string{"client|tracking", "client|caching"}, false, false, "clients cache values; after the switch their caches are emptied once", "Nothing has to be done."},
+		{[]string{"wait", "waitaof"}, false, false, "clients wait for replicas of this server", "Give the other server as many replicas before the switch."},
+		{[]string{"cluster", "cluster|slots", "cluster|shards", "cluster|nodes", "readonly", "asking"}, false, false, "clients try to speak to a cluster", "Set these clients to standalone mode."},
+		{[]string{"debug", "debug|jmap", "debug|set-active-expire"}, false, false, "DEBUG can change values without a notification", "Do not use it during the migration."},
+		{[]string{"migrate", "restore-asking"}, false, false, "keys are moved away to other servers by MIGRATE", "Stop that during the migration."},
+		{[]string{"failover", "replicaof", "slaveof"}, false, false, "the replication was changed since the start of the server", "Leave it as it is during the migration."},
 	}
 }
 
@@ -51,7 +62,7 @@ func checkCommands(_ context.Context, in *inspection) []Finding {
 	}
 	var out []Finding
 	for _, t := range topics() {
-		if t.remapped && in.Map.IsIdentity() {
+		if t.remapped && in.Map.IsIdentity() || t.prefixed && !in.Map.Prefixed() {
 			continue
 		}
 		var seen []string

@@ -20,14 +20,21 @@ func checkDatabases(ctx context.Context, in *inspection) []Finding {
 	}
 	keys := in.from.info.keyspace()
 	out = append(out, unmapped(ctx, in, keys)...)
-	out = append(out, places(ctx, in, in.from, in.Map.Sources(), keys)...)
-	out = append(out, places(ctx, in, in.to, in.Map.Targets(), keys)...)
+	out = append(out, places(ctx, in, in.from, in.databasesOf(in.from), keys)...)
+	out = append(out, places(ctx, in, in.to, in.databasesOf(in.to), keys)...)
 	if len(out) > 0 {
 		return out
 	}
 	var total int64
+	if in.back() && in.Map.Prefixed() { // nobody has counted ours among others'
+		keys = in.to.info.keyspace()
+	}
 	for _, db := range in.Map.Sources() {
-		total += keys[db]
+		if !in.back() || in.Map.Prefixed() {
+			total += keys[db]
+			continue
+		}
+		total += keys[in.at(in.from, db).DB]
 	}
 	left := ""
 	if len(in.LeaveOut) > 0 {
@@ -65,7 +72,7 @@ func given(in *inspection, keys map[int]int64) string {
 		return in.Map.String()
 	}
 	pairs := in.Map.Pairs()
-	maps.DeleteFunc(pairs, func(db, _ int) bool { return keys[db] == 0 && db != 0 })
+	maps.DeleteFunc(pairs, func(db int, _ router.Place) bool { return keys[db] == 0 && db != 0 })
 	m, err := router.NewDBMap(pairs)
 	if err != nil {
 		return in.Map.String()
@@ -84,12 +91,8 @@ func places(ctx context.Context, in *inspection, s *server, list []int, keys map
 		if there {
 			continue
 		}
-		source := db
-		if s == in.to {
-			source, _ = in.Map.Source(db)
-		}
-		// A map that nobody gave covers databases that nobody uses.
-		if !in.Explicit && keys[source] == 0 {
+		// A map that nobody gave has the same numbers on both, and databases that nobody uses.
+		if !in.Explicit && keys[db] == 0 {
 			unused = append(unused, db)
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -27,7 +28,7 @@ func checkFieldExpiries(ctx context.Context, in *inspection) []Finding {
 	}
 	var n int64
 	for db, k := range in.from.info.volatileFields() {
-		if _, mapped := in.Map.Target(db); mapped {
+		if slices.Contains(in.databasesOf(in.from), db) {
 			n += k
 		}
 	}

@@ -16,6 +16,12 @@ type room struct {
 func headroom(in *inspection) room {
 	from, to := in.from.info, in.to.info
 	r := room{need: data(from), known: from["used_memory"] != ""}
+	if !in.back() {
+		for db, keys := range from.keyspace() {
+			place, _ := in.Map.Place(db)
+			r.need += keys * int64(len(place.Prefix))
+		}
+	}
 	if in.Resumed || in.stage == StageCutover {
 		// The copy, or a part of it, is there already.
 		r.need = max(r.need-data(to), 0)

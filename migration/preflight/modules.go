@@ -108,15 +108,14 @@ func tryRestore(ctx context.Context, in *inspection, k sized) error {
 	if k.bytes > largest {
 		return fmt.Errorf("not tried: the smallest one seen has %s", size(k.bytes))
 	}
-	payload, err := in.from.pool.DB(k.db).Dump(ctx, k.name).Result()
+	payload, err := in.from.pool.At(in.at(in.from, k.db)).Dump(ctx, k.name).Result()
 	if err == redis.Nil { //nolint:errorlint // go-redis' own way; gone meanwhile
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	to, _ := in.Map.Target(k.db)
-	c, key := in.to.pool.DB(to), probeKey()
+	c, key := in.to.pool.DB(in.at(in.to, k.db).DB), probeKey()
 	defer clean(ctx, c, key)
 	ctx, cancel := shielded(ctx)
 	defer cancel()

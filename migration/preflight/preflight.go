@@ -86,6 +86,32 @@ type Env struct {
 // hold other people's databases that were never ours to move.
 func (e Env) back() bool { return e.FromName == "target" }
 
+// side is From's.
+func (e Env) side() router.Side {
+	if e.back() {
+		return router.Target
+	}
+	return router.Source
+}
+
+// at returns where a source database is on one of the servers.
+func (in *inspection) at(s *server, db int) router.Place {
+	side := in.side()
+	if s == in.to {
+		side = side.Other()
+	}
+	place, _ := in.Map.At(side, db)
+	return place
+}
+
+// databasesOf are those of one of the servers that hold mapped keys.
+func (in *inspection) databasesOf(s *server) []int {
+	if s == in.to {
+		return in.Map.On(in.side().Other())
+	}
+	return in.Map.On(in.side())
+}
+
 // which tells a check what it needs; without it the check is not run.
 type which int
 
@@ -116,6 +142,7 @@ func checks() []check {
 		{"field-expiries", both, always, checkFieldExpiries},
 		{"notifications", nothing, always, checkNotifications},
 		{"databases", both, always, checkDatabases},
+		{"prefixes", both, before, checkPrefixes},
 		{"filter", both, always, checkFilter},
 		{"memory", both, always, checkMemory},
 		{"eviction", both, always, checkEviction},

@@ -80,11 +80,7 @@ func (in *inspection) probeDB(s *server) int {
 	if len(sources) == 0 {
 		return 0
 	}
-	if s == in.from {
-		return sources[0]
-	}
-	db, _ := in.Map.Target(sources[0])
-	return db
+	return in.at(s, sources[0]).DB
 }
 
 // server is one side with what is known of it.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/endpoint"
+	"github.com/crossfade/crossfade/router"
 )
 
 // NamePrefix begins the CLIENT SETNAME of every connection of ours, so that
@@ -32,13 +33,14 @@ type Pool struct {
 
 	mu      sync.Mutex
 	clients map[int]*redis.Client
+	places  map[router.Place]*redis.Client // see At
 	closed  bool
 }
 
 // New returns a pool whose connections are named NamePrefix+name. Nothing is
 // dialled yet. timeout bounds connecting and each command that has no deadline.
 func New(e config.Endpoint, name string, timeout time.Duration) *Pool {
-	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client)}
+	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client), places: make(map[router.Place]*redis.Client)}
 }
 
 // Endpoint returns where the pool connects to.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/internal/endpoint"
+	"github.com/crossfade/crossfade/router"
 )
 
 // Wire is one connection in one database on which commands are pipelined by hand,
@@ -25,7 +26,7 @@ type Wire struct {
 	out     []byte
 	timeout time.Duration
 	server  string
-	db      int
+	place   router.Place
 	rtt     time.Duration
 	closed  atomic.Bool
 }
@@ -46,11 +47,17 @@ func (Refusal) RedisError() {}
 // Wire connects, as the pool's identity and under its name, and selects database
 // db. The caller owns the wire. ctx bounds the connecting only.
 func (p *Pool) Wire(ctx context.Context, db int) (*Wire, error) {
+	return p.WireAt(ctx, router.Place{DB: db})
+}
+
+// WireAt is Wire for a place: what is given to Key and About are names of keys there,
+// without the prefix that they have on the server.
+func (p *Pool) WireAt(ctx context.Context, place router.Place) (*Wire, error) {
 	nc, err := endpoint.Dial(ctx, p.endpoint, p.timeout)
 	if err != nil {
 		return nil, err
 	}
-	w := &Wire{nc: nc, r: bufio.NewReaderSize(nc, wireIn), timeout: p.timeout, server: p.String(), db: db}
+	w := &Wire{nc: nc, r: bufio.NewReaderSize(nc, wireIn), timeout: p.timeout, server: p.String(), place: place}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	err = w.greet(p)
 	if !stop() && err == nil {
@@ -58,7 +65,7 @@ func (p *Pool) Wire(ctx context.Context, db int) (*Wire, error) {
 	}
 	if err != nil {
 		_ = nc.Close()
-		return nil, fmt.Errorf("connecting to %s database %d: %w", p, db, err)
+		return nil, fmt.Errorf("connecting to %s database %d: %w", p, place.DB, err)
 	}
 	return w, nil
 }
@@ -82,8 +89,8 @@ func (w *Wire) greet(p *Pool) error {
 	if guard != nil {
 		w.Command("GET", guard.Key)
 	}
-	if w.db != 0 {
-		w.Command("SELECT", strconv.Itoa(w.db))
+	if w.place.DB != 0 {
+		w.Command("SELECT", strconv.Itoa(w.place.DB))
 		must++
 	}
 	w.Command("CLIENT", "NO-TOUCH", "ON") // what we read is no use of the key (7.2)
@@ -121,13 +128,13 @@ func (w *Wire) admit(g *Guard) error {
 }
 
 // String names the server and the database.
-func (w *Wire) String() string { return w.server + " database " + strconv.Itoa(w.db) }
+func (w *Wire) String() string { return w.server + " database " + strconv.Itoa(w.place.DB) }
 
 // RTT returns how long the first round trip took.
 func (w *Wire) RTT() time.Duration { return w.rtt }
 
 // DB returns the number of the wire's database.
-func (w *Wire) DB() int { return w.db }
+func (w *Wire) DB() int { return w.place.DB }
 
 // Close ends the connection. Whoever waits on it gets an error.
 func (w *Wire) Close() {
@@ -146,7 +153,25 @@ func (w *Wire) Command(args ...string) {
 	}
 }
 
-// Begin begins a command of n arguments, its name included: n calls of Arg, Number
+// About collects a command of one word whose first argument is a key.
+func (w *Wire) About(command, key string, args ...string) {
+	w.Begin(2 + len(args))
+	w.Arg(command)
+	w.Key(key)
+	for _, a := range args {
+		w.Arg(a)
+	}
+}
+
+// Usage collects the question how large a key is in memory.
+func (w *Wire) Usage(key string) {
+	w.Begin(3)
+	w.Arg("MEMORY")
+	w.Arg("USAGE")
+	w.Key(key)
+}
+
+// Begin begins a command of n arguments, its name included: n calls of Arg, Key, Number
 // or Relay must follow.
 func (w *Wire) Begin(n int) { w.header('*', int64(n)) }
 
@@ -156,6 +181,9 @@ func (w *Wire) Arg(a string) {
 	w.out = append(w.out, a...)
 	w.out = append(w.out, '\r', '\n')
 }
+
+// Key adds an argument that is a key, by its name at the wire's place.
+func (w *Wire) Key(key string) { w.Arg(nameAt(w.place, key)) }
 
 // Number adds an argument.
 func (w *Wire) Number(n int64) {

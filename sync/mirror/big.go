@@ -86,7 +86,7 @@ func (l *lane) copyBig(keys []string, scanned bool) {
 		k := s.known[key]
 		if k == nil {
 			s.makeRoom()
-			k = &bigKey{of: s, key: key, known: time.Now(), book: l.m.elements.Put(l.from, key)}
+			k = &bigKey{of: s, key: key, known: time.Now(), book: l.m.elements.Put(l.db, key)}
 			k.copy = value.NewBig(key, k.through)
 			k.copy.Manner = l.typed.Manner
 			s.known[key] = k
@@ -121,7 +121,7 @@ func (s *bigKeys) makeRoom() { // with mu held
 func (s *bigKeys) forget(key string) { // with mu held
 	delete(s.known, key)
 	s.n.Store(int32(len(s.known)))
-	s.l.m.elements.Drop(s.l.from, key)
+	s.l.m.elements.Drop(s.l.db, key)
 }
 
 // note says what events tell of keys, big or not.
@@ -311,8 +311,7 @@ func (k *bigKey) Settle(n uint64) {
 
 // BigKey is a big key that is being copied, or waits for it.
 type BigKey struct {
-	Database int // of From
-	To       int // its database there
+	Database int // of the source
 	Key      string
 	Type     string        // "" until it was asked for
 	Bytes    int64         // written, with what was written of earlier copies
@@ -354,7 +353,7 @@ func (s *bigKeys) list() (list []BigKey, bytes int64) {
 		}
 		a := k.copy.Account()
 		bytes += a.Bytes - k.counted
-		b := BigKey{Database: s.l.from, To: s.l.to, Key: k.key, Type: a.Kind, Bytes: a.Bytes, Size: a.Size, Percent: a.Percent}
+		b := BigKey{Database: s.l.db, Key: k.key, Type: a.Kind, Bytes: a.Bytes, Size: a.Size, Percent: a.Percent}
 		if !k.working {
 			b.Wait = max(0, s.l.m.bigs.may(k, now))
 		}

@@ -30,7 +30,7 @@ func (m *Mirror) findLost(numbers map[*bigKey]int64) {
 		if !k.book.Lost(n) {
 			continue
 		}
-		m.Mark(k.of.l.from, k.key)
-		m.errs.add("untold", fmt.Errorf("of key %q in database %d of %s fewer changes were told than went through the proxy", k.key, k.of.l.from, m.cfg.From))
+		m.Mark(k.of.l.db, k.key)
+		m.errs.add("untold", fmt.Errorf("of key %q in database %s of %s fewer changes were told than went through the proxy", k.key, k.of.l.from, m.cfg.From))
 	}
 }

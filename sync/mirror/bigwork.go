@@ -233,7 +233,7 @@ func (s *bigKeys) matches(k *bigKey) bool {
 	l := s.l
 	same, err := k.copy.Match(l.m.ctx, l.src(), l.dst(), s.compare, k)
 	if err != nil && l.m.ctx.Err() == nil {
-		l.m.errs.add("compare", fmt.Errorf("comparing key %q of database %d of %s with %s before it is copied: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
+		l.m.errs.add("compare", fmt.Errorf("comparing key %q of database %s of %s with %s before it is copied: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
 	}
 	return same && err == nil
 }
@@ -291,7 +291,7 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	}
 	if err != nil {
 		if l.m.ctx.Err() == nil && !errors.Is(err, context.Canceled) {
-			l.m.errs.add("copy", fmt.Errorf("copying key %q of database %d from %s to %s: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
+			l.m.errs.add("copy", fmt.Errorf("copying key %q of database %s from %s to %s: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
 		}
 		sleep(l.m.ctx, 100*time.Millisecond) // a server that is away or full is not hammered
 		l.dirty.Retry([]string{k.key})
@@ -330,7 +330,7 @@ func (k *bigKey) through(ctx context.Context, write func(context.Context, *redis
 	to := l.m.writer()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*l.m.cfg.Timeout)
 	defer cancel()
-	err := write(ctx, to.pool.DB(l.to))
+	err := write(ctx, to.pool.At(l.to))
 	if value.Unknown(err) && l.m.ctx.Err() == nil {
 		l.m.replaceWriter(to)
 	}

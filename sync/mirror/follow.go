@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/internal/failpoint"
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
@@ -49,18 +50,50 @@ func (m *Mirror) proveTracking(ctx context.Context) error {
 	}
 }
 
-// sink takes events.
+// sink takes events of keys of From's database db, by their names there.
 func (m *Mirror) sink(db int, e events) {
 	if db == anyDatabase {
-		for _, n := range m.order {
+		for _, n := range m.cfg.Map.On(m.cfg.Side) {
 			m.sink(n, events{keys: slices.Clone(e.keys), changes: slices.Clone(e.changes)})
 		}
 		return
 	}
-	l, ok := m.lanes[db]
-	if !ok {
+	if m.cfg.Side == router.Source || !m.cfg.Map.Shared(db) {
+		if n, _, ok := m.cfg.Map.Find(m.cfg.Side, db, ""); ok {
+			m.take(n, e)
+		}
 		return
 	}
+	parts := make(map[int]*events)
+	for i, key := range e.keys {
+		n, name, ok := m.find(db, key)
+		if !ok {
+			continue
+		}
+		p := parts[n]
+		if p == nil {
+			p = new(events)
+			parts[n] = p
+		}
+		p.keys, p.changes = append(p.keys, name), append(p.changes, e.changes[i])
+	}
+	for n, p := range parts {
+		m.take(n, *p)
+	}
+}
+
+// find says whose a key of From's database db is, and its client's name.
+func (m *Mirror) find(db int, key string) (n int, name string, ok bool) {
+	if strings.HasPrefix(key, KeyPrefix) { // no prefix is like that
+		return m.order[0], key, db == m.home[0]
+	}
+	n, name, ok = m.cfg.Map.Find(m.cfg.Side, db, key)
+	return n, name, ok && !strings.HasPrefix(name, KeyPrefix)
+}
+
+// take takes events of keys of one lane.
+func (m *Mirror) take(db int, e events) {
+	l := m.lanes[db]
 	e = m.chosen(e)
 	l.big.note(e.keys, e.changes) // before the marks: who copies a key must know why
 	mine := e.keys[:0]
@@ -95,13 +128,16 @@ func (m *Mirror) chosen(e events) events {
 // heard takes each event by itself, before sink has its key.
 func (m *Mirror) heard(db int, key string, event []byte) {
 	if strings.HasPrefix(key, KeyPrefix) {
-		if db == m.order[0] && strings.HasPrefix(key, m.heartbeatKey()) {
+		if db == m.home[0] && strings.HasPrefix(key, m.heartbeatKey()) {
 			m.classes.told(key, event)
 		}
 		return
 	}
-	if m.views.on.Load() && m.views.mapped[db] && m.cfg.Only.Name(key) {
-		m.views.told(db, key, event)
+	if !m.views.on.Load() {
+		return
+	}
+	if n, name, ok := m.cfg.Map.Find(m.cfg.Side, db, key); ok && m.cfg.Only.Name(name) {
+		m.views.told(n, name, event)
 	}
 }
 

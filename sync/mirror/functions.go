@@ -51,7 +51,7 @@ func (m *Mirror) CarryFunctions(ctx context.Context) error {
 		defer close(asked)
 		to, toErr = libraries(ctx, dst)
 	}()
-	from, err := libraries(ctx, m.cfg.From.DB(m.order[0]))
+	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
 	<-asked
 	if err != nil {
 		if unknownCommand(err) {
@@ -96,7 +96,7 @@ func (m *Mirror) CarryFunctions(ctx context.Context) error {
 func (m *Mirror) adoptFunctions(ctx context.Context) error {
 	m.functions.mu.Lock()
 	defer m.functions.mu.Unlock()
-	from, err := libraries(ctx, m.cfg.From.DB(m.order[0]))
+	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
 	if err != nil {
 		if unknownCommand(err) {
 			return nil

@@ -128,7 +128,7 @@ func (h *heartbeat) Lag() time.Duration {
 }
 
 func (m *Mirror) writeBeat(ctx context.Context, seq int64) error {
-	db := m.order[0]
+	db := m.home[0]
 	ttl := max(20*m.cfg.Heartbeat, time.Minute)
 	if err := m.cfg.From.DB(db).Set(ctx, m.heartbeatKey(), strconv.FormatInt(seq, 10), ttl).Err(); err != nil {
 		return fmt.Errorf("writing the heartbeat %s into database %d of %s: %w", m.heartbeatKey(), db, m.cfg.From, err)
@@ -264,8 +264,7 @@ func (m *Mirror) checkTo() {
 func (m *Mirror) readBack() {
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
-	to, _ := m.cfg.Map.Target(m.order[0])
-	if got, err := m.cfg.To.DB(to).Get(ctx, m.heartbeatKey()).Int64(); err == nil {
+	if got, err := m.cfg.To.DB(m.home[1]).Get(ctx, m.heartbeatKey()).Int64(); err == nil {
 		m.beat.arrived(got, time.Now())
 	}
 }

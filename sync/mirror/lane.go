@@ -10,16 +10,19 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/dirty"
 	"github.com/crossfade/crossfade/sync/pipe"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
-// lane keeps one database of To equal to one database of From.
+// lane keeps one database of To, or what of it has the prefix, equal to one of From. Keys
+// have their clients' names.
 type lane struct {
 	m        *Mirror
-	from, to int
+	db       int          // the source's
+	from, to router.Place // where it is on each server
 	dirty    *dirty.Set
 	ways     *pipe.Ways
 	pages    chan task // from the scanner to the workers
@@ -52,18 +55,16 @@ type counters struct {
 	scanStart, scanEnd atomic.Int64 // unix nanoseconds
 }
 
-func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
+func newLane(m *Mirror, db int, from, to router.Place, set *dirty.Set) *lane {
 	l := &lane{
-		m: m, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake(),
+		m: m, db: db, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake(),
 		pages: make(chan task),
 		ways: &pipe.Ways{
 			Source: func(ctx context.Context) (*conn.Wire, error) { return m.source(ctx, from) },
 		},
 	}
 	l.size.fixed = m.cfg.Batch
-	if from == m.order[0] {
-		l.ways.Ours = []string{m.heartbeatKey()}
-	}
+	l.ways.Ours = m.mortal(0, from)
 	l.typed.Manner = m.manner()
 	l.ways.Takes = l.typed.Manner.Takes
 	l.ways.Big = l.bigSize()
@@ -72,8 +73,17 @@ func newLane(m *Mirror, from, to int, set *dirty.Set) *lane {
 	return l
 }
 
-func (l *lane) src() *redis.Client { return l.m.cfg.From.DB(l.from) }
-func (l *lane) dst() *redis.Client { return l.m.cfg.To.DB(l.to) } // for reading
+func (l *lane) src() *redis.Client { return l.m.cfg.From.At(l.from) }
+func (l *lane) dst() *redis.Client { return l.m.cfg.To.At(l.to) } // for reading
+
+// mortal returns the keys of ours that have an expiry at a place, end 0 being From and 1
+// being To.
+func (m *Mirror) mortal(end int, place router.Place) []string {
+	if place.DB != m.home[end] {
+		return nil
+	}
+	return []string{m.heartbeatKey()}
+}
 
 // start runs the workers and the scanner until the mirror stops.
 func (l *lane) start() {
@@ -152,7 +162,7 @@ func (l *lane) waitClean(ctx context.Context) error {
 }
 
 func (l *lane) finished(keys []string) {
-	if l.from != l.m.order[0] {
+	if l.db != l.m.order[0] {
 		return
 	}
 	for _, k := range keys {
@@ -211,7 +221,7 @@ func (l *lane) due() (changed <-chan struct{}, wanted int, due bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.wanted == l.done && l.dirty.Overflowed() {
-		l.m.log.Info("too many dirty keys to remember, scanning the database again", "database", l.from)
+		l.m.log.Info("too many dirty keys to remember, scanning the database again", "database", l.db)
 		l.wanted++
 	}
 	return l.changed, l.wanted, l.wanted != l.done
@@ -229,9 +239,9 @@ func (l *lane) asked() int {
 // there from its beginning to its end; what comes or goes meanwhile is an event. It
 // ends with errOutdated as soon as outdated says so.
 func (l *lane) scan(ctx context.Context, outdated func() bool) error {
-	total, err := l.src().DBSize(ctx).Result()
+	total, err := l.about(ctx)
 	if err != nil {
-		return fmt.Errorf("counting the keys of database %d on %s: %w", l.from, l.m.cfg.From, err)
+		return err
 	}
 	l.count.total.Store(total)
 	l.count.scanned.Store(0)
@@ -257,9 +267,9 @@ func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
 	defer sift.close()
 	var under sync.WaitGroup
 	defer under.Wait() // who has taken keys gives them back, whatever happens
-	p := l.scanned()
+	p := l.scanned(l.from)
 	p.looked = func(n int) { l.count.scanned.Add(int64(n)) }
-	err := p.each(ctx, l.src(), func(keys []string) error {
+	err := l.m.ends[0].each(ctx, l.db, l.from, p, func(keys []string) error {
 		if outdated() {
 			return errOutdated
 		}
@@ -269,7 +279,7 @@ func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
 		return l.hand(ctx, keys, &under, sift.way)
 	})
 	if err != nil {
-		return fmt.Errorf("scanning database %d of %s: %w", l.from, l.m.cfg.From, err)
+		return fmt.Errorf("scanning database %s of %s: %w", l.from, l.m.cfg.From, err)
 	}
 	return nil
 }
@@ -301,7 +311,7 @@ func (l *lane) hand(ctx context.Context, keys []string, under *sync.WaitGroup, w
 func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
 	var under sync.WaitGroup
 	defer under.Wait()
-	err := l.scanned().each(ctx, l.dst(), func(keys []string) error {
+	err := l.m.ends[1].each(ctx, l.db, l.to, l.scanned(l.to), func(keys []string) error {
 		if outdated() {
 			return errOutdated
 		}
@@ -312,7 +322,7 @@ func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
 		return l.hand(ctx, lacks, &under, func() chan<- task { return l.pages })
 	})
 	if err != nil {
-		return fmt.Errorf("looking for keys of database %d on %s that %s does not have: %w", l.to, l.m.cfg.To, l.m.cfg.From, err)
+		return fmt.Errorf("looking for keys of database %s on %s that %s does not have: %w", l.to, l.m.cfg.To, l.m.cfg.From, err)
 	}
 	return nil
 }
@@ -345,7 +355,7 @@ func (l *lane) lacking(ctx context.Context, keys []string) ([]string, error) {
 
 func (l *lane) freeze(ctx context.Context) error {
 	if err := l.brake.pull(ctx); err != nil {
-		return fmt.Errorf("waiting for the last copies of database %d to %s: %w", l.from, l.m.cfg.To, err)
+		return fmt.Errorf("waiting for the last copies of database %s to %s: %w", l.from, l.m.cfg.To, err)
 	}
 	return nil
 }

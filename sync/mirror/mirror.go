@@ -37,7 +37,9 @@ const HeartbeatPrefix = KeyPrefix + "heartbeat:"
 // Config is what a mirror needs.
 type Config struct {
 	From, To *conn.Pool
-	// Map says where each database of From goes on To.
+	// Map says where on the target each database of the source is, whichever of them
+	// From is. Databases have the source's numbers throughout, and keys the names that
+	// they have there: those that clients know.
 	Map router.DBMap
 	// Name tells the mirrors there and back apart.
 	Name string
@@ -101,8 +103,10 @@ type Config struct {
 type Mirror struct {
 	cfg   Config
 	log   *slog.Logger
-	lanes map[int]*lane // by database of From
+	lanes map[int]*lane // by the source's database
 	order []int
+	home  [2]int // the databases of From and To in which the heartbeat is
+	ends  [2]*sharedScans
 
 	ctx    context.Context // of everything that runs until Stop
 	cancel context.CancelCauseFunc
@@ -148,14 +152,19 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		order:  cfg.Map.Sources(),
 		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
 	}
-	for _, from := range m.order {
-		to, _ := cfg.Map.Target(from)
-		m.lanes[from] = newLane(m, from, to, dirty.New(cfg.DirtyLimit))
+	m.ends = [2]*sharedScans{newSharedScans(m, cfg.From, cfg.Side), newSharedScans(m, cfg.To, cfg.Side.Other())}
+	for i, db := range m.order {
+		from, _ := cfg.Map.At(cfg.Side, db)
+		to, _ := cfg.Map.At(cfg.Side.Other(), db)
+		if i == 0 {
+			m.home = [2]int{from.DB, to.DB}
+		}
+		m.lanes[db] = newLane(m, db, from, to, dirty.New(cfg.DirtyLimit))
 	}
 	m.beat.init()
 	m.throttle = throttle.New(cfg.Limits, cfg.Served)
 	if cfg.MaxLatency > 0 {
-		m.throttle.Heed(cfg.MaxLatency, m.probe(cfg.From), m.probe(cfg.To))
+		m.throttle.Heed(cfg.MaxLatency, m.probe(cfg.From, m.home[0]), m.probe(cfg.To, m.home[1]))
 	}
 	m.views.init(m.order, cfg.Only)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
@@ -269,10 +278,10 @@ func (m *Mirror) Near(ctx context.Context) error {
 func (m *Mirror) clean(ctx context.Context) error {
 	for _, db := range m.order {
 		if err := m.lanes[db].waitClean(ctx); err != nil {
-			return fmt.Errorf("waiting for database %d of %s to be copied (%d keys dirty): %w", db, m.cfg.From, m.lanes[db].dirty.Len(), err)
+			return fmt.Errorf("waiting for database %s of %s to be copied (%d keys dirty): %w", m.lanes[db].from, m.cfg.From, m.lanes[db].dirty.Len(), err)
 		}
 		if some, n := m.lanes[db].stuckKeys(); n > 0 {
-			return fmt.Errorf("%d keys of database %d of %s cannot be copied, such as %q: %s", n, db, m.cfg.From, some[0].Key, some[0].Why)
+			return fmt.Errorf("%d keys of database %s of %s cannot be copied, such as %q: %s", n, m.lanes[db].from, m.cfg.From, some[0].Key, some[0].Why)
 		}
 	}
 	return nil
@@ -382,11 +391,11 @@ func (m *Mirror) Stop() {
 	m.writer().close()
 }
 
-// Mark says that keys of From's database db may differ from To's, whatever the
+// Mark says that keys of database db may not be on To as they are on From, whatever the
 // reason: they are copied as a whole.
 func (m *Mirror) Mark(db int, keys ...string) { m.mark(db, keys, value.Remade) }
 
-// Silent says that keys of From's database db may have changed in a way that
+// Silent says that keys of database db may have changed in a way that
 // causes no event.
 func (m *Mirror) Silent(db int, keys ...string) { m.mark(db, keys, value.Grouped) }
 
@@ -403,7 +412,7 @@ func (m *Mirror) mark(db int, keys []string, change value.Changes) {
 	}
 }
 
-// Settled says which keys of From's database db have surely been brought across, as
+// Settled says which keys of database db have surely been brought across, as
 // far as they were written before the call: behind a barrier they are not dirty. An
 // error means that the mirror cannot vouch for anything now.
 func (m *Mirror) Settled(ctx context.Context, db int, keys []string) ([]bool, error) {
@@ -427,11 +436,11 @@ func (m *Mirror) Settled(ctx context.Context, db int, keys []string) ([]bool, er
 // tells that there were some: one of a key may count several times.
 func (m *Mirror) Changes() int64 { return m.changes.Load() }
 
-// Rescan compares a whole database of From again (-1: all), both ways: for
+// Rescan compares a whole database again (-1: all), both ways: for
 // commands that change databases as a whole.
 func (m *Mirror) Rescan(db int, why string) {
-	for from, l := range m.lanes {
-		if db < 0 || from == db {
+	for n, l := range m.lanes {
+		if db < 0 || n == db {
 			l.requestScan()
 		}
 	}

@@ -21,7 +21,7 @@ func TestOwedUntilSettled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := &Mirror{order: []int{1}}
-			l := &lane{m: m, from: 0, dirty: dirty.New(0), changed: make(chan struct{})}
+			l := &lane{m: m, db: 0, dirty: dirty.New(0), changed: make(chan struct{})}
 			l.big = newBigKeys(l)
 			l.big.known["big"] = &bigKey{of: l.big, key: "big", owed: true}
 			l.big.n.Store(1)

@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -16,13 +20,23 @@ import (
 type pages struct {
 	count  int // SCAN's COUNT
 	only   *filter.Filter
+	shared bool           // others' keys are there too: how many were looked at is not known
+	all    bool           // the caller chooses: nothing is left out
 	looked func(keys int) // how many more the server has looked at, about; nil: nobody asks
 }
 
-// scanned returns what a scan of a database's keys goes by.
-func (l *lane) scanned() pages {
-	return pages{count: l.size.scan(l.m.cfg.ScanCount), only: l.m.cfg.Only}
+// scanned returns what a scan of the keys at a place goes by. Where others share the
+// database most of a page is theirs, and not sent: so it may be larger.
+func (l *lane) scanned(place router.Place) pages {
+	p := pages{count: l.size.scan(l.m.cfg.ScanCount), only: l.m.cfg.Only, shared: place.Prefix != ""}
+	if p.shared {
+		p.count = max(p.count, min(p.count*len(l.m.cfg.Map.SourcesAt(place.DB)), sharedScan))
+	}
+	return p
 }
+
+// sharedScan is COUNT at most then: a server is busy with that for a few milliseconds.
+const sharedScan = 4 * mostScan
 
 // each calls page with the keys of each page of a SCAN that are copied, as far as their
 // names tell; ours are left out. The next page is asked for meanwhile.
@@ -51,12 +65,12 @@ func (p pages) each(ctx context.Context, c *redis.Client, page func([]string) er
 			ask(next)
 		}
 		looked := len(keys)
-		if match != "" || kind != "" {
+		if (match != "" || kind != "") && !p.shared {
 			looked = p.count
 		}
 		apps := keys[:0]
 		for _, k := range keys {
-			if !strings.HasPrefix(k, KeyPrefix) && p.only.Name(k) {
+			if p.all || !strings.HasPrefix(k, KeyPrefix) && p.only.Name(k) {
 				apps = append(apps, k)
 			}
 		}
@@ -86,16 +100,65 @@ func refusesType(err error) bool {
 	return !value.Unknown(err) && strings.Contains(strings.ToLower(err.Error()), "syntax error")
 }
 
-// keysOf counts the keys of a database of c that are copied, as far as their names tell.
-func (l *lane) keysOf(ctx context.Context, c *redis.Client) (n int64, err error) {
-	if l.m.cfg.Only == nil {
-		n, err = c.DBSize(ctx).Result()
+// keys counts the keys of all databases on both servers that are copied, as far as their
+// names tell. Where a server's database is shared that takes a scan of it, which is spared
+// where all that is in it would be too little to matter to checkLoss.
+func (m *Mirror) keys(ctx context.Context) (from, to int64, err error) {
+	exact := func(pool *conn.Pool, side router.Side) (int64, error) {
+		var n atomic.Int64
+		together, tctx := errgroup.WithContext(ctx) // which lets them share a scan
+		for _, db := range m.order {
+			together.Go(func() error {
+				place, _ := m.cfg.Map.At(side, db)
+				more, err := m.lanes[db].keysOf(tctx, pool, place)
+				n.Add(more)
+				return err
+			})
+		}
+		err := together.Wait()
+		return n.Load(), err
+	}
+	side := m.cfg.Side
+	if from, err = exact(m.cfg.From, side); err != nil {
+		return 0, 0, err
+	}
+	for _, db := range m.cfg.Map.On(side.Other()) {
+		n, err := m.cfg.To.DB(db).DBSize(ctx).Result()
+		if err != nil {
+			return 0, 0, fmt.Errorf("counting the keys of database %d on %s: %w", db, m.cfg.To, err)
+		}
+		to += n
+	}
+	if m.cfg.Only == nil && to <= 2*from {
+		return from, to, nil
+	}
+	to, err = exact(m.cfg.To, side.Other())
+	return from, to, err
+}
+
+// keysOf counts those of a lane on one server.
+func (l *lane) keysOf(ctx context.Context, pool *conn.Pool, place router.Place) (n int64, err error) {
+	if l.m.cfg.Only == nil && place.Prefix == "" {
+		n, err = pool.DB(place.DB).DBSize(ctx).Result()
 	} else {
-		p := l.scanned()
-		err = p.each(ctx, c, func(keys []string) error { n += int64(len(keys)); return nil })
+		err = l.m.scans(pool).each(ctx, l.db, place, l.scanned(place), func(keys []string) error { n += int64(len(keys)); return nil })
 	}
 	if err != nil {
-		return 0, fmt.Errorf("counting the keys of database %d on %s: %w", c.Options().DB, c.Options().Addr, err)
+		return 0, fmt.Errorf("counting the keys of database %s on %s: %w", place, pool, err)
+	}
+	return n, nil
+}
+
+// about returns about how many keys a scan of From will find. Where From's database is
+// shared nobody has counted them, but To has as many if all is well.
+func (l *lane) about(ctx context.Context) (int64, error) {
+	pool, db := l.m.cfg.From, l.from.DB
+	if l.from.Prefix != "" {
+		pool, db = l.m.cfg.To, l.to.DB
+	}
+	n, err := pool.DB(db).DBSize(ctx).Result()
+	if err != nil {
+		return 0, fmt.Errorf("counting the keys of database %d on %s: %w", db, pool, err)
 	}
 	return n, nil
 }

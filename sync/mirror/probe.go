@@ -9,7 +9,7 @@ import (
 
 // probe asks a server PING on a connection of its own, which is made when there is
 // something to ask, and again after it broke.
-func (m *Mirror) probe(p *conn.Pool) throttle.Probe {
+func (m *Mirror) probe(p *conn.Pool, db int) throttle.Probe {
 	var w *conn.Wire
 	hangUp := func() {
 		if w != nil {
@@ -19,7 +19,7 @@ func (m *Mirror) probe(p *conn.Pool) throttle.Probe {
 	}
 	ask := func(ctx context.Context) (err error) {
 		if w == nil {
-			if w, err = p.Wire(ctx, m.order[0]); err != nil {
+			if w, err = p.Wire(ctx, db); err != nil {
 				w = nil
 				return err
 			}

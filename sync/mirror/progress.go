@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/internal/failpoint"
+	"github.com/crossfade/crossfade/router"
 )
 
 // State is what a mirror can vouch for.
@@ -43,12 +44,13 @@ type Progress struct {
 	Views    Views  // how the notifications and the proxy's own view differ
 }
 
-// Database is the progress of one database. From and To are server-side numbers.
+// Database is the progress of one database.
 type Database struct {
-	From, To        int
-	Total, Scanned  int64 // of the current scan, keys
-	Copied, Removed int64 // since the mirror began
-	Equal           int64 // keys that scans have found on To as they are, and left there, since the mirror began
+	Source          int          // its number on the source
+	Place           router.Place // on the target
+	Total, Scanned  int64        // of the current scan, keys
+	Copied, Removed int64        // since the mirror began
+	Equal           int64        // keys that scans have found on To as they are, and left there, since the mirror began
 	Bytes           int64
 	Dirty           int           // in hand or waiting for it
 	InHand          int           // being copied
@@ -141,13 +143,14 @@ func (m *Mirror) Progress() Progress {
 
 func (l *lane) progress() Database {
 	_, under := l.big.list()
+	place, _ := l.m.cfg.Map.Place(l.db)
 	d := Database{
-		From: l.from, To: l.to,
+		Source: l.db, Place: place,
 		Total: l.count.total.Load(), Scanned: l.count.scanned.Load(),
 		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Equal: l.count.equal.Load(), Bytes: l.count.bytes.Load() + under,
 		Dirty: l.dirty.Len(), InHand: l.dirty.InHand(), Stuck: l.stuck.len(), Lossy: l.lossy.len(), Oldest: l.dirty.Age(), ScanComplete: l.scanComplete(),
 	}
-	if l.m.cfg.Only != nil {
+	if l.m.cfg.Only != nil || l.from.Prefix != "" {
 		d.Scanned = min(d.Scanned, d.Total) // it is an estimate
 	}
 	if start := l.count.scanStart.Load(); start > 0 {

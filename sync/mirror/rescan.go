@@ -38,7 +38,7 @@ const (
 // newSift returns what a scan that begins now is sifted by. ctx bounds one question.
 func (l *lane) newSift(ctx context.Context) *sift {
 	s := &sift{l: l, lots: make(chan task)}
-	n, err := l.dst().DBSize(ctx).Result()
+	n, err := l.m.cfg.To.DB(l.to.DB).DBSize(ctx).Result() // others' too: then the first comparison tells
 	s.off = err != nil || n <= bare
 	return s
 }
@@ -87,7 +87,7 @@ func (s *sift) saw(alike, all int) {
 func (s *sift) run() {
 	l := s.l
 	sieve := pipe.NewSieve(l.ways,
-		func(ctx context.Context) (*conn.Wire, error) { return l.m.cfg.To.Wire(ctx, l.to) }, l.ways.Ours)
+		func(ctx context.Context) (*conn.Wire, error) { return l.m.cfg.To.WireAt(ctx, l.to) }, l.m.mortal(1, l.to))
 	defer sieve.Close()
 	for {
 		next := s.next(sieve.Idle())
@@ -130,11 +130,11 @@ func (s *sift) failed(err error) {
 		s.mu.Lock()
 		s.off = true
 		s.mu.Unlock()
-		l.m.log.Debug("scanned keys are copied without being compared", "database", l.from, "because", err)
+		l.m.log.Debug("scanned keys are copied without being compared", "database", l.db, "because", err)
 		return
 	}
 	if l.m.ctx.Err() == nil {
-		l.m.errs.add("compare", fmt.Errorf("comparing database %d of %s with %d of %s before it is copied: %w", l.from, l.m.cfg.From, l.to, l.m.cfg.To, err))
+		l.m.errs.add("compare", fmt.Errorf("comparing database %s of %s with %s of %s before it is copied: %w", l.from, l.m.cfg.From, l.to, l.m.cfg.To, err))
 	}
 }
 

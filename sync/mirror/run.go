@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
@@ -94,11 +95,11 @@ func runIDIn(text string) string {
 	return ""
 }
 
-// source connects to a database of From, the process that is followed and no other: one
+// source connects to a place of From, the process that is followed and no other: one
 // that took its place may have come back without what it had, and what a worker reads
 // there must not be copied before that is plain, see awaitWhole.
-func (m *Mirror) source(ctx context.Context, db int) (*conn.Wire, error) {
-	wire, err := m.cfg.From.Wire(ctx, db)
+func (m *Mirror) source(ctx context.Context, place router.Place) (*conn.Wire, error) {
+	wire, err := m.cfg.From.WireAt(ctx, place)
 	if err != nil {
 		return nil, err
 	}
@@ -164,17 +165,9 @@ func (m *Mirror) checkLoss(ctx context.Context) error {
 	if m.cfg.AcceptLoss {
 		return nil
 	}
-	var from, to int64
-	for _, l := range m.lanes {
-		a, err := l.keysOf(ctx, l.src())
-		if err != nil {
-			return err
-		}
-		b, err := l.keysOf(ctx, l.dst())
-		if err != nil {
-			return err
-		}
-		from, to = from+a, to+b
+	from, to, err := m.keys(ctx)
+	if err != nil {
+		return err
 	}
 	if to > fewKeys && 2*from < to {
 		return fmt.Errorf("%s has %d keys and %s still has %d: it seems to have lost its data, so the other server is left as it is; bring the data back, or restart crossfade with --sync.accept_loss to carry the loss over", m.cfg.From, from, m.cfg.To, to)

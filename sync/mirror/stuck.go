@@ -72,8 +72,7 @@ func (n *notes) keys() []string {
 
 // StuckKey is a key that cannot be copied.
 type StuckKey struct {
-	Database int // of From
-	To       int // its database there
+	Database int // of the source
 	Key      string
 	Why      string
 }
@@ -128,7 +127,7 @@ func (l *lane) stuckKeys() (some []StuckKey, n int) {
 	l.stuck.mu.Lock()
 	defer l.stuck.mu.Unlock()
 	for k, why := range l.stuck.words {
-		some = append(some, StuckKey{Database: l.from, To: l.to, Key: k, Why: why})
+		some = append(some, StuckKey{Database: l.db, Key: k, Why: why})
 	}
 	slices.SortFunc(some, func(a, b StuckKey) int { return cmp.Or(strings.Compare(a.Key, b.Key)) })
 	return some[:min(len(some), stuckListed)], len(l.stuck.words)

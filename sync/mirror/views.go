@@ -27,7 +27,7 @@ import (
 
 // Write is what the proxy says of a key after a command was answered.
 type Write struct {
-	DB      int    // of From
+	DB      int    // of the source
 	Key     []byte // the caller's; nil stands for keys that the proxy cannot name
 	Command string
 	Sure    bool // the key has changed for certain, so that an event is due
@@ -44,7 +44,7 @@ type Views struct {
 	Bypassed int64 `json:"bypassed_changes"`
 	Unclear  int64 `json:"unclear_changes"`
 	// PerSecond, Databases, Keys and Clients describe the newest of Bypassed:
-	// Databases are From's, Clients who is connected to From past the proxy.
+	// Databases are the source's, Clients who is connected to From past the proxy.
 	PerSecond float64   `json:"bypassed_per_second"`
 	Databases []int     `json:"bypassed_databases,omitempty"`
 	Keys      []string  `json:"bypassed_keys,omitempty"`
@@ -364,7 +364,7 @@ func (m *Mirror) judgeViews(ctx context.Context) (suspect bool) {
 	}
 	if len(silent) > 0 {
 		u := silent[0]
-		m.errs.add("unannounced", fmt.Errorf("%s of key %q in database %d of %s went through the proxy and caused no notification", strings.ToUpper(u.command), u.key, u.db, m.cfg.From))
+		m.errs.add("unannounced", fmt.Errorf("%s of key %q of database %d went through the proxy to %s and caused no notification", strings.ToUpper(u.command), u.key, u.db, m.cfg.From))
 	}
 	suspect = len(silent) > 0
 	if bypassed == 0 {

@@ -214,7 +214,7 @@ func (w *worker) failed(jobs []*pipe.Job, err error) {
 		}
 	}
 	if l.m.ctx.Err() == nil {
-		l.m.errs.add("copy", fmt.Errorf("copying %d keys of database %d from %s to %s: %w", keys, l.from, l.m.cfg.From, l.m.cfg.To, err))
+		l.m.errs.add("copy", fmt.Errorf("copying %d keys of database %s from %s to %s: %w", keys, l.from, l.m.cfg.From, l.m.cfg.To, err))
 	}
 	if unknown {
 		l.m.replaceWriter(w.to) // returns once nothing of the old one can arrive any more
@@ -251,7 +251,7 @@ func (w *worker) settle(j *pipe.Job) {
 		}
 		bad = append(bad, k)
 		if !j.Failed {
-			l.m.errs.add("copy", fmt.Errorf("copying database %d from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
+			l.m.errs.add("copy", fmt.Errorf("copying database %s from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
 		}
 	}
 	if len(refused) >= refusedFrom && j.Restored == 0 {
@@ -337,7 +337,7 @@ func (w *worker) oneByOne(keys []string) (good, bad []string) {
 	for _, k := range keys {
 		to := l.m.writer()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
-		o, err := l.typed.Manner.Logical(ctx, l.src(), to.pool.DB(l.to), k)
+		o, err := l.typed.Manner.Logical(ctx, l.src(), to.pool.At(l.to), k)
 		cancel()
 		if err == nil {
 			l.count.add(o)
@@ -355,7 +355,7 @@ func (w *worker) oneByOne(keys []string) (good, bad []string) {
 		}
 		bad = append(bad, k)
 		if l.m.ctx.Err() == nil {
-			l.m.errs.add("copy", fmt.Errorf("copying key %q of database %d from %s to %s: %w", k, l.from, l.m.cfg.From, l.m.cfg.To, err))
+			l.m.errs.add("copy", fmt.Errorf("copying key %q of database %s from %s to %s: %w", k, l.from, l.m.cfg.From, l.m.cfg.To, err))
 		}
 		if value.Unknown(err) {
 			l.m.replaceWriter(to)
@@ -373,7 +373,7 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 		keys = keys[len(some):]
 		to := l.m.writer()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
-		outcomes, err := l.typed.Copy(ctx, l.src(), to.pool.DB(l.to), some)
+		outcomes, err := l.typed.Copy(ctx, l.src(), to.pool.At(l.to), some)
 		cancel()
 		for i, o := range outcomes {
 			switch {
@@ -393,7 +393,7 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 			}
 			bad = append(bad, some[i])
 			if l.m.ctx.Err() == nil && (err == nil || i == 0) {
-				l.m.errs.add("copy", fmt.Errorf("copying database %d from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
+				l.m.errs.add("copy", fmt.Errorf("copying database %s from %s to %s: %w", l.from, l.m.cfg.From, l.m.cfg.To, o.Err))
 			}
 		}
 		if err != nil {
@@ -414,13 +414,13 @@ func (w *worker) outside(keys []string) (good, bad []string) {
 	to := l.m.writer()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
 	defer cancel()
-	n, err := value.RemoveKinds(ctx, to.pool.DB(l.to), keys, l.typed.Manner.Takes)
+	n, err := value.RemoveKinds(ctx, to.pool.At(l.to), keys, l.typed.Manner.Takes)
 	l.count.removed.Add(int64(n))
 	if err == nil {
 		return keys, nil
 	}
 	if l.m.ctx.Err() == nil {
-		l.m.errs.add("copy", fmt.Errorf("removing keys that are not copied any more from database %d of %s: %w", l.to, l.m.cfg.To, err))
+		l.m.errs.add("copy", fmt.Errorf("removing keys that are not copied any more from database %s of %s: %w", l.to, l.m.cfg.To, err))
 	}
 	if value.Unknown(err) {
 		l.m.replaceWriter(to)

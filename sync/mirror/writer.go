@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
@@ -39,8 +40,8 @@ func newWriter(base *conn.Pool, timeout time.Duration, gen int) *writer {
 
 // wire dials one more connection of the set. It is the caller's to close, and is
 // closed under its hands when the set is replaced.
-func (w *writer) wire(ctx context.Context, db int) (*conn.Wire, error) {
-	wire, err := w.pool.Wire(ctx, db)
+func (w *writer) wire(ctx context.Context, place router.Place) (*conn.Wire, error) {
+	wire, err := w.pool.WireAt(ctx, place)
 	if err != nil {
 		return nil, err
 	}

@@ -24,11 +24,11 @@ func broken(errs ...error) error {
 // askExpiry asks when a key expires; old is for a server before Redis 7.0.
 func askExpiry(w *conn.Wire, key string, old bool) {
 	if !old {
-		w.Command("PEXPIRETIME", key)
+		w.About("PEXPIRETIME", key)
 		return
 	}
 	w.Command("MULTI")
-	w.Command("PTTL", key)
+	w.About("PTTL", key)
 	w.Command("TIME")
 	w.Command("EXEC")
 }

@@ -38,12 +38,12 @@ func (p *Pipe) ask(j *Job, from int, belated bool) (to int) {
 			askExpiry(p.src, k, j.old)
 		}
 		if j.ways[i] == short {
-			p.src.Command("GETRANGE", k, "0", lastOfShort)
+			p.src.About("GETRANGE", k, "0", lastOfShort)
 		} else {
-			p.src.Command("DUMP", k)
+			p.src.About("DUMP", k)
 		}
 		if j.kinds != nil && j.Outcomes[i].Err == nil {
-			p.src.Command("TYPE", k)
+			p.src.About("TYPE", k)
 		}
 	}
 	return to
@@ -146,7 +146,7 @@ func (p *Pipe) relayShort(j *Job, i int, expire int64, refused error) error {
 			p.dst.Begin(5)
 		}
 		p.dst.Arg("SET")
-		p.dst.Arg(k)
+		p.dst.Key(k)
 		err := p.dst.Relay(p.src, size)
 		if expire >= 0 {
 			p.dst.Arg("PXAT")
@@ -219,7 +219,7 @@ func (p *Pipe) beginRestore(j *Job, i int, expire int64) {
 	j.sent[i] = restore
 	p.dst.Begin(6)
 	p.dst.Arg("RESTORE")
-	p.dst.Arg(j.Keys[i])
+	p.dst.Key(j.Keys[i])
 	// 0 is "no expiry" to RESTORE. An expiry already past is right as it
 	// is: RESTORE REPLACE then deletes the old value and adds nothing.
 	p.dst.Number(max(0, expire))
@@ -233,9 +233,9 @@ func (p *Pipe) endRestore() {
 func (p *Pipe) remove(j *Job, i int) {
 	if p.ways.noUnlink.Load() {
 		j.sent[i] = del
-		p.dst.Command("DEL", j.Keys[i])
+		p.dst.About("DEL", j.Keys[i])
 		return
 	}
 	j.sent[i] = unlink
-	p.dst.Command("UNLINK", j.Keys[i])
+	p.dst.About("UNLINK", j.Keys[i])
 }

@@ -189,7 +189,7 @@ func (s *Sieve) askAbout(l *Lot) {
 		}
 		for n, k := range l.Keys {
 			if !l.short[n] {
-				e.wire.Command("MEMORY", "USAGE", k)
+				e.wire.Usage(k)
 			}
 		}
 	}
@@ -358,9 +358,9 @@ func (e *end) ask(key string, short bool) {
 		askExpiry(e.wire, key, e.old)
 	}
 	if short {
-		e.wire.Command("GETRANGE", key, "0", lastOfShort)
+		e.wire.About("GETRANGE", key, "0", lastOfShort)
 	} else {
-		e.wire.Command("DUMP", key)
+		e.wire.About("DUMP", key)
 	}
 }
 

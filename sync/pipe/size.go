@@ -32,7 +32,7 @@ func askMortal(w *conn.Wire, ours []string) {
 	w.Command("MULTI")
 	w.Command("INFO", "keyspace")
 	for _, k := range ours {
-		w.Command("PTTL", k)
+		w.About("PTTL", k)
 	}
 	w.Command("EXEC")
 }
@@ -139,7 +139,7 @@ func (p *Pipe) askSizes(j *Job, w way) {
 	}
 	for i, k := range j.Keys {
 		if j.ways[i] == w {
-			p.src.Command("MEMORY", "USAGE", k)
+			p.src.Usage(k)
 		}
 	}
 }
@@ -185,7 +185,7 @@ func (p *Pipe) measure(j *Job, w way) error {
 func (p *Pipe) count(j *Job, w way) error {
 	for i, k := range j.Keys {
 		if j.ways[i] == w {
-			p.src.Command("TYPE", k)
+			p.src.About("TYPE", k)
 		}
 	}
 	if err := p.src.Flush(); err != nil {
@@ -204,7 +204,7 @@ func (p *Pipe) count(j *Job, w way) error {
 	}
 	for i, k := range j.Keys {
 		if command, ok := lengths[asked[i]]; ok {
-			p.src.Command(command, k)
+			p.src.About(command, k)
 		}
 	}
 	if err := p.src.Flush(); err != nil {

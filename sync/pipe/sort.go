@@ -21,7 +21,7 @@ func (p *Pipe) askKinds(j *Job) {
 		return
 	}
 	for _, k := range j.Keys {
-		p.src.Command("TYPE", k)
+		p.src.About("TYPE", k)
 	}
 }
 

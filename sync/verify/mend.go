@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
@@ -39,7 +40,7 @@ func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 	var batch value.Batch
 	manner := value.Manner{DropFieldExpiries: cfg.NoFieldExpiries}
 	return func(ctx context.Context, db int, keys []string) error {
-		from, to := cfg.Source(db), cfg.Target(cfg.Databases[db])
+		from, to := cfg.Source(router.Place{DB: db}), cfg.Target(cfg.Databases[db])
 		if cfg.Reverse {
 			from, to = to, from
 		}

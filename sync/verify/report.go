@@ -57,6 +57,7 @@ const (
 type Database struct {
 	Source     int                  `json:"source"` // database numbers
 	Target     int                  `json:"target"`
+	Prefix     string               `json:"prefix,omitempty"`      // of the keys in the target's database
 	Keys       int64                `json:"keys"`                  // keys compared; SCAN may show one twice
 	TargetKeys int64                `json:"target_keys"`           // keys of the side that follows, looked up on the other
 	Again      int64                `json:"again"`                 // comparisons repeated because keys differed at first

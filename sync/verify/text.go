@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/crossfade/crossfade/router"
 )
 
 const (
@@ -14,15 +16,15 @@ const (
 // String is the report for people, in lines of at most 80 columns.
 func (r Report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-9s %12s %12s %10s %8s %8s %9s\n", "database", "keys", "of target", "differing", "moving", "bytes", "seconds")
+	fmt.Fprintf(&b, "%-12s %12s %12s %10s %8s %8s %9s\n", "database", "keys", "of target", "differing", "moving", "bytes", "seconds")
 	empty := 0
 	for _, d := range r.Databases {
 		if d.Keys+d.TargetKeys == 0 && len(r.Databases) > 1 {
 			empty++
 			continue
 		}
-		fmt.Fprintf(&b, "%-9s %12d %12d %10d %8d %8s %9.1f\n",
-			fmt.Sprintf("%d → %d", d.Source, d.Target), d.Keys, d.TargetKeys, d.Differing, d.Moving, size(d.Bytes), d.Seconds)
+		fmt.Fprintf(&b, "%-12s %12d %12d %10d %8d %8s %9.1f\n",
+			clip(fmt.Sprintf("%d → %s", d.Source, router.Place{DB: d.Target, Prefix: d.Prefix}), 12), d.Keys, d.TargetKeys, d.Differing, d.Moving, size(d.Bytes), d.Seconds)
 	}
 	if empty > 0 {
 		fmt.Fprintf(&b, "and %s without keys\n", plural(int64(empty), "database", "databases"))

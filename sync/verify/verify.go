@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
@@ -26,8 +27,10 @@ import (
 // difference counts once it is proved: the key stood still on the truth over three
 // looks, and what was written there before had the time to arrive.
 type Config struct {
-	Source, Target func(db int) *redis.Client // the clients stay the caller's
-	Databases      map[int]int                // source database to target database
+	// Source and Target return the clients for a place, where keys have their clients'
+	// names; they stay the caller's.
+	Source, Target func(router.Place) *redis.Client
+	Databases      map[int]router.Place // source database to place of the target
 	// Reverse says that the target is the truth.
 	Reverse bool
 
@@ -72,12 +75,13 @@ type Config struct {
 type Progress struct {
 	Source    int    `json:"source"` // database numbers
 	Target    int    `json:"target"`
-	Step      string `json:"step"`      // "compare", "extras" or "settle"
-	Done      int64  `json:"done"`      // keys looked at in this step
-	Total     int64  `json:"total"`     // about how many there are
-	Unsettled int    `json:"unsettled"` // keys that differ and will be looked at again
-	Differing int64  `json:"differing"` // keys proved to differ so far, in this database
-	Bytes     int64  `json:"bytes"`     // of payload read from the source so far
+	Prefix    string `json:"prefix,omitempty"` // of the keys in the target's database
+	Step      string `json:"step"`             // "compare", "extras" or "settle"
+	Done      int64  `json:"done"`             // keys looked at in this step
+	Total     int64  `json:"total"`            // about how many there are
+	Unsettled int    `json:"unsettled"`        // keys that differ and will be looked at again
+	Differing int64  `json:"differing"`        // keys proved to differ so far, in this database
+	Bytes     int64  `json:"bytes"`            // of payload read from the source so far
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -133,7 +137,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		report.Databases = append(report.Databases, w.report)
 		if err != nil {
 			report.finish()
-			return report, fmt.Errorf("comparing source database %d with target database %d: %w", db, cfg.Databases[db], err)
+			return report, fmt.Errorf("comparing source database %d with target database %s: %w", db, cfg.Databases[db], err)
 		}
 	}
 	report.Complete = true

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
@@ -33,10 +34,14 @@ func start(t *testing.T, opts ...redistest.Option) sides {
 }
 
 func (s sides) config(databases map[int]int) Config {
+	places := make(map[int]router.Place)
+	for source, db := range databases {
+		places[source] = router.Place{DB: db}
+	}
 	return Config{
-		Source:    func(db int) *redis.Client { return s.src[db] },
-		Target:    func(db int) *redis.Client { return s.dst[db] },
-		Databases: databases, Settle: 10 * time.Millisecond, Rounds: 3, Batch: 50,
+		Source:    func(p router.Place) *redis.Client { return s.src[p.DB] },
+		Target:    func(p router.Place) *redis.Client { return s.dst[p.DB] },
+		Databases: places, Settle: 10 * time.Millisecond, Rounds: 3, Batch: 50,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -23,6 +24,7 @@ type walk struct {
 	comparer    *value.Comparer
 	seed        maphash.Seed
 	db          int // of the source
+	place       router.Place
 	src, dst    *redis.Client
 	truth, copy *redis.Client // the same two, by who follows whom
 	suspects    *suspects
@@ -45,8 +47,9 @@ func newWalk(cfg Config, db int) *walk {
 	w := &walk{
 		cfg: cfg, db: db, seed: maphash.MakeSeed(),
 		comparer: &value.Comparer{Tolerance: cfg.Tolerance, Big: cfg.Big, Bound: 4 << 20, NoFieldExpiries: cfg.NoFieldExpiries},
-		src:      cfg.Source(db), dst: cfg.Target(cfg.Databases[db]),
-		report:   Database{Source: db, Target: cfg.Databases[db]},
+		place:    cfg.Databases[db],
+		src:      cfg.Source(router.Place{DB: db}), dst: cfg.Target(cfg.Databases[db]),
+		report:   Database{Source: db, Target: cfg.Databases[db].DB, Prefix: cfg.Databases[db].Prefix},
 		named:    make(map[string]bool),
 		suspects: newSuspects(cfg.Pending),
 		throttle: throttle.New(cfg.Limits, nil),
@@ -99,9 +102,13 @@ const extrasCost = 0.25
 // pass calls page with all keys of c that count, in pages, several at a time. cost is
 // what a key counts for the rate.
 func (w *walk) pass(ctx context.Context, step string, c *redis.Client, cost float64, page func(context.Context, []string) error) error {
-	n, err := c.DBSize(ctx).Result()
+	counted := c
+	if w.place.Prefix != "" { // where others are too nobody counts them; there are as many if all is well
+		counted = w.src
+	}
+	n, err := counted.DBSize(ctx).Result()
 	if err != nil {
-		return fmt.Errorf("counting the keys on %s: %w", c.Options().Addr, err)
+		return fmt.Errorf("counting the keys on %s: %w", counted.Options().Addr, err)
 	}
 	w.begin(step, n)
 	g, gctx := errgroup.WithContext(ctx)
@@ -190,7 +197,7 @@ func (w *walk) progress(done int64) {
 		w.done = max(0, w.total-int64(waiting))
 	}
 	w.cfg.Progress(Progress{
-		Source: w.report.Source, Target: w.report.Target, Step: w.step, Done: w.done,
+		Source: w.report.Source, Target: w.report.Target, Prefix: w.report.Prefix, Step: w.step, Done: w.done,
 		Total: max(w.total, w.done), Unsettled: waiting, Differing: w.report.Differing, Bytes: w.report.Bytes,
 	})
 }
