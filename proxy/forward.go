@@ -72,9 +72,6 @@ func (s *session) dispatch(cmd redcon.Command) error {
 
 // queue forwards a command inside a transaction.
 func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
-	if n, ok := selected(it.spec, cmd.Args); ok {
-		s.queuedIn = n + 1
-	}
 	it.raw = append([]byte(nil), cmd.Raw...)
 	if it.spec.verb != plain {
 		it.args = cloneArgs(cmd.Args)
@@ -88,6 +85,9 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
 	}
+	if it.spec.verb == vSelect && s.prefixed {
+		return s.queueSelect(it, wire)
+	}
 	if it.spec.verb != vRaw {
 		return s.push(it, wire)
 	}
@@ -96,6 +96,22 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 		return err
 	}
 	return s.await(it)
+}
+
+// queueSelect waits for the answer to a SELECT inside a transaction: it may be refused, or
+// the MULTI may have been, and then it was obeyed at once.
+func (s *session) queueSelect(it *item, wire []byte) error {
+	it.wake = true
+	if err := s.push(it, wire); err != nil {
+		return err
+	}
+	if err := s.await(it); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.multi, s.queuedIn = s.st.multi, s.st.queuedIn()
+	s.mu.Unlock()
+	return nil
 }
 
 // describe fills in what the observer and the state need to know.
