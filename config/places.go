@@ -45,7 +45,7 @@ func parsePairs(text string) (map[int]Place, error) {
 		source, err1 := parseDatabase(from)
 		place, err2 := parsePlace(to)
 		if err1 != nil || err2 != nil {
-			return nil, fmt.Errorf("is not a database map (%q): write SOURCE=TARGET or SOURCE=TARGET:PREFIX with commas, such as 0=0,3=5 or 0=0:c0:,3=0:c3:", brief(item))
+			return nil, fmt.Errorf("is not a database map (%q): write SOURCE=TARGET or SOURCE=TARGET:PREFIX with commas, such as 0=0:c0:,3=0:c3: or 0=0,3=5", brief(item))
 		}
 		if before, there := pairs[source]; there {
 			return nil, fmt.Errorf("names source database %d twice (to %s and to %s): name it once", source, before, place)

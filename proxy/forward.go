@@ -85,6 +85,9 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
 	}
+	if it.spec.verb == vSelect && s.prefixed {
+		return s.queueSelect(it, wire)
+	}
 	if it.spec.verb != vRaw {
 		return s.push(it, wire)
 	}
@@ -93,6 +96,22 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 		return err
 	}
 	return s.await(it)
+}
+
+// queueSelect waits for the answer to a SELECT inside a transaction: it may be refused, or
+// the MULTI may have been, and then it was obeyed at once.
+func (s *session) queueSelect(it *item, wire []byte) error {
+	it.wake = true
+	if err := s.push(it, wire); err != nil {
+		return err
+	}
+	if err := s.await(it); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.multi, s.queuedIn = s.st.multi, s.st.queuedIn()
+	s.mu.Unlock()
+	return nil
 }
 
 // describe fills in what the observer and the state need to know.
@@ -157,7 +176,9 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 	s.describeWrites(it, it.args)
 	switch sp.verb {
 	case vMulti:
-		s.multi = s.multi || len(it.args) == 1
+		if !s.multi {
+			s.multi, s.queuedIn = len(it.args) == 1, 0
+		}
 	case vExec:
 		wasMulti := s.multi
 		s.multi = false
@@ -166,7 +187,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 			it.role = execNil
 			wire = words("DISCARD")
 		}
-		if s.queuedIn > 0 { // which database follows is known when it is answered
+		if s.queuedIn > 0 && s.prefixed { // which database follows is known when it is answered
 			return s.pushAwait(it, wire)
 		}
 	case vDiscard:

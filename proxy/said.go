@@ -265,9 +265,6 @@ func (s *session) behind(sp *spec, cmd redcon.Command) error {
 	it := &item{spec: sp, mode: modeLine, gate: true, epoch: s.route.Epoch, with: with}
 	switch {
 	case s.multi && it.queues():
-		if n, ok := selected(sp, cmd.Args); ok {
-			s.queuedIn = n + 1
-		}
 		return s.queue(it, cmd, wire)
 	case isPlain:
 		s.describeWrites(it, cmd.Args)

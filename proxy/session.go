@@ -237,6 +237,7 @@ func (s *session) adopt(l *link) {
 	s.link, s.upID = l, 0
 	_, mapped := l.route.DB(s.st.db)
 	s.mid, s.doubtful = false, false
+	s.queuedIn = s.st.queuedIn()
 	s.mu.Unlock()
 	if l.severed.Load() { // since before it could be seen here
 		l.close()

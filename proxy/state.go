@@ -125,6 +125,16 @@ func (it *item) hasEffect() bool {
 	return len(it.keys) > 0 || it.counted != "" || it.spec.form.Reply != prefix.Nothing
 }
 
+// queuedIn returns 1 + the database that the transaction has gone to, 0 where it has not.
+func (st *state) queuedIn() (in int) {
+	for _, q := range st.effects {
+		if n, ok := selected(q.spec, q.args); ok {
+			in = n + 1
+		}
+	}
+	return in
+}
+
 // needsElements reports whether the elements of the reply to EXEC matter.
 func (st *state) needsElements() bool {
 	for _, it := range st.effects {

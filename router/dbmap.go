@@ -116,7 +116,7 @@ func ParseDBMap(text string) (map[int]Place, error) {
 		s, errS := strconv.Atoi(strings.TrimSpace(left))
 		p, errP := ParsePlace(strings.TrimSpace(right))
 		if !ok || errS != nil || errP != nil || s < 0 {
-			errs = append(errs, fmt.Errorf("databases: %q is not of the form SOURCE=TARGET or SOURCE=TARGET:PREFIX, such as 3=5 or 3=0:c3:", part))
+			errs = append(errs, fmt.Errorf("databases: %q is not of the form SOURCE=TARGET or SOURCE=TARGET:PREFIX, such as 3=0:c3: or 3=5", part))
 			continue
 		}
 		if old, twice := pairs[s]; twice && old != p {

@@ -37,7 +37,7 @@ func ParsePlace(text string) (Place, error) {
 	number, prefix, has := strings.Cut(text, ":")
 	db, err := strconv.Atoi(strings.TrimSpace(number))
 	if err != nil || db < 0 || has && prefix == "" {
-		return Place{}, fmt.Errorf("%q is not a place: write a database number, such as 5, or one and a prefix, such as 0:c3:", text)
+		return Place{}, fmt.Errorf("%q is not a place: write a database number and a prefix, such as 0:c3:, or the number alone", text)
 	}
 	return Place{DB: db, Prefix: prefix}, nil
 }

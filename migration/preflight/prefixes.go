@@ -25,7 +25,7 @@ func checkPrefixes(ctx context.Context, in *inspection) []Finding {
 	case err != nil:
 		out = append(out, unknown(target, "looking which users reach beyond the prefixes", err))
 	case len(wide) > 0:
-		out = append(out, warn(limiting(in.Map, wide[0]),
+		out = append(out, warn(limiting(in.Map),
 			"%s: %s may touch keys that begin with no prefix of the map (%s); a script of theirs that builds names of keys would write beside ours, or into others' keys", target, plural(int64(len(wide)), "user", "users"), strings.Join(wide, ", ")))
 	}
 	if len(out) == 0 {
@@ -45,7 +45,11 @@ func beyond(ctx context.Context, in *inspection, target *server) ([]string, erro
 	var out []string
 	for _, line := range list {
 		rules := strings.Fields(line) // user NAME on … ~PATTERN … (… ~PATTERN)
-		if len(rules) < 3 || rules[1] == ownUser || rules[1] == me || !slices.Contains(rules, "on") {
+		if len(rules) < 3 {
+			continue
+		}
+		ours := rules[1] == ownUser || rules[1] == me && me != "default" // which clients may use as well
+		if ours || !slices.Contains(rules, "on") {
 			continue
 		}
 		if slices.ContainsFunc(rules[2:], func(rule string) bool { return wide(in.Map, rule) }) {
@@ -82,9 +86,9 @@ func wide(m router.DBMap, rule string) bool {
 }
 
 // limiting says how a user is limited to the prefixes.
-func limiting(m router.DBMap, user string) string {
+func limiting(m router.DBMap) string {
 	var b strings.Builder
-	b.WriteString("Limit those that clients use, as far as they work with databases that have prefixes:\nACL SETUSER " + user + " resetkeys resetchannels")
+	b.WriteString("Let clients of databases that have prefixes use users that are limited to those:\nACL SETUSER USER resetkeys resetchannels")
 	for _, db := range m.Sources() {
 		if place, _ := m.Place(db); place.Prefix != "" {
 			fmt.Fprintf(&b, " ~%s", place.Pattern("*"))

@@ -35,7 +35,7 @@ func TestPrefixes(t *testing.T) {
 	findings := run(t, env, StageCheck, from, to)
 	expect(t, findings, "databases", Pass, "3 keys are to be moved", "0=2:c0:,1=5,3=2:{c3}:")
 	expect(t, findings, "foreign-keys", Warn, "database 2 holds 3 keys of others", `"theirs"`, "left alone")
-	expect(t, findings, "prefixes", Warn, "default may touch keys that begin with no prefix", "ACL SETUSER default resetkeys resetchannels ~c0:* ~{c3}:*")
+	expect(t, findings, "prefixes", Warn, "1 user may touch keys that begin with no prefix", "(default)", "ACL SETUSER USER resetkeys resetchannels ~c0:* ~{c3}:* &CHANNEL")
 	expect(t, findings, "commands", Warn, "EVAL 1×", "KEYS")
 	expect(t, findings, "commands", Warn, "SWAPDB 1×", "refused after the switch")
 	for _, f := range findings {

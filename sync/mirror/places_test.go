@@ -172,8 +172,8 @@ func (w *crowd) mustBeEqual(t *testing.T, m *mirror.Mirror) {
 	}
 }
 
-// change makes a random change of a key of one of few names.
-func change(ctx context.Context, c *redis.Client, r *rand.Rand, prefix string) error {
+// alter makes a random change of a key of one of few names.
+func alter(ctx context.Context, c *redis.Client, r *rand.Rand, prefix string) error {
 	key, other := fmt.Sprintf("%sk%d", prefix, r.IntN(40)), fmt.Sprintf("%sk%d", prefix, r.IntN(40))
 	big := prefix + "big"
 	switch r.IntN(12) {
@@ -225,7 +225,7 @@ func (w *crowd) changes(t *testing.T, side router.Side, n int) {
 			}
 			r := rand.New(rand.NewPCG(uint64(db), uint64(n)))
 			for range n {
-				if err := change(t.Context(), c, r, prefix); err != nil {
+				if err := alter(t.Context(), c, r, prefix); err != nil {
 					t.Error(err)
 					return
 				}
