@@ -99,6 +99,9 @@ func (k Kept) changed() bool { return k.Notify != nil || k.User || k.Fence != ni
 func (m *Migration) meetBeside(side router.Side) error {
 	present := m.ids[side].master()
 	r := m.record()
+	if present == "" && m.ids[side].url.Finder != nil {
+		return fmt.Errorf("where the master of the %s is now is not known yet", side)
+	}
 	if present == "" || r.Servers[side].At == present {
 		return nil
 	}
