@@ -52,7 +52,7 @@ func startAsynq(t *testing.T, addr string) *asynqLoad {
 	for range 2 {
 		s := asynq.NewServerFromRedisClient(q.conn, asynq.Config{
 			Concurrency: 8, Queues: asynqQueues, TaskCheckInterval: 5 * time.Millisecond, DelayedTaskCheckInterval: 50 * time.Millisecond,
-			GroupGracePeriod: time.Second, GroupMaxSize: 10, GroupAggregator: asynq.GroupAggregatorFunc(q.aggregate),
+			GroupGracePeriod: time.Second, GroupMaxSize: 100, GroupAggregator: asynq.GroupAggregatorFunc(q.aggregate),
 			ErrorHandler: asynq.ErrorHandlerFunc(func(_ context.Context, task *asynq.Task, err error) {
 				q.note("task %s has failed: %v", task.Payload(), err)
 			}),
@@ -224,14 +224,15 @@ func (q *asynqLoad) end() string {
 func (q *asynqLoad) left() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := 0
+	left := make(map[string]int) // by kind
 	for id, want := range q.added {
 		if q.runs[id] < want {
-			n++
+			kind, _, _ := strings.Cut(id, ":")
+			left[kind]++
 		}
 	}
-	if n > 0 && len(q.trouble) == 0 {
-		return fmt.Errorf("%w: %d", errMore, n)
+	if len(left) > 0 && len(q.trouble) == 0 {
+		return fmt.Errorf("%w: %v", errMore, left)
 	}
 	return nil
 }

@@ -42,12 +42,14 @@ func (e *Refused) Error() string {
 }
 
 // sampleTime bounds the comparison of a sample while clients wait, sampleHands how many
-// parts of it are compared at a time; sampleChunk is how many keys are compared between two
-// looks at the clock, sampleChoice how many are asked for at a time.
+// parts of it are compared at a time; sampleChunk is how many keys, and sampleBytes how many
+// bytes of them, are compared between two looks at the clock, sampleChoice how many are asked
+// for at a time.
 const (
-	sampleTime   = time.Millisecond
+	sampleTime   = 500 * time.Microsecond
 	sampleHands  = 2
 	sampleChunk  = 10
+	sampleBytes  = 64 << 10
 	sampleChoice = 200
 )
 

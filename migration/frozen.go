@@ -135,12 +135,12 @@ func (a *attempt) chooseSample(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		small, big, err := a.bySize(ctx, from.DB(db), keys)
+		parts, big, err := a.bySize(ctx, from.DB(db), keys)
 		if err != nil {
 			return err
 		}
 		other, _ := dm.Target(db)
-		for some := range slices.Chunk(small, sampleChunk) {
+		for _, some := range parts {
 			a.sample = append(a.sample, handful{db: db, other: other, small: some})
 		}
 		for _, one := range big {
@@ -160,7 +160,7 @@ func (a *attempt) checkSample(ctx context.Context) error {
 	together, tctx := errgroup.WithContext(ctx)
 	for range sampleHands {
 		together.Go(func() error {
-			comparer := value.Comparer{NoFieldExpiries: a.dropsFieldExpiries()}
+			comparer := value.Comparer{NoFieldExpiries: a.dropsFieldExpiries(), Small: true} // chooseSample has asked
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(a.sample) || i > 0 && time.Now().After(until) {
@@ -221,20 +221,26 @@ func (a *attempt) chosen(ctx context.Context, c *redis.Client, keys []string) ([
 // but glanced at: to read 100 MB of each side takes longer than clients may wait.
 const bigSample = 1 << 20
 
-// bySize tells the keys that are compared in full from the big ones.
-func (a *attempt) bySize(ctx context.Context, c *redis.Client, keys []string) (small, big []string, err error) {
+// bySize tells the keys that are compared in full, in parts that are read in no time, from
+// the big ones.
+func (a *attempt) bySize(ctx context.Context, c *redis.Client, keys []string) (parts [][]string, big []string, err error) {
 	sizes, err := a.scale.Weigh(ctx, c, keys)
 	if err != nil {
 		return nil, nil, err
 	}
+	var bytes int64
 	for i, k := range keys {
 		if sizes[i] > bigSample {
 			big = append(big, k)
-		} else {
-			small = append(small, k)
+			continue
 		}
+		if n := len(parts); n == 0 || len(parts[n-1]) == sampleChunk || bytes+sizes[i] > sampleBytes {
+			parts, bytes = append(parts, nil), 0
+		}
+		last := &parts[len(parts)-1]
+		*last, bytes = append(*last, k), bytes+sizes[i]
 	}
-	return small, big, nil
+	return parts, big, nil
 }
 
 // randomKeys returns up to n keys that are copied, each once.

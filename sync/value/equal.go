@@ -63,6 +63,9 @@ type Comparer struct {
 	// key is compared in chunks instead of by DUMP; 0 means 1 MiB. Where a server
 	// forbids DUMP, what is not small is, see readTyped.
 	Big int64
+	// Small says that the keys are known to be smaller than Big: their sizes are not
+	// asked for, which saves a round trip.
+	Small bool
 	// Bound is about how many bytes are held at a time by one call and side;
 	// 0 means 16 MiB.
 	Bound int64
@@ -119,15 +122,9 @@ func (c *Comparer) Compare(ctx context.Context, a, b *redis.Client, keys []strin
 
 func (c *Comparer) compare(ctx context.Context, a, b *redis.Client, keysA, keysB []string) ([]Diff, error) {
 	c.once.Do(c.plant)
-	weightA, weightB, err := both(
-		func() ([]int64, error) { return c.sides[0].scale.Weigh(ctx, a, keysA) },
-		func() ([]int64, error) { return c.sides[1].scale.Weigh(ctx, b, keysB) })
+	weight, err := c.weigh(ctx, a, b, keysA, keysB)
 	if err != nil {
 		return nil, err
-	}
-	weight := weightA
-	for i := range weight {
-		weight[i] = max(weightA[i], weightB[i])
 	}
 	limit := orDefault(c.Big, 1<<20)
 	var seenA, seenB []sight
@@ -154,6 +151,23 @@ func (c *Comparer) compare(ctx context.Context, a, b *redis.Client, keysA, keysB
 		seenA[i], seenB[i] = sight{}, sight{} // the payloads may go
 	}
 	return out, nil
+}
+
+// weigh returns the sizes of the keys, of each the larger one.
+func (c *Comparer) weigh(ctx context.Context, a, b *redis.Client, keysA, keysB []string) ([]int64, error) {
+	if c.Small {
+		return make([]int64, len(keysA)), nil
+	}
+	weight, other, err := both(
+		func() ([]int64, error) { return c.sides[0].scale.Weigh(ctx, a, keysA) },
+		func() ([]int64, error) { return c.sides[1].scale.Weigh(ctx, b, keysB) })
+	if err != nil {
+		return nil, err
+	}
+	for i := range weight {
+		weight[i] = max(weight[i], other[i])
+	}
+	return weight, nil
 }
 
 // mute reports whether one of the servers does not let us DUMP.
