@@ -31,6 +31,9 @@ func (b bypassing) String() string {
 	return w.String() + " for " + b.age + " s"
 }
 
+// watches reports whether it is a sentinel's.
+func (b bypassing) watches() bool { return strings.HasPrefix(b.name, "sentinel-") }
+
 // bypasses lists the connections to From that are neither ours, nor the proxy's,
 // nor replication's.
 func bypasses(ctx context.Context, env Env) ([]bypassing, error) {
@@ -71,8 +74,7 @@ func Strays(ctx context.Context, env Env, within time.Duration) ([]string, error
 		return nil, err
 	}
 	list = append(list, refusedLately(ctx, env, within, list)...)
-	list = slices.DeleteFunc(list, func(b bypassing) bool { return strings.HasPrefix(b.name, "sentinel-") })
-	return kinds(list), nil
+	return kinds(slices.DeleteFunc(list, bypassing.watches)), nil
 }
 
 // refusedLately reads out of ACL LOG who was refused a command, of those who are not

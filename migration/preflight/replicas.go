@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,6 +85,7 @@ func lookAtReplica(ctx context.Context, in *inspection, address string) Finding 
 			"%s: its replica %s cannot be fenced with it: %v", in.from, address, err)
 	}
 	clients, err := bypasses(ctx, env)
+	clients = slices.DeleteFunc(clients, bypassing.watches)
 	var reply redis.Error
 	switch {
 	case errors.As(err, &reply):
