@@ -136,6 +136,10 @@ func (l *life) subscription() {
 		}
 	case n < 9 && len(l.subs) == 0:
 		l.say("UNSUBSCRIBE")
+	case l.plain:
+		// Both sides of these switches are one server, which also counts the subscriber
+		// that is being left or got ready.
+		l.say("PUBLISH %s:nobody message", l.name)
 	default:
 		l.say("PUBLISH %s message", c)
 	}
