@@ -26,7 +26,6 @@ var rows = []struct {
 }{
 	{"preflight", false},
 	{"prepare", false},
-	{"replicas", false},
 	{"lag-gate", false},
 	{"hold", false},
 	{"soft-fence", false},

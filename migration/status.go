@@ -55,11 +55,7 @@ type Status struct {
 	// Views is how the notifications and the proxy's own view of writes differ.
 	Views mirror.Views `json:"views"`
 
-	Fence string `json:"fence"` // level of the fence that is up, or ""
-	// Replicas are those of the server that was left, which are fenced with it, or should be.
-	Replicas []ReplicaStatus `json:"replicas"`
-	// Strays are clients of the server that was left, past the proxy: the fence refuses them.
-	Strays      []string     `json:"strays"`
+	Fence       string       `json:"fence"` // level of the fence that is up, or ""
 	Verify      VerifyStatus `json:"verify"`
 	Shadow      ShadowStatus `json:"shadow"`
 	LastCutover *Report      `json:"last_cutover"`
@@ -181,7 +177,6 @@ func (m *Migration) Status() Status {
 			s.Fence = string(k.Fence.Level)
 		}
 	}
-	s.Replicas, s.Strays = m.replicaStatus(r), m.strayNames()
 	if mi == nil {
 		for _, db := range pairs.Sources() {
 			to, _ := pairs.Place(db)

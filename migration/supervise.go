@@ -3,7 +3,6 @@ package migration
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/crossfade/crossfade/router"
@@ -110,27 +109,20 @@ func (m *Migration) guard(ctx context.Context) {
 	r = m.record()
 	if st := r.Servers[left].Fence; st != nil && st.Raised {
 		m.guardFence(ctx, left, st)
-		m.guardReplicas(ctx, left)
-		m.guardStrays(ctx, left)
-	} else {
-		m.noteStrays(nil)
 	}
 	m.guardRecord(ctx, r)
 	m.guardFormer(ctx)
 }
 
-// guardFormer puts back the servers that failovers have left behind, and replicas that did
-// not answer when their fence was to be lowered.
+// guardFormer puts back the servers that failovers have left behind.
 func (m *Migration) guardFormer(ctx context.Context) {
-	r := m.record()
-	which := func(f Former) bool { return !r.staysFenced(f.Side) }
-	if !slices.ContainsFunc(r.Former, which) || time.Since(m.swept) < sweepEvery {
+	if len(m.record().Former) == 0 || time.Since(m.swept) < sweepEvery {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
 	defer func() { m.swept = time.Now() }()
-	done, err := m.sweep(ctx, which)
+	done, err := m.sweep(ctx)
 	for _, text := range done {
 		m.log.Info(text)
 	}
@@ -160,8 +152,18 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 		m.log.Error("raising the fence again", "error", err)
 		return
 	}
-	fresh.keepRules(st)
-	fresh.Raised, fresh.Watched = true, st.Watched
+	// Users whose rules are known from before keep those for the day it is lowered.
+	for i, u := range fresh.Users {
+		for _, old := range st.Users {
+			if u.Name == old.Name {
+				fresh.Users[i] = old
+			}
+		}
+	}
+	if st.Level == FenceReplicas {
+		fresh.MinReplicas, fresh.MaxLag = st.MinReplicas, st.MaxLag
+	}
+	fresh.Raised = true
 	if err := m.save(true, func(r *Record) { r.Servers[left].Fence = fresh }); err != nil {
 		m.log.Error("raising the fence again", "error", err)
 		return
