@@ -155,14 +155,14 @@ func (c Config) clash(one, other int) string {
 // badPrefix says what is wrong with a prefix, or "".
 func badPrefix(prefix string) string {
 	const ours, longest = "crossfade:", 100
-	strange := func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`,=\"'`, c) }
+	strange := func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`,=\"'*`, c) }
 	switch {
 	case prefix == "":
 		return ""
 	case len(prefix) > longest:
 		return fmt.Sprintf("is %d bytes long: give %d at most, every key has them", len(prefix), longest)
 	case strings.ContainsFunc(prefix, strange):
-		return "has a character that it may not have: use printable ones without spaces, commas, =, quotes and backslashes"
+		return "has a character that it may not have: use printable ones without spaces, commas, =, quotes, stars and backslashes"
 	case strings.HasPrefix(prefix, ours) || strings.HasPrefix(ours, prefix):
 		return fmt.Sprintf("may be confused with %q, which begins the keys that the sidecar keeps for itself: choose another", ours)
 	}

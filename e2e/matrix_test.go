@@ -90,12 +90,12 @@ func moveThereAndBack(t *testing.T, from, to redistest.Program, opts ...redistes
 				settle(patience, func() error { return picturesDiffer(ctx, left(3), right(5)) }))
 		}
 		redistest.Eventually(t, time.Minute, func() error { return alike(10 * time.Second) }, "the databases are equal %s", when)
-		z.begin()
-		through.begin()
 	}
 	equal("after the copy")
 	at, mapDB := src, func(db int) int { return db }
 	for i, turn := range []func() (migration.Report, error){c.cutover, c.rollback} {
+		z.begin()
+		through.begin()
 		c.awaitReady()
 		left := at
 		r, err := turn()
@@ -167,8 +167,8 @@ func look(tb testing.TB, s *redistest.Server, p redistest.Program) (client func(
 	}
 }
 
-// zookeepers change the zoo through the proxy. Only end may be called after begin,
-// and the other way round.
+// zookeepers change the zoo through the proxy, from begin to end. Begun again without an
+// end between they would be twice as many; end may be called again.
 type zookeepers struct {
 	tb      testing.TB
 	addr    string

@@ -134,48 +134,63 @@ type handful struct {
 
 // chooseSample chooses the keys that are compared while clients wait, before they do.
 func (a *attempt) chooseSample(ctx context.Context) error {
-	from := a.ids[a.from].Pool()
-	counts, err := keyCounts(ctx, from)
-	if err != nil {
-		return err
-	}
-	dm := a.databases()
-	var dbs []int
-	for _, db := range dm.On(a.from) {
-		if counts[db].keys > 0 {
-			dbs = append(dbs, db)
-		}
-	}
 	a.sample = nil
-	left := a.cfg.Cutover.CheckSample
-	for i, db := range dbs {
-		want := left / (len(dbs) - i)
-		left -= want
-		keys, err := a.randomKeys(ctx, from.DB(db), want)
-		if err != nil {
+	n := a.cfg.Cutover.CheckSample
+	if a.from == router.Target && a.databases().Prefixed() {
+		// Where others have most of the keys, few of those that are found at random are
+		// ours; on the other side all are.
+		if err := a.sampleOf(ctx, router.Source, n/2); err != nil {
 			return err
 		}
-		owned := make(map[int][]string)
-		for _, key := range keys {
-			if source, name, ok := dm.Find(a.from, db, key); ok { // or else it is somebody else's
-				owned[source] = append(owned[source], name)
-			}
-		}
-		for source, names := range owned {
-			if err := a.takeSample(ctx, source, names); err != nil {
-				return err
-			}
-		}
+		n -= n / 2
+	}
+	if err := a.sampleOf(ctx, a.from, n); err != nil {
+		return err
 	}
 	// No database is to be the one for which there was no time.
 	rand.Shuffle(len(a.sample), func(i, j int) { a.sample[i], a.sample[j] = a.sample[j], a.sample[i] })
 	return nil
 }
 
-// takeSample adds keys of one of the source's databases to the sample.
-func (a *attempt) takeSample(ctx context.Context, db int, keys []string) error {
-	place, _ := a.databases().At(a.from, db)
-	c := a.ids[a.from].Pool().At(place)
+// sampleOf adds up to n keys to the sample that one side has.
+func (a *attempt) sampleOf(ctx context.Context, side router.Side, n int) error {
+	pool, dm := a.ids[side].Pool(), a.databases()
+	counts, err := keyCounts(ctx, pool)
+	if err != nil {
+		return err
+	}
+	var dbs []int
+	for _, db := range dm.On(side) {
+		if counts[db].keys > 0 {
+			dbs = append(dbs, db)
+		}
+	}
+	for i, db := range dbs {
+		want := n / (len(dbs) - i)
+		n -= want
+		keys, err := a.randomKeys(ctx, pool.DB(db), want)
+		if err != nil {
+			return err
+		}
+		owned := make(map[int][]string)
+		for _, key := range keys {
+			if source, name, ok := dm.Find(side, db, key); ok { // or else it is somebody else's
+				owned[source] = append(owned[source], name)
+			}
+		}
+		for source, names := range owned {
+			if err := a.takeSample(ctx, side, source, names); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// takeSample adds keys of one of the source's databases to the sample, which one side has.
+func (a *attempt) takeSample(ctx context.Context, side router.Side, db int, keys []string) error {
+	place, _ := a.databases().At(side, db)
+	c := a.ids[side].Pool().At(place)
 	keys, err := a.chosen(ctx, c, keys)
 	if err != nil {
 		return err

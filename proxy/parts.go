@@ -195,14 +195,22 @@ func (s *session) flushParts(sp *spec, cmd redcon.Command) error {
 	if err != nil || refusal != nil {
 		return s.answer(sp, cmd, refusal, err)
 	}
+	gone := false // from the client's database
 	for _, db := range s.route.Map.Sources() {
-		if refusal, err = s.flushOne(db, mode); err != nil || refusal != nil {
+		var there bool
+		there, refusal, err = s.flushOne(db, mode)
+		if gone = gone || there; err != nil || refusal != nil {
 			break
 		}
 	}
-	if err == nil { // where it is now, unless the traffic was moved
+	if err == nil && gone { // where it is now, unless the traffic was moved
 		back, _ := s.route.DB(s.database())
-		_, err = s.ask(words("SELECT", strconv.Itoa(back)))
+		var replies [][]byte
+		replies, err = s.ask(words("SELECT", strconv.Itoa(back)))
+		if err == nil && resp.IsError(replies[0]) {
+			// A server that is busy, say. What comes next would go to another database.
+			return errUpstreamGone
+		}
 	}
 	if refusal == nil {
 		refusal = []byte("+OK\r\n")
@@ -210,29 +218,24 @@ func (s *session) flushParts(sp *spec, cmd redcon.Command) error {
 	return s.answer(sp, cmd, refusal, err)
 }
 
-// flushOne empties one of the client's databases, and leaves the connection there.
-func (s *session) flushOne(db int, mode []string) (refusal []byte, err error) {
+// flushOne empties one of the client's databases, and leaves the connection there if it
+// could go there.
+func (s *session) flushOne(db int, mode []string) (there bool, refusal []byte, err error) {
 	place, _ := s.route.Place(db)
-	there := words("SELECT", strconv.Itoa(place.DB))
-	var replies [][]byte
-	if place.Prefix == "" {
-		defer func() { s.srv.tell([]event{{kind: flushed, db: db}}) }()
-		replies, err = s.askCounted("flushdb", there, words(append([]string{"FLUSHDB"}, mode...)...))
-	} else {
-		replies, err = s.ask(there)
+	replies, err := s.ask(words("SELECT", strconv.Itoa(place.DB)))
+	if err != nil || resp.IsError(replies[0]) {
+		return false, firstOf(replies), err
 	}
-	if err != nil {
-		return nil, err
+	if place.Prefix != "" {
+		refusal, err = s.empty(db, place)
+		return true, refusal, err
 	}
-	for _, r := range replies {
-		if resp.IsError(r) {
-			return r, nil
-		}
+	defer func() { s.srv.tell([]event{{kind: flushed, db: db}}) }()
+	replies, err = s.askCounted("flushdb", words(append([]string{"FLUSHDB"}, mode...)...))
+	if err == nil && resp.IsError(replies[0]) {
+		refusal = replies[0]
 	}
-	if place.Prefix == "" {
-		return nil, nil
-	}
-	return s.empty(db, place)
+	return true, refusal, err
 }
 
 // countPart is DBSIZE.

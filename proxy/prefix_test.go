@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -376,6 +377,52 @@ func TestFlushesThatAreRefused(t *testing.T) {
 		}
 		if fmt.Sprint(forwarded[name]) != ran || fmt.Sprint(finished[name]) != ran {
 			t.Errorf("%d to %d %s are counted, the server has %s", finished[name], forwarded[name], name, ran)
+		}
+	}
+}
+
+// TestFlushallThatCannotComeBack closes the client: its next command would go to another
+// database of the target.
+func TestFlushallThatCannotComeBack(t *testing.T) {
+	w := partWorld(t, func(c *Config) { c.Shared = false })
+	w.switchTo(router.Target)
+	a := w.client()
+	a.want("SELECT 5", ok)
+	a.want("SET k v", ok)
+	w.do(router.Target, 0, "ACL", "SETUSER", "default", "-select", "+select|0")
+	a.send("FLUSHALL")
+	a.send("SET misplaced v")
+	if got := a.next(); got != "EOF" {
+		t.Errorf("the client goes on: %q", got)
+	}
+	w.do(router.Target, 0, "ACL", "SETUSER", "default", "+select")
+	for db := range 3 {
+		if n := w.do(router.Target, db, "EXISTS", "c5:misplaced"); n != int64(0) {
+			t.Errorf("database %d has %v of what the client wrote", db, n)
+		}
+	}
+}
+
+// TestBroadcastOfParts: what begins with another one of the prefixes is not said, servers
+// refuse it.
+func TestBroadcastOfParts(t *testing.T) {
+	m, err := router.NewDBMap(map[int]router.Place{0: {DB: 0, Prefix: "c:"}, 1: {DB: 1, Prefix: "c:1:"}, 2: {DB: 1, Prefix: "d:"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for given, want := range map[string]string{
+		"":                    "PREFIX c: PREFIX d:",
+		" PREFIX x":           "PREFIX c:x PREFIX c:1:x PREFIX d:x",
+		" PREFIX 1 PREFIX y":  "PREFIX c:1 PREFIX c:y PREFIX d:1 PREFIX d:y",
+		" PREFIX xx PREFIX x": "PREFIX c:xx PREFIX c:x PREFIX c:1:xx PREFIX c:1:x PREFIX d:xx PREFIX d:x",
+	} {
+		var args [][]byte
+		for _, word := range strings.Fields("CLIENT TRACKING ON BCAST" + given) {
+			args = append(args, []byte(word))
+		}
+		got := string(bytes.Join(broadcast(m, args)[4:], []byte(" ")))
+		if got != want {
+			t.Errorf("with%q: %q, want %q", given, got, want)
 		}
 	}
 }

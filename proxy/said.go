@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -183,15 +185,31 @@ func broadcast(m router.DBMap, args [][]byte) [][]byte {
 	if wanted == nil {
 		wanted = [][]byte{nil}
 	}
-	options, said := len(out), make(map[string]bool)
+	prefixes := make(map[string]bool)
 	for _, db := range m.Sources() {
-		switch place, _ := m.Place(db); {
-		case place.Prefix == "":
-			return out[:options]
-		case !said[place.Prefix]:
-			said[place.Prefix] = true
+		place, _ := m.Place(db)
+		if place.Prefix == "" {
+			return out
+		}
+		prefixes[place.Prefix] = true
+	}
+	// Those of two databases of the target may begin alike, of which a server wants the
+	// shorter one alone.
+	said := slices.Sorted(maps.Keys(prefixes))
+	covered := func(prefix string, name []byte) bool {
+		for _, other := range said {
 			for _, p := range wanted {
-				out = append(out, []byte("PREFIX"), append([]byte(place.Prefix), p...))
+				if other != prefix && strings.HasPrefix(string(name), other+string(p)) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	for _, prefix := range said {
+		for _, p := range wanted {
+			if name := append([]byte(prefix), p...); !covered(prefix, name) {
+				out = append(out, []byte("PREFIX"), name)
 			}
 		}
 	}

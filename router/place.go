@@ -52,8 +52,8 @@ func (p Place) check() error {
 		errs = append(errs, fmt.Errorf("a prefix of %d bytes is too long: give %d at most", len(p.Prefix), maxPrefix))
 	}
 	for _, c := range []byte(p.Prefix) {
-		if c <= ' ' || c > '~' || strings.IndexByte(`,="'\`, c) >= 0 {
-			errs = append(errs, fmt.Errorf("a prefix may not contain %q: use printable characters without spaces, commas, =, quotes and backslashes", string(rune(c))))
+		if c <= ' ' || c > '~' || strings.IndexByte(`,="'\*`, c) >= 0 {
+			errs = append(errs, fmt.Errorf("a prefix may not contain %q: use printable characters without spaces, commas, =, quotes, stars and backslashes", string(rune(c))))
 			break
 		}
 	}

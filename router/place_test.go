@@ -23,6 +23,7 @@ func TestNewDBMapRefusesPrefixes(t *testing.T) {
 		{map[int]Place{3: {Prefix: "c 3"}}, `databases: 3=0:c 3: a prefix may not contain " "`},
 		{map[int]Place{3: {Prefix: "ü"}}, "a prefix may not contain"},
 		{map[int]Place{3: {Prefix: "a,b"}}, `a prefix may not contain ","`},
+		{map[int]Place{3: {Prefix: "a*:"}}, `a prefix may not contain "*"`},
 		{map[int]Place{3: {Prefix: strings.Repeat("x", 101)}}, "a prefix of 101 bytes is too long"},
 		{map[int]Place{3: {Prefix: "crossfade:x"}}, `keys that begin with "crossfade:" are kept by the sidecar for itself`},
 		{map[int]Place{3: {Prefix: "cross"}}, `keys that begin with "crossfade:" are kept by the sidecar for itself`},

@@ -105,8 +105,9 @@ type Mirror struct {
 	log   *slog.Logger
 	lanes map[int]*lane // by the source's database
 	order []int
-	home  [2]int // the databases of From and To in which the heartbeat is
-	ends  [2]*sharedScans
+	home  [2]int          // the databases of From and To in which the heartbeat is
+	ends  [2]*sharedScans // for copying, removing
+	count [2]*sharedScans // for counting
 
 	ctx    context.Context // of everything that runs until Stop
 	cancel context.CancelCauseFunc
@@ -152,7 +153,9 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		order:  cfg.Map.Sources(),
 		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
 	}
-	m.ends = [2]*sharedScans{newSharedScans(m, cfg.From, cfg.Side), newSharedScans(m, cfg.To, cfg.Side.Other())}
+	for _, scans := range []*[2]*sharedScans{&m.ends, &m.count} {
+		*scans = [2]*sharedScans{newSharedScans(m, cfg.From, cfg.Side), newSharedScans(m, cfg.To, cfg.Side.Other())}
+	}
 	for i, db := range m.order {
 		from, _ := cfg.Map.At(cfg.Side, db)
 		to, _ := cfg.Map.At(cfg.Side.Other(), db)

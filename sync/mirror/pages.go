@@ -141,7 +141,7 @@ func (l *lane) keysOf(ctx context.Context, pool *conn.Pool, place router.Place) 
 	if l.m.cfg.Only == nil && place.Prefix == "" {
 		n, err = pool.DB(place.DB).DBSize(ctx).Result()
 	} else {
-		err = l.m.scans(pool).each(ctx, l.db, place, l.scanned(place), func(keys []string) error { n += int64(len(keys)); return nil })
+		err = l.m.counting(pool).each(ctx, l.db, place, l.scanned(place), func(keys []string) error { n += int64(len(keys)); return nil })
 	}
 	if err != nil {
 		return 0, fmt.Errorf("counting the keys of database %s on %s: %w", place, pool, err)

@@ -43,12 +43,13 @@ func newSharedScans(m *Mirror, pool *conn.Pool, side router.Side) *sharedScans {
 	return &sharedScans{m: m, pool: pool, side: side, waiting: make(map[int][]*sharer), running: make(map[int]bool)}
 }
 
-// scans are those of one of the servers.
-func (m *Mirror) scans(pool *conn.Pool) *sharedScans {
+// counting are the scans of one of the servers that count. They never wait for those that
+// copy, whose lanes may stand still until something was counted.
+func (m *Mirror) counting(pool *conn.Pool) *sharedScans {
 	if pool == m.cfg.From {
-		return m.ends[0]
+		return m.count[0]
 	}
-	return m.ends[1]
+	return m.count[1]
 }
 
 // each is pages.each for the keys of a source database db that is at place.
