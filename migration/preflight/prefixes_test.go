@@ -61,13 +61,13 @@ func TestPrefixes(t *testing.T) {
 }
 
 func TestPrefixesUnlimited(t *testing.T) {
-	m, err := router.NewDBMap(map[int]router.Place{0: {Prefix: "c0:"}, 3: {Prefix: "c*:"}, 5: {DB: 1}})
+	m, err := router.NewDBMap(map[int]router.Place{0: {Prefix: "c0:"}, 3: {Prefix: "c?:"}, 5: {DB: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for rule, want := range map[string]bool{
-		"~*": true, "allkeys": true, "(~*": true, "~c": true, "~c0*": true, "%R~c*": true, "~c*:*": true, "%RW~*": true,
-		"~c0:*": false, "~c0:a": false, `~c\*:*`: false, "%W~c0:*)": false, "+@all": false, "&*": false, "on": false, ">x~y": false, "resetkeys": false,
+		"~*": true, "allkeys": true, "(~*": true, "~c": true, "~c0*": true, "%R~c*": true, "~c?:*": true, "%RW~*": true,
+		"~c0:*": false, "~c0:a": false, `~c\?:*`: false, "%W~c0:*)": false, "+@all": false, "&*": false, "on": false, ">x~y": false, "resetkeys": false,
 	} {
 		if got := wide(m, rule); got != want {
 			t.Errorf("%s: %v", rule, got)
