@@ -86,8 +86,8 @@ func moveThereAndBack(t *testing.T, from, to redistest.Program, opts ...redistes
 			right, closeRight := look(t, dst, to)
 			defer closeRight()
 			defer closeLeft()
-			return errors.Join(settle(patience, func() error { return picturesDiffer(ctx, left(0), right(0)) }),
-				settle(patience, func() error { return picturesDiffer(ctx, left(3), right(5)) }))
+			return errors.Join(redistest.Within(patience, func() error { return picturesDiffer(ctx, left(0), right(0)) }),
+				redistest.Within(patience, func() error { return picturesDiffer(ctx, left(3), right(5)) }))
 		}
 		redistest.Eventually(t, time.Minute, func() error { return alike(10 * time.Second) }, "the databases are equal %s", when)
 	}
@@ -116,15 +116,6 @@ func moveThereAndBack(t *testing.T, from, to redistest.Program, opts ...redistes
 	z.end()
 	t.Logf("%d changes of the zoo", z.changes)
 	through.mustHold(t, at.Addr(), mapDB)
-}
-
-// settle returns nil as soon as cond does, or what it says after patience.
-func settle(patience time.Duration, cond func() error) error {
-	for until := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		if err := cond(); err == nil || time.Now().After(until) {
-			return err
-		}
-	}
 }
 
 // hasSelectors reports whether a server has what the ACL fence needs.

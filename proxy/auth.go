@@ -25,11 +25,7 @@ func (s *session) authenticate(it *item) error {
 	if !s.link.unselected && !s.srv.cfg.Users {
 		return s.push(it, wire)
 	}
-	it.wake = true
-	if err := s.push(it, wire); err != nil {
-		return err
-	}
-	if err := s.await(it); err != nil {
+	if err := s.pushAwait(it, wire); err != nil {
 		return err
 	}
 	if !s.link.unselected {
@@ -187,11 +183,7 @@ func (s *session) refuseHello() error {
 
 // reset forwards RESET and makes of the fresh connection what a new client's is.
 func (s *session) reset(it *item, wire []byte) error {
-	it.wake = true
-	if err := s.push(it, wire); err != nil {
-		return err
-	}
-	if err := s.await(it); err != nil {
+	if err := s.pushAwait(it, wire); err != nil {
 		return err
 	}
 	s.mu.Lock()

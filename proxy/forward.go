@@ -91,21 +91,13 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 	if it.spec.verb != vRaw {
 		return s.push(it, wire)
 	}
-	it.wake = true
-	if err := s.push(it, wire); err != nil {
-		return err
-	}
-	return s.await(it)
+	return s.pushAwait(it, wire)
 }
 
 // queueSelect waits for the answer to a SELECT inside a transaction: it may be refused, or
 // the MULTI may have been, and then it was obeyed at once.
 func (s *session) queueSelect(it *item, wire []byte) error {
-	it.wake = true
-	if err := s.push(it, wire); err != nil {
-		return err
-	}
-	if err := s.await(it); err != nil {
+	if err := s.pushAwait(it, wire); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -188,6 +180,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 			wire = words("DISCARD")
 		}
 		if s.queuedIn > 0 && s.prefixed { // which database follows is known when it is answered
+			s.queuedIn = 0
 			return s.pushAwait(it, wire)
 		}
 	case vDiscard:
@@ -207,11 +200,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 	case vReset:
 		return s.reset(it, wire)
 	case vRaw:
-		it.wake = true
-		if err := s.push(it, wire); err != nil {
-			return err
-		}
-		return s.await(it)
+		return s.pushAwait(it, wire)
 	case vSelect:
 		if s.noDB || s.prefixed {
 			return s.selectAgain(it, wire)
@@ -266,7 +255,6 @@ func (s *session) replyMode(it *item, wire []byte) []byte {
 
 // pushAwait pushes an item and waits for its answer.
 func (s *session) pushAwait(it *item, wire []byte) error {
-	s.queuedIn = 0
 	it.wake = true
 	if err := s.push(it, wire); err != nil {
 		return err
@@ -277,11 +265,7 @@ func (s *session) pushAwait(it *item, wire []byte) error {
 // selectAgain goes to another database where it matters to what follows which one that is:
 // it leaves one that is not in the map, or its keys have another prefix.
 func (s *session) selectAgain(it *item, wire []byte) error {
-	it.wake = true
-	if err := s.push(it, wire); err != nil {
-		return err
-	}
-	if err := s.await(it); err != nil {
+	if err := s.pushAwait(it, wire); err != nil {
 		return err
 	}
 	s.mu.Lock()

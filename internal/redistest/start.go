@@ -58,18 +58,25 @@ func NewLink(tb TB, upstream string) *Link {
 // returns errors, the last one.
 func Eventually[C func() bool | func() error](tb TB, timeout time.Duration, cond C, msg string, args ...any) {
 	tb.Helper()
+	if err := Within(timeout, cond); err != nil {
+		tb.Fatalf("%s: %v after %v", fmt.Sprintf(msg, args...), err, timeout)
+	}
+}
+
+// Within waits until cond holds, at most timeout, and returns what cond said last: nil once
+// it holds.
+func Within[C func() bool | func() error](timeout time.Duration, cond C) error {
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
 	pause := time.Millisecond
 	for {
 		err := ask(cond)
 		if err == nil {
-			return
+			return nil
 		}
 		select {
 		case <-deadline.C:
-			tb.Fatalf("%s: %v after %v", fmt.Sprintf(msg, args...), err, timeout)
-			return
+			return err
 		case <-time.After(pause):
 			pause = min(2*pause, 20*time.Millisecond)
 		}
