@@ -107,8 +107,8 @@ func (l *loop) call(f func()) {
 
 // run serves until the loop is stopped and the last client is gone.
 func (l *loop) run() {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	runtime.LockOSThread() // and never back: the thread, which is not as others are, ends with the loop
+	prompt()
 	for !l.stopping || len(l.guests) > 0 {
 		l.round()
 	}
