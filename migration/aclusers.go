@@ -69,6 +69,7 @@ func ApplyUsers(ctx context.Context, cfg config.Config, o acl.Options, persist b
 type userEnds struct {
 	*ends
 	places map[int]router.Place // nil: the map is empty
+	raised bool                 // a record on one of the servers says that a fence is up
 }
 
 func openUsers(ctx context.Context, cfg config.Config) (*userEnds, error) {
@@ -90,7 +91,11 @@ func (u *userEnds) plan(ctx context.Context, o acl.Options) (acl.Plan, error) {
 	var sides [2]acl.Side
 	for side, pool := range []*conn.Pool{u.from, u.to} {
 		var err error
-		if sides[side], err = usersOf(ctx, pool.String(), router.Side(side), pool.DB(0)); err != nil {
+		sides[side], err = usersOf(ctx, pool.String(), router.Side(side), pool.DB(0))
+		if errorPrefix(err, "NOPERM") && u.raised {
+			return acl.Plan{}, &Refused{Reasons: []string{fencedUsers(router.Side(side), pool.String(), "we are refused")}}
+		}
+		if err != nil {
 			return acl.Plan{}, err
 		}
 	}
@@ -106,7 +111,7 @@ func (u *userEnds) plan(ctx context.Context, o acl.Options) (acl.Plan, error) {
 	p, err := acl.Make(sides[router.Source], sides[router.Target], from, to, o)
 	p.Source, p.Target = u.from.String(), u.to.String()
 	if n := replicaCount(ctx, u.to); n > 0 {
-		p.Notes = append(p.Notes, fmt.Sprintf("The target has %d connected replicas (slaves). ACL users are not replicated: do the same with --target for each of them, or a failover loses the users.", n))
+		p.Notes = append(p.Notes, fmt.Sprintf("The target's connected replicas: %d. ACL users are not replicated: do the same with --target for each of them, or a failover loses the users.", n))
 	}
 	return p, err
 }
@@ -120,17 +125,17 @@ func usersOf(ctx context.Context, name string, side router.Side, c acl.Asker) (a
 	}
 	for _, u := range users {
 		if wearsFence(u) {
-			return acl.Side{}, &Refused{Reasons: []string{fencedUsers(side, name, u.Name)}}
+			return acl.Side{}, &Refused{Reasons: []string{fencedUsers(side, name, fmt.Sprintf("ACL user %q has the fence's rules", u.Name))}}
 		}
 	}
 	return acl.Side{Users: users, Self: self}, nil
 }
 
-func fencedUsers(side router.Side, name, user string) string {
+func fencedUsers(side router.Side, name, seen string) string {
 	if side == router.Target {
-		return fmt.Sprintf("the target %s is fenced (ACL user %q has the fence's rules): to write users there would open it; copy them before a cutover or after crossfade complete", name, user)
+		return fmt.Sprintf("the target %s is fenced (%s): to write users there would open it; copy them before a cutover or after crossfade complete", name, seen)
 	}
-	return fmt.Sprintf("the source %s is fenced (ACL user %q has the fence's rules, and not its own): copy the users before a cutover or after crossfade complete", name, user)
+	return fmt.Sprintf("the source %s is fenced (%s), so its users do not have their own rules: copy the users before a cutover or after crossfade complete", name, seen)
 }
 
 // wearsFence reports whether a user has the rules of a fence.
@@ -189,6 +194,9 @@ func (u *userEnds) still(ctx context.Context, to redis.Cmdable) error {
 		r, err := decode(e)
 		if err != nil {
 			return err
+		}
+		for _, kept := range r.Servers {
+			u.raised = u.raised || kept.Fence != nil && kept.Fence.Raised
 		}
 		if r.Phase.Switching() || r.Phase == Committing || r.Phase == Committed {
 			return &Refused{Reasons: []string{fmt.Sprintf("a switch of %s and %s is under way (%s): ACL users are left alone until it is over", r.Source, r.Target, r.Phase)}}

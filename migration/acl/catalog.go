@@ -11,8 +11,7 @@ import (
 )
 
 // Catalog is which commands a server knows, and in which categories: the same rule allows
-// other commands on another version. Commands of modules are in none, where the server
-// keeps them apart.
+// other commands on another version. Commands of modules are in none before Redis 7.4.
 type Catalog struct {
 	all  map[string]bool // "get", "config", "config|get"
 	subs map[string][]string
@@ -60,7 +59,29 @@ func ReadCatalog(ctx context.Context, c Asker) (Catalog, error) {
 	if len(categories) == 0 {
 		return Catalog{}, fmt.Errorf("ACL CAT: the server names no category")
 	}
-	return NewCatalog(categories), nil
+	out := NewCatalog(categories)
+	for _, name := range commandNames(ctx, c) {
+		out.all[name] = true
+	}
+	return out, nil
+}
+
+// commandNames are the commands that have names of their own, those of modules too; none
+// where the server does not tell.
+func commandNames(ctx context.Context, c Asker) (out []string) {
+	list, err := c.Do(ctx, "COMMAND", "LIST").Slice() // Redis 7.0
+	if err != nil {
+		list, _ = c.Do(ctx, "COMMAND").Slice()
+	}
+	for _, one := range list {
+		if entry, is := one.([]any); is && len(entry) > 0 {
+			one = entry[0]
+		}
+		if name, is := one.(string); is {
+			out = append(out, strings.ToLower(name))
+		}
+	}
+	return out
 }
 
 // runnable are the commands that are run as such, in order: of those with subcommands,

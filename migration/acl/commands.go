@@ -19,9 +19,10 @@ func (e *expressed) commands(words []string, from Catalog, to Server) []string {
 		}
 		out = append(out, w)
 	}
-	mends := mend(out, home, from, to.Catalog)
+	mends := mend(out, home, from, to)
+	there := to.Catalog.rights(append(slices.Clone(out), mends...))
 	for _, w := range dropped {
-		e.dropped(w, home, from, to)
+		e.dropped(w, home, there, from, to)
 	}
 	if len(mends) == 0 {
 		return out
@@ -32,7 +33,7 @@ func (e *expressed) commands(words []string, from Catalog, to Server) []string {
 
 // dropped says what is lost with a rule that the target does not take. One that denies is
 // not missed, since what it denies is not there or was put right.
-func (e *expressed) dropped(w string, home rights, from Catalog, to Server) {
+func (e *expressed) dropped(w string, home, there rights, from Catalog, to Server) {
 	why := to.Refused[w]
 	if w[0] == '-' {
 		e.note("%s is left out (%s): what it denies is denied otherwise, or is not there", w, why)
@@ -56,14 +57,15 @@ func (e *expressed) dropped(w string, home rights, from Catalog, to Server) {
 		}
 		return
 	}
-	parent, arg, _ := strings.Cut(name, "|")
-	allowed := home.may[name] || home.other[name] || slices.Contains(home.first[parent], arg) || len(from.subs[name]) > 0 && !to.Catalog.has(name)
+	may, first, _ := home.of(name, from)
+	mayThere, firstThere, known := there.of(name, to.Catalog)
+	parent, _, is := strings.Cut(name, "|")
 	switch {
-	case !allowed:
+	case !may && len(first) == 0 && !home.other[name]:
 		e.note("%s is left out: a later rule takes it back", w)
-	case to.Catalog.has(name):
+	case known && mayThere == may && sameSet(first, firstThere):
 		e.note("%s is said otherwise there: %s", w, why)
-	case arg != "" && to.Catalog.all[parent]:
+	case to.Catalog.all[name] || is && to.Catalog.all[parent]:
 		e.lose(w, "the target does not take it: "+why)
 	default:
 		e.lose(w, "the target has no command "+strings.ToUpper(strings.ReplaceAll(name, "|", " ")))
@@ -87,10 +89,10 @@ func some(names []string) string {
 
 // mend returns the rules that have to follow words on the target so that every command
 // which both servers know may be run there exactly if it may be at home.
-func mend(words []string, home rights, from, to Catalog) []string {
-	there := to.rights(words)
+func mend(words []string, home rights, from Catalog, to Server) []string {
+	there := to.Catalog.rights(words)
 	var out []string
-	for _, name := range to.runnable() {
+	for _, name := range to.Catalog.runnable() {
 		may, first, known := home.of(name, from)
 		if !known || may == there.may[name] && (may || sameSet(first, there.first[name])) {
 			continue
@@ -103,7 +105,9 @@ func mend(words []string, home rights, from, to Catalog) []string {
 			out = append(out, "-"+name)
 		}
 		for _, arg := range first {
-			out = append(out, "+"+name+"|"+arg)
+			if w := "+" + name + "|" + arg; to.Refused[w] == "" {
+				out = append(out, w)
+			}
 		}
 	}
 	return out

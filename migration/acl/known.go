@@ -44,7 +44,7 @@ func Look(ctx context.Context, c Asker, commands []string) (Server, error) {
 	if s.Catalog, err = ReadCatalog(ctx, c); err != nil {
 		return s, err
 	}
-	kinds := []string{"&probe", "skip-sanitize-payload", "%R~probe", "(+ping)", "db=0"}
+	kinds := []string{"resetchannels", "skip-sanitize-payload", "%R~probe", "(+ping)", "db=0"}
 	words := append(slices.Clone(kinds), commands...)
 	why, err := ask(ctx, c, words)
 	if err != nil {

@@ -132,7 +132,7 @@ func Make(source, target Side, from Catalog, to Server, o Options) (Plan, error)
 		}
 	}
 	slices.SortStableFunc(p.Steps, func(a, b Step) int { return strings.Compare(a.Name, b.Name) })
-	p.Notes = o.notes(from, to.Catalog)
+	p.Notes = o.notes(from, to)
 	return p, nil
 }
 
@@ -151,7 +151,7 @@ func (o Options) leave(name string, self ...string) string {
 	return ""
 }
 
-func (o Options) notes(from, to Catalog) []string {
+func (o Options) notes(from Catalog, to Server) []string {
 	var out []string
 	if prefixes := prefixesOf(o.Places); prefixes != nil {
 		var texts []string
@@ -165,7 +165,10 @@ func (o Options) notes(from, to Catalog) []string {
 			out = append(out, "A database without a prefix is in the map: the patterns for it hold for keys of such names in the shared databases, too.")
 		}
 	}
-	if more := to.beyond(from); len(more) > 0 {
+	if !to.Known.Payloads {
+		out = append(out, "The target knows no sanitize-payload: whether it looks through what is RESTOREd is not up to its users.")
+	}
+	if more := to.Catalog.beyond(from); len(more) > 0 {
 		out = append(out, fmt.Sprintf("The target knows %d commands more (%s). Who may run @all, or a category that they are in, may run these.", len(more), some(more)))
 	}
 	return out
