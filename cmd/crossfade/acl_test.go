@@ -22,8 +22,8 @@ func hashOf(password string) string {
 
 // TestACL plans, applies and does so again; what it prints shows no password.
 func TestACL(t *testing.T) {
-	source := redistest.Start(t, redistest.WithPassword("sesame"), redistest.WithACL("app on >pw-of-app ~a:* resetchannels -@all +@read", "fun on >pw ~* -@all +lolwut"))
-	target := redistest.Start(t, redistest.WithRenamed("LOLWUT", ""), redistest.WithACL("old on >pw-of-old"))
+	source := redistest.Start(t, redistest.WithPassword("sesame"), redistest.WithACL("app on >pw-of-app ~a:* resetchannels -@all +@read"))
+	target := redistest.Start(t, redistest.WithACL("old on >pw-of-old", "app on >pw-of-old ~b:*"))
 	dir := shortDir(t)
 	with := func(verb string, more ...string) []string {
 		return append([]string{"acl", verb, "--source", url(source), "--target", url(target)}, more...)
@@ -40,40 +40,36 @@ func TestACL(t *testing.T) {
 			t.Errorf("%v: exit status %d\n%s%s", args, r.code, r.stdout, r.stderr)
 		}
 	}
-	text := do(3, with("plan")...)
-	for _, want := range []string{"create  app", "commands   -@all +@read", "passwords  1", "refuse  fun", "+lolwut: the target has no command LOLWUT", "leave   default", "leave   old", "Nothing was changed"} {
+	text := do(0, with("plan")...)
+	for _, want := range []string{"change  app", "commands   now   -@all\n", "then  -@all +@read", "passwords  now   1\n", "then  1, 1 of them new", "leave   default", "leave   old", "Nothing was changed"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	for line := range strings.Lines(text) {
-		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
-			t.Errorf("a line of %d columns: %s", n, line)
-		}
-	}
+	narrow(t, text)
 	var plan struct {
 		OK      bool       `json:"ok"`
 		Applied bool       `json:"applied"`
+		Kept    string     `json:"kept"`
 		Users   []acl.Step `json:"users"`
 	}
-	if err := json.Unmarshal([]byte(do(3, with("plan", "--json")...)), &plan); err != nil || plan.OK || plan.Applied || len(plan.Users) != 4 || plan.Users[0].Action != acl.Create {
+	if err := json.Unmarshal([]byte(do(0, with("plan", "--json")...)), &plan); err != nil || !plan.OK || plan.Applied || len(plan.Users) != 3 || plan.Users[0].Action != acl.Change {
 		t.Errorf("--json: %+v, %v", plan, err)
 	}
-	do(0, with("plan", "--users", "app")...)
 	do(1, with("plan", "--users", "nobody")...)
-	if text := do(3, with("apply")...); !strings.Contains(text, "1 user created") || !strings.Contains(text, "--persist runs CONFIG REWRITE") {
+	if text := do(0, with("apply", "--users", "app")...); !strings.Contains(text, "0 users created, 1 changed") || !strings.Contains(text, "--persist runs CONFIG REWRITE") {
 		t.Errorf("apply:\n%s", text)
 	}
 	if err := target.ClientAs("app", "pw-of-app", 0).Do(t.Context(), "GET", "a:x").Err(); err == nil || err.Error() != "redis: nil" {
 		t.Errorf("as app: %v", err)
 	}
-	if text := do(0, with("apply", "--force-weaker", "--prune", "--persist")...); !strings.Contains(text, "1 user created, 0 changed, 1 removed, 1 were") || !strings.Contains(text, "CONFIG REWRITE") {
+	if text := do(0, with("apply", "--prune", "--persist")...); !strings.Contains(text, "0 users created, 0 changed, 1 removed, 1 were") || !strings.Contains(text, "CONFIG REWRITE") {
 		t.Errorf("apply:\n%s", text)
 	}
-	if conf, err := os.ReadFile(filepath.Join(target.Dir(), "redis.conf")); err != nil || !strings.Contains(string(conf), "user app on") {
+	if conf, err := os.ReadFile(filepath.Join(target.Dir(), "redis.conf")); err != nil || !strings.Contains(string(conf), "user app on") || strings.Contains(string(conf), "user old") {
 		t.Errorf("the target's configuration file: %v", err)
 	}
-	if err := json.Unmarshal([]byte(do(0, with("apply", "--force-weaker", "--json")...)), &plan); err != nil || !plan.OK || !plan.Applied {
+	if err := json.Unmarshal([]byte(do(0, with("apply", "--json")...)), &plan); err != nil || !plan.OK || !plan.Applied || plan.Kept != acl.Nowhere {
 		t.Errorf("--json: %+v, %v", plan, err)
 	}
 	for _, secret := range []string{"pw-of-app", "sesame", hashOf("pw-of-app"), hashOf("pw"), hashOf("pw-of-old")} {
@@ -85,6 +81,55 @@ func TestACL(t *testing.T) {
 		t.Fatal(err)
 	}
 	do(1, with("plan", "--proxy.dial_timeout", "100ms")...)
+}
+
+// narrow fails for a text of more than 80 columns.
+func narrow(t *testing.T, text string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
+			t.Errorf("a line of %d columns: %s", n, line)
+		}
+	}
+}
+
+// TestACLRefuses: a user that the target cannot have is left out, and all else copied.
+func TestACLRefuses(t *testing.T) {
+	user := func(commands string) []any {
+		return []any{"flags", []string{"on"}, "passwords", []string{hashOf("pw")}, "commands", commands, "keys", "~*", "channels", "&*", "selectors", []any{}}
+	}
+	source := redistest.Recorded{
+		"get crossfade:record": nil, "get crossfade:journal": nil,
+		"acl users": []string{"default", "plain", "vectors"}, "acl whoami": "default",
+		"acl getuser default": user("+@all"), "acl getuser plain": user("-@all +get"), "acl getuser vectors": user("-@all +get +vsim"),
+		"acl cat": []string{"read", "fast"}, "acl cat read": []string{"get", "vsim"}, "acl cat fast": []string{"get"},
+	}.Listen(t)
+	target := redistest.Start(t)
+	dir := shortDir(t)
+	with := func(verb string, more ...string) []string {
+		return append([]string{"acl", verb, "--source", "redis://" + source, "--target", url(target)}, more...)
+	}
+	r := must(t, dir, 3, with("plan")...)
+	for _, want := range []string{"create  plain", "refuse  vectors", "+vsim: the target has no command VSIM", "1 user to create, 0 to change, 0 to remove, 0 as they should be, 1 refused"} {
+		if !strings.Contains(strings.Join(strings.Fields(r.stdout), " "), strings.Join(strings.Fields(want), " ")) {
+			t.Errorf("no %q in\n%s", want, r.stdout)
+		}
+	}
+	narrow(t, r.stdout)
+	var plan struct {
+		OK    bool       `json:"ok"`
+		Users []acl.Step `json:"users"`
+	}
+	r = must(t, dir, 3, with("apply", "--json")...)
+	if err := json.Unmarshal([]byte(r.stdout), &plan); err != nil || plan.OK || len(plan.Users) != 3 || len(plan.Users[2].Lost) != 1 || plan.Users[2].Lost[0].Rule != "+vsim" {
+		t.Errorf("--json: %+v, %v", plan, err)
+	}
+	users, err := target.Client(0).Do(t.Context(), "ACL", "USERS").StringSlice()
+	if err != nil || strings.Join(users, " ") != "default plain" {
+		t.Errorf("the target's users: %v, %v", users, err)
+	}
+	must(t, dir, 0, with("apply", "--force-weaker")...)
+	must(t, dir, 0, with("plan", "--force-weaker")...)
 }
 
 // TestACLAcrossASwitch: clients who log in as a user of the source are the same user on

@@ -108,7 +108,7 @@ func TestText(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"remove  extra       only the target has it\n", "passwords  now   2, 1 of them not on the source", "then  2, 1 of them new", "commands   now   -@all +get +set", "keys       now   ~a\n", "then  ~a ~b\n",
+		"remove  extra       only the target has it\n", "passwords  now   2, 1 of them not on the source", "then  2, 1 of them new", "commands   now   -@all +", "keys       now   ~a\n", "then  ~a ~b\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
@@ -168,32 +168,65 @@ func TestOurselvesLast(t *testing.T) {
 	}
 }
 
-// TestLacking: rules about commands that the target does not have.
+// described is a user as Redis 7.0 and newer describe one.
+func described(commands, keys string, more ...any) []any {
+	return append([]any{"flags", anyList("on", "sanitize-payload"), "passwords", anyList(hash), "commands", commands, "keys", keys, "channels", "", "selectors", []any{}}, more...)
+}
+
+// TestLacking: what a newer server has said of its users, and an older one cannot have.
 func TestLacking(t *testing.T) {
-	source := redistest.Start(t, redistest.WithACL("reads on >pw ~* -@all +get +lolwut", "all on >pw ~* +@all -lolwut", "geo on >pw ~* -@all +@geo"))
-	target := redistest.Start(t, redistest.WithRenamed("LOLWUT", ""), redistest.WithRenamed("GEOADD", ""))
-	from, to := source.Client(0), target.Client(0)
+	from := old(t, "redis-8.0", map[string][]any{
+		"all":    described("+@all -hgetex", "~*"),
+		"fields": described("-@all +get +hgetex", "~*"),
+		"some":   described("-@all +get", "~*", "databases", "db=1,2"),
+		"hours":  described("-@all +get", "~*", "hours", "9-17"),
+	})
+	target := redistest.Start(t)
+	to := target.Client(0)
 	p := planOf(t, from, to, Options{})
-	if got := actions(p); got != "create all, leave default, create geo, refuse reads" {
+	if got := actions(p); got != "create all, leave default, refuse fields, refuse hours, refuse some" {
 		t.Fatalf("the plan: %s\n%s", got, p.Text(80))
 	}
-	if lost := stepOf(t, p, "reads").Lost; len(lost) != 1 || lost[0].Rule != "+lolwut" || !strings.Contains(lost[0].What, "LOLWUT") {
-		t.Errorf("what reads loses: %v", lost)
+	if lost := stepOf(t, p, "fields").Lost; len(lost) != 1 || lost[0].Rule != "+hgetex" || !strings.Contains(lost[0].What, "HGETEX") {
+		t.Errorf("what fields loses: %v", lost)
 	}
 	apply(t, to, p)
-	if got := strings.Join(list(t, to), "\n"); strings.Contains(got, "user reads") {
+	if got := strings.Join(list(t, to), "\n"); strings.Count(got, "user ") != 2 {
 		t.Errorf("a user that is refused was copied:\n%s", got)
 	}
 	p = planOf(t, from, to, Options{Weaker: true})
-	if got := actions(p); got != "keep all, leave default, keep geo, create reads" {
+	if got := actions(p); got != "keep all, leave default, create fields, refuse hours, refuse some" {
 		t.Fatalf("with --force-weaker: %s", got)
 	}
 	apply(t, to, p)
-	if err := target.ClientAs("reads", "pw", 0).Get(t.Context(), "x").Err(); err != redis.Nil { //nolint:errorlint // as go-redis documents it
+	if err := target.Client(0).Do(t.Context(), "ACL", "DRYRUN", "fields", "GET", "x").Err(); err != nil {
 		t.Errorf("GET: %v", err)
 	}
-	if got := actions(planOf(t, from, to, Options{Weaker: true})); got != "keep all, leave default, keep geo, keep reads" {
+	if got := actions(planOf(t, from, to, Options{Weaker: true})); got != "keep all, leave default, keep fields, refuse hours, refuse some" {
 		t.Errorf("again: %s", got)
+	}
+}
+
+// TestFromOld: a server without channels has users that may use all of them.
+func TestFromOld(t *testing.T) {
+	from := old(t, "redis-6.0", map[string][]any{
+		"app": {"flags", anyList("on"), "passwords", anyList(hash), "commands", "+@all -@dangerous", "keys", anyList("a:*")},
+	})
+	target := redistest.Start(t)
+	to := target.Client(0)
+	apply(t, to, planOf(t, from, to, Options{}))
+	for command, may := range map[string]bool{"GET a:x": true, "GET b:x": false, "PUBLISH any x": true, "CLIENT ID": false, "KEYS *": false, "CONFIG HELP": false, "LOLWUT": true} {
+		args := []any{"ACL", "DRYRUN", "app"}
+		for w := range strings.FieldsSeq(command) {
+			args = append(args, w)
+		}
+		text, err := to.Do(t.Context(), args...).Text()
+		if err != nil || may != (text == "OK") {
+			t.Errorf("%s: %s, %v", command, text, err)
+		}
+	}
+	if got := planOf(t, from, to, Options{}); got.Count(Keep) != 1 {
+		t.Errorf("again: %s", got.Text(80))
 	}
 }
 
@@ -226,7 +259,11 @@ func TestPrefixes(t *testing.T) {
 			}
 		}
 	}
-	got := strings.Join(list(t, to), "\n")
+	lines, err := to.Do(t.Context(), "ACL", "LIST").StringSlice()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(lines, "\n")
 	for _, want := range []string{`&news &__keyspace@0__:w\[3\]:foo* &__keyevent@0__:*`, `~c0:* ~w\[3\]:* &* +@all`, `(~c0:s:* ~w\[3\]:s:* resetchannels -@all +get)`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
