@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/migration/acl"
 	"github.com/crossfade/crossfade/migration/store"
 )
 
@@ -97,7 +98,7 @@ func (f fence) queueLower(ctx context.Context, p redis.Pipeliner, st *FenceState
 				rules = append(rules, "clearselectors")
 			}
 			for _, sel := range u.Selectors {
-				rules = append(rules, selector(sel))
+				rules = append(rules, acl.Selector(sel))
 			}
 			cmds = append(cmds, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...))
 		}
@@ -107,18 +108,4 @@ func (f fence) queueLower(ctx context.Context, p redis.Pipeliner, st *FenceState
 	}
 	unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
 	return append(cmds, unpause), unpause
-}
-
-// selector writes rules as ACL SETUSER reads them: split like words of redis-cli
-// (sds.c: sdssplitargs), so that a key pattern with a quote must be quoted. A
-// selector that it cannot split becomes an empty one without an error.
-func selector(rules []string) string {
-	quoted := make([]string, len(rules))
-	for i, r := range rules {
-		if strings.ContainsAny(r, `"'`) {
-			r = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r) + `"`
-		}
-		quoted[i] = r
-	}
-	return "(" + strings.Join(quoted, " ") + ")"
 }

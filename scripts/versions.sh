@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs the tests that depend on the server against each of CROSSFADE_SERVERS
 # ("name=path,name=path"), or where that is empty, against those that
-# scripts/servers.sh finds: the proxy's, shared and pinned, the copies', and the
-# matrix of migrations between every two of them. Fails at the end if any failed.
+# scripts/servers.sh finds: the proxy's, shared and pinned, the copies', those of
+# ACL users, and the matrix of migrations between every two of them. Fails at the end if any failed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -25,5 +25,6 @@ while IFS='=' read -r name path; do
 done <bin/servers.list
 run "keys" "${GO:-go}" test ./internal/keyspec -run TestOtherServers -count 1 -timeout 30m
 run "copies" "${GO:-go}" test ./sync/value -run TestAcrossVersions -count 1 -timeout 30m
+run "users" "${GO:-go}" test ./migration/acl -run TestVersions -count 1 -timeout 30m
 run "migrations" "${GO:-go}" test ./e2e -run TestMatrix -count 1 -timeout 2h
 [ -z "$failed" ] || { echo "versions: failed:$failed" >&2; exit 1; }

@@ -13,8 +13,9 @@ const exitCodes = `Exit statuses:
        back, verify could not tell
     2  wrong usage: unknown verb or flag, or an error in the configuration
     3  refused by a check: check found a failure, the migration is not ready,
-       verify found differences. Nothing was changed. Also run, when another
-       sidecar has taken over its migration.
+       verify found differences. Nothing was changed. Also acl, when it has
+       refused users and copied the others, and run, when another sidecar has
+       taken over its migration.
   130  stopped by SIGINT (Ctrl-C)
   143  stopped by SIGTERM; also after an orderly stop of run
 `

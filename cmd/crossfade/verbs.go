@@ -28,7 +28,7 @@ type verb struct {
 // verbs returns the table of verbs, in the order of the help.
 func verbs() []*verb {
 	return []*verb{
-		runVerb(), checkVerb(), statusVerb(), slowlogVerb(), throttleVerb(), auditVerb(), verifyVerb(), shadowVerb(), cutoverVerb(), abortVerb(),
+		runVerb(), checkVerb(), statusVerb(), slowlogVerb(), throttleVerb(), auditVerb(), aclVerb(), verifyVerb(), shadowVerb(), cutoverVerb(), abortVerb(),
 		rollbackVerb(), completeVerb(), demoVerb(), configVerb(), versionVerb(), helpVerb(),
 	}
 }

@@ -143,6 +143,7 @@ func checks() []check {
 		{"notifications", nothing, always, checkNotifications},
 		{"databases", both, always, checkDatabases},
 		{"prefixes", both, before, checkPrefixes},
+		{"users", both, before, checkUsers},
 		{"filter", both, always, checkFilter},
 		{"memory", both, always, checkMemory},
 		{"eviction", both, always, checkEviction},
