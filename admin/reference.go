@@ -2,6 +2,7 @@ package admin
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -33,3 +34,9 @@ func typeOf(name string) string {
 	}
 	return "gauge"
 }
+
+// Paths are what a server answers at, sorted.
+func Paths() []string { return slices.Sorted(maps.Keys(New(Options{}, nil).routes())) }
+
+// Probes are those of them for whoever watches the process; they want no token.
+func Probes() []string { return []string{pathHealth, pathReady} }
