@@ -37,12 +37,11 @@ type manifest struct {
 }
 
 type podSpec struct {
-	Automount       *bool       `yaml:"automountServiceAccountToken"`
-	Grace           int         `yaml:"terminationGracePeriodSeconds"`
-	Containers      []container `yaml:"containers"`
-	InitContainers  []container `yaml:"initContainers"`
-	SecurityContext map[string]any
-	Volumes         []struct{ Name string }
+	Automount      *bool       `yaml:"automountServiceAccountToken"`
+	Grace          int         `yaml:"terminationGracePeriodSeconds"`
+	Containers     []container `yaml:"containers"`
+	InitContainers []container `yaml:"initContainers"`
+	Volumes        []struct{ Name string }
 }
 
 type container struct {
@@ -51,10 +50,10 @@ type container struct {
 	Command, Args   []string
 	Env             []struct{ Name, Value string }
 	Ports           []struct{ Name string }
-	VolumeMounts    []struct{ Name, MountPath string } `yaml:"volumeMounts"`
-	Startup         *probe                             `yaml:"startupProbe"`
-	Liveness        *probe                             `yaml:"livenessProbe"`
-	Readiness       *probe                             `yaml:"readinessProbe"`
+	VolumeMounts    []struct{ Name string } `yaml:"volumeMounts"`
+	Startup         *probe                  `yaml:"startupProbe"`
+	Liveness        *probe                  `yaml:"livenessProbe"`
+	Readiness       *probe                  `yaml:"readinessProbe"`
 	Resources       map[string]map[string]string
 	SecurityContext struct {
 		ReadOnly   bool  `yaml:"readOnlyRootFilesystem"`

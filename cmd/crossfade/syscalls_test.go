@@ -71,25 +71,11 @@ func usedCalls(t *testing.T) map[string]bool {
 	source, target := redistest.Start(t), redistest.Start(t)
 	dir := shortDir(t)
 	counts := filepath.Join(dir, "counts")
-	r := &running{dir: dir, ended: make(chan struct{})}
 	// -D: what is started is the program itself, and strace is beside it.
-	r.Cmd = exec.Command("strace", "-D", "-f", "-c", "-U", "calls,name", "-o", counts, binary, "run", "--listen", "unix:clients.sock",
+	cmd := exec.Command("strace", "-D", "-f", "-c", "-U", "calls,name", "-o", counts, binary, "run", "--listen", "unix:clients.sock",
 		"--source", url(source), "--target", url(target), "--sync.heartbeat", "100ms")
-	r.Dir, r.Env, r.Stdout, r.Stderr = dir, []string{"PATH=" + os.Getenv("PATH")}, &r.out, &r.stderr
-	if err := r.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(r.ended)
-		_ = r.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = r.Process.Kill()
-		<-r.ended
-		if t.Failed() {
-			t.Logf("it wrote:\n%s%s", r.out.String(), r.stderr.String())
-		}
-	})
+	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH")}
+	r := begin(t, dir, cmd)
 	redistest.Eventually(t, time.Minute, func() error {
 		if !strings.Contains(r.stderr.String(), `"serving clients"`) {
 			return errors.New("it does not serve yet")

@@ -39,7 +39,6 @@ type listed struct {
 // modules asks which modules' packages are compiled in, on any of the processors.
 func (r *release) modules(ctx context.Context) ([]module, error) {
 	packages := map[string]listed{}
-	root := ""
 	for _, arch := range r.arches {
 		found, err := r.list(ctx, arch)
 		if err != nil {
@@ -49,8 +48,8 @@ func (r *release) modules(ctx context.Context) ([]module, error) {
 			packages[p.ImportPath] = p
 		}
 	}
-	var err error
-	if root, err = r.goRoot(ctx); err != nil {
+	root, err := r.goRoot(ctx)
+	if err != nil {
 		return nil, err
 	}
 	byPath, folders := map[string]*module{}, map[string]string{}
