@@ -27,8 +27,10 @@ var foreign = regexp.MustCompile("(^\\s*(sudo )?|`|\\| )(redis-server|redis-cli|
 
 // foreignFlags are flags of others that the text mentions by themselves, and where.
 var foreignFlags = map[string]string{
-	"from": "operating.md", // of a hook's own program
-	"host": "compatibility.md",
+	"from": "operating.md",     // of a hook's own program
+	"host": "compatibility.md", // of a suite's
+	"port": "compatibility.md",
+	"flag": "reference.md", // stands for any
 }
 
 // pagesOfDocs returns README.md and docs/*.md by name.

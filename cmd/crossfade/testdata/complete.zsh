@@ -42,10 +42,11 @@ RULES
 setup $rules $1
 zpty -w -n shell "$2"$'\t'
 integer inside=0
-zpty -r shell | while IFS= read -r line; do
+local line
+while zpty -r shell line; do
 	if [[ $line == *$'\0'* ]]; then
 		(( inside++ )) && exit 0
-		continue
+	elif (( inside )); then
+		print -r - ${line%$'\r\n'}
 	fi
-	(( inside )) && print -r - ${line%$'\r'}
 done
