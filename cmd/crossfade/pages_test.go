@@ -161,17 +161,15 @@ func TestZshCompletion(t *testing.T) {
 }
 
 func TestCompletionsNameEverything(t *testing.T) {
-	for _, name := range shellNames() {
-		text, err := os.ReadFile(scriptOf(t, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range pages() {
-			if !strings.Contains(string(text), p.name) {
+	all := pages()
+	for name, script := range shells {
+		text := script(all)
+		for _, p := range all {
+			if !strings.Contains(text, p.name) {
 				t.Errorf("%s: no verb %s", name, p.name)
 			}
 			for _, f := range p.flags() {
-				if !strings.Contains(string(text), "--"+f.name) && !strings.Contains(string(text), "-l "+f.name+" ") {
+				if !strings.Contains(text, "--"+f.name) && !strings.Contains(text, "-l "+f.name+" ") {
 					t.Errorf("%s: %s has no --%s", name, p.name, f.name)
 				}
 			}
