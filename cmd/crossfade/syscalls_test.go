@@ -102,8 +102,11 @@ func usedCalls(t *testing.T) map[string]bool {
 	used := map[string]bool{}
 	redistest.Eventually(t, 10*time.Second, func() error {
 		data, err := os.ReadFile(counts)
-		if err != nil || !strings.Contains(string(data), "total") {
-			return fmt.Errorf("no counts yet: %v", err)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(data), "total") {
+			return errors.New("no counts yet")
 		}
 		for line := range strings.Lines(string(data)) {
 			fields := strings.Fields(line)
