@@ -20,5 +20,7 @@ WORKDIR /state
 VOLUME /state
 USER 65532:65532
 EXPOSE 6380
+# By the socket in the working directory; with another --admin, set CROSSFADE_ADMIN.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["/crossfade", "status"]
 ENTRYPOINT ["/crossfade"]
 CMD ["help"]

@@ -14,10 +14,24 @@ LINT       := v2.15.0
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints sentinels model chaos clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints sentinels model chaos release release-check reference manifests clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
+
+release: ## make bin/release: binaries, Debian packages, bills of materials, checksums
+	$(GO) run ./scripts/release -go $(GO) -version $(VERSION) -out bin/release
+
+release-check: ## build a release twice, in folders and with caches of their own, and compare
+	RELEASE_COLD=1 $(GO) test ./scripts/release -run '^TestReproducible$$' -count 1 -v -timeout 1h
+
+reference: ## write docs/reference.md anew
+	$(GO) test ./cmd/crossfade -run '^TestReference$$' -count 1 -args -update
+
+manifests: ## check deploy/kubernetes by the types of Kubernetes itself; needs kubectl
+	@for folder in base example; do \
+		kubectl kustomize deploy/kubernetes/$$folder | $(GO) run -C scripts/manifests . || exit 1; \
+	done
 
 test: ## run all tests, against real servers
 	scripts/deps.sh

@@ -25,6 +25,7 @@ func (s *Server) metricsPage() http.Handler {
 type scrape struct{ s *Server }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
+	described = append(described, Metric{Name: "crossfade_" + name, Type: typeOf(name), Help: help, Labels: labels})
 	return prometheus.NewDesc("crossfade_"+name, help, labels, nil)
 }
 

@@ -91,7 +91,7 @@ func TestExampleIsCompleteAndDefault(t *testing.T) {
 	if len(problems) > 0 {
 		t.Error(problems)
 	}
-	docs := describe(tree)
+	docs := comments(tree)
 	for _, k := range tree.keys {
 		if _, there := l[k.path]; !there {
 			t.Errorf("%s is not in the example", k.path)

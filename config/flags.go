@@ -7,8 +7,6 @@ import (
 	"io"
 	"reflect"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // Flags are the command line's settings: every key of the tree as --section.key,
@@ -25,11 +23,11 @@ type Flags struct {
 // names. Call Parse and then Load.
 func Bind(set *flag.FlagSet) *Flags {
 	f := &Flags{set: set, tree: newTree(), layer: layer{}}
-	docs := describe(f.tree)
+	docs := comments(f.tree)
 	byName, names := f.tree.names(func(path string) string { return path })
 	for _, name := range names {
 		k := byName[name]
-		usage := docs[k.path]
+		usage := firstSentence(docs[k.path])
 		if name != k.path {
 			usage = "short for --" + k.path
 		}
@@ -108,32 +106,3 @@ func (v *flagValue) String() string {
 
 // IsBoolFlag allows --cutover.unsafe without a value.
 func (v *flagValue) IsBoolFlag() bool { return v.key.typ != nil && v.key.typ.Kind() == reflect.Bool }
-
-// describe takes the first sentence of each comment of the example: the one place
-// where keys are explained.
-func describe(t tree) map[string]string {
-	docs := map[string]string{}
-	var document yaml.Node
-	if err := yaml.Unmarshal(Example, &document); err != nil || len(document.Content) == 0 {
-		return docs
-	}
-	var walk func(node *yaml.Node, prefix string)
-	walk = func(node *yaml.Node, prefix string) {
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			path := prefix + node.Content[i].Value
-			if t.sections[path] {
-				walk(node.Content[i+1], path+".")
-				continue
-			}
-			text := node.Content[i].HeadComment
-			if _, last, has := strings.Cut(text, "\n\n"); has {
-				text = last // a heading of the file or the section stands before
-			}
-			text = strings.Join(strings.Fields(strings.NewReplacer("#", " ", "`", "'").Replace(text)), " ")
-			sentence, _, _ := strings.Cut(text, ". ")
-			docs[path] = strings.TrimSuffix(sentence, ".")
-		}
-	}
-	walk(document.Content[0], "")
-	return docs
-}

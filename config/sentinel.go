@@ -139,7 +139,7 @@ func sentinelAddress(text string) (string, error) {
 func (s Server) sentinels(e *Endpoint) []error {
 	var problems []error
 	set := s.Sentinel
-	if set.TLS != "" && set.TLS != "same" && set.TLS != "on" && set.TLS != "off" {
+	if set.TLS != "" && !slices.Contains(sentinelTLS, set.TLS) {
 		problems = append(problems, fmt.Errorf("sentinel.tls: %q is not known: give same, on or off", set.TLS))
 	}
 	if !s.namesSentinels() {

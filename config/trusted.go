@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -36,10 +35,9 @@ func (p Proxy) Trusted() (Trusted, []error) {
 		}
 		t.Networks = append(t.Networks, network.Masked())
 	}
-	modes := []string{"off", "optional", "required"}
 	switch on := p.ProxyProtocol != "off"; {
-	case !slices.Contains(modes, p.ProxyProtocol):
-		problems = append(problems, fmt.Errorf("proxy.proxy_protocol: %q is unknown: give %s", p.ProxyProtocol, strings.Join(modes, ", ")))
+	case !mayBe("proxy.proxy_protocol", p.ProxyProtocol):
+		problems = append(problems, fmt.Errorf("proxy.proxy_protocol: %q is unknown: give %s", p.ProxyProtocol, oneOf("proxy.proxy_protocol")))
 	case on && len(p.ProxyProtocolFrom) == 0:
 		problems = append(problems, fmt.Errorf("proxy.proxy_protocol_from: missing, and proxy.proxy_protocol is %q: list the networks whose headers are to be believed", p.ProxyProtocol))
 	case !on && len(p.ProxyProtocolFrom) > 0:

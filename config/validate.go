@@ -34,13 +34,7 @@ func (c Config) Validate() error {
 	if c.State == "" {
 		problems = append(problems, errors.New("state: missing: give a file name, such as crossfade.state"))
 	}
-	if levels := []string{"debug", "info", "warn", "error"}; !slices.Contains(levels, c.Log.Level) {
-		problems = append(problems, fmt.Errorf("log.level: %q is unknown: give %s", c.Log.Level, strings.Join(levels, ", ")))
-	}
-	if formats := []string{"text", "json", "auto"}; !slices.Contains(formats, c.Log.Format) {
-		problems = append(problems, fmt.Errorf("log.format: %q is unknown: give %s", c.Log.Format, strings.Join(formats, ", ")))
-	}
-	return errors.Join(problems...)
+	return errors.Join(append(problems, c.checkWords()...)...)
 }
 
 // ValidateServers checks what the verbs need that speak to the servers: both
@@ -126,6 +120,25 @@ func (c Config) checkListenTLS() []error {
 	return nil
 }
 
+// checkWords is for keys that take one of a few words; those that hang on others are
+// checked with these.
+func (c Config) checkWords() []error {
+	var problems []error
+	for _, set := range []struct{ key, value string }{
+		{"proxy.upstream", c.Proxy.Upstream},
+		{"sync.feed", c.Sync.Feed},
+		{"sync.field_expiries", c.Sync.FieldExpiries},
+		{"verify.gate", c.Verify.Gate},
+		{"log.level", c.Log.Level},
+		{"log.format", c.Log.Format},
+	} {
+		if !mayBe(set.key, set.value) {
+			problems = append(problems, fmt.Errorf("%s: %q is unknown: give %s", set.key, set.value, oneOf(set.key)))
+		}
+	}
+	return problems
+}
+
 func (c Config) checkRanges() []error {
 	var problems []error
 	number := func(key string, value, low, high int) {
@@ -139,15 +152,6 @@ func (c Config) checkRanges() []error {
 		}
 	}
 	number("proxy.max_clients", c.Proxy.MaxClients, 1, 1_000_000)
-	if !slices.Contains([]string{"auto", "notifications", "tracking"}, c.Sync.Feed) {
-		problems = append(problems, fmt.Errorf("sync.feed: %q is not known: give auto, notifications or tracking", c.Sync.Feed))
-	}
-	if c.Sync.FieldExpiries != "keep" && c.Sync.FieldExpiries != "drop" {
-		problems = append(problems, fmt.Errorf("sync.field_expiries: %q is not known: give keep or drop", c.Sync.FieldExpiries))
-	}
-	if c.Proxy.Upstream != "shared" && c.Proxy.Upstream != "pinned" {
-		problems = append(problems, fmt.Errorf("proxy.upstream: %q is not known: give shared or pinned", c.Proxy.Upstream))
-	}
 	number("proxy.loops", c.Proxy.Loops, 0, 64)
 	number("proxy.output_limit", c.Proxy.OutputLimit, 1<<20, 4<<30)
 	number("proxy.slow_log_entries", c.Proxy.SlowLogEntries, 0, 100_000)
@@ -179,9 +183,6 @@ func (c Config) checkRanges() []error {
 	duration("verify.interval", c.Verify.Interval, 100*time.Millisecond, 30*24*time.Hour)
 	number("verify.parallel", c.Verify.Parallel, 1, 64)
 	duration("verify.max_age", c.Verify.MaxAge, time.Second, 365*24*time.Hour)
-	if gates := []string{"off", "known", "passed"}; !slices.Contains(gates, c.Verify.Gate) {
-		problems = append(problems, fmt.Errorf("verify.gate: %q is unknown: give %s", c.Verify.Gate, strings.Join(gates, ", ")))
-	}
 	number("shadow.percent", c.Shadow.Percent, 0, 100)
 	number("shadow.clean_reads", c.Shadow.CleanReads, 0, 1<<50)
 	duration("cutover.max_stall", c.Cutover.MaxStall, time.Millisecond, 5*time.Minute)

@@ -15,7 +15,7 @@ import (
 )
 
 func aclVerb() *verb {
-	return &verb{name: "acl", short: "copy ACL users: acl plan, acl apply", run: aclUsers, long: `
+	return &verb{name: "acl", short: "copy ACL users: acl plan, acl apply", words: aclWords, run: aclUsers, long: `
   crossfade acl plan  --source redis://A --target redis://B
   crossfade acl apply --source redis://A --target redis://B
 
@@ -30,6 +30,8 @@ as whom Crossfade logs in, are left alone.
 Exit status 0: done, or nothing is in the way; 3: some users are refused, or all
 of it (a server is fenced, a switch is under way); 1: it failed.`}
 }
+
+func aclWords() []string { return []string{"plan", "apply"} }
 
 // aclFlags are those of the configuration that name two servers, and how keys are called.
 var aclFlags = []string{"source", "target", "databases", "map", "config", "proxy.dial_timeout", "log", "log-level", "log-format"}

@@ -114,7 +114,18 @@ type running struct {
 // launch starts the program and kills it at the end of the test if it still runs.
 func launch(t *testing.T, dir string, args ...string) *running {
 	t.Helper()
-	r := &running{Cmd: command(context.Background(), dir, nil, args...), dir: dir, ended: make(chan struct{})}
+	return launchWith(t, dir, nil, args...)
+}
+
+func launchWith(t *testing.T, dir string, env []string, args ...string) *running {
+	t.Helper()
+	return begin(t, dir, command(context.Background(), dir, env, args...))
+}
+
+// begin starts a command that is the program.
+func begin(t *testing.T, dir string, cmd *exec.Cmd) *running {
+	t.Helper()
+	r := &running{Cmd: cmd, dir: dir, ended: make(chan struct{})}
 	r.Stdout, r.Stderr = &r.out, &r.stderr
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
@@ -127,7 +138,7 @@ func launch(t *testing.T, dir string, args ...string) *running {
 		_ = r.Process.Kill()
 		<-r.ended
 		if t.Failed() {
-			t.Logf("crossfade %v wrote:\n%s%s", args, r.out.String(), r.stderr.String())
+			t.Logf("%v wrote:\n%s%s", cmd.Args, r.out.String(), r.stderr.String())
 		}
 	})
 	return r

@@ -41,6 +41,10 @@ func (f *flags) parse() (config.Config, error) {
 	f.config = config.Bind(f.set)
 	rest, err := f.config.Parse(f.args)
 	if errors.Is(err, flag.ErrHelp) {
+		if f.learn != nil {
+			f.learn(f)
+			return config.Config{}, err
+		}
 		_, _ = io.WriteString(f.stdout, f.help())
 		return config.Config{}, err
 	}
@@ -147,7 +151,15 @@ func (f *flags) help() string {
 	if f.verb.long != "" {
 		fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(f.verb.long))
 	}
-	var own, settings []*flag.Flag
+	own, settings := f.lists()
+	writeFlags(&b, "Flags:", own)
+	writeFlags(&b, "Settings (flag, CROSSFADE_… in the environment, or the file of --config):", settings)
+	return b.String()
+}
+
+// lists returns the verb's own flags and the settings that mean something for it, the
+// short names first: they are what people write.
+func (f *flags) lists() (own, settings []*flag.Flag) {
 	f.set.VisitAll(func(known *flag.Flag) {
 		switch {
 		case slices.Contains(f.own, known.Name):
@@ -156,13 +168,10 @@ func (f *flags) help() string {
 			settings = append(settings, known)
 		}
 	})
-	writeFlags(&b, "Flags:", own)
-	// Short names first: they are what people write.
 	slices.SortStableFunc(settings, func(x, y *flag.Flag) int {
 		return cmp.Compare(strings.Count(x.Name, "."), strings.Count(y.Name, "."))
 	})
-	writeFlags(&b, "Settings (flag, CROSSFADE_… in the environment, or the file of --config):", settings)
-	return b.String()
+	return own, settings
 }
 
 func writeFlags(b *strings.Builder, heading string, list []*flag.Flag) {
@@ -173,13 +182,18 @@ func writeFlags(b *strings.Builder, heading string, list []*flag.Flag) {
 	for _, known := range list {
 		name, text := flag.UnquoteUsage(known)
 		fmt.Fprintf(b, "  --%s %s\n", known.Name, name)
-		if known.DefValue != "" && known.DefValue != "false" && known.DefValue != "0" {
+		if hasDefault(known) {
 			text += " (default " + known.DefValue + ")"
 		}
 		for _, line := range wrap(text, 72) {
 			fmt.Fprintf(b, "        %s\n", line)
 		}
 	}
+}
+
+// hasDefault reports whether a flag's default is worth a word.
+func hasDefault(f *flag.Flag) bool {
+	return f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0"
 }
 
 // wrap breaks a text at spaces.

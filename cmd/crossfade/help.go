@@ -5,23 +5,52 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 )
 
-const exitCodes = `Exit statuses:
-    0  done, or what was asked for is so
-    1  failed: a server or the sidecar cannot be reached, a switch is taken
-       back, verify could not tell
-    2  wrong usage: unknown verb or flag, or an error in the configuration
-    3  refused by a check: check found a failure, the migration is not ready,
-       verify found differences. Nothing was changed. Also acl, when it has
-       refused users and copied the others, and run, when another sidecar has
-       taken over its migration.
-  130  stopped by SIGINT (Ctrl-C)
-  143  stopped by SIGTERM; also after an orderly stop of run
-`
+// exitStatus is one of those that the program ends with.
+type exitStatus struct {
+	code int
+	text string
+}
+
+// exitStatuses are all of them; they are the same for every verb.
+var exitStatuses = []exitStatus{
+	{0, "done, or what was asked for is so"},
+	{exitFailed, "failed: a server or the sidecar cannot be reached, a switch is taken back, verify could not tell"},
+	{exitUsage, "wrong usage: unknown verb or flag, or an error in the configuration"},
+	{exitRefused, "refused by a check: check found a failure, the migration is not ready, verify found differences. " +
+		"Nothing was changed. Also acl, when it has refused users and copied the others, and run, when another sidecar has taken over its migration."},
+	{exitSignal + int(syscall.SIGINT), "stopped by SIGINT (Ctrl-C)"},
+	{exitSignal + int(syscall.SIGTERM), "stopped by SIGTERM; also after an orderly stop of run"},
+}
+
+// exitCodes is their page.
+var exitCodes = func() string {
+	var b strings.Builder
+	b.WriteString("Exit statuses:\n")
+	for _, s := range exitStatuses {
+		for i, line := range wrap(s.text, 72) {
+			if i == 0 {
+				fmt.Fprintf(&b, "  %3d  %s\n", s.code, line)
+			} else {
+				fmt.Fprintf(&b, "       %s\n", line)
+			}
+		}
+	}
+	return b.String()
+}()
 
 func helpVerb() *verb {
-	return &verb{name: "help", short: "explain a verb: crossfade help VERB; also help exit-codes", run: help}
+	return &verb{name: "help", short: "explain a verb: crossfade help VERB; also help exit-codes", words: helpTopics, run: help}
+}
+
+func helpTopics() []string {
+	topics := []string{"exit-codes"}
+	for _, v := range verbs() {
+		topics = append(topics, v.name)
+	}
+	return topics
 }
 
 func help(ctx context.Context, s *session) error {
@@ -39,9 +68,6 @@ func help(ctx context.Context, s *session) error {
 		return err
 	case strings.HasPrefix(topic, "-"):
 		return usage(fmt.Errorf("help: no flag %q: crossfade help VERB", shortened(topic)))
-	case topic == "version":
-		_, err := io.WriteString(s.stdout, "crossfade version: print the version\n")
-		return err
 	}
 	return run(ctx, []string{topic, "--help"}, s.stdin, s.stdout, s.stderr, s.environ)
 }

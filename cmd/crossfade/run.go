@@ -200,13 +200,22 @@ func (s *sidecar) run(ctx context.Context) error {
 	life.begin("migration", s.runMigration)
 	s.serving.Store(true)
 	s.log.Info("serving clients", "listen", s.addresses(), "side", s.migration.Status().Side)
+	s.tell("READY=1")
 
 	<-life.ctx.Done()
 	s.log.Info("stopping", "because", context.Cause(life.ctx))
 	s.serving.Store(false)
+	s.tell("STOPPING=1")
 	err := life.end("admin", "proxy", "migration", "status lines", "numbers", "hooks")
 	s.log.Info("stopped", "phase", s.migration.Status().Phase, "side", s.migration.Status().Side)
 	return err
+}
+
+// tell is for who started the process; that nobody listens is no reason to end.
+func (s *sidecar) tell(state string) {
+	if err := notify(state); err != nil {
+		s.log.Warn("who started this process does not listen", "error", err)
+	}
 }
 
 // masterMoved is told of a failover by what follows the sentinels of a side.

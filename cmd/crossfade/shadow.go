@@ -16,7 +16,7 @@ import (
 )
 
 func shadowVerb() *verb {
-	return &verb{name: "shadow", short: "have the target answer some reads too, and compare", run: shadow, long: `
+	return &verb{name: "shadow", short: "have the target answer some reads too, and compare", words: func() []string { return []string{"off", "10%"} }, run: shadow, long: `
   crossfade shadow 10%    ask the target for every tenth plain read too
   crossfade shadow off
   crossfade shadow        say what has come of it

@@ -16,12 +16,16 @@ type session struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	environ        []string
+	// learn, where it is set, gets the flags of a verb that is asked for its help,
+	// which is not printed then.
+	learn func(*flags)
 }
 
 // verb is one command of the program.
 type verb struct {
 	name, short string
 	long        string
+	words       func() []string // that may come first instead of a flag; nil: none
 	run         func(context.Context, *session) error
 }
 
@@ -29,7 +33,7 @@ type verb struct {
 func verbs() []*verb {
 	return []*verb{
 		runVerb(), checkVerb(), statusVerb(), slowlogVerb(), throttleVerb(), auditVerb(), aclVerb(), verifyVerb(), shadowVerb(), cutoverVerb(), abortVerb(),
-		rollbackVerb(), completeVerb(), demoVerb(), configVerb(), versionVerb(), helpVerb(),
+		rollbackVerb(), completeVerb(), demoVerb(), configVerb(), completionVerb(), manVerb(), versionVerb(), helpVerb(),
 	}
 }
 

@@ -39,6 +39,9 @@ func buildVersion() string {
 
 func versionVerb() *verb {
 	return &verb{name: "version", short: "print the version", run: func(_ context.Context, s *session) error {
+		if isHelp(s.args) {
+			return s.printHelp()
+		}
 		if len(s.args) > 0 {
 			return usage(fmt.Errorf("version: %q was not expected: it takes no arguments", shortened(s.args[0])))
 		}

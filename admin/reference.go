@@ -1,0 +1,42 @@
+package admin
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Metric is what there is to say about one metric of ours.
+type Metric struct {
+	Name   string // with crossfade_
+	Type   string // counter, gauge or histogram
+	Help   string
+	Labels []string
+}
+
+// described is filled while the package's variables are made.
+var described []Metric
+
+// Metrics returns those that /metrics can have, by name. Beside them it has what
+// client_golang says of every process: go_… and process_….
+func Metrics() []Metric {
+	return slices.SortedFunc(slices.Values(described), func(x, y Metric) int { return cmp.Compare(x.Name, y.Name) })
+}
+
+// typeOf goes by what names end in, which a test holds them to.
+func typeOf(name string) string {
+	switch {
+	case strings.HasSuffix(name, "_total"):
+		return "counter"
+	case strings.HasSuffix(name, "_duration_seconds"):
+		return "histogram"
+	}
+	return "gauge"
+}
+
+// Paths are what a server answers at, sorted.
+func Paths() []string { return slices.Sorted(maps.Keys(New(Options{}, nil).routes())) }
+
+// Probes are those of them for whoever watches the process; they want no token.
+func Probes() []string { return []string{pathHealth, pathReady} }

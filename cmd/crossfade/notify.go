@@ -1,0 +1,29 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+)
+
+// notify tells who started the process how it stands, as sd_notify(3) does: READY=1 when
+// clients are served, STOPPING=1. Without a NOTIFY_SOCKET nobody wants to know.
+func notify(state string) error {
+	address := os.Getenv("NOTIFY_SOCKET")
+	if address == "" {
+		return nil
+	}
+	if abstract, is := strings.CutPrefix(address, "@"); is {
+		address = "\x00" + abstract
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("telling NOTIFY_SOCKET %s: %w", state, err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.Write([]byte(state)); err != nil {
+		return fmt.Errorf("telling NOTIFY_SOCKET %s: %w", state, err)
+	}
+	return nil
+}
