@@ -32,7 +32,7 @@ export function connected(yes) { online = yes; refresh(); }
 // button makes the one of an action: id, label, kind (primary, danger), and what about()
 // tells of it when it is pressed. free says that it can be used beside another one.
 function button(a) {
-  const b = el('button', { type: 'button', id: 'do-' + a.id, class: a.kind || null });
+  const b = el('button', { type: 'button', id: 'do-' + a.id, class: a.kind || null }, a.label);
   b.onclick = () => open(buttons.get(b).about());
   buttons.set(b, a);
   return b;
