@@ -78,7 +78,7 @@ func (d *board) awaits(selector, want string) {
 	redistest.Eventually(d.tb, time.Minute, func() error {
 		text, err := d.page.Text(d.tb.Context(), selector)
 		if err == nil && !strings.Contains(text, want) {
-			err = fmt.Errorf("%s says %q and not %q; the outcome: %s", selector, text, want, d.reads("#outcome"))
+			err = fmt.Errorf("%s says %q and not %q; the outcome: %s; the focus: %s; the page: %.300s", selector, text, want, d.reads("#outcome"), d.focus(), d.reads("main"))
 		}
 		return err
 	}, "reading the page")

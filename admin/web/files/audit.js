@@ -37,5 +37,5 @@ export function draw(st) {
 function write() {
   const list = [...all].reverse();
   fill($('audit'), list.map(key), () => list.map((e) => el('li', {},
-    el('time', { datetime: e.time }, clock(e.time)), el('span', { class: 'event ' + (e.result || e.event) }, auditText(e)))));
+    el('time', { datetime: e.time }, clock(e.time)), el('span', { 'data-result': e.result || null }, auditText(e)))));
 }

@@ -22,15 +22,16 @@ function databases(st) {
   text($('copy-lead'), lead);
   fill($('databases'), st.databases, () => st.databases.map((d) => {
     const percent = d.done ? 100 : d.percent;
-    return el('tr', {},
-      el('th', { scope: 'row' }, d.source + ' → ' + d.target, d.prefix ? el('small', {}, ' with prefix ' + d.prefix) : null),
-      el('td', { class: 'progress' }, bar(percent, 'database ' + d.source), ' ', percent.toFixed(percent < 100 ? 1 : 0) + ' %'),
-      el('td', { class: 'n' }, count(d.scanned) + ' of ' + count(d.total)),
-      el('td', { class: 'n' }, d.done ? '–' : rate(d.keys_per_second)),
-      el('td', { class: 'n' }, d.done ? '–' : d.keys_per_second > 0 ? seconds(d.eta_seconds) : 'not known'),
-      el('td', { class: 'n' }, count(d.dirty)),
-      el('td', { class: 'n' }, d.oldest_change_ms > 0 ? millis(d.oldest_change_ms) : '–'),
-      el('td', { class: 'n' }, count(d.copied), el('small', {}, ' ' + bytes(d.bytes))));
+    const cell = (label, ...value) => el('td', { class: 'n', role: 'cell', 'data-label': label }, value);
+    return el('tr', { role: 'row' }, // roles, since a narrow window shows rows as blocks
+      el('th', { scope: 'row', role: 'rowheader' }, d.source + ' → ' + d.target, d.prefix ? el('small', {}, ' with prefix ' + d.prefix) : null),
+      el('td', { class: 'progress', role: 'cell' }, bar(percent, 'database ' + d.source), ' ', percent.toFixed(percent < 100 ? 1 : 0) + ' %'),
+      cell('Keys', count(d.scanned) + ' of ' + count(d.total)),
+      cell('Rate', d.done ? '–' : rate(d.keys_per_second)),
+      cell('Left', d.done ? '–' : d.keys_per_second > 0 ? seconds(d.eta_seconds) : 'not known'),
+      cell('Dirty', count(d.dirty)),
+      cell('Oldest change', d.oldest_change_ms > 0 ? millis(d.oldest_change_ms) : '–'),
+      cell('Copied', count(d.copied), el('small', {}, ' ' + bytes(d.bytes))));
   }));
 }
 

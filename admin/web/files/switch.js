@@ -41,9 +41,9 @@ function gates(st) {
   fill($('gates'), [st.gates, c && [c.from, c.ended, c.ok, c.warn, c.fail], st.side], () => {
     const list = st.gates.map((g) => item(g.ok ? 'good' : 'bad', g.what, g.why, g.name));
     if (!over(st)) {
-      if (!c || c.from !== st.side) list.push(item('wait', 'both servers were looked at (preflight)', ['not yet from here; a switch looks at them in any case'], 'preflight'));
-      else if (c.fail) list.push(item('bad', 'both servers were looked at (preflight)', [plural(c.fail, 'finding') + ' stands in the way, see Preflight'], 'preflight'));
-      else list.push(item('good', 'both servers were looked at at ' + clock(c.ended) + ' (preflight)', c.warn ? [plural(c.warn, 'finding') + ' to know of'] : [], 'preflight'));
+      const what = 'both servers were looked at (preflight)';
+      if (!c || c.from !== st.side) list.push(item('wait', what, ['not yet from here; a switch looks at them in any case'], 'preflight'));
+      else list.push(item(c.fail ? 'bad' : 'good', what, ['at ' + clock(c.ended) + ': ' + (c.fail ? plural(c.fail, 'finding') + ' in the way, see Preflight' : plural(c.warn, 'finding') + ' to know of')], 'preflight'));
     }
     return list;
   });
@@ -169,7 +169,7 @@ function report(st) {
         held && ['Longest wait of a client', millis(r.stall_ms.max), 'half of them ' + millis(r.stall_ms.p50)],
         held && ['Clients that had work and waited', count(r.sessions)],
         held && ['Keys compared meanwhile', count(r.checked)],
-        r.fence && ['Fence', r.fence, fences[r.fence] || ''],
+        r.fence && [r.dry_run || r.rehearsal ? 'Fence that a switch would raise' : 'Fence', r.fence, fences[r.fence] || ''],
       ]),
       el('table', { class: 'steps' }, el('caption', {}, 'Where the time went'),
         el('thead', {}, el('tr', {}, el('th', { scope: 'col' }, 'Step'), el('th', { scope: 'col', class: 'n' }, 'Time'), el('td', { 'aria-hidden': 'true' }))),
