@@ -78,7 +78,7 @@ func (d *board) awaits(selector, want string) {
 	redistest.Eventually(d.tb, time.Minute, func() error {
 		text, err := d.page.Text(d.tb.Context(), selector)
 		if err == nil && !strings.Contains(text, want) {
-			err = fmt.Errorf("%s says %q and not %q; the outcome: %s; the focus: %s; the page: %.300s", selector, text, want, d.reads("#outcome"), d.focus(), d.reads("main"))
+			err = fmt.Errorf("%s says %q and not %q; the focus: %s; the page: %.600s", selector, text, want, d.focus(), d.reads("main"))
 		}
 		return err
 	}, "reading the page")
@@ -107,6 +107,9 @@ func (d *board) act(id, says, word, done string) {
 		}
 		d.press("#ask-word")
 		d.do(d.page.Type(d.tb.Context(), word))
+		if d.dir != "" {
+			d.do(d.page.Picture(d.tb.Context(), filepath.Join(d.dir, "ask-"+id+".png")))
+		}
 	}
 	d.press("#ask-do")
 	d.awaits("#outcome-title", done)
@@ -347,7 +350,7 @@ func TestDashboardByKeys(t *testing.T) {
 	if at := d.focus(); !strings.Contains(at, "The cutover is done") {
 		t.Errorf("the focus is at %q", at)
 	}
-	d.awaits("#said", "") // it is there for screen readers
+	d.awaits("#said", "Clients are on the target") // for screen readers
 	d.names()
 	d.clean()
 }

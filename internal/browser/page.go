@@ -128,7 +128,10 @@ func (p *Page) Eval(ctx context.Context, script string, into any) error {
 // Text is what is to be read at the first element of a selector, "" when it is not there
 // or not shown.
 func (p *Page) Text(ctx context.Context, selector string) (text string, err error) {
-	return text, p.Eval(ctx, fmt.Sprintf(`document.querySelector(%q)?.innerText ?? ""`, selector), &text)
+	return text, p.Eval(ctx, fmt.Sprintf(`(() => {
+		const node = document.querySelector(%q);
+		return node?.checkVisibility() ? node.innerText : '';
+	})()`, selector), &text)
 }
 
 // Click clicks at the middle of an element as a mouse does. It must be shown and enabled,
