@@ -136,7 +136,7 @@ func (d *board) pictures(name string) {
 		for _, dark := range []bool{false, true} {
 			d.do(d.page.Show(ctx, width, 900, dark))
 			var over float64
-			d.do(d.page.Eval(ctx, `document.documentElement.scrollWidth - innerWidth`, &over))
+			d.do(d.page.Eval(ctx, `document.documentElement.scrollWidth - document.documentElement.clientWidth`, &over))
 			if over > 0 {
 				d.tb.Errorf("%s: at %d the page is %v pixels too wide", name, width, over)
 			}

@@ -51,7 +51,7 @@ func TestStatusJSON(t *testing.T) {
 		ID: "0011", Phase: ReverseTailing, Side: router.Target, Epoch: 1, Ready: true, Reasons: []string{"why"},
 		Gates: []Gate{gate("lag", "it is small", "why"), gate("copy", "it is there")}, Limits: Limits{MaxStallMS: 2000, MaxLagMS: 500},
 		Checked: &Checked{From: router.Target, Ended: at, OK: true, Pass: 1, Warn: 2, Fail: 3},
-		Source: "redis://a:1", Target: "redis://b:2", LeaveOut: []int{7}, Dirty: 3, LagMS: 1.5, Gaps: 2, Resync: "a gap",
+		Source:  "redis://a:1", Target: "redis://b:2", LeaveOut: []int{7}, Dirty: 3, LagMS: 1.5, Gaps: 2, Resync: "a gap",
 		Databases: []DatabaseStatus{{
 			Source: 3, Target: 5, Total: 10, Scanned: 9, Copied: 8, Removed: 7, Bytes: 6, Dirty: 5,
 			Percent: 90, Rate: 1000, ETA: 0.5, Done: true,

@@ -96,6 +96,10 @@ func (p *Page) Show(ctx context.Context, width, height int, dark bool) error {
 	if err != nil {
 		return err
 	}
+	// Scrollbars would take their width from the pictures.
+	if err := p.call(ctx, "Emulation.setScrollbarsHidden", map[string]any{"hidden": true}, nil); err != nil {
+		return err
+	}
 	return p.call(ctx, "Emulation.setEmulatedMedia", map[string]any{"features": []any{
 		map[string]any{"name": "prefers-color-scheme", "value": scheme},
 		map[string]any{"name": "prefers-reduced-motion", "value": "reduce"},

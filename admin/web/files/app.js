@@ -38,7 +38,7 @@ function tell(name, data) {
     door.greet(data);
     role = data.role;
     text($('role'), role === 'operator' ? 'You may change things' : 'You may look only');
-    text($('version'), data.version);
+    text($('version'), ' ' + data.version);
     show($('signout'), door.token() !== '');
     charts.begin(data.past);
     actions.allow(role === 'operator');
