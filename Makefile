@@ -11,10 +11,11 @@ FUZZTIME   ?= 1h
 QUEUE_SWITCHES ?= 200
 BENCH      ?= all
 LINT       := v2.15.0
+AXE        := 4.14.1
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints sentinels model chaos release release-check reference manifests clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints sentinels model chaos dashboard-test release release-check reference manifests clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -65,6 +66,12 @@ rollbacks: ## 15 million writes on the target between three cutovers and rollbac
 big: ## move a list and a hash of 1 GB that change all the time, and 20 million keys (4 GB of memory)
 	scripts/deps.sh
 	E2E_BIG=1 $(GO) test ./e2e -run 'TestCutoverWithABigList|TestSwitchesWithABigHash|TestHotGigabyte|TestManyKeys' -count 1 -v -timeout 1h
+
+dashboard-test: ## drive a whole migration from the dashboard in Chromium, and check it with axe-core; E2E_PICTURES: a folder for pictures
+	scripts/deps.sh browser node
+	npm install --prefix bin/axe --ignore-scripts --no-audit --no-fund --no-package-lock axe-core@$(AXE)
+	E2E_AXE=$(CURDIR)/bin/axe/node_modules/axe-core/axe.min.js \
+		$(GO) test ./e2e -run '^TestDashboard' -count 1 -v -timeout 20m
 
 model: ## try every interleaving of the protocol's model within wide bounds
 	$(GO) test ./migration/model -run '^TestTheProtocolHolds$$' -count 1 -v -timeout 2h -args -deep

@@ -20,6 +20,7 @@ import (
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/verify"
 )
@@ -31,9 +32,23 @@ type fake struct {
 	cutover func(context.Context, migration.SwitchOptions) (migration.Report, error)
 	asked   atomic.Pointer[migration.SwitchOptions]
 	sample  atomic.Pointer[float64]
+	looks   atomic.Int64 // at the status
+	checked atomic.Bool
 }
 
-func (f *fake) Status() migration.Status { return migration.Status{ID: "id", Phase: migration.Tailing} }
+func (f *fake) Status() migration.Status {
+	f.looks.Add(1)
+	return migration.Status{ID: "id", Phase: migration.Tailing}
+}
+
+func (f *fake) Look(context.Context) (migration.CheckReport, error) {
+	f.checked.Store(true)
+	return migration.CheckReport{OK: true, Findings: []preflight.Finding{{Check: "reach", Level: preflight.Pass, What: "both"}}}, nil
+}
+
+func (f *fake) LastLook() (migration.CheckReport, bool) {
+	return migration.CheckReport{OK: true}, f.checked.Load()
+}
 
 func (f *fake) Cutover(ctx context.Context, o migration.SwitchOptions) (migration.Report, error) {
 	f.asked.Store(&o)

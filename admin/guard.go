@@ -5,37 +5,77 @@ import (
 	"crypto/subtle"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/crossfade/crossfade/admin/web"
 	"github.com/crossfade/crossfade/config"
 )
 
-// guard lets a request in, or returns why not.
-//
-// A page in a browser on this machine can send requests to loopback, and by DNS
-// rebinding read the replies: so nothing with an Origin may change anything, and
-// without a token the Host must be one that no foreign page can have.
-func (s *Server) guard(r *http.Request) *Error {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Header.Get("Origin") != "" {
-		return &Error{Code: http.StatusForbidden, Message: "requests from web pages are not taken here", Hint: "leave the Origin header out"}
+// role is what a request may do.
+type role string
+
+const (
+	looks    role = "viewer"   // may look at everything, and change nothing
+	operates role = "operator" // may do all
+)
+
+// pageHeader is what the dashboard's requests that change something carry, with the
+// server's nonce: a foreign page cannot set it, and does not know that.
+const pageHeader = "X-Crossfade-Page"
+
+// guard lets a request in, as whom, or returns why not.
+func (s *Server) guard(r *http.Request) (role, *Error) {
+	if refusal := s.foreign(r); refusal != nil {
+		return "", refusal
 	}
-	token := s.opt.Config.Token.Reveal()
-	if token == "" {
-		if s.network == "tcp" && !ownHost(r.Host, s.opt.Config.Address) {
-			return &Error{Code: http.StatusForbidden, Message: "the Host " + quoted(r.Host) + " is not this machine",
-				Hint: "ask for an IP address or localhost, or set admin.token"}
-		}
-		return nil
+	c := s.opt.Config
+	if c.Token == "" {
+		return operates, nil
 	}
-	// Probes carry no secret, and learn one bit.
-	if slices.Contains(Probes(), r.URL.Path) {
-		return nil
+	// Probes carry no secret, and learn one bit; the page itself holds nothing.
+	if slices.Contains(Probes(), r.URL.Path) || web.Has(r.URL.Path) {
+		return looks, nil
 	}
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || !same(strings.TrimSpace(given), token) {
-		return &Error{Code: http.StatusUnauthorized, Message: "the admin token is missing or wrong",
-			Hint: "set CROSSFADE_ADMIN_TOKEN (or admin.token_file) to what `crossfade run` was given"}
+	given = strings.TrimSpace(given)
+	operator, viewer := same(given, c.Token.Reveal()), same(given, c.ViewToken.Reveal()) && c.ViewToken != ""
+	switch {
+	case strings.EqualFold(scheme, "Bearer") && operator:
+		return operates, nil
+	case strings.EqualFold(scheme, "Bearer") && viewer:
+		return looks, nil
+	}
+	return "", &Error{Code: http.StatusUnauthorized, Message: "the admin token is missing or wrong",
+		Hint: "set CROSSFADE_ADMIN_TOKEN (or admin.token_file) to what `crossfade run` was given"}
+}
+
+// foreign refuses what the page of somebody else may have sent.
+//
+// A page in a browser on this machine can send requests to loopback, and by DNS
+// rebinding read the replies. So what changes something and has an Origin must have
+// ours and the nonce, which a foreign page cannot learn; and without a token the Host
+// must be one that no foreign page can have. With a token that is not needed: browsers
+// send none by themselves, and there are no cookies.
+func (s *Server) foreign(r *http.Request) *Error {
+	if s.opt.Config.Token == "" && !s.ownHost(r) {
+		return &Error{Code: http.StatusForbidden, Message: "the Host " + quoted(r.Host) + " is not this machine",
+			Hint: "ask for an IP address or localhost, or set admin.token"}
+	}
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" && r.URL.Path != "/" {
+		return &Error{Code: http.StatusForbidden, Message: "requests from other web pages are not taken here"}
+	}
+	origin := r.Header.Get("Origin")
+	if r.Method == http.MethodGet || r.Method == http.MethodHead || origin == "" {
+		return nil
+	}
+	from, err := url.Parse(origin)
+	if err != nil || from.Host == "" || !strings.EqualFold(from.Host, r.Host) {
+		return &Error{Code: http.StatusForbidden, Message: "requests from other web pages are not taken here", Hint: "leave the Origin header out"}
+	}
+	if !same(r.Header.Get(pageHeader), s.nonce) {
+		return &Error{Code: http.StatusForbidden, Message: "the dashboard is of an earlier run of crossfade, or is none of ours", Hint: "load the page again"}
 	}
 	return nil
 }
@@ -46,15 +86,25 @@ func same(a, b string) bool {
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
 }
 
-// ownHost reports whether a Host header can only be meant for this machine: an
-// address in figures, localhost, or the name that the operator listens on.
-func ownHost(header, listen string) bool {
-	host := hostOf(header)
+// ownHost reports whether a Host header can only be meant for this machine: an address
+// in figures, localhost, or a name that the operator listens on. Through a unix socket
+// (forwarded to somebody's port, a page can get there too) any plain name will do, since
+// clients make one up and no foreign page can have it.
+func (s *Server) ownHost(r *http.Request) bool {
+	host := hostOf(r.Host)
 	if net.ParseIP(host) != nil || strings.EqualFold(host, "localhost") {
 		return true
 	}
-	_, address, err := config.SplitAddress(listen)
-	return err == nil && host != "" && strings.EqualFold(host, hostOf(address))
+	if _, network := whoConnected(r); network == "unix" {
+		return !strings.Contains(host, ".")
+	}
+	for _, listen := range []string{s.opt.Config.Address, s.opt.Config.Web} {
+		network, address, err := config.SplitAddress(listen)
+		if err == nil && network == "tcp" && host != "" && strings.EqualFold(host, hostOf(address)) {
+			return true
+		}
+	}
+	return false
 }
 
 func hostOf(hostport string) string {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/crossfade/crossfade/admin/web"
 	"github.com/crossfade/crossfade/migration"
 )
 
@@ -32,6 +33,9 @@ const (
 	pathShadow   = "/v1/shadow"
 	pathVerified = "/v1/verification"
 	pathAudit    = "/v1/audit"
+	pathCheck    = "/v1/check"
+	pathFindings = "/v1/findings"
+	pathEvents   = "/v1/events"
 )
 
 // maxBody bounds a request's body, in bytes.
@@ -59,6 +63,8 @@ func (s *Server) routes() map[string]route {
 
 		pathVerified: read(s.verified),
 		pathAudit:    read(s.audited),
+		pathFindings: read(s.findings),
+		pathEvents:   {http.MethodGet, s.streamed},
 
 		pathCutover:  s.verb(s.cutover),
 		pathRollback: s.verb(s.rollback),
@@ -67,6 +73,7 @@ func (s *Server) routes() map[string]route {
 		pathVerify:   s.verb(s.verify),
 		pathThrottle: s.verb(s.throttle),
 		pathShadow:   s.verb(s.shadow),
+		pathCheck:    s.verb(s.check),
 	}
 }
 
@@ -240,22 +247,39 @@ func (s *Server) handler() http.Handler {
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, routes map[string]route) (any, error) {
-	if refusal := s.guard(r); refusal != nil {
+	as, refusal := s.guard(r)
+	if refusal != nil {
 		return nil, refusal
 	}
 	route, known := routes[r.URL.Path]
-	if !known {
+	switch {
+	case known:
+	case web.Has(r.URL.Path):
+		route.method, route.answer = http.MethodGet, func(*http.Request, []byte) (any, error) { return s.page, nil }
+	default:
 		return nil, &Error{Code: http.StatusNotFound, Message: "nothing at " + quoted(r.URL.Path), Hint: "GET " + pathStatus + " says where the migration stands"}
 	}
 	if r.Method != route.method && (r.Method != http.MethodHead || route.method != http.MethodGet) {
 		w.Header().Set("Allow", route.method)
 		return nil, &Error{Code: http.StatusMethodNotAllowed, Message: r.URL.Path + " takes " + route.method}
 	}
+	if route.method != http.MethodGet && as != operates {
+		s.log.Warn("a verb was refused to who may look only", "path", r.URL.Path, "who", s.whoAsks(r).String())
+		return nil, &Error{Code: http.StatusForbidden, Message: "this token may look, and change nothing", Hint: "ask somebody who has admin.token"}
+	}
 	body, err := readBody(w, r)
 	if err != nil {
 		return nil, err
 	}
-	return route.answer(r, body)
+	return route.answer(r.WithContext(context.WithValue(r.Context(), roleKey{}, as)), body)
+}
+
+type roleKey struct{}
+
+// roleOf is what a request that the guard has let in may do.
+func roleOf(r *http.Request) role {
+	as, _ := r.Context().Value(roleKey{}).(role)
+	return as
 }
 
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {

@@ -108,12 +108,15 @@ type SlowCommand struct {
 	TotalMS    float64   `json:"total_ms"`
 }
 
-func (s *Server) status() (any, error) {
+func (s *Server) status() (any, error) { return s.overview(), nil }
+
+// overview is the one status, for scripts and for the dashboard.
+func (s *Server) overview() StatusReply {
 	reply := StatusReply{Status: s.opt.Operator.Status(), Audit: s.opt.Audit.Last(auditShown)}
 	if s.opt.Meter != nil {
 		reply.Proxy = proxyStatus(s.opt.Meter)
 	}
-	return reply, nil
+	return reply
 }
 
 func proxyStatus(m Meter) *ProxyStatus {

@@ -26,6 +26,8 @@ type Operator interface {
 	Verify(context.Context, migration.VerifyOptions) (verify.Report, error)
 	Shadow(migration.ShadowOptions) migration.ShadowStatus
 	LastVerification() (verify.Report, bool)
+	Look(context.Context) (migration.CheckReport, error)
+	LastLook() (migration.CheckReport, bool)
 }
 
 // The bodies of requests. An empty body is the zero value.

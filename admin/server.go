@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/crossfade/crossfade/admin/web"
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/audit"
 )
@@ -43,6 +45,10 @@ type Server struct {
 	log      *slog.Logger
 	network  string
 	listener net.Listener
+	web      net.Listener // for browsers besides; nil: none
+	page     http.Handler
+	nonce    string // what requests of our page know, see guard
+	watch    *watch
 
 	// verbs counts those under way. They run under the server's context and not
 	// under their request's: a cutover goes on when who asked for it has gone.
@@ -55,7 +61,8 @@ type Server struct {
 
 // New returns a server that does not listen yet.
 func New(opt Options, log *slog.Logger) *Server {
-	s := &Server{opt: opt, log: log}
+	s := &Server{opt: opt, log: log, page: web.Handler(), nonce: rand.Text()}
+	s.watch = newWatch(s.moment)
 	s.verbCtx, s.stop = context.WithCancelCause(context.Background())
 	return s
 }
@@ -76,7 +83,27 @@ func (s *Server) Listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listening for the operator on %s: %w; give another place with --admin", s.opt.Config.Address, err)
 	}
+	if s.opt.Config.Web == "" {
+		return nil
+	}
+	var lc net.ListenConfig
+	if s.web, err = lc.Listen(ctx, "tcp", s.opt.Config.Web); err != nil {
+		_ = s.listener.Close()
+		return fmt.Errorf("listening for browsers on %s: %w; give another place with --admin.web", s.opt.Config.Web, err)
+	}
 	return nil
+}
+
+// Page returns where a browser finds the dashboard, "" where only a unix socket leads
+// there. Only after Listen.
+func (s *Server) Page() string {
+	switch {
+	case s.web != nil:
+		return "http://" + s.web.Addr().String() + "/"
+	case s.network == "tcp":
+		return "http://" + s.listener.Addr().String() + "/"
+	}
+	return ""
 }
 
 // Addr returns where the server listens, as --admin takes it. Only after Listen.
@@ -90,9 +117,18 @@ func (s *Server) Addr() string {
 // Close gives the address free without Serve having run. After Serve it does nothing.
 func (s *Server) Close() {
 	s.stop(ErrStopping)
-	if s.listener != nil {
-		_ = s.listener.Close()
+	for _, l := range s.listeners() {
+		_ = l.Close()
 	}
+}
+
+func (s *Server) listeners() (list []net.Listener) {
+	for _, l := range []net.Listener{s.listener, s.web} {
+		if l != nil {
+			list = append(list, l)
+		}
+	}
+	return list
 }
 
 // Serve answers until ctx ends. Then verbs under way see their context end with
@@ -107,15 +143,22 @@ func (s *Server) Serve(ctx context.Context) error {
 		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	ended := make(chan struct{})
-	var broken error // once ended
-	go func() {
-		defer close(ended)
-		broken = server.Serve(s.listener)
-	}()
+	listeners := s.listeners()
+	ended := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() {
+			err := server.Serve(l)
+			if !errors.Is(err, http.ErrServerClosed) {
+				err = fmt.Errorf("serving the operator on %s: %w", l.Addr(), err)
+			}
+			ended <- err
+		}()
+	}
+	var broken []error // those that have ended
 	select {
 	case <-ctx.Done():
-	case <-ended:
+	case err := <-ended:
+		broken = append(broken, err)
 	}
 	s.mu.Lock()
 	s.closing = true
@@ -127,9 +170,14 @@ func (s *Server) Serve(ctx context.Context) error {
 	if err := server.Shutdown(last); err != nil {
 		_ = server.Close() // somebody does not read what was answered
 	}
-	<-ended
-	if !errors.Is(broken, http.ErrServerClosed) {
-		return fmt.Errorf("serving the operator on %s: %w", s.opt.Config.Address, broken)
+	for len(broken) < len(listeners) {
+		broken = append(broken, <-ended)
+	}
+	s.watch.end()
+	for _, err := range broken {
+		if !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
 	}
 	return nil
 }

@@ -27,16 +27,29 @@ func (s *Server) audited() (any, error) {
 	return AuditReply{s.opt.Audit.Last(audit.Kept)}, nil
 }
 
-type whoKey struct{}
+type connKey struct{}
+
+// connected is what is known of a connection.
+type connected struct {
+	network string
+	who     audit.Who
+}
 
 // withPeer keeps who is at the other end of a connection.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
+	conn := connected{network: c.LocalAddr().Network()}
 	if unix, is := c.(*net.UnixConn); is {
 		if uid, pid, ok := peer(unix); ok {
-			return context.WithValue(ctx, whoKey{}, named(uid, pid))
+			conn.who = named(uid, pid)
 		}
 	}
-	return ctx
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// whoConnected returns what withPeer has kept.
+func whoConnected(r *http.Request) (audit.Who, string) {
+	conn, _ := r.Context().Value(connKey{}).(connected)
+	return conn.who, conn.network
 }
 
 // named looks the user's name up. Who has none is known by the number.
@@ -50,11 +63,12 @@ func named(uid uint32, pid int32) audit.Who {
 
 // whoAsks names the operator of a request that the guard has let in.
 func (s *Server) whoAsks(r *http.Request) *audit.Who {
-	who, known := r.Context().Value(whoKey{}).(audit.Who)
-	if !known && s.network == "tcp" {
+	who, network := whoConnected(r)
+	if network != "unix" {
 		who.Address = r.RemoteAddr
 	}
 	who.Token = s.opt.Config.Token != ""
+	who.Page = r.Header.Get(pageHeader) != ""
 	return &who
 }
 

@@ -69,6 +69,12 @@ type Admin struct {
 	Token Secret `koanf:"token"`
 	// TokenFile is read by Load, into Token, when Token is empty.
 	TokenFile string `koanf:"token_file"`
+	// Web is HOST:PORT for browsers, besides Address; empty: none.
+	Web string `koanf:"web"`
+	// ViewToken lets in who may look and change nothing. There must be a Token then.
+	ViewToken Secret `koanf:"view_token"`
+	// ViewTokenFile is read by Load, into ViewToken, when ViewToken is empty.
+	ViewTokenFile string `koanf:"view_token_file"`
 }
 
 // Proxy is what clients meet.

@@ -22,7 +22,8 @@ func (c Config) Redacted() Config {
 		}
 	}
 	hide(&c.Source.URL, &c.Source.Password, &c.Source.Sentinel.Password,
-		&c.Target.URL, &c.Target.Password, &c.Target.Sentinel.Password, &c.Admin.Token)
+		&c.Target.URL, &c.Target.Password, &c.Target.Sentinel.Password,
+		&c.Admin.Token, &c.Admin.ViewToken)
 	c.Databases = maps.Clone(c.Databases)
 	c.LeaveOut = slices.Clone(c.LeaveOut)
 	c.Sync.Schedule = slices.Clone(c.Sync.Schedule)
@@ -55,6 +56,9 @@ func (c Config) Dump(w io.Writer) error {
 	}
 	if c.Admin.TokenFile != "" {
 		c.Admin.Token = ""
+	}
+	if c.Admin.ViewTokenFile != "" {
+		c.Admin.ViewToken = ""
 	}
 	values := t.flat(c)
 	for _, k := range t.keys {

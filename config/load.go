@@ -30,7 +30,7 @@ func Load(args, environ []string) (Config, []string, error) {
 }
 
 // Load puts the layers together, after Parse. It reads the configuration file and
-// the token file. The error holds all problems, Validate's among them, and no
+// the token files. The error holds all problems, Validate's among them, and no
 // secret; the configuration next to it is as far as it could be read.
 func (f *Flags) Load(environ []string) (Config, error) {
 	var problems []error
@@ -48,13 +48,19 @@ func (f *Flags) Load(environ []string) (Config, error) {
 
 	c, more := merge(f.tree, layers)
 	problems = append(problems, more...)
-	if c.Admin.Token == "" && c.Admin.TokenFile != "" {
-		token, err := readSecret(c.Admin.TokenFile)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("admin.token_file: %w", err))
-			token = stars // so that Validate does not call it missing as well
+	for _, t := range []struct {
+		key, file string
+		token     *Secret
+	}{{"admin.token_file", c.Admin.TokenFile, &c.Admin.Token}, {"admin.view_token_file", c.Admin.ViewTokenFile, &c.Admin.ViewToken}} {
+		if *t.token != "" || t.file == "" {
+			continue
 		}
-		c.Admin.Token = token
+		token, err := readSecret(t.file)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", t.key, err))
+			token = stars + Secret(t.key) // so that Validate does not call it missing as well
+		}
+		*t.token = token
 	}
 	if err := c.Validate(); err != nil {
 		problems = append(problems, err)
@@ -125,6 +131,7 @@ var secretFiles = map[string]string{
 	"target.password":          "target.password_file",
 	"target.sentinel.password": "target.sentinel.password_file",
 	"admin.token":              "admin.token_file",
+	"admin.view_token":         "admin.view_token_file",
 }
 
 // values reads the texts of a layer.

@@ -120,8 +120,11 @@ func TestEveryKeyEverywhere(t *testing.T) {
 	try := func(name string, k key, args, environ []string) {
 		t.Helper()
 		c, _, _ := Load(args, environ) // "text" is no valid value of many keys
-		if k.path == "admin.token_file" {
+		switch k.path {
+		case "admin.token_file":
 			c.Admin.Token = ""
+		case "admin.view_token_file":
+			c.Admin.ViewToken = ""
 		}
 		if !reflect.DeepEqual(c, want(k)) {
 			t.Errorf("%s: got  %+v\nwant %+v", name, c, want(k))
@@ -348,6 +351,7 @@ func FuzzLoad(f *testing.F) {
 		flags := Bind(flag.NewFlagSet("", flag.ContinueOnError))
 		if _, err := flags.Parse(strings.Split(args, "\x00")); err == nil && flags.file == "" {
 			flags.layer["admin.token_file"] = given{} // read no files of the machine
+			flags.layer["admin.view_token_file"] = given{}
 			_, _ = flags.Load([]string{env})
 		}
 	})

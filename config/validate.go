@@ -98,11 +98,42 @@ func (c Config) checkAddresses() []error {
 		problems = append(problems, fmt.Errorf("admin.token: missing, and admin.address %q can be reached from other machines: "+
 			"set CROSSFADE_ADMIN_TOKEN or admin.token_file, or use unix:PATH or 127.0.0.1", c.Admin.Address))
 	}
-	for _, r := range c.Admin.Token.Reveal() {
-		if r <= ' ' || r > '~' {
-			problems = append(problems, errors.New("admin.token: holds a space, a control or a non-ASCII character: use visible ASCII only"))
-			break
+	return append(problems, c.checkDoor(listeners)...)
+}
+
+// checkDoor is for browsers, and for the tokens.
+func (c Config) checkDoor(listeners []Listen) (problems []error) {
+	a := c.Admin
+	if a.Web != "" {
+		network, web, err := SplitAddress(a.Web)
+		switch adminNetwork, address, _ := SplitAddress(a.Address); {
+		case err != nil:
+			problems = append(problems, fmt.Errorf("admin.web: %w", err))
+		case network != "tcp":
+			problems = append(problems, fmt.Errorf("admin.web: %q is no place that a browser reaches: write HOST:PORT", a.Web))
+		case samePlace(network, web, adminNetwork, address):
+			problems = append(problems, fmt.Errorf("admin.web: %q is admin.address as well, where the dashboard is in any case: leave it out, or give another", a.Web))
+		case slices.ContainsFunc(listeners, func(l Listen) bool { return samePlace(l.Network, l.Address, network, web) }):
+			problems = append(problems, fmt.Errorf("admin.web: %q is the address for clients (listen) as well: give another", a.Web))
+		case !loopback(web) && a.Token == "":
+			problems = append(problems, fmt.Errorf("admin.token: missing, and admin.web %q can be reached from other machines: "+
+				"set CROSSFADE_ADMIN_TOKEN or admin.token_file, or use 127.0.0.1", a.Web))
 		}
+	}
+	for _, t := range []struct {
+		name  string
+		token Secret
+	}{{"admin.token", a.Token}, {"admin.view_token", a.ViewToken}} {
+		if strings.ContainsFunc(t.token.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+			problems = append(problems, fmt.Errorf("%s: holds a space, a control or a non-ASCII character: use visible ASCII only", t.name))
+		}
+	}
+	switch {
+	case a.ViewToken == "":
+	case a.Token == "":
+		problems = append(problems, errors.New("admin.view_token: without admin.token everybody may do all: set that too"))
+	case a.Token == a.ViewToken:
+		problems = append(problems, errors.New("admin.view_token: is admin.token as well: who may only look needs another one"))
 	}
 	return problems
 }

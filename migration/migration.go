@@ -105,6 +105,7 @@ type Migration struct {
 	why        string          // of the next transition
 	waiting    *waiting        // who keeps the appointment of the record; nil: nobody
 	report     *Report         // of the newest attempt, also while it runs
+	looked     *CheckReport    // the newest
 	password   string          // of our own user
 	scan       throttle.Status // how fast scans may copy; Pace is not kept here
 	plan       *throttle.Schedule

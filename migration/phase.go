@@ -5,6 +5,7 @@ package migration
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -88,3 +89,6 @@ func (p Phase) mustMay(next Phase) error {
 	}
 	return fmt.Errorf("going from %s to %s: that is not a legal move", p, next)
 }
+
+// Phases returns all of them, by name.
+func Phases() []Phase { return slices.Sorted(maps.Keys(moves)) }

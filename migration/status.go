@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/throttle"
@@ -22,6 +21,10 @@ type Status struct {
 	// source, a rollback while it is target. Reasons say why not.
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons"`
+	// Gates are the conditions that could be judged, one by one. The reasons are those of
+	// the ones that are shut.
+	Gates  []Gate `json:"gates"`
+	Limits Limits `json:"limits"` // of a switch that is given none of its own
 
 	Source string `json:"source"` // addresses, without secrets
 	Target string `json:"target"`
@@ -55,7 +58,8 @@ type Status struct {
 	// Views is how the notifications and the proxy's own view of writes differ.
 	Views mirror.Views `json:"views"`
 
-	Fence       string       `json:"fence"` // level of the fence that is up, or ""
+	Fence       string       `json:"fence"`   // level of the fence that is up, or ""
+	Checked     *Checked     `json:"checked"` // the newest look at both servers, nil before one
 	Verify      VerifyStatus `json:"verify"`
 	Shadow      ShadowStatus `json:"shadow"`
 	LastCutover *Report      `json:"last_cutover"`
@@ -158,7 +162,7 @@ func (m *Migration) Status() Status {
 		ID: r.ID, Phase: r.Phase, Side: r.Side, Epoch: r.Epoch,
 		Source: m.ids[router.Source].url.String(), Target: m.ids[router.Target].url.String(),
 		LeaveOut: r.LeaveOut, LastCutover: report, Only: m.opt.Only.String(),
-		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
+		Reasons: []string{}, Gates: []Gate{}, Limits: m.limitsOf(), Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
 		Uncopied: []UncopiedKey{},
 	}
 	s.SourceMaster, s.TargetMaster = m.ids[router.Source].master(), m.ids[router.Target].master()
@@ -202,11 +206,13 @@ func (m *Migration) Status() Status {
 		}
 	}
 	s.Throttle = scan
-	s.Reasons = append(s.Reasons, problems...)
-	s.Reasons = append(s.Reasons, m.reasons(r, mi)...)
+	s.Gates = append(s.Gates, gate("course", "nothing keeps the migration from going on", problems...))
+	s.Gates = append(s.Gates, m.gates(r, mi)...)
+	s.Reasons = append(s.Reasons, shut(s.Gates)...)
 	s.Ready = len(s.Reasons) == 0
 	s.Verify = m.verifyStatus()
 	s.Shadow = m.shadowStatus()
+	s.Checked = m.checked()
 	return s
 }
 
@@ -216,74 +222,6 @@ func databaseStatus(d mirror.Database) DatabaseStatus {
 		Bytes: d.Bytes, Dirty: d.Dirty, InFlight: d.InHand, OldestMS: ms(d.Oldest), Percent: d.Percent(), Rate: d.Rate(), ETA: d.ETA().Seconds(), Done: d.ScanComplete,
 		Uncopied: d.Stuck, Lossy: d.Lossy,
 	}
-}
-
-// reasons derives from the record and the mirror alone why no switch can be
-// made now.
-func (m *Migration) reasons(r Record, mi *mirror.Mirror) []string {
-	return m.reasonsWithin(r, mi, m.cfg.Cutover.MaxLag, m.cfg.Cutover.MaxStall)
-}
-
-// reasonsWithin is reasons for a switch with limits of its own.
-func (m *Migration) reasonsWithin(r Record, mi *mirror.Mirror, maxLag, maxStall time.Duration) []string {
-	switch {
-	case r.Phase.Ended():
-		return []string{"the migration has ended (" + string(r.Phase) + ")"}
-	case r.Phase.Switching(), r.Phase == Committing, r.Phase == Committed:
-		return []string{"a switch is under way (" + string(r.Phase) + ")"}
-	case r.oneWay():
-		return []string{r.noWayBack()}
-	}
-	if mi == nil {
-		return []string{"the copy has not begun (" + string(r.Phase) + ")"}
-	}
-	return append(m.copyReasons(mi, maxLag, maxStall), m.shadowReasons(r.Side)...)
-}
-
-// copyReasons are those of the copy, whatever the phase.
-func (m *Migration) copyReasons(mi *mirror.Mirror, maxLag, maxStall time.Duration) []string {
-	var out []string
-	if m.opt.Only != nil && !m.cfg.Cutover.AllowPartial {
-		out = append(out, preflight.Partial(m.opt.Only))
-	}
-	p := mi.Progress()
-	switch p.State {
-	case mirror.Live, mirror.Behind:
-		if p.Pressing > max(p.Lag, maxLag) { // the heartbeat is in one database only
-			out = append(out, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Pressing.Round(time.Millisecond), maxLag))
-		}
-	case mirror.Copying:
-		out = append(out, "the first copy is under way: "+percents(p.Databases))
-	case mirror.Resync:
-		why := p.Reason
-		if why == "" {
-			why = "changes may have been missed"
-		}
-		out = append(out, why+"; scanning again: "+percents(p.Databases))
-	default:
-		out = append(out, "the copy is "+string(p.State))
-	}
-	if len(p.Stuck) > 0 {
-		n, k := 0, p.Stuck[0]
-		for _, d := range p.Databases {
-			n += d.Stuck
-		}
-		out = append(out, fmt.Sprintf("%d keys cannot be copied, such as %q of database %d: %s", n, k.Key, k.Database, k.Why))
-	}
-	for _, k := range p.Big {
-		if !tooSlow(k, maxStall) {
-			continue
-		}
-		why := fmt.Sprintf("changes all the time in ways that take a whole copy, and that takes %v", k.Cost.Round(time.Millisecond))
-		if k.First {
-			why = fmt.Sprintf("is copied as a whole for the first time, and what is left takes about %v", k.Cost.Round(100*time.Millisecond))
-		}
-		out = append(out, fmt.Sprintf("key %q of database %d (%s) %s: clients would wait for it longer than half of the limit (cutover.max_stall) of %v", k.Key, k.Database, k.Type, why, maxStall))
-	}
-	if p.Lag > maxLag {
-		out = append(out, fmt.Sprintf("the lag is %v, the limit (cutover.max_lag) %v", p.Lag.Round(time.Millisecond), maxLag))
-	}
-	return append(out, m.verifyReasons()...)
 }
 
 // tooSlow reports whether clients would wait for a big key for longer than a

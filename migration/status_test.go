@@ -49,7 +49,9 @@ func TestStatusJSON(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	golden(t, "status_full.json", Status{
 		ID: "0011", Phase: ReverseTailing, Side: router.Target, Epoch: 1, Ready: true, Reasons: []string{"why"},
-		Source: "redis://a:1", Target: "redis://b:2", LeaveOut: []int{7}, Dirty: 3, LagMS: 1.5, Gaps: 2, Resync: "a gap",
+		Gates: []Gate{gate("lag", "it is small", "why"), gate("copy", "it is there")}, Limits: Limits{MaxStallMS: 2000, MaxLagMS: 500},
+		Checked: &Checked{From: router.Target, Ended: at, OK: true, Pass: 1, Warn: 2, Fail: 3},
+		Source:  "redis://a:1", Target: "redis://b:2", LeaveOut: []int{7}, Dirty: 3, LagMS: 1.5, Gaps: 2, Resync: "a gap",
 		Databases: []DatabaseStatus{{
 			Source: 3, Target: 5, Total: 10, Scanned: 9, Copied: 8, Removed: 7, Bytes: 6, Dirty: 5,
 			Percent: 90, Rate: 1000, ETA: 0.5, Done: true,
@@ -85,8 +87,12 @@ func TestStatusOfANewMigration(t *testing.T) {
 	}
 	golden(t, "status_new.json", m.Status())
 	m.setProblems("no way")
-	if s := m.Status(); s.Ready || len(s.Reasons) != 2 || s.Reasons[0] != "no way" {
+	s := m.Status()
+	if s.Ready || len(s.Reasons) != 2 || s.Reasons[0] != "no way" {
 		t.Errorf("a problem does not show: ready %v, %q", s.Ready, s.Reasons)
+	}
+	if g := s.Gates[0]; g.OK || g.Why[0] != "no way" || !s.Gates[1].OK || s.Gates[2].OK {
+		t.Errorf("the gates do not show it: %+v", s.Gates)
 	}
 }
 

@@ -5,6 +5,7 @@
 #   scripts/deps.sh suites  and what the suites of Redis and its clients need
 #   scripts/deps.sh servers and what fetching servers of other versions needs
 #   scripts/deps.sh node    and node and npm
+#   scripts/deps.sh browser and Chromium, for the dashboard
 #   scripts/deps.sh bench   and the proxies that are measured: haproxy, twemproxy
 # Does nothing when all is there. Debian and its kin only; elsewhere it says
 # what to install. The packaged services are not started.
@@ -36,13 +37,14 @@ for arg in "$@"; do
 		have node || packages="$packages nodejs"
 		have npm || packages="$packages npm"
 		;;
+	browser) [ -n "${CHROMIUM:-}" ] || have chromium || have google-chrome || packages="$packages chromium" ;;
 	servers) installed debian-archive-keyring || packages="$packages debian-archive-keyring" ;;
 	bench)
 		have redis-benchmark || packages="$packages redis-tools"
 		have haproxy || packages="$packages haproxy"
 		have nutcracker || packages="$packages nutcracker"
 		;;
-	*) die "unknown argument $arg; usage: scripts/deps.sh [race] [suites] [node] [servers] [bench]" ;;
+	*) die "unknown argument $arg; usage: scripts/deps.sh [race] [suites] [node] [servers] [browser] [bench]" ;;
 	esac
 done
 packages=${packages# }

@@ -178,6 +178,9 @@ func (s *sidecar) run(ctx context.Context) error {
 	s.audit.Add(audit.Entry{Event: "started", Why: "crossfade " + buildVersion()})
 	s.log.Info("crossfade", "version", buildVersion(), "listen", s.addresses(), "admin", s.door.Addr(),
 		"source", s.ups[router.Source].configured, "target", s.ups[router.Target].configured, "state", s.file.Path())
+	if page := s.door.Page(); page != "" {
+		s.log.Info("the dashboard", "at", page, "token", s.config.Admin.Token != "")
+	}
 
 	life := newLife(ctx)
 	life.begin("hooks", s.hooks.Run)

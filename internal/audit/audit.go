@@ -52,19 +52,25 @@ type Who struct {
 	PID     int32   `json:"pid,omitempty"`
 	Address string  `json:"address,omitempty"` // on a port
 	Token   bool    `json:"token,omitempty"`   // the admin token was shown
+	Page    bool    `json:"page,omitempty"`    // by the dashboard
 }
 
 // String names them for people.
 func (w *Who) String() string {
-	switch {
-	case w == nil:
+	if w == nil {
 		return ""
-	case w.User != "":
-		return w.User
-	case w.UID != nil:
-		return fmt.Sprintf("uid %d", *w.UID)
 	}
-	return w.Address
+	name := w.Address
+	switch {
+	case w.User != "":
+		name = w.User
+	case w.UID != nil:
+		name = fmt.Sprintf("uid %d", *w.UID)
+	}
+	if w.Page {
+		name += " (dashboard)"
+	}
+	return name
 }
 
 // Log is an audit log. The methods of a nil one do nothing; they may be called from
