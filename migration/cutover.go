@@ -80,6 +80,8 @@ type attempt struct {
 	reverse    *mirror.Mirror // to → from, armed during the attempt
 	held       time.Time
 	reins      *reins          // by which the server that is left is paused and fenced
+	replicas   []*replica      // of that server, which are fenced with it
+	run        string          // of the server that is left: its run id
 	stray      bool            // something that was said by the reins may still arrive
 	paused     bool            // writers past the proxy are
 	fencing    bool            // the fence may be up
@@ -105,6 +107,7 @@ var (
 	stepsBefore = []step{
 		{"preflight", (*attempt).preflightStep},
 		{"prepare", (*attempt).prepare},
+		{"replicas", (*attempt).readyReplicas},
 		{"lag-gate", (*attempt).lagGate},
 	}
 	stepsHeld = []step{
@@ -181,6 +184,7 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	m.opt.File.Calm()
 	a.dropWatched(ctx)
 	a.dropReins()
+	a.dropReplicas()
 	m.mu.Lock()
 	m.abort, m.attempting = nil, false
 	m.mu.Unlock()

@@ -36,6 +36,8 @@ type FenceState struct {
 	Users  []ACLUser  `json:"users,omitempty"`
 	// HasSelectors says that the server knows ACL selectors.
 	HasSelectors bool `json:"has_selectors,omitempty"`
+	// Watched says that sentinels may have to make the server, a replica, the master.
+	Watched bool `json:"watched,omitempty"`
 	// MinReplicas and MaxLag are the settings as we found them (F2).
 	MinReplicas string `json:"min_replicas,omitempty"`
 	MaxLag      string `json:"max_lag,omitempty"`
@@ -56,6 +58,12 @@ var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+cli
 // a master hangs up on one whose acknowledgements it must refuse (networking.c:
 // afterErrorReply). Nobody is given them who had them not: they are a way to all data.
 var replicaRules = []string{"+psync", "+replconf"}
+
+// promoteRules stay on a replica with who administers it: without them sentinels that log
+// in like the applications could make no other server the master. None of them writes a key.
+var promoteRules = []string{
+	"+info", "+role", "+multi", "+exec", "+slaveof", "+replicaof", "+config|rewrite", "+client|kill", "+subscribe",
+}
 
 // listenRules come on top on the way back: the sessions' subscriptions move to
 // the fenced server before the commit, so that no message which is published
@@ -81,6 +89,12 @@ type fence struct {
 	own  string
 	// token is its coordinator's; 0: nobody looks for a newer one before it is lowered.
 	token uint64
+	// run is the run id of the process on which it was raised. Another one in its place
+	// counts as one without a fence, whatever its users may; "": any will do.
+	run string
+	// replica says that the server must be one when the fence goes up, so that nobody but
+	// its master has written there before.
+	replica bool
 	// proxied are the local addresses of the proxy's connections, which hold still
 	// while a fence is raised; asked for anew each time.
 	proxied func() map[string]struct{}
@@ -182,10 +196,13 @@ func (f fence) watch(ctx context.Context, c *redis.Conn, token uint64) error {
 // nobody has touched the token since watch (ErrSuperseded otherwise). It also ends a
 // CLIENT PAUSE: the writers that it stalled are then refused, not run.
 func (f fence) lift(ctx context.Context, c *redis.Conn, st *FenceState) error {
-	var unpause, users *redis.Cmd
+	var unpause, users, role *redis.Cmd
 	cmds, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		f.queueRaise(ctx, p, st)
 		unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
+		if f.replica {
+			role = p.Do(ctx, "ROLE")
+		}
 		if st.Level == FenceACL {
 			users = p.Do(ctx, "ACL", "USERS")
 		}
@@ -197,6 +214,11 @@ func (f fence) lift(ctx context.Context, c *redis.Conn, st *FenceState) error {
 	}
 	if err != nil {
 		return fmt.Errorf("raising the %s fence on %s: %w", st.Level, f.pool, err)
+	}
+	if f.replica {
+		if is, err := role.Slice(); err != nil || len(is) == 0 || is[0] != "slave" {
+			return fmt.Errorf("raising the %s fence on %s: it is no replica any more: %w", st.Level, f.pool, errFenceLost)
+		}
 	}
 	switch st.Level {
 	case FenceACL:
@@ -215,7 +237,7 @@ func (f fence) queueRaise(ctx context.Context, p redis.Pipeliner, st *FenceState
 	switch st.Level {
 	case FenceACL:
 		for _, u := range st.Users {
-			rules := fencedRulesOf(u)
+			rules := st.rulesOf(u)
 			if st.HasSelectors {
 				rules = slices.Concat(rules, fencedSelectors)
 			}
@@ -243,7 +265,7 @@ func (f fence) lateUsers(ctx context.Context, st *FenceState, users *redis.Cmd) 
 		if err != nil {
 			return err
 		}
-		if !spared(u) && !fenced(u) {
+		if !spared(u) && !st.holds(u) {
 			return fmt.Errorf("raising the fence on %s: ACL user %q appeared during the cutover", f.pool, name)
 		}
 	}

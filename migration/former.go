@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -16,13 +17,23 @@ import (
 // have changed: a fence, our user, notify-keyspace-events. None of that is replicated, so
 // the new master has nothing of it; and the old one keeps it, even over a restart, for
 // the sentinels have it rewrite its configuration file. It may become the master again,
-// so it is put back as soon as it answers.
+// so it is put back as soon as it answers, or, where the side was left, fenced as a replica
+// and put back with the others.
 
-// Former is a server that was a side's master, and has not been put back yet.
+// Former is a server of a side that is not its master, and has not been put back yet: it
+// was the master before, or is one of its replicas.
 type Former struct {
 	Side    router.Side `json:"side"`
 	Address string      `json:"address"`
 	Kept    Kept        `json:"kept"`
+	Replica bool        `json:"replica,omitempty"`
+}
+
+func (f Former) String() string {
+	if f.Replica {
+		return f.Address + ", a replica of the " + f.Side.String()
+	}
+	return f.Address + ", which was the master of the " + f.Side.String() + " before a failover"
 }
 
 // MasterMoved says that the server at from is a side's master no more, where that is not
@@ -70,6 +81,7 @@ func (r *Record) meet(side router.Side, present string) {
 	for _, f := range r.Former {
 		if f.Side == side && f.Address == present {
 			next = f.Kept
+			next.At = present
 		} else {
 			others = append(others, f)
 		}
@@ -87,6 +99,9 @@ func (k Kept) changed() bool { return k.Notify != nil || k.User || k.Fence != ni
 func (m *Migration) meetBeside(side router.Side) error {
 	present := m.ids[side].master()
 	r := m.record()
+	if present == "" && m.ids[side].url.Finder != nil {
+		return fmt.Errorf("where the master of the %s is now is not known yet", side)
+	}
 	if present == "" || r.Servers[side].At == present {
 		return nil
 	}
@@ -121,26 +136,34 @@ func (m *Migration) fenceSuccessor(left router.Side) {
 	}
 }
 
-// sweep puts back the servers that were masters before, as far as they answer. The error
-// names those that do not.
-func (m *Migration) sweep(ctx context.Context) (done []string, err error) {
+// sweep puts back those servers of which says yes, at the same time, as far as they answer.
+// The error names those that do not.
+func (m *Migration) sweep(ctx context.Context, which func(Former) bool) (done []string, err error) {
+	var mu sync.Mutex
 	var errs []error
+	var all sync.WaitGroup
 	for _, f := range m.record().Former {
-		if f.Address == m.ids[f.Side].master() {
+		if f.Address == m.ids[f.Side].master() || !which(f) {
 			continue // it is the master again: see meet
 		}
-		cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
-		err := m.putBack(cctx, f)
-		cancel()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("putting back %s, which was the master of the %s before a failover: %w", f.Address, f.Side, err))
-			continue
-		}
-		done = append(done, fmt.Sprintf("put %s back, which was the master of the %s before a failover", f.Address, f.Side))
-		errs = append(errs, m.assume(func(r *Record) {
-			r.Former = slices.DeleteFunc(slices.Clone(r.Former), func(o Former) bool { return o.Side == f.Side && o.Address == f.Address })
-		}))
+		all.Go(func() {
+			cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
+			defer cancel()
+			err := m.putBack(cctx, f)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("putting back %v: %w", f, err))
+				return
+			}
+			m.leaveOther(f.Side, f.Address)
+			done = append(done, fmt.Sprintf("put back %v", f))
+			errs = append(errs, m.assume(func(r *Record) {
+				r.Former = slices.DeleteFunc(slices.Clone(r.Former), func(o Former) bool { return o.Side == f.Side && o.Address == f.Address })
+			}))
+		})
 	}
+	all.Wait()
 	return done, errors.Join(errs...)
 }
 
@@ -150,7 +173,7 @@ func stillFenced(ctx context.Context, pool *conn.Pool, st *FenceState) *FenceSta
 	now := *st
 	now.Users = nil
 	for _, u := range st.Users {
-		if there, err := aclUser(ctx, pool.DB(0), u.Name); err == nil && fenced(there) {
+		if there, err := aclUser(ctx, pool.DB(0), u.Name); err == nil && st.holds(there) {
 			now.Users = append(now.Users, u)
 		}
 	}
@@ -203,8 +226,22 @@ func (m *Migration) putBack(ctx context.Context, f Former) error {
 			return fmt.Errorf("removing user %s: %w", OwnUser, err)
 		}
 	}
+	if id.url.Finder == nil {
+		return m.removeKeysOf(ctx, f, plain)
+	}
 	// The sentinels have had it write down what it was told of us; one without a
 	// configuration file, or that forbids it, has not.
 	_ = plain.DB(0).ConfigRewrite(ctx).Err()
 	return nil
+}
+
+// removeKeysOf removes our keys from a replica that was made a master by hand: it hears no
+// more of what happens to them.
+func (m *Migration) removeKeysOf(ctx context.Context, f Former, pool *conn.Pool) error {
+	role, err := pool.DB(0).Do(ctx, "ROLE").Slice()
+	if err != nil || len(role) == 0 || role[0] != "master" {
+		return nil // what cannot be asked was left to others before
+	}
+	_, err = m.removeKeys(ctx, f.Side, pool)
+	return err
 }

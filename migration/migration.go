@@ -115,6 +115,8 @@ type Migration struct {
 	verification verification
 	shadow       shadow
 	seat         seat
+	others       others
+	strays       strays
 
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
@@ -387,6 +389,7 @@ func (m *Migration) Run(ctx context.Context) error {
 		if mi := m.activeMirror(); mi != nil {
 			mi.Stop()
 		}
+		m.closeOthers()
 		for _, id := range m.ids {
 			_ = id.Pool().Close()
 		}
@@ -395,7 +398,9 @@ func (m *Migration) Run(ctx context.Context) error {
 	defer beside.Wait() // before the connections are closed
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer m.noteOusted()
 	beside.Go(func() { m.resume(ctx) })
+	beside.Go(func() { m.watchSeat(ctx) })
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := m.begin(ctx)
 		if err == nil {

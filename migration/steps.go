@@ -252,6 +252,7 @@ func (a *attempt) announceFence(ctx context.Context) error {
 		if f := r.Servers[a.from].Fence; f != nil {
 			f.Raised = true
 		}
+		r.announceReplicas(a.from)
 	})
 	if err != nil {
 		return err
@@ -363,12 +364,20 @@ func (a *attempt) hardFence(ctx context.Context) error {
 		})
 		return nil
 	})
-	if err := a.save(false, func(r *Record) { r.Phase = HardFenced }); err != nil {
+	if err := a.save(false, func(r *Record) { r.Phase, r.Switch.Run = HardFenced, a.run }); err != nil {
 		return err
 	}
-	err := a.rein().lift(ctx, a.reins.conn, a.record().Servers[a.from].Fence)
-	a.noteStray(err)
-	return err
+	st := a.record().Servers[a.from].Fence
+	together, tctx := errgroup.WithContext(ctx)
+	together.Go(func() error {
+		err := a.rein().lift(tctx, a.reins.conn, st)
+		a.noteStray(err)
+		return err
+	})
+	for _, r := range a.replicas { // what may still arrive there is dealt with by openOthers
+		together.Go(func() error { return r.raise(tctx) })
+	}
+	return together.Wait()
 }
 
 // drainTwice is the step that safety rests on: the barrier is asked for after
