@@ -89,7 +89,7 @@ func (a *attempt) decide(ctx context.Context, st *FenceState) error {
 // place is fenced as well, but nobody has drained it.
 func (a *attempt) leftFence() fence {
 	f := a.fence(a.from)
-	f.run = a.run
+	f.run = a.left.Run
 	return f
 }
 
@@ -264,7 +264,7 @@ func (a *attempt) restarted(ctx context.Context, side router.Side) error {
 	defer cancel()
 	f := a.fence(side)
 	if side == a.from {
-		f.run = a.run
+		f.run = a.left.Run
 	}
 	err := f.check(cctx, st)
 	if err != nil && loginRefused(err) { // our user is gone: it restarted without its ACL

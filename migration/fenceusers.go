@@ -264,7 +264,7 @@ func (st *FenceState) holds(u ACLUser) bool {
 	}
 	for _, sel := range u.Selectors {
 		for _, r := range sel {
-			if strings.HasPrefix(r, "+") && r != "+get" || strings.Contains(r, "~") && r != "%R~crossfade:*" {
+			if strings.HasPrefix(r, "+") && r != "+get" || strings.Contains(r, "~") && r != "%R~crossfade:*" && !strings.HasPrefix(r, markPattern) {
 				return false
 			}
 		}

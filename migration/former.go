@@ -7,10 +7,8 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
-	"github.com/crossfade/crossfade/sync/mirror"
 )
 
 // Where sentinels watch a server, a failover leaves behind one on which there is what we
@@ -26,7 +24,9 @@ type Former struct {
 	Side    router.Side `json:"side"`
 	Address string      `json:"address"`
 	Kept    Kept        `json:"kept"`
-	Replica bool        `json:"replica,omitempty"`
+	// Run is the run id of the process that was fenced there as a replica.
+	Run     string `json:"run,omitempty"`
+	Replica bool   `json:"replica,omitempty"`
 }
 
 func (f Former) String() string {
@@ -139,6 +139,9 @@ func (m *Migration) fenceSuccessor(left router.Side) {
 // sweep puts back those servers of which says yes, at the same time, as far as they answer.
 // The error names those that do not.
 func (m *Migration) sweep(ctx context.Context, which func(Former) bool) (done []string, err error) {
+	if lost := m.lostTo(); lost != nil {
+		return nil, lost // they are the other one's
+	}
 	var mu sync.Mutex
 	var errs []error
 	var all sync.WaitGroup
@@ -149,7 +152,7 @@ func (m *Migration) sweep(ctx context.Context, which func(Former) bool) (done []
 		all.Go(func() {
 			cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
 			defer cancel()
-			err := m.putBack(cctx, f)
+			did, err := m.putBack(cctx, f)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -157,7 +160,7 @@ func (m *Migration) sweep(ctx context.Context, which func(Former) bool) (done []
 				return
 			}
 			m.leaveOther(f.Side, f.Address)
-			done = append(done, fmt.Sprintf("put back %v", f))
+			done = append(done, fmt.Sprintf("%s %v", did, f))
 			errs = append(errs, m.assume(func(r *Record) {
 				r.Former = slices.DeleteFunc(slices.Clone(r.Former), func(o Former) bool { return o.Side == f.Side && o.Address == f.Address })
 			}))
@@ -178,70 +181,4 @@ func stillFenced(ctx context.Context, pool *conn.Pool, st *FenceState) *FenceSta
 		}
 	}
 	return &now
-}
-
-// putBack is cleanUp for a server that is a replica now, or will be.
-func (m *Migration) putBack(ctx context.Context, f Former) error {
-	id := m.ids[f.Side]
-	plain := conn.New(id.url.At(f.Address), id.instance+":former", id.timeout)
-	defer func() { _ = plain.Close() }()
-	pool, own := plain, ""
-	if f.Kept.User {
-		password, err := m.ownPassword()
-		if err != nil {
-			return err
-		}
-		as := id.url.At(f.Address)
-		as.Username, as.Password = OwnUser, password
-		ours := conn.New(as, id.instance+":former", id.timeout)
-		defer func() { _ = ours.Close() }()
-		switch err := ours.DB(0).Ping(ctx).Err(); {
-		case err == nil:
-			pool, own = ours, OwnUser
-		case !loginRefused(err): // otherwise it restarted, and has forgotten all that we did
-			return err
-		}
-	}
-	// A fence that was asked for must not come behind this.
-	name := plain.Name()
-	err := mirror.KillNamed(ctx, pool.DB(0), func(n string) bool {
-		return len(n) > len(mirror.KeyPrefix) && n[:len(mirror.KeyPrefix)] == mirror.KeyPrefix && n != name
-	})
-	if err != nil {
-		return err
-	}
-	if st := f.Kept.Fence; st != nil {
-		st = stillFenced(ctx, pool, st)
-		if err := (fence{pool: pool, own: own}).lower(ctx, st); err != nil && !errors.Is(err, store.ErrSuperseded) {
-			return err
-		}
-	}
-	if f.Kept.Notify != nil {
-		if err := pool.DB(0).ConfigSet(ctx, "notify-keyspace-events", *f.Kept.Notify).Err(); err != nil {
-			return fmt.Errorf("putting back notify-keyspace-events: %w", err)
-		}
-	}
-	if f.Kept.User {
-		if err := plain.DB(0).Do(ctx, "ACL", "DELUSER", OwnUser).Err(); err != nil {
-			return fmt.Errorf("removing user %s: %w", OwnUser, err)
-		}
-	}
-	if id.url.Finder == nil {
-		return m.removeKeysOf(ctx, f, plain)
-	}
-	// The sentinels have had it write down what it was told of us; one without a
-	// configuration file, or that forbids it, has not.
-	_ = plain.DB(0).ConfigRewrite(ctx).Err()
-	return nil
-}
-
-// removeKeysOf removes our keys from a replica that was made a master by hand: it hears no
-// more of what happens to them.
-func (m *Migration) removeKeysOf(ctx context.Context, f Former, pool *conn.Pool) error {
-	role, err := pool.DB(0).Do(ctx, "ROLE").Slice()
-	if err != nil || len(role) == 0 || role[0] != "master" {
-		return nil // what cannot be asked was left to others before
-	}
-	_, err = m.removeKeys(ctx, f.Side, pool)
-	return err
 }

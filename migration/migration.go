@@ -230,8 +230,10 @@ func (m *Migration) databases() router.DBMap {
 }
 
 func (m *Migration) fence(side router.Side) fence {
+	r := m.record()
 	return fence{
-		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: m.record().Token,
+		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: r.Token,
+		migration: r.ID, known: r.knownFence, before: r.Servers[side].Fence,
 		proxied: func() map[string]struct{} { return m.traffic.UpstreamAddrs(side) },
 	}
 }
@@ -402,6 +404,7 @@ func (m *Migration) Run(ctx context.Context) error {
 	beside.Go(func() { m.resume(ctx) })
 	beside.Go(func() { m.watchSeat(ctx) })
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		m.openStale(ctx)
 		err := m.begin(ctx)
 		if err == nil {
 			break

@@ -78,10 +78,18 @@ func (m *Migration) newest(ctx context.Context) (Record, error) {
 		if err := m.mayReturn(ctx, best); err != nil {
 			return Record{}, err
 		}
-		best.Ousted = nil
 	}
 	remote, ok, err := m.newestRemote(ctx, best)
+	if found && !ok {
+		if gone := m.notEnded(ctx, best); errors.As(gone, new(*Refused)) || gone != nil && best.Ousted != nil {
+			return Record{}, gone
+		}
+	}
+	ousted := best.Ousted != nil
+	best.Ousted = nil
 	switch {
+	case err != nil && ousted:
+		return Record{}, fmt.Errorf("another sidecar has gone on with this migration since the state file was written, so both servers must be read: %w", err)
 	case err != nil && !found:
 		return Record{}, err
 	case err != nil:

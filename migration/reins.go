@@ -6,6 +6,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
@@ -33,13 +34,16 @@ func (a *attempt) takeReins(ctx context.Context) error {
 // watchFence makes sure that the fence is still this attempt's to raise. From here on the
 // server would notice if it became another's.
 func (a *attempt) watchFence(ctx context.Context) error {
-	a.watchReplicas(ctx)
 	a.reins.conn = a.reins.DB(0).Conn() // a server may have closed the one of before for being idle
-	text, err := a.reins.conn.Info(ctx, "server").Result()
+	p := a.reins.conn.Pipeline()
+	standing := preflight.QueueStanding(ctx, p)
+	_, _ = p.Exec(ctx) // each has its own error
+	left, err := standing()
 	if err != nil {
 		return fmt.Errorf("asking %s for its run id: %w", a.reins, err)
 	}
-	a.run = runIDIn(text)
+	a.left = left
+	a.watchReplicas(ctx)
 	return a.rein().watch(ctx, a.reins.conn, a.record().Token)
 }
 

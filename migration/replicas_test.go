@@ -16,9 +16,9 @@ import (
 func TestRecordMeetsReplicas(t *testing.T) {
 	r := Record{Side: router.Target, Phase: ReverseTailing}
 	r.Servers[router.Source] = Kept{At: "a:1", User: true, Fence: &FenceState{Level: FenceACL, Raised: true}}
-	r.keep(router.Source, "b:1", func(k *Kept) { k.User = true })
+	r.keep(router.Source, "b:1", "run", func(k *Kept) { k.User = true })
 	before := r.Former
-	r.keep(router.Source, "b:1", func(k *Kept) {
+	r.keep(router.Source, "b:1", "run", func(k *Kept) {
 		k.Fence = &FenceState{Level: FenceACL, Watched: true, Users: []ACLUser{{Name: "app"}}}
 	})
 	if before[0].Kept.Fence != nil {
@@ -100,11 +100,7 @@ func TestReplicaFenceSparesFailovers(t *testing.T) {
 func TestFenceGoesUpOnReplicasOnly(t *testing.T) {
 	s := redistest.Start(t, redistest.WithACL(ownACL))
 	f, st := armed(t, s, FenceACL)
-	f.replica = true
-	if err := f.raise(t.Context(), st, testToken); !errors.Is(err, errFenceLost) {
-		t.Errorf("a fence for a replica, on a master: %v", err)
-	}
-	f.replica, f.run = false, "another process"
+	f.run = "another process"
 	if err := f.check(t.Context(), st); !errors.Is(err, errFenceLost) {
 		t.Errorf("the fence of another process: %v", err)
 	}

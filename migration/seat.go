@@ -32,7 +32,8 @@ type seat struct {
 	lost    error        // why this process may do nothing any more
 	by      string       // who has it then; "": nobody knows
 
-	ended chan struct{} // closed when it is lost
+	keeping sync.Mutex    // held while it is taken again beside a verb; before mu
+	ended   chan struct{} // closed when it is lost
 }
 
 func (s *seat) mine() store.Seat {

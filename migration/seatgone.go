@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,8 +19,9 @@ import (
 // who is awake looks at the seat twice a second, and who has not seen it on either server
 // for a while lets none of its connections through before it has found out.
 
-// sleepAfter is for how long a seat is believed in that was not seen.
-const sleepAfter = 5 * time.Second
+// sleepAfter is for how long a seat is believed in that was not seen. Within it nobody takes
+// over, moves the applications and ends the migration.
+const sleepAfter = 2 * time.Second
 
 // errSeatGone means that it is not known yet whether the migration is still ours.
 var errSeatGone = errors.New("nobody has the seat, and this process has not looked at it for a while: it may have slept until another one has ended the migration")
@@ -35,13 +35,17 @@ func (s *seat) noteSeen(side router.Side) {
 
 // leave gives the seat up: its keys are about to be removed.
 func (s *seat) leave() {
+	s.keeping.Lock() // who takes it again does so before they are removed
+	defer s.keeping.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
 }
 
 // slept reports whether the seat was ours and has not been seen for long, on either server.
-func (s *seat) slept() bool {
+func (s *seat) slept() bool { return s.unseenFor(sleepAfter) }
+
+func (s *seat) unseenFor(d time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over {
@@ -53,11 +57,23 @@ func (s *seat) slept() bool {
 		if at.IsZero() {
 			continue
 		}
-		if held = true; max(time.Since(at), time.Now().Round(0).Sub(at.Round(0))) < sleepAfter {
+		if held = true; max(time.Since(at), time.Now().Round(0).Sub(at.Round(0))) < d {
 			return false
 		}
 	}
 	return held
+}
+
+// allowBeside is allowOn for a server that is neither of the two. What such a one has of the
+// seat may be old, so it proves nothing to who has slept.
+func (s *seat) allowBeside(value string) error {
+	if err := s.allow(value); err != nil {
+		return err
+	}
+	if s.slept() {
+		return errSeatGone
+	}
+	return nil
 }
 
 // noteRun notes which process has the seat on a server; "" where it is not told.
@@ -75,6 +91,11 @@ func (m *Migration) watchSeat(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
+			m.seat.keeping.Lock()
+			if !m.seat.slept() && m.seat.unseenFor(sleepAfter/2) {
+				m.keepSeat(ctx) // a verb is under way, and keeps the guard from it
+			}
+			m.seat.keeping.Unlock()
 			m.findSeat(ctx)
 		case <-m.seat.ended:
 			return
@@ -156,71 +177,4 @@ func (s *seat) end() {
 		s.lost = fmt.Errorf("%w, and ended it while this process slept; this one ends as well", store.ErrSuperseded)
 		close(s.ended)
 	}
-}
-
-// Ousted says, in the state file of a process that has lost the seat, to whom.
-type Ousted struct {
-	By string    `json:"by,omitempty"` // "": nobody had it any more
-	At time.Time `json:"at"`
-}
-
-// noteOusted has the state file remember that the seat was lost, if it was.
-func (m *Migration) noteOusted() {
-	m.seat.mu.Lock()
-	lost, by := m.seat.lost, m.seat.by
-	m.seat.mu.Unlock()
-	if lost == nil {
-		return
-	}
-	if err := m.save(true, func(r *Record) { r.Ousted = &Ousted{By: by, At: time.Now()} }); err != nil {
-		m.log.Error("that the seat was lost is not remembered: when it is started again, this sidecar takes it back", "error", err)
-	}
-}
-
-// mayReturn refuses to let a process begin that has lost the seat before, as long as who has
-// it is there: two that a supervisor starts again would take it from each other for ever.
-func (m *Migration) mayReturn(ctx context.Context, r Record) error {
-	if r.Ousted == nil || r.Phase.Ended() || m.cfg.TakeOver {
-		return nil
-	}
-	var silent []error
-	nobody := 0
-	for side := range m.ids {
-		cctx, cancel := context.WithTimeout(ctx, m.ids[side].timeout)
-		there, ok, err := store.LoadSeat(cctx, m.ids[side].Pool().DB(0))
-		alive := false
-		if err == nil && ok {
-			alive, err = connected(cctx, m.ids[side].Pool(), there.Holder)
-			if refusedForGood(err) {
-				alive = true // who it is cannot be asked: better not
-			}
-		}
-		cancel()
-		switch {
-		case alive:
-			return &Refused{[]string{fmt.Sprintf("this sidecar has lost its place to another one at %s, and that one (%s) is connected to %s: it serves the clients now. To go on with this one all the same, end that one, or start with --take-over",
-				r.Ousted.At.Format(time.RFC3339), there.Holder, m.ids[side].Pool())}}
-		case err != nil:
-			silent = append(silent, fmt.Errorf("%s: %w", m.ids[side].Pool(), explainLogin(err)))
-		case !ok:
-			nobody++
-		}
-	}
-	switch {
-	case nobody == len(m.ids):
-		return &Refused{[]string{fmt.Sprintf("this sidecar has lost its place to another one at %s, and nothing of a migration is left on the servers: it was ended. To begin one all the same, from %s, move the state file %s away, or start with --take-over",
-			r.Ousted.At.Format(time.RFC3339), m.ids[router.Source].url, m.opt.File.Path())}}
-	case len(silent)+nobody == len(m.ids):
-		return fmt.Errorf("finding out who serves the clients, after another sidecar has taken the place of this one: %w", errors.Join(silent...))
-	}
-	return nil
-}
-
-// connected reports whether a process of ours has a connection to a server.
-func connected(ctx context.Context, p *conn.Pool, holder string) (bool, error) {
-	list, err := p.DB(0).ClientList(ctx).Result()
-	if err != nil {
-		return false, fmt.Errorf("listing clients: %w", err)
-	}
-	return strings.Contains(list, " name="+conn.NamePrefix+holder+":"), nil
 }

@@ -34,7 +34,6 @@ var (
 		{"aborting", (*Migration).noteAborting},
 		{"claim", (*Migration).claimLeft},
 		{"reopen", (*Migration).reopenLeft},
-		{"replicas", (*Migration).openReplicas},
 		{"aborted", (*Migration).noteAborted},
 	}
 	stepsForward = []recovery{
@@ -43,7 +42,6 @@ var (
 	}
 	stepsFinish = []recovery{
 		{"let-in", (*Migration).openEntered},
-		{"replicas", (*Migration).openReplicas},
 		{"clear", (*Migration).clearLeft},
 		{"finished", (*Migration).noteFinished},
 	}

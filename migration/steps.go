@@ -364,20 +364,14 @@ func (a *attempt) hardFence(ctx context.Context) error {
 		})
 		return nil
 	})
-	if err := a.save(false, func(r *Record) { r.Phase, r.Switch.Run = HardFenced, a.run }); err != nil {
+	if err := a.save(false, func(r *Record) { r.Phase, r.Switch.Run = HardFenced, a.left.Run }); err != nil {
 		return err
 	}
 	st := a.record().Servers[a.from].Fence
-	together, tctx := errgroup.WithContext(ctx)
-	together.Go(func() error {
-		err := a.rein().lift(tctx, a.reins.conn, st)
-		a.noteStray(err)
-		return err
-	})
-	for _, r := range a.replicas { // what may still arrive there is dealt with by openOthers
-		together.Go(func() error { return r.raise(tctx) })
-	}
-	return together.Wait()
+	a.raiseReplicas(ctx)
+	err := a.rein().lift(ctx, a.reins.conn, st)
+	a.noteStray(err)
+	return err
 }
 
 // drainTwice is the step that safety rests on: the barrier is asked for after
