@@ -14,7 +14,7 @@ type Config struct {
 	// State is the file that remembers the migration over restarts.
 	State string `koanf:"state"`
 	// TakeOver lets a sidecar go on whose place another one has taken, although that one
-	// is there, or has ended the migration.
+	// is there.
 	TakeOver bool `koanf:"take_over"`
 
 	Source Server `koanf:"source"`

@@ -22,9 +22,9 @@ var recoveries = map[string]struct {
 	decided bool   // whether that leads forward
 	steps   []string
 }{
-	"back":    {"drain-2", false, []string{"read", "login", "seat", "note", "aborting", "claim", "reopen", "replicas", "aborted"}},
-	"forward": {"commit", true, []string{"read", "login", "seat", "note", "journal", "commit", "let-in", "replicas", "clear", "finished"}},
-	"finish":  {"release", true, []string{"let-in", "replicas", "clear", "finished"}},
+	"back":    {"drain-2", false, []string{"read", "login", "seat", "note", "aborting", "claim", "reopen", "aborted"}},
+	"forward": {"commit", true, []string{"read", "login", "seat", "note", "journal", "commit", "let-in", "clear", "finished"}},
+	"finish":  {"release", true, []string{"let-in", "clear", "finished"}},
 	"begin":   {"hard-fence", false, []string{"begin-seat", "begin-listen", "begin-note", "begin-tell", "begin-follow"}},
 }
 

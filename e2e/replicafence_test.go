@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -213,6 +214,76 @@ func TestAttemptLeavesNoFenceOnReplicas(t *testing.T) {
 		t.Errorf("the replica answers a read with %v", err)
 	}
 	r.settle(router.Source)
+}
+
+// TestSilentReplicaHoldsNobodyUp: one that has answered until then says nothing when it is to
+// be fenced. The switch is made without it, in time, and it is named, and fenced when it speaks.
+func TestSilentReplicaHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "here")
+	r := newReplicated(t, "cutover.hard-fence:before#1=wait:"+file, "--cutover.max_stall", "40s", "--proxy.dial_timeout", "10s")
+	silent := r.replicas[router.Source][0]
+	var began time.Time
+	err := r.faultAt(router.Source, file, func() {
+		if err := silent.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		began = time.Now()
+	})
+	if err != nil {
+		t.Fatalf("the switch: %v", err)
+	}
+	t.Logf("it took %v more", time.Since(began))
+	st := must[migration.Status](t)(r.c.status())
+	for _, step := range st.LastCutover.Steps {
+		if step.MS > 8000 {
+			t.Errorf("step %s took %v ms", step.Name, step.MS)
+		}
+	}
+	r.c.await("the replica that says nothing is named", func(st migration.Status) bool {
+		return slices.ContainsFunc(st.Replicas, func(s migration.ReplicaStatus) bool {
+			return s.Address == silent.Addr() && s.Problem != "" && s.Fence == ""
+		})
+	})
+	if err := silent.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitFences(router.Target, true)
+	r.settle(router.Target)
+	for _, s := range r.replicas[router.Source] {
+		mustBeClean(t, s)
+	}
+}
+
+// TestStrangerAtAReplicasAddress: the source says that its replica is where somebody else's
+// master answers. That one takes writes all the time, and nothing is changed on it; so it is
+// when it takes the place of a replica that was fenced.
+func TestStrangerAtAReplicasAddress(t *testing.T) {
+	t.Parallel()
+	stranger := redistest.Start(t)
+	aclOf := func() []string {
+		return must[[]string](t)(stranger.Client(0).Do(t.Context(), "ACL", "LIST").StringSlice())
+	}
+	users := aclOf()
+	r := newReplicated(t, "")
+	follow(t, r.src, redistest.WithConfig("replica-announce-ip", "127.0.0.1"), redistest.WithConfig("replica-announce-port", fmt.Sprint(stranger.Port())))
+	r.mustSwitch(router.Source)
+	r.awaitFences(router.Target, true)
+	r.c.await("the stranger is named", func(st migration.Status) bool {
+		return slices.ContainsFunc(st.Replicas, func(s migration.ReplicaStatus) bool {
+			return s.Address == stranger.Addr() && strings.Contains(s.Problem, "no replica of this master") && s.Fence == ""
+		})
+	})
+	untouched := func() {
+		t.Helper()
+		do(t, stranger.Client(0), "SET", "theirs", "v")
+		if now := aclOf(); !slices.Equal(now, users) {
+			t.Errorf("the stranger's users are %q, and were %q", now, users)
+		}
+	}
+	untouched()
+	r.settle(router.Target)
+	untouched()
 }
 
 // replicaFaults happen, at a step of a switch, to a stage with replicas.

@@ -250,6 +250,7 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 			s.goOn(200)
 			<-asleep // the length is what is tried
 			before := restored(t, s.dst)
+			asWasAsleep := must[[]byte](t)(os.ReadFile(old.state))
 			old.signal(syscall.SIGCONT)
 			old.mustEnd()
 			s.goOn(200)
@@ -264,6 +265,25 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 				t.Errorf("the target has taken %s copies, and had taken %s", after, before)
 			}
 			old.mustBeRefused("it was ended")
+			// Not when it is told to, nor when it was killed while it slept.
+			args := old.args
+			old.args = append(args[:len(args):len(args)], "--take-over")
+			old.mustBeRefused("it was ended")
+			for _, list := range [][]string{old.args, args} {
+				if err := os.WriteFile(old.state, asWasAsleep, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				old.args = list
+				old.mustBeRefused("it was ended")
+			}
+			if after := restored(t, s.dst); after != before {
+				t.Errorf("the target has taken %s copies, and had taken %s", after, before)
+			}
+			s.goOn(100)
+			s.through.mustHold(t, s.dst.Addr(), mapping(crashMap))
+			for _, server := range []*redistest.Server{s.src, s.dst} {
+				mustBeClean(t, server)
+			}
 		})
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -427,7 +426,12 @@ func (m *Migration) openEntered(ctx context.Context) error {
 }
 
 // release lets the clients go on, on the other side.
-func (a *attempt) release(context.Context) error {
+func (a *attempt) release(ctx context.Context) error {
+	a.opening = make(chan struct{})
+	go func() { // whom an earlier switch has fenced: a failover must not meet clients with a fence
+		defer close(a.opening)
+		a.openOthers(ctx, a.to)
+	}()
 	a.setMirror(a.reverse) // what clients do from now on is the reverse mirror's to know
 	a.traffic.Release(a.route())
 	a.report.Held = ms(time.Since(a.held))
@@ -443,9 +447,7 @@ func (a *attempt) release(context.Context) error {
 // blocking command would be served by our own copy.
 func (a *attempt) after(ctx context.Context) error {
 	a.forward.Stop()
-	var beside sync.WaitGroup
-	defer beside.Wait()
-	beside.Go(func() { a.openOthers(ctx, a.to) }) // whom an earlier switch has fenced
+	defer func() { <-a.opening }()
 	if err := a.fence(a.from).killOthers(ctx); err != nil {
 		a.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
 	}

@@ -80,6 +80,7 @@ type attempt struct {
 	forward    *mirror.Mirror // from → to, runs already
 	reverse    *mirror.Mirror // to → from, armed during the attempt
 	held       time.Time
+	opening    chan struct{}      // closed when the replicas of the entered server were opened
 	reins      *reins             // by which the server that is left is paused and fenced
 	replicas   []*replica         // of that server, which are fenced with it
 	raising    chan struct{}      // closed when they are, or cannot be; nil before
@@ -187,6 +188,9 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	a.dropWatched(ctx)
 	a.dropReins()
 	a.dropReplicas()
+	if a.level.fencesReplicas() { // some may have come meanwhile
+		a.lookSoon()
+	}
 	m.mu.Lock()
 	m.abort, m.attempting = nil, false
 	m.mu.Unlock()

@@ -61,12 +61,12 @@ func (f fence) heard(token *redis.StringCmd, attempt bool) error {
 		return fmt.Errorf("%s is newer than our token: %w", store.FenceKey, store.ErrSuperseded)
 	case err == nil && (there == f.token || !attempt):
 		return nil
-	case err == nil, errors.Is(err, redis.Nil) && attempt, errors.As(err, new(*strconv.NumError)):
+	case err != nil && !errors.Is(err, redis.Nil) && !errors.As(err, new(*strconv.NumError)):
+		return err
+	case attempt:
 		return errUnheard
-	case errors.Is(err, redis.Nil):
-		return nil
 	}
-	return err
+	return nil
 }
 
 // raiseBeside is raise for a replica, outside of an attempt.

@@ -46,9 +46,13 @@ func (m *Migration) MasterMoved(side router.Side, from, to string) {
 	if from != "" && cancel != nil {
 		cancel(fmt.Errorf("the master of the %s has changed: %s is it no more", side, from))
 	}
-	if to == "" {
-		return
+	if to != "" {
+		m.lookSoon()
 	}
+}
+
+// lookSoon has the guard look at once, when no verb is under way.
+func (m *Migration) lookSoon() {
 	select {
 	case m.masters <- struct{}{}:
 	default:

@@ -200,10 +200,10 @@ func (w *walk) visit(ctx context.Context, address string) {
 		return
 	}
 	w.all.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, w.patience)
+		one, cancel := context.WithTimeout(ctx, w.patience)
 		defer cancel()
 		mb := &member{side: w.side, address: address, id: w.other(w.side, address), master: w.master}
-		err := w.look(ctx, mb)
+		err := w.look(one, mb)
 		if err == nil {
 			if w.isAlias(mb) {
 				w.noteUnfenced(w.side, address, nil)
@@ -217,7 +217,7 @@ func (w *walk) visit(ctx context.Context, address string) {
 					w.visit(ctx, below)
 				}
 			}
-			err = w.do(ctx, mb)
+			err = w.do(one, mb)
 		}
 		w.noteUnfenced(w.side, address, err)
 	})

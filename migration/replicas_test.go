@@ -1,12 +1,18 @@
 package migration
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/router"
 )
@@ -95,11 +101,10 @@ func TestReplicaFenceSparesFailovers(t *testing.T) {
 	}
 }
 
-// TestFenceGoesUpOnReplicasOnly: one that has become the master in the meantime may have
-// taken writes, so that the attempt is not to go on; and a fence is that of a process.
-func TestFenceGoesUpOnReplicasOnly(t *testing.T) {
+// TestFenceIsThatOfAProcess: another one in its place counts as one without.
+func TestFenceIsThatOfAProcess(t *testing.T) {
 	s := redistest.Start(t, redistest.WithACL(ownACL))
-	f, st := armed(t, s, FenceACL)
+	f, st := raised(t, s, FenceACL)
 	f.run = "another process"
 	if err := f.check(t.Context(), st); !errors.Is(err, errFenceLost) {
 		t.Errorf("the fence of another process: %v", err)
@@ -110,5 +115,75 @@ func TestFenceGoesUpOnReplicasOnly(t *testing.T) {
 	}
 	if err := f.check(t.Context(), st); err != nil {
 		t.Errorf("the fence of this process: %v", err)
+	}
+}
+
+// moving is a finder whose master is another one when it is asked again.
+type moving struct {
+	mu            sync.Mutex
+	present, next string
+	silent        bool
+}
+
+func (f *moving) Find(ctx context.Context) (string, error) {
+	if f.silent {
+		<-ctx.Done()
+		return "", ctx.Err()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.present = f.next
+	return f.present, nil
+}
+
+func (f *moving) Keep(context.Context, *net.TCPConn, string) error { return nil }
+func (f *moving) Doubt(string)                                     {}
+func (f *moving) Present() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.present
+}
+
+// TestFailoverBeforeTheJournalIsAskedFor: nobody has told of it yet. Sentinels that say
+// nothing are no reason to wait, or to end the attempt.
+func TestFailoverBeforeTheJournalIsAskedFor(t *testing.T) {
+	m := quietMigration(t, config.Endpoint{Network: "tcp", Address: "a:1"}, config.Endpoint{Network: "tcp", Address: "c:1"}, nil)
+	a := &attempt{Migration: m, from: router.Source, opt: SwitchOptions{MaxStall: 200 * time.Millisecond}}
+	if err := a.sameMaster(t.Context()); err != nil {
+		t.Errorf("without sentinels: %v", err)
+	}
+	f := &moving{present: "a:1", next: "a:1"}
+	m.ids[router.Source].url.Finder = f
+	if err := a.sameMaster(t.Context()); err != nil {
+		t.Errorf("where nothing has changed: %v", err)
+	}
+	f.silent = true
+	began := time.Now()
+	if err := a.sameMaster(t.Context()); err != nil || time.Since(began) > testTimeout/2 {
+		t.Errorf("where they say nothing: %v, after %v", err, time.Since(began))
+	}
+	f.silent, f.next = false, "b:1"
+	if err := a.sameMaster(t.Context()); err == nil || !strings.Contains(err.Error(), "a:1 is it no more") {
+		t.Errorf("after a failover: %v", err)
+	}
+}
+
+// TestReplicaThatLeftEndsTheAttempt, whatever it was that it became; one that only says
+// nothing is named, and no more is waited for than a part of the budget.
+func TestReplicaThatLeftEndsTheAttempt(t *testing.T) {
+	m := quietMigration(t, config.Endpoint{Network: "tcp", Address: "a:1"}, config.Endpoint{Network: "tcp", Address: "c:1"}, nil)
+	for name, tt := range map[string]struct {
+		err  error
+		ends bool
+	}{"fenced": {nil, false}, "silent": {context.DeadlineExceeded, false}, "left": {fmt.Errorf("raising: %w", errFenceLost), true}} {
+		raised := make(chan struct{})
+		close(raised)
+		a := &attempt{Migration: m, from: router.Source, raising: raised, replicas: []*replica{{address: name, err: tt.err}}}
+		if err := a.replicasFenced(t.Context()); (err != nil) != tt.ends {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, problem := m.problemOf(name); (problem != "") != (name == "silent") {
+			t.Errorf("%s: the status says %q", name, problem)
+		}
 	}
 }

@@ -131,9 +131,62 @@ func TestWhoWasOustedStaysOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	refused("it was ended")
+	refused("") // what is left on the servers decides, see notEnded
 	for _, s := range servers {
 		s.Kill()
 	}
 	refused("finding out who serves the clients")
+}
+
+// A state file of which the servers know nothing is not gone by, whether its process has lost
+// the seat or not, and whatever it is told: where somebody else has ended the migration, the
+// target is what the applications work with.
+func TestNothingIsCopiedAfterTheEnd(t *testing.T) {
+	set := func(t *testing.T, s *redistest.Server, key string) {
+		t.Helper()
+		if err := s.Client(0).Set(t.Context(), key, "v", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		happen  func(*testing.T, [2]*redistest.Server)
+		refused bool
+	}{
+		"ended": {func(t *testing.T, s [2]*redistest.Server) { set(t, s[0], "k"); set(t, s[1], "k") }, true},
+		"ended, the target is empty for a moment": {func(t *testing.T, s [2]*redistest.Server) { set(t, s[0], "k") }, true},
+		"ended, the source was emptied":           {func(t *testing.T, s [2]*redistest.Server) { set(t, s[1], "k") }, true},
+		"ended, another one has begun": {func(t *testing.T, s [2]*redistest.Server) {
+			set(t, s[0], "k")
+			set(t, s[1], "k")
+			set(t, s[1], store.SeatKey)
+		}, true},
+		"both emptied":       {func(*testing.T, [2]*redistest.Server) {}, false},
+		"the target emptied": {func(t *testing.T, s [2]*redistest.Server) { set(t, s[0], "k"); set(t, s[0], store.SeatKey) }, false},
+		"nothing": {func(t *testing.T, s [2]*redistest.Server) {
+			set(t, s[0], "k")
+			set(t, s[1], "k")
+			set(t, s[1], store.RecordKey)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, _, servers := coordinators(t)
+			tt.happen(t, servers)
+			m.cfg.TakeOver = true
+			for _, r := range []Record{
+				{ID: "test", Phase: Tailing, Copied: true, Map: map[int]router.Place{0: {}}},
+				{ID: "test", Phase: Tailing, Copied: true, Map: map[int]router.Place{0: {}}, Ousted: &Ousted{At: time.Now()}},
+			} {
+				var no *Refused
+				if err := m.notEnded(t.Context(), r); errors.As(err, &no) != tt.refused || err != nil && !tt.refused {
+					t.Errorf("ousted %v: %v", r.Ousted != nil, err)
+				}
+			}
+		})
+	}
+	// Nor is it when the target was away at the start.
+	m, _, servers := coordinators(t)
+	set(t, servers[1], "k")
+	if err := m.noteBegin(t.Context(), nil); !errors.As(err, new(*Refused)) {
+		t.Errorf("the copy begins: %v", err)
+	}
 }

@@ -4,87 +4,102 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/crossfade/crossfade/sync/conn"
 )
-
-// Replicas returns the addresses at which a server says that its replicas are.
-func Replicas(ctx context.Context, p *conn.Pool) ([]string, error) {
-	text, err := p.DB(0).Info(ctx, "replication").Result()
-	if err != nil {
-		return nil, fmt.Errorf("asking %s for its replicas: %w", p, err)
-	}
-	var out []string
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if n := strings.TrimPrefix(name, "slave"); n == name || n == "" || strings.Trim(n, "0123456789") != "" {
-			continue
-		}
-		f := make(map[string]string)
-		for field := range strings.SplitSeq(value, ",") {
-			if k, v, ok := strings.Cut(field, "="); ok {
-				f[k] = v
-			}
-		}
-		if f["ip"] != "" && f["port"] != "" && f["port"] != "0" { // a tool that follows need not listen
-			out = append(out, net.JoinHostPort(f["ip"], f["port"]))
-		}
-	}
-	return out, nil
-}
 
 // replicaWait bounds looking at one replica.
 const replicaWait = 2 * time.Second
 
-// checkReplicas looks whether the replicas of the server that is left can be fenced with
-// it: one that cannot would take writes if it became the master.
+// checkReplicas looks whether the replicas of the server that is left, and theirs, can be
+// fenced with it: one that cannot would take writes if it became the master.
 func checkReplicas(ctx context.Context, in *inspection) []Finding {
-	list, err := Replicas(ctx, in.From)
+	master, err := AskStanding(ctx, in.From)
 	if err != nil {
 		return one(unknown(in.from, "looking for replicas", err))
 	}
-	findings := make([]Finding, len(list))
-	var wait sync.WaitGroup
-	for i, address := range list {
-		wait.Go(func() { findings[i] = lookAtReplica(ctx, in, address) })
+	level, _, err := FenceLevel(ctx, in.Env)
+	switch {
+	case err != nil:
+		return one(unknown(in.from, "looking how replicas can be fenced", err))
+	case level == fenceKey:
+		if len(master.Replicas) == 0 {
+			return nil
+		}
+		return one(warn("", "%s: its replicas are not fenced with it: fence %s is its own affair; one that becomes the master takes writes, which are not kept", in.from, level))
 	}
-	wait.Wait()
-	return findings
+	look := &replicaLook{in: in, master: master, level: level, seen: make(map[string]bool)}
+	look.at(ctx, master.Replicas)
+	look.wait.Wait()
+	slices.SortFunc(look.findings, func(a, b Finding) int { return strings.Compare(a.What, b.What) })
+	return look.findings
 }
 
-func lookAtReplica(ctx context.Context, in *inspection, address string) Finding {
-	ctx, cancel := context.WithTimeoutCause(ctx, replicaWait, fmt.Errorf("no answer within %v", replicaWait))
+// replicaLook looks at replicas, all at the same time.
+type replicaLook struct {
+	in     *inspection
+	master Standing
+	level  string
+	wait   sync.WaitGroup
+
+	mu       sync.Mutex // guards what follows
+	seen     map[string]bool
+	findings []Finding
+}
+
+func (l *replicaLook) at(ctx context.Context, addresses []string) {
+	for _, address := range addresses {
+		l.mu.Lock()
+		seen := l.seen[address]
+		l.seen[address] = true
+		l.mu.Unlock()
+		if seen {
+			continue
+		}
+		l.wait.Go(func() {
+			f := l.one(ctx, address)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.findings = append(l.findings, f)
+		})
+	}
+}
+
+// one looks at one replica. Nothing is tried on a server before it is proved to be one.
+func (l *replicaLook) one(ctx context.Context, address string) Finding {
+	in := l.in
+	bounded, cancel := context.WithTimeoutCause(ctx, replicaWait, fmt.Errorf("no answer within %v", replicaWait))
 	defer cancel()
 	env := in.Env
 	env.From, env.Proxied = in.From.Like(in.From.Endpoint().At(address), "check", replicaWait), nil
 	defer func() { _ = env.From.Close() }()
-	c := env.From.DB(0)
-	err := c.Ping(ctx).Err()
-	if err == nil {
-		err = c.Do(ctx, "ROLE").Err()
-	}
-	if err == nil {
-		if err = c.Do(ctx, "ACL", "USERS").Err(); err != nil && !unanswered(err) {
-			if err2 := c.ConfigGet(ctx, "min-replicas-to-write").Err(); err2 == nil {
-				err = nil // F2
-			}
+	cannot := func(err error) Finding {
+		if bounded.Err() != nil {
+			err = context.Cause(bounded)
 		}
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return warn("Have it announce an address that can be reached from here (replica-announce-ip), and let us in with the user and password of "+in.FromName+".url; else, should it become the master after the switch, it takes writes for a moment, which are not kept.",
+		return warn("Have it announce an address at which it can be reached from here (replica-announce-ip, replica-announce-port), and let us in with the user and password of "+in.FromName+".url, and with the same rights; else, should it become the master after the switch, it takes writes for a moment, which are not kept.",
 			"%s: its replica %s cannot be fenced with it: %v", in.from, address, err)
 	}
-	clients, err := bypasses(ctx, env)
+	here, err := AskStanding(bounded, env.From)
+	if err == nil {
+		err = here.Hears(l.master)
+	}
+	if err != nil {
+		return cannot(err)
+	}
+	l.at(ctx, here.Replicas)
+	level, reason, err := FenceLevel(bounded, env)
+	if err == nil && level != l.level && (l.level == fenceACL || level == fenceKey) {
+		err = fmt.Errorf("fence %s is not possible there: %s", l.level, reason)
+	}
+	if err != nil {
+		return cannot(err)
+	}
+	clients, err := bypasses(bounded, env)
 	clients = slices.DeleteFunc(clients, bypassing.watches)
 	var reply redis.Error
 	switch {
