@@ -79,6 +79,24 @@ func (f fence) raiseBeside(ctx context.Context, st *FenceState) error {
 	return f.lift(ctx, c, st)
 }
 
+// raiseAgain changes the rules of a fence that stands, unless it is a newer coordinator's.
+// That it does proves that the server is ours, whatever it replicates.
+func (f fence) raiseAgain(ctx context.Context, st *FenceState) error {
+	c := f.db().Conn()
+	defer func() { _ = c.Close() }()
+	p := c.Pipeline()
+	may := f.mayLower(ctx, p)
+	err := store.Answered(p.Exec(ctx))
+	if err == nil {
+		err = may()
+	}
+	if err != nil {
+		return fmt.Errorf("making ready to fence %s: %w", f.pool, err)
+	}
+	f.follows = nil
+	return f.lift(ctx, c, st)
+}
+
 // notOurs deals with a fence that went up on a server which was no replica of ours any more
 // when it did. One that has become a master keeps it: it is ours, and whoever asked for the
 // fence knows what to do. Any other one is somebody else's by now, and is opened at once.

@@ -77,15 +77,23 @@ func (m *Migration) keepFenced(ctx context.Context, mb *member) error {
 	watched := m.ids[mb.side].url.Finder != nil
 	st := k.Fence
 	if st != nil && st.Raised {
-		err := m.fenceOn(mb).check(ctx, st)
-		if err == nil && st.Watched == watched {
+		f := m.fenceOn(mb)
+		err := f.check(ctx, st)
+		switch {
+		case err == nil && st.Watched == watched:
 			return nil
-		}
-		if err != nil && !errors.Is(err, errFenceLost) {
+		case err == nil && mb.id.user() != "": // it was the master; sentinels are to make a replica of it
+			up := *st
+			up.Watched = watched
+			if err := m.noteFence(mb, &up); err != nil {
+				return err
+			}
+			return f.raiseAgain(ctx, &up)
+		case err != nil && !errors.Is(err, errFenceLost):
 			return err
 		}
 	}
-	// It has come later, was restarted, or was the master itself; or users were made.
+	// It has come later, or was restarted; or users were made.
 	fresh, err := m.saveFence(ctx, mb, r.Servers[mb.side].Fence.Level)
 	if err != nil {
 		return err
