@@ -279,8 +279,6 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 			if after := restored(t, s.dst); after != before {
 				t.Errorf("the target has taken %s copies, and had taken %s", after, before)
 			}
-			s.goOn(100)
-			s.through.mustHold(t, s.dst.Addr(), mapping(crashMap))
 			for _, server := range []*redistest.Server{s.src, s.dst} {
 				mustBeClean(t, server)
 			}

@@ -324,3 +324,30 @@ func TestSilentReplicaKeepsNobody(t *testing.T) {
 		t.Errorf("the record on the target: %v, %+v", err, r.Former)
 	}
 }
+
+// One that has forgotten the fence in a restart, and our user with it, is fenced again; what
+// is to be put back is what was there at first.
+func TestReplicaThatForgetsIsFencedAgain(t *testing.T) {
+	m, src, _ := leftBehind(t)
+	replica := following(t, following(t, src))
+	before := aclList(t, replica.Client(0))
+	m.guardAwake(t)
+	m.guardAwake(t)
+	replica.Kill()
+	if err := replica.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	awaitLink(t, replica)
+	redistest.Eventually(t, 20*time.Second, func() error {
+		m.guardAwake(t)
+		if err := replica.Client(0).Get(t.Context(), "any").Err(); !redis.HasErrorPrefix(err, "NOPERM") {
+			_, problem := m.problemOf(replica.Addr())
+			return fmt.Errorf("a read is answered with %w; the status says %q", err, problem)
+		}
+		return nil
+	}, "it is fenced again")
+	if _, err := m.sweep(t.Context(), func(Former) bool { return true }); err != nil {
+		t.Error(err)
+	}
+	mustBeUntouched(t, replica, before)
+}

@@ -27,8 +27,11 @@ type Standing struct {
 func AskStanding(ctx context.Context, p *conn.Pool) (Standing, error) {
 	pipe := p.DB(0).Pipeline()
 	answer := QueueStanding(ctx, pipe)
-	_, _ = pipe.Exec(ctx) // each has its own error
+	_, unsent := pipe.Exec(ctx) // each has its own error, unless no connection was made
 	s, err := answer()
+	if err == nil {
+		err = unsent
+	}
 	if err != nil {
 		return Standing{}, fmt.Errorf("asking %s whom it replicates: %w", p, err)
 	}
@@ -39,8 +42,10 @@ func AskStanding(ctx context.Context, p *conn.Pool) (Standing, error) {
 func QueueStanding(ctx context.Context, p redis.Pipeliner) func() (Standing, error) {
 	server, replication := p.Info(ctx, "server"), p.Info(ctx, "replication")
 	return func() (Standing, error) {
-		if err := errors.Join(server.Err(), replication.Err()); err != nil {
-			return Standing{}, err
+		for _, c := range []*redis.StringCmd{server, replication} {
+			if err := c.Err(); err != nil {
+				return Standing{}, err
+			}
 		}
 		return readStanding(server.Val(), replication.Val()), nil
 	}
