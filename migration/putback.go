@@ -110,9 +110,16 @@ func (m *Migration) putBack(ctx context.Context, f Former) (did string, err erro
 	switch {
 	case err != nil:
 		return "", err
-	case !ours && f.Kept.Notify != nil:
-		return "", errors.New("nothing says that the server at this address is the one that was changed; if it never comes back, there is nothing to put back")
-	case !ours: // what we change besides is in the server's memory
+	case !ours: // users and settings are in a server's memory, unless it was told to write them down
+		if f.Kept.Notify != nil {
+			got, err := l.plain.DB(0).ConfigGet(ctx, "notify-keyspace-events").Result()
+			if err != nil {
+				return "", err
+			}
+			if got["notify-keyspace-events"] != *f.Kept.Notify {
+				return "", fmt.Errorf("nothing says that the server at this address is the one that was changed; its notify-keyspace-events is %q, and was %q there", got["notify-keyspace-events"], *f.Kept.Notify)
+			}
+		}
 		return "found nothing of ours left on", nil
 	}
 	// A fence that was asked for must not come behind this.

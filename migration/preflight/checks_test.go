@@ -110,6 +110,16 @@ func TestRole(t *testing.T) {
 	if err := replica.Cont(); err != nil {
 		t.Fatal(err)
 	}
+
+	// Who answers at the address that a replica tells may be somebody else.
+	stranger := redistest.Start(t)
+	_, theirs, _ := strings.Cut(stranger.Addr(), ":")
+	redistest.Start(t, redistest.WithConfig("replicaof", host, port), redistest.WithConfig("replica-announce-ip", host), redistest.WithConfig("replica-announce-port", theirs))
+	redistest.Eventually(t, 20*time.Second, func() bool {
+		return strings.Contains(master.Client(0).Info(t.Context(), "replication").Val(), "port="+theirs+",state=online")
+	}, "the other one follows")
+	findings = run(t, environment(t, master, other), StageCheck, master, other, stranger)
+	expect(t, findings, "replicas", Warn, "replica "+stranger.Addr()+" cannot be fenced with it", "no replica of this master")
 }
 
 func TestCluster(t *testing.T) {
