@@ -27,7 +27,7 @@ import (
 const (
 	replicaTime      = time.Second     // what one replica is asked takes so long at most when others wait for it
 	replicaRetry     = 2 * time.Second // after which one that could not be fenced is tried again,
-	replicaRetryMost = 8 * time.Second // and after which one that still cannot
+	replicaRetryMost = 4 * time.Second // and after which one that still cannot
 )
 
 // others are how we log in to servers of a side that are not its master.
@@ -217,7 +217,10 @@ func (w *walk) visit(ctx context.Context, address string) {
 					w.visit(ctx, below)
 				}
 			}
-			err = w.do(one, mb)
+			// It speaks: what it took to find that out is not taken off what is to be done.
+			acting, done := context.WithTimeout(ctx, w.patience)
+			defer done()
+			err = w.do(acting, mb)
 		}
 		w.noteUnfenced(w.side, address, err)
 	})

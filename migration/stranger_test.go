@@ -313,10 +313,12 @@ func TestSilentReplicaKeepsNobody(t *testing.T) {
 	if err := silent.Cont(); err != nil {
 		t.Fatal(err)
 	}
-	redistest.Eventually(t, 20*time.Second, func() bool {
+	redistest.Eventually(t, 20*time.Second, func() error {
 		m.guardAwake(t)
-		fence, _ := m.problemOf(silent.Addr())
-		return fence != ""
+		if fence, problem := m.problemOf(silent.Addr()); fence == "" {
+			return errors.New(problem)
+		}
+		return nil
 	}, "it is fenced when it speaks")
 	// Whoever goes on from the servers alone knows of all of them.
 	there, ok, err := store.Load(t.Context(), m.ids[router.Target].Pool().DB(0), store.RecordKey)
