@@ -13,6 +13,9 @@ type Config struct {
 	Listen []string `koanf:"listen"`
 	// State is the file that remembers the migration over restarts.
 	State string `koanf:"state"`
+	// TakeOver lets a sidecar go on whose place another one has taken, although that one
+	// is there.
+	TakeOver bool `koanf:"take_over"`
 
 	Source Server `koanf:"source"`
 	Target Server `koanf:"target"`

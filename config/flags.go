@@ -11,7 +11,7 @@ import (
 
 // Flags are the command line's settings: every key of the tree as --section.key,
 // and the short names --source, --target, --admin, --map, --leave-out, --max-stall,
-// --log-level, --log-format and --config. It is used once, by one goroutine.
+// --take-over, --log-level, --log-format and --config. It is used once, by one goroutine.
 type Flags struct {
 	set   *flag.FlagSet
 	tree  tree

@@ -34,6 +34,7 @@ var aliases = map[string]string{
 	"map":        "databases",
 	"leave-out":  "leave_out",
 	"max-stall":  "cutover.max_stall",
+	"take-over":  "take_over",
 	"log-level":  "log.level",
 	"log-format": "log.format",
 }

@@ -241,3 +241,52 @@ func TestBypassNoFence(t *testing.T) {
 	b.through.mustHold(t, b.src.Addr(), func(db int) int { return db })
 	b.direct.mustHold(t, b.src.Addr(), func(db int) int { return db })
 }
+
+// TestStraysAreNamed: who stays on the server that was left, and who only comes to write,
+// is in the status with its name, user and library, for as long as it does.
+func TestStraysAreNamed(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, "")
+	stays := redis.NewClient(redistest.Options(p.src.Addr(), 0))
+	t.Cleanup(func() { _ = stays.Close() })
+	if st, err := p.c.status(); err != nil || len(st.Strays) > 0 {
+		t.Fatalf("before the switch there are strays %q: %v", st.Strays, err)
+	}
+	if _, err := p.c.cutover(); err != nil {
+		t.Fatal(err)
+	}
+	one := stays.Conn()
+	t.Cleanup(func() { _ = one.Close() })
+	do := func(args ...any) error { return one.Do(t.Context(), args...).Err() }
+	if err := do("CLIENT", "SETNAME", "cron-job"); err != nil {
+		t.Fatal(err)
+	}
+	if err := do("SET", "k", "v"); !redis.HasErrorPrefix(err, "NOPERM") {
+		t.Errorf("a write to the source: %v", err)
+	}
+	named := func(name string) func(migration.Status) bool {
+		return func(s migration.Status) bool {
+			text := strings.Join(s.Strays, "\n")
+			return strings.Contains(text, `name "`+name+`" user "default"`) && strings.Contains(text, "127.0.0.1:")
+		}
+	}
+	p.c.await("who stays is named", named("cron-job"))
+	redistest.Eventually(t, 30*time.Second, func() error { // it is hardly ever there when somebody looks
+		o := redistest.Options(p.src.Addr(), 0)
+		o.ClientName = "comes-and-goes"
+		c := redis.NewClient(o)
+		_ = c.Set(t.Context(), "k", "v", 0).Err()
+		_ = c.Close()
+		st, err := p.c.status()
+		if err == nil && !named("comes-and-goes")(st) {
+			err = fmt.Errorf("the strays are %q", st.Strays)
+		}
+		return err
+	}, "who comes and goes is named")
+	if err := one.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_ = stays.Close()
+	p.c.await("nobody is there any more", func(s migration.Status) bool { return len(s.Strays) == 0 })
+	p.c.end(false)
+}

@@ -26,6 +26,7 @@ var rows = []struct {
 }{
 	{"preflight", false},
 	{"prepare", false},
+	{"replicas", false},
 	{"lag-gate", false},
 	{"hold", false},
 	{"soft-fence", false},

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,14 +14,26 @@ import (
 )
 
 // TestFewRoundTripsUnderTheHold has both servers far away, so that what clients wait for is
-// the way there and back, and counts how often a switch goes it one time after another.
+// the way there and back, and counts how often a switch goes it one time after another. A
+// replica of the server that is left, as far away, costs none more: it is fenced beside it.
 func TestFewRoundTripsUnderTheHold(t *testing.T) {
+	t.Run("alone", func(t *testing.T) { countRoundTrips(t, false) })
+	t.Run("with a replica", func(t *testing.T) { countRoundTrips(t, true) })
+}
+
+func countRoundTrips(t *testing.T, replicated bool) {
 	const (
 		roundTrip = 24 * time.Millisecond
 		most      = 15 // ten, and what a slow machine adds
 	)
 	src, dst := redistest.Start(t), redistest.Start(t)
 	from, to := redistest.NewLink(t, src.Addr()), redistest.NewLink(t, dst.Addr())
+	links := []*redistest.Link{from, to}
+	ways := []string{"cutover", "rollback"}
+	if replicated {
+		links = append(links, replicaBehindLink(t, src))
+		ways = ways[:1] // into a server with replicas a switch waits for these
+	}
 	c := newSidecar(t, setup{source: "redis://" + from.Addr(), target: "redis://" + to.Addr(), dbmap: "0=0,3=5", extra: []string{"--cutover.max_stall", "1m", "--cutover.max_lag", "10s", "--sync.heartbeat", "20s"}})
 	c.start("")
 	c.awaitReady()
@@ -41,8 +55,9 @@ func TestFewRoundTripsUnderTheHold(t *testing.T) {
 	go func() { popped <- client.BLPop(t.Context(), 0, "empty").Err() }()
 	var held [2][2]float64 // there and back, near and far
 	for i, delay := range []time.Duration{0, roundTrip / 2} {
-		from.SetDelay(delay)
-		to.SetDelay(delay)
+		for _, l := range links {
+			l.SetDelay(delay)
+		}
 		for side := range 2 {
 			c.awaitReady()
 			r, err := c.ask(router.Side(side), admin.SwitchRequest{})
@@ -53,9 +68,10 @@ func TestFewRoundTripsUnderTheHold(t *testing.T) {
 			t.Logf("with %v: %v", delay, r.Steps)
 		}
 	}
-	from.SetDelay(0)
-	to.SetDelay(0)
-	for side, way := range []string{"cutover", "rollback"} {
+	for _, l := range links {
+		l.SetDelay(0)
+	}
+	for side, way := range ways {
 		trips := (held[side][1] - held[side][0]) / (float64(roundTrip) / float64(time.Millisecond))
 		t.Logf("%s: %.1f round trips (%.1f ms, near %.1f ms)", way, trips, held[side][1], held[side][0])
 		if trips > most {
@@ -68,4 +84,23 @@ func TestFewRoundTripsUnderTheHold(t *testing.T) {
 	if err := <-popped; err != nil {
 		t.Error(err)
 	}
+}
+
+// replicaBehindLink starts a replica that is reached by a link.
+func replicaBehindLink(t *testing.T, master *redistest.Server) *redistest.Link {
+	t.Helper()
+	r := redistest.Start(t)
+	l := redistest.NewLink(t, r.Addr())
+	host, port, err := net.SplitHostPort(l.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := r.Client(0)
+	do(t, c, "CONFIG", "SET", "replica-announce-ip", host)
+	do(t, c, "CONFIG", "SET", "replica-announce-port", port)
+	do(t, c, "REPLICAOF", "127.0.0.1", master.Port())
+	redistest.Eventually(t, 30*time.Second, func() bool {
+		return strings.Contains(master.Client(0).Info(t.Context(), "replication").Val(), "port="+port+",state=online")
+	}, "the replica follows")
+	return l
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -485,35 +487,83 @@ func TestEnteredFailsOverToOneThatKnowsNothing(t *testing.T) {
 	w.load.mustHold(t, w.places[router.Source].server().Addr(), mapOf(router.Source))
 }
 
-// TestLeftFailsOverAfterCommit: the new master of the source is fenced like the old one
-// was, and that one is opened, although sentinels without a user of their own cannot even
-// make a replica of it before.
+// TestLeftFailsOverAfterCommit: the new master of the source was fenced as a replica, so
+// that at no moment a write of an application gets in, whichever user the sentinels have.
+// The old one stays fenced, as a replica, until a rollback opens both.
 func TestLeftFailsOverAfterCommit(t *testing.T) {
 	eachFailover(t, "", func(t *testing.T, failover func(*redistest.Group) (old, now *redistest.Server)) {
-		w := newWatched(t, groupOf(t, redistest.GroupConfig{}), standalone(t), "")
-		w.mustSwitch(router.Source)
-		w.goOn(50)
-		w.c.awaitReady()
-		old, now := failover(w.places[router.Source].group)
-		c := now.Client(0)
-		redistest.Eventually(t, 20*time.Second, func() error {
-			if err := c.Set(t.Context(), "past:us", "v", 0).Err(); err == nil || !strings.HasPrefix(err.Error(), "NOPERM") {
-				return fmt.Errorf("a write is answered with %w", err)
+		for _, own := range []bool{false, true} {
+			if own && !allSentinels() {
+				continue
 			}
-			return nil
-		}, "the new master is fenced")
-		if !old.Running() {
-			rise(t, old)
+			t.Run(fmt.Sprintf("own user %v", own), func(t *testing.T) {
+				w := newWatched(t, groupOf(t, redistest.GroupConfig{OwnUser: own}), standalone(t), "")
+				w.mustSwitch(router.Source)
+				w.goOn(50)
+				w.c.awaitReady()
+				g := w.places[router.Source].group
+				mustRefuseAll := tryAll(t, g.Servers)
+				old, now := failover(g)
+				w.c.await("the failover is known", func(s migration.Status) bool { return elsewhere(s.SourceMaster, old) })
+				w.goOn(50)
+				mustRefuseAll()
+				if err := refusesAll(t.Context(), now); err != nil {
+					t.Errorf("the new master: %v", err)
+				}
+				if !old.Running() {
+					rise(t, old)
+				}
+				redistest.Eventually(t, 30*time.Second, func() error { return refusesAll(t.Context(), old) }, "the old master is fenced, as a replica")
+				w.goOn(100)
+				w.mustSwitch(router.Target)
+				w.goOn(100)
+				mustLetIn(t, now)
+				mustLetIn(t, old)
+				w.mustSwitch(router.Source)
+				w.goOn(100)
+				w.finish(router.Target)
+			})
 		}
-		mustLetIn(t, old)
-		w.goOn(100)
-		w.mustSwitch(router.Target)
-		w.goOn(100)
-		mustLetIn(t, now)
-		w.mustSwitch(router.Source)
-		w.goOn(100)
-		w.finish(router.Target)
 	})
+}
+
+// tryAll writes to servers all the time, as an application past the proxy would, until the
+// function is called that it returns; that fails if one of them has taken a write.
+func tryAll(t *testing.T, servers []*redistest.Server) (mustRefuseAll func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	var refused, other atomic.Int64
+	for _, s := range servers {
+		c := s.Client(0)
+		all.Go(func() {
+			for ctx.Err() == nil {
+				switch err := c.Set(ctx, "past:us", "v", 0).Err(); {
+				case err == nil:
+					t.Errorf("%s has taken a write", s.Addr())
+					return
+				case strings.HasPrefix(err.Error(), "NOPERM"):
+					refused.Add(1)
+				default: // it is down, or a replica
+					other.Add(1)
+				}
+				select {
+				case <-time.After(5 * time.Millisecond): // often, and not all the time
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	t.Cleanup(func() { cancel(); all.Wait() })
+	return func() {
+		t.Helper()
+		cancel()
+		all.Wait()
+		t.Logf("%d writes were refused, %d had another error", refused.Load(), other.Load())
+		if refused.Load() == 0 {
+			t.Error("nothing was tried")
+		}
+	}
 }
 
 // TestRestartAfterFailover: a sidecar that was down during failovers of both sides finds

@@ -168,3 +168,129 @@ func TestTwoCoordinatorsAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// mustBeRefused starts a sidecar again, as a supervisor would, and fails unless it ends by
+// itself with status 3.
+func (c *sidecar) mustBeRefused(why string) {
+	c.tb.Helper()
+	c.start("")
+	c.mustEnd()
+	if text := string(must[[]byte](c.tb)(os.ReadFile(c.logs))); !strings.Contains(tail(text, 5), why) {
+		c.tb.Errorf("it does not say %q:\n%s", why, tail(text, 5))
+	}
+}
+
+// TestNoTwoTakeOverFromEachOtherForEver: a supervisor starts the sidecar again that another
+// one has superseded. It does not take the place back for as long as that one is there,
+// unless it is told to; then the other one is the one that does not.
+func TestNoTwoTakeOverFromEachOtherForEver(t *testing.T) {
+	t.Parallel()
+	s := newFronted(t, "")
+	old := s.takeOver()
+	old.mustEnd()
+	began := must[migration.Status](t)(s.c.status())
+	for range 3 {
+		old.mustBeRefused("start with --take-over")
+	}
+	s.goOn(100)
+	if st := s.c.awaitReady(); st.Gaps != began.Gaps {
+		t.Errorf("the one that serves has %d gaps, and had %d", st.Gaps, began.Gaps)
+	}
+
+	// Told to, it does, and the other one is refused in turn.
+	args := old.args
+	old.args = append(args[:len(args):len(args)], "--take-over")
+	younger := s.c
+	s.c = old
+	s.c.start("")
+	younger.mustEnd()
+	s.lead()
+	s.c.awaitReady()
+	s.goOn(100)
+	s.c.args = args
+	younger.mustBeRefused("start with --take-over")
+
+	// When the one that serves has died, the other one may begin without being told.
+	s.c.kill()
+	s.c = younger
+	s.c.start("")
+	s.lead()
+	s.settle(router.Source)
+}
+
+// TestASleeperWakesAfterTheEnd: a sidecar is stopped, with a copy in hand or with none, until
+// another one has taken its place, moved the applications and ended the migration, so that
+// no key of ours is left that could tell it. It copies nothing more when it wakes, ends, and
+// is not started again without being told to. (What clients had sent to it, and it had not
+// read, it may run on the source, which nobody uses; they have been told of no answer.)
+func TestASleeperWakesAfterTheEnd(t *testing.T) {
+	for _, at := range []string{"", "mirror.step.source"} {
+		t.Run("at "+at, func(t *testing.T) {
+			t.Parallel()
+			now := filepath.Join(t.TempDir(), "now")
+			failpoints := ""
+			if at != "" {
+				failpoints = at + "=stop:" + now
+			}
+			s := newFronted(t, failpoints)
+			if at == "" {
+				s.c.signal(syscall.SIGSTOP)
+			} else if err := os.WriteFile(now, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			redistest.Eventually(t, time.Minute, s.c.stopped, "the process is stopped")
+			asleep := time.After(outlasting + 4*time.Second)
+			old := s.takeOver()
+			s.mustSwitch(router.Source)
+			s.goOn(200)
+			if err := s.direct.end(); err != nil {
+				t.Fatal(err)
+			}
+			s.c.end(false)
+			s.goOn(200)
+			<-asleep // the length is what is tried
+			before := restored(t, s.dst)
+			asWasAsleep := must[[]byte](t)(os.ReadFile(old.state))
+			old.signal(syscall.SIGCONT)
+			old.mustEnd()
+			s.goOn(200)
+			s.through.mustHold(t, s.dst.Addr(), mapping(crashMap))
+			for _, server := range []*redistest.Server{s.src, s.dst} {
+				mustBeClean(t, server)
+				if keys := server.Client(0).Keys(t.Context(), "crossfade:*").Val(); len(keys) > 0 {
+					t.Errorf("on %s there is %q", server.Addr(), keys)
+				}
+			}
+			if after := restored(t, s.dst); after != before || before == "" {
+				t.Errorf("the target has taken %s copies, and had taken %s", after, before)
+			}
+			old.mustBeRefused("it was ended")
+			// Not when it is told to, nor when it was killed while it slept.
+			args := old.args
+			old.args = append(args[:len(args):len(args)], "--take-over")
+			old.mustBeRefused("it was ended")
+			for _, list := range [][]string{old.args, args} {
+				if err := os.WriteFile(old.state, asWasAsleep, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				old.args = list
+				old.mustBeRefused("it was ended")
+			}
+			if after := restored(t, s.dst); after != before {
+				t.Errorf("the target has taken %s copies, and had taken %s", after, before)
+			}
+			for _, server := range []*redistest.Server{s.src, s.dst} {
+				mustBeClean(t, server)
+			}
+		})
+	}
+}
+
+// restored counts the copies that a server has taken.
+func restored(t *testing.T, s *redistest.Server) string {
+	t.Helper()
+	text := s.Client(0).Info(t.Context(), "commandstats").Val()
+	_, rest, _ := strings.Cut(text, "cmdstat_restore:calls=")
+	n, _, _ := strings.Cut(rest, ",")
+	return n
+}

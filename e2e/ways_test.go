@@ -298,18 +298,18 @@ func TestDryRunAndRehearsal(t *testing.T) {
 	for i := range 5 {
 		c.awaitReady()
 		dry := must[migration.Report](t)(c.ask(router.Source, admin.SwitchRequest{DryRun: true}))
-		if got := stepsOf(dry); !slices.Equal(got, []string{"preflight", "prepare", "lag-gate"}) || dry.Held != 0 || !dry.OK || !dry.DryRun {
+		if got := stepsOf(dry); !slices.Equal(got, []string{"preflight", "prepare", "replicas", "lag-gate"}) || dry.Held != 0 || !dry.OK || !dry.DryRun {
 			t.Errorf("a dry run: %+v", dry)
 		}
 		mustBeGone(t, fmt.Sprint("dry run ", i), before, src, dst)
 		c.awaitReady()
 		r := must[migration.Report](t)(c.ask(router.Source, admin.SwitchRequest{Rehearse: true}))
-		want := []string{"preflight", "prepare", "lag-gate", "hold", "soft-fence", "drain-1", "drain-2", "check", "hard-fence", "journal", "commit"}
+		want := []string{"preflight", "prepare", "replicas", "lag-gate", "hold", "soft-fence", "drain-1", "drain-2", "check", "hard-fence", "journal", "commit"}
 		if got := stepsOf(r); !slices.Equal(got, want) || !r.OK || !r.Rehearsal || r.Checked == 0 || r.Held <= 0 || r.Estimate <= r.Held || len(r.Findings) > 0 {
 			t.Errorf("a rehearsal: %+v", r)
 		}
 		for _, s := range r.Steps {
-			if s.Estimated != slices.Contains(want[8:], s.Name) {
+			if s.Estimated != slices.Contains(want[9:], s.Name) {
 				t.Errorf("a rehearsal's step: %+v", s)
 			}
 		}

@@ -153,7 +153,10 @@ func wearsFence(u acl.User) bool {
 	for _, s := range u.Selectors {
 		f.Selectors = append(f.Selectors, append(append([]string{}, s.Keys...), s.Commands...))
 	}
-	return fenced(f)
+	if _, marked := markOf(f); marked {
+		return true
+	}
+	return (&FenceState{Watched: true}).holds(f) // of a server without selectors
 }
 
 // may is asked while nobody else can begin a switch unnoticed.

@@ -85,6 +85,9 @@ func (m *Migration) start(ctx context.Context, mi *mirror.Mirror) error {
 }
 
 func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
+	if err := m.notEnded(ctx, m.record()); err != nil { // a server may have been away before
+		return err
+	}
 	err := m.save(false, func(r *Record) {
 		r.Copied = true
 		if r.Side == router.Source {

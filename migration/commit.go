@@ -19,7 +19,7 @@ func (a *attempt) journal(ctx context.Context) error {
 	// writes that nobody drained.
 	st := a.record().Servers[a.from].Fence
 	if a.level == FenceReplicas {
-		if err := a.fence(a.from).check(ctx, st); err != nil {
+		if err := a.leftFence().check(ctx, st); err != nil {
 			return err
 		}
 	}
@@ -53,22 +53,43 @@ func (a *attempt) journal(ctx context.Context) error {
 }
 
 // decide writes the journal: by the connection that has looked whether it may, or, where
-// that is gone, by looking once more.
+// that is gone, by looking once more. In the same instant it asks whether the fence stands:
+// should somebody have taken it down by hand since, nobody was let in yet, and who calls
+// takes the journal back.
 func (a *attempt) decide(ctx context.Context, st *FenceState) error {
+	f := a.leftFence()
 	if w := a.decision; w != nil {
 		e, err := a.record().entry()
 		if err != nil {
 			return err
 		}
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
-		err = a.decided("the journal", w.Save(cctx, e, replicaPatience, nil))
-		cancel()
-		if err == nil || certain(err) {
+		defer cancel()
+		var asked answers
+		err = a.decided("the journal", w.Save(cctx, e, replicaPatience, func(p redis.Pipeliner) { asked = f.ask(cctx, p, st) }))
+		if err == nil {
+			return f.judge(cctx, f.db(), st, asked)
+		}
+		if certain(err) {
 			return err
 		}
 		a.log.Warn("the journal's outcome is unknown, asking again", "error", err)
 	}
-	return a.publishUntilKnown(ctx, a.from, store.JournalKey, a.fence(a.from).stands(st))
+	if err := a.publishUntilKnown(ctx, a.from, store.JournalKey, f.stands(st)); err != nil {
+		return err
+	}
+	if err := a.restarted(ctx, a.from); errors.Is(err, errFenceLost) {
+		return err
+	}
+	return nil
+}
+
+// leftFence is the fence on the process that it was raised on: a replica that has taken its
+// place is fenced as well, but nobody has drained it.
+func (a *attempt) leftFence() fence {
+	f := a.fence(a.from)
+	f.run = a.left.Run
+	return f
 }
 
 // watchJournal asks the server that is left, while other things are checked, what is to be
@@ -79,7 +100,7 @@ func (a *attempt) watchJournal(ctx context.Context) error {
 	if a.level == FenceReplicas {
 		return nil
 	}
-	w, err := a.watch(ctx, a.from, store.JournalKey, a.fence(a.from).stands(a.record().Servers[a.from].Fence))
+	w, err := a.watch(ctx, a.from, store.JournalKey, a.leftFence().stands(a.record().Servers[a.from].Fence))
 	if errors.Is(err, errFenceLost) || certain(err) {
 		return err
 	}
@@ -240,7 +261,11 @@ func (a *attempt) restarted(ctx context.Context, side router.Side) error {
 	}
 	cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 	defer cancel()
-	err := a.fence(side).check(cctx, st)
+	f := a.fence(side)
+	if side == a.from {
+		f.run = a.left.Run
+	}
+	err := f.check(cctx, st)
 	if err != nil && loginRefused(err) { // our user is gone: it restarted without its ACL
 		return errFenceLost
 	}
@@ -401,7 +426,12 @@ func (m *Migration) openEntered(ctx context.Context) error {
 }
 
 // release lets the clients go on, on the other side.
-func (a *attempt) release(context.Context) error {
+func (a *attempt) release(ctx context.Context) error {
+	a.opening = make(chan struct{})
+	go func() { // whom an earlier switch has fenced: a failover must not meet clients with a fence
+		defer close(a.opening)
+		a.openOthers(ctx, a.to)
+	}()
 	a.setMirror(a.reverse) // what clients do from now on is the reverse mirror's to know
 	a.traffic.Release(a.route())
 	a.report.Held = ms(time.Since(a.held))
@@ -417,6 +447,7 @@ func (a *attempt) release(context.Context) error {
 // blocking command would be served by our own copy.
 func (a *attempt) after(ctx context.Context) error {
 	a.forward.Stop()
+	defer func() { <-a.opening }()
 	if err := a.fence(a.from).killOthers(ctx); err != nil {
 		a.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/internal/failpoint"
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
@@ -79,16 +80,20 @@ type attempt struct {
 	forward    *mirror.Mirror // from → to, runs already
 	reverse    *mirror.Mirror // to → from, armed during the attempt
 	held       time.Time
-	reins      *reins          // by which the server that is left is paused and fenced
-	stray      bool            // something that was said by the reins may still arrive
-	paused     bool            // writers past the proxy are
-	fencing    bool            // the fence may be up
-	refilling  bool            // the entered server restarted and is not known to be whole yet
-	scripts    map[string]bool // bodies that the entered server has
-	scale      value.Scale     // of the server that is left
-	sample     []handful       // what is compared while clients wait
-	decision   *store.Watched  // may write the journal; nil: it was not asked ahead
-	commission *store.Watched  // may write COMMITTED, likewise
+	opening    chan struct{}      // closed when the replicas of the entered server were opened
+	reins      *reins             // by which the server that is left is paused and fenced
+	replicas   []*replica         // of that server, which are fenced with it
+	raising    chan struct{}      // closed when they are, or cannot be; nil before
+	left       preflight.Standing // of the server that is left
+	stray      bool               // something that was said by the reins may still arrive
+	paused     bool               // writers past the proxy are
+	fencing    bool               // the fence may be up
+	refilling  bool               // the entered server restarted and is not known to be whole yet
+	scripts    map[string]bool    // bodies that the entered server has
+	scale      value.Scale        // of the server that is left
+	sample     []handful          // what is compared while clients wait
+	decision   *store.Watched     // may write the journal; nil: it was not asked ahead
+	commission *store.Watched     // may write COMMITTED, likewise
 	undos      []func(context.Context) error
 	budget     context.CancelCauseFunc
 }
@@ -105,6 +110,7 @@ var (
 	stepsBefore = []step{
 		{"preflight", (*attempt).preflightStep},
 		{"prepare", (*attempt).prepare},
+		{"replicas", (*attempt).readyReplicas},
 		{"lag-gate", (*attempt).lagGate},
 	}
 	stepsHeld = []step{
@@ -181,6 +187,10 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	m.opt.File.Calm()
 	a.dropWatched(ctx)
 	a.dropReins()
+	a.dropReplicas()
+	if a.level.fencesReplicas() { // some may have come meanwhile
+		a.lookSoon()
+	}
 	m.mu.Lock()
 	m.abort, m.attempting = nil, false
 	m.mu.Unlock()

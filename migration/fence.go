@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
@@ -33,9 +35,13 @@ const (
 type FenceState struct {
 	Level  FenceLevel `json:"level"`
 	Raised bool       `json:"raised"` // it may be up
-	Users  []ACLUser  `json:"users,omitempty"`
+	// Mark is in the rules of the users that are behind it; "": it has none.
+	Mark  string    `json:"mark,omitempty"`
+	Users []ACLUser `json:"users,omitempty"`
 	// HasSelectors says that the server knows ACL selectors.
 	HasSelectors bool `json:"has_selectors,omitempty"`
+	// Watched says that sentinels may have to make the server, a replica, the master.
+	Watched bool `json:"watched,omitempty"`
 	// MinReplicas and MaxLag are the settings as we found them (F2).
 	MinReplicas string `json:"min_replicas,omitempty"`
 	MaxLag      string `json:"max_lag,omitempty"`
@@ -57,16 +63,17 @@ var fencedRules = []string{"-@all", "+ping", "+hello", "+auth", "+select", "+cli
 // afterErrorReply). Nobody is given them who had them not: they are a way to all data.
 var replicaRules = []string{"+psync", "+replconf"}
 
+// promoteRules stay on a replica with who administers it: without them sentinels that log
+// in like the applications could make no other server the master. None of them writes a key.
+var promoteRules = []string{
+	"+info", "+role", "+multi", "+exec", "+slaveof", "+replicaof", "+config|rewrite", "+client|kill", "+subscribe",
+}
+
 // listenRules come on top on the way back: the sessions' subscriptions move to
 // the fenced server before the commit, so that no message which is published
 // right after it is missed. Nobody can publish there before. Subscribers in RESP2 must
 // have said all else before, and who redirects its messages must know to whom.
 var listenRules = []string{"+subscribe", "+psubscribe", "+ssubscribe", "+client", "+readonly"}
-
-// fencedSelectors comes after fencedRules where the server has selectors (7.0):
-// it lets the operator's own credentials read our control keys, so that a
-// sidecar that lost its state file finds its way. It reads nothing else.
-var fencedSelectors = []string{"clearselectors", "(resetchannels +get %R~crossfade:*)"}
 
 // maxInt32 is the largest value of min-replicas-to-write (config.c: INT_MAX).
 const maxInt32 = "2147483647"
@@ -81,6 +88,18 @@ type fence struct {
 	own  string
 	// token is its coordinator's; 0: nobody looks for a newer one before it is lowered.
 	token uint64
+	// run is the run id of the process on which it was raised. Another one in its place
+	// counts as one without a fence, whatever its users may; "": any will do.
+	run string
+	// follows is the master of which the server must be a replica when the fence goes up, so
+	// that it is ours to fence, and nobody but its master has written there before; nil:
+	// it may be any.
+	follows *preflight.Standing
+	// migration is the id of who raises it. known finds a fence of the record by its mark,
+	// nil: there is none; before is what the record has of this very server.
+	migration string
+	known     func(mark string) *FenceState
+	before    *FenceState
 	// proxied are the local addresses of the proxy's connections, which hold still
 	// while a fence is raised; asked for anew each time.
 	proxied func() map[string]struct{}
@@ -88,13 +107,22 @@ type fence struct {
 
 func (f fence) db() *redis.Client { return f.pool.DB(0) }
 
-// save reads what raising a fence of that level will change.
+// save reads what raising a fence of that level will change. A fence that stands already is
+// none of that: what was there before it is taken from the record, and where that does not
+// know it there is an error.
 func (f fence) save(ctx context.Context, level FenceLevel) (*FenceState, error) {
 	st := &FenceState{Level: level}
 	var err error
 	switch level {
 	case FenceACL:
+		if f.before != nil {
+			st.Mark = f.before.Mark
+		}
+		st.Mark = cmp.Or(st.Mark, newMark(f.migration))
 		if st.Users, err = f.users(ctx); err == nil {
+			st.Users, err = f.originals(st.Users)
+		}
+		if err == nil {
 			var info string
 			if info, err = f.db().Info(ctx, "server").Result(); err == nil {
 				st.HasSelectors = majorVersion(info) >= 7
@@ -104,6 +132,7 @@ func (f fence) save(ctx context.Context, level FenceLevel) (*FenceState, error) 
 		var got map[string]string
 		if got, err = f.db().ConfigGet(ctx, "min-replicas-*").Result(); err == nil {
 			st.MinReplicas, st.MaxLag = got["min-replicas-to-write"], got["min-replicas-max-lag"]
+			err = f.originalMinimum(st)
 		}
 	}
 	if err != nil {
@@ -183,9 +212,13 @@ func (f fence) watch(ctx context.Context, c *redis.Conn, token uint64) error {
 // CLIENT PAUSE: the writers that it stalled are then refused, not run.
 func (f fence) lift(ctx context.Context, c *redis.Conn, st *FenceState) error {
 	var unpause, users *redis.Cmd
+	var standing func() (preflight.Standing, error)
 	cmds, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		f.queueRaise(ctx, p, st)
 		unpause = p.Do(ctx, "CLIENT", "UNPAUSE")
+		if f.follows != nil {
+			standing = preflight.QueueStanding(ctx, p)
+		}
 		if st.Level == FenceACL {
 			users = p.Do(ctx, "ACL", "USERS")
 		}
@@ -197,6 +230,15 @@ func (f fence) lift(ctx context.Context, c *redis.Conn, st *FenceState) error {
 	}
 	if err != nil {
 		return fmt.Errorf("raising the %s fence on %s: %w", st.Level, f.pool, err)
+	}
+	if standing != nil {
+		now, err := standing()
+		if err == nil {
+			err = now.Follows(*f.follows)
+		}
+		if err != nil {
+			return f.notOurs(ctx, c, st, now, err)
+		}
 	}
 	switch st.Level {
 	case FenceACL:
@@ -215,9 +257,9 @@ func (f fence) queueRaise(ctx context.Context, p redis.Pipeliner, st *FenceState
 	switch st.Level {
 	case FenceACL:
 		for _, u := range st.Users {
-			rules := fencedRulesOf(u)
+			rules := st.rulesOf(u)
 			if st.HasSelectors {
-				rules = slices.Concat(rules, fencedSelectors)
+				rules = slices.Concat(rules, st.selectors())
 			}
 			p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...)
 		}
@@ -243,7 +285,7 @@ func (f fence) lateUsers(ctx context.Context, st *FenceState, users *redis.Cmd) 
 		if err != nil {
 			return err
 		}
-		if !spared(u) && !fenced(u) {
+		if !spared(u) && !st.holds(u) {
 			return fmt.Errorf("raising the fence on %s: ACL user %q appeared during the cutover", f.pool, name)
 		}
 	}

@@ -22,7 +22,7 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 	}
 	cmds, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
 		for _, u := range st.Users {
-			rules := fencedRulesOf(u) // begins with -@all
+			rules := st.rulesOf(u) // begins with -@all
 			if allow {
 				rules = slices.Concat(rules, listenRules)
 			}

@@ -112,12 +112,35 @@ func replicationOnly(u ACLUser) bool {
 	return true
 }
 
-// fencedRulesOf returns what the fence lets a user do that was as u is.
-func fencedRulesOf(u ACLUser) []string {
+// rulesOf returns what the fence lets a user do that was as u is.
+func (st *FenceState) rulesOf(u ACLUser) []string {
+	rules := fencedRules
 	if replicates(u) {
-		return slices.Concat(fencedRules, replicaRules)
+		rules = slices.Concat(rules, replicaRules)
 	}
-	return fencedRules
+	if st.Watched && administers(u) {
+		rules = slices.Concat(rules, promoteRules)
+	}
+	return rules
+}
+
+// administers reports whether a user may do all that makes a replica the master.
+func administers(u ACLUser) bool {
+	may := false
+	for _, r := range strings.Fields(u.Commands) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(r, "-"), "|")
+		switch {
+		case r == "+@all" || r == "allcommands":
+			may = true
+		case !strings.HasPrefix(r, "-"):
+		case strings.HasPrefix(name, "@"), slices.ContainsFunc(promoteRules, func(p string) bool {
+			needed, _, _ := strings.Cut(p[1:], "|")
+			return needed == name
+		}):
+			may = false
+		}
+	}
+	return may
 }
 
 // replicates reports whether a user may follow the server as a replica does. Later rules
@@ -164,6 +187,7 @@ type answers struct {
 	users   *redis.Cmd
 	each    map[string]*redis.Cmd // of the users that we have fenced
 	minimum *redis.MapStringStringCmd
+	server  *redis.StringCmd // nil where it may be any process
 }
 
 func (f fence) ask(ctx context.Context, p redis.Pipeliner, st *FenceState) (a answers) {
@@ -176,11 +200,23 @@ func (f fence) ask(ctx context.Context, p redis.Pipeliner, st *FenceState) (a an
 	case FenceReplicas:
 		a.minimum = p.ConfigGet(ctx, "min-replicas-to-write")
 	}
+	if f.run != "" {
+		a.server = p.Info(ctx, "server")
+	}
 	return a
 }
 
 // judge looks at the answers, and asks c about users that nobody knew of.
 func (f fence) judge(ctx context.Context, c asker, st *FenceState, a answers) error {
+	if a.server != nil {
+		text, err := a.server.Result()
+		if err != nil {
+			return fmt.Errorf("checking the fence on %s: %w", f.pool, err)
+		}
+		if runIDIn(text) != f.run {
+			return fmt.Errorf("checking the fence on %s: it is not the process that was fenced: %w", f.pool, errFenceLost)
+		}
+	}
 	switch st.Level {
 	case FenceACL:
 		names, err := a.users.StringSlice()
@@ -199,7 +235,7 @@ func (f fence) judge(ctx context.Context, c asker, st *FenceState, a answers) er
 			if err != nil {
 				return err
 			}
-			if !fenced(u) && !spared(u) {
+			if !st.holds(u) && !spared(u) {
 				return fmt.Errorf("checking the fence on %s: ACL user %q may write: %w", f.pool, name, errFenceLost)
 			}
 		}
@@ -215,21 +251,35 @@ func (f fence) judge(ctx context.Context, c asker, st *FenceState, a answers) er
 	return nil
 }
 
-// fenced reports whether a user has no more than the fence lets it have.
-func fenced(u ACLUser) bool {
+// holds reports whether a user has no more than the fence lets it have.
+func (st *FenceState) holds(u ACLUser) bool {
+	allowed := [][]string{fencedRules, replicaRules, listenRules}
+	if st.Watched {
+		allowed = append(allowed, promoteRules)
+	}
 	for _, r := range strings.Fields(u.Commands) {
-		if !slices.Contains(fencedRules, r) && !slices.Contains(replicaRules, r) && !slices.Contains(listenRules, r) {
+		if !slices.ContainsFunc(allowed, func(rules []string) bool { return slices.Contains(rules, r) }) {
 			return false
 		}
 	}
 	for _, sel := range u.Selectors {
 		for _, r := range sel {
-			if strings.HasPrefix(r, "+") && r != "+get" || strings.Contains(r, "~") && r != "%R~crossfade:*" {
+			if strings.HasPrefix(r, "+") && r != "+get" || strings.Contains(r, "~") && r != "%R~crossfade:*" && !strings.HasPrefix(r, markPattern) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// runIDIn finds it in the answer to INFO server, "" where it is not said.
+func runIDIn(text string) string {
+	for line := range strings.Lines(text) {
+		if v, ok := strings.CutPrefix(line, "run_id:"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
 }
 
 // majorVersion reads redis_version of INFO server; Valkey answers 7.2.4 there,

@@ -5,24 +5,35 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
-	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
-	"github.com/crossfade/crossfade/sync/mirror"
 )
 
 // Where sentinels watch a server, a failover leaves behind one on which there is what we
 // have changed: a fence, our user, notify-keyspace-events. None of that is replicated, so
 // the new master has nothing of it; and the old one keeps it, even over a restart, for
 // the sentinels have it rewrite its configuration file. It may become the master again,
-// so it is put back as soon as it answers.
+// so it is put back as soon as it answers, or, where the side was left, fenced as a replica
+// and put back with the others.
 
-// Former is a server that was a side's master, and has not been put back yet.
+// Former is a server of a side that is not its master, and has not been put back yet: it
+// was the master before, or is one of its replicas.
 type Former struct {
 	Side    router.Side `json:"side"`
 	Address string      `json:"address"`
 	Kept    Kept        `json:"kept"`
+	// Run is the run id of the process that was fenced there as a replica.
+	Run     string `json:"run,omitempty"`
+	Replica bool   `json:"replica,omitempty"`
+}
+
+func (f Former) String() string {
+	if f.Replica {
+		return f.Address + ", a replica of the " + f.Side.String()
+	}
+	return f.Address + ", which was the master of the " + f.Side.String() + " before a failover"
 }
 
 // MasterMoved says that the server at from is a side's master no more, where that is not
@@ -35,9 +46,13 @@ func (m *Migration) MasterMoved(side router.Side, from, to string) {
 	if from != "" && cancel != nil {
 		cancel(fmt.Errorf("the master of the %s has changed: %s is it no more", side, from))
 	}
-	if to == "" {
-		return
+	if to != "" {
+		m.lookSoon()
 	}
+}
+
+// lookSoon has the guard look at once, when no verb is under way.
+func (m *Migration) lookSoon() {
 	select {
 	case m.masters <- struct{}{}:
 	default:
@@ -70,6 +85,7 @@ func (r *Record) meet(side router.Side, present string) {
 	for _, f := range r.Former {
 		if f.Side == side && f.Address == present {
 			next = f.Kept
+			next.At = present
 		} else {
 			others = append(others, f)
 		}
@@ -87,6 +103,9 @@ func (k Kept) changed() bool { return k.Notify != nil || k.User || k.Fence != ni
 func (m *Migration) meetBeside(side router.Side) error {
 	present := m.ids[side].master()
 	r := m.record()
+	if present == "" && m.ids[side].url.Finder != nil {
+		return fmt.Errorf("where the master of the %s is now is not known yet", side)
+	}
 	if present == "" || r.Servers[side].At == present {
 		return nil
 	}
@@ -121,26 +140,37 @@ func (m *Migration) fenceSuccessor(left router.Side) {
 	}
 }
 
-// sweep puts back the servers that were masters before, as far as they answer. The error
-// names those that do not.
-func (m *Migration) sweep(ctx context.Context) (done []string, err error) {
+// sweep puts back those servers of which says yes, at the same time, as far as they answer.
+// The error names those that do not.
+func (m *Migration) sweep(ctx context.Context, which func(Former) bool) (done []string, err error) {
+	if lost := m.lostTo(); lost != nil {
+		return nil, lost // they are the other one's
+	}
+	var mu sync.Mutex
 	var errs []error
+	var all sync.WaitGroup
 	for _, f := range m.record().Former {
-		if f.Address == m.ids[f.Side].master() {
+		if f.Address == m.ids[f.Side].master() || !which(f) {
 			continue // it is the master again: see meet
 		}
-		cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
-		err := m.putBack(cctx, f)
-		cancel()
-		if err != nil {
-			errs = append(errs, fmt.Errorf("putting back %s, which was the master of the %s before a failover: %w", f.Address, f.Side, err))
-			continue
-		}
-		done = append(done, fmt.Sprintf("put %s back, which was the master of the %s before a failover", f.Address, f.Side))
-		errs = append(errs, m.assume(func(r *Record) {
-			r.Former = slices.DeleteFunc(slices.Clone(r.Former), func(o Former) bool { return o.Side == f.Side && o.Address == f.Address })
-		}))
+		all.Go(func() {
+			cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
+			defer cancel()
+			did, err := m.putBack(cctx, f)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("putting back %v: %w", f, err))
+				return
+			}
+			m.leaveOther(f.Side, f.Address)
+			done = append(done, fmt.Sprintf("%s %v", did, f))
+			errs = append(errs, m.assume(func(r *Record) {
+				r.Former = slices.DeleteFunc(slices.Clone(r.Former), func(o Former) bool { return o.Side == f.Side && o.Address == f.Address })
+			}))
+		})
 	}
+	all.Wait()
 	return done, errors.Join(errs...)
 }
 
@@ -150,61 +180,9 @@ func stillFenced(ctx context.Context, pool *conn.Pool, st *FenceState) *FenceSta
 	now := *st
 	now.Users = nil
 	for _, u := range st.Users {
-		if there, err := aclUser(ctx, pool.DB(0), u.Name); err == nil && fenced(there) {
+		if there, err := aclUser(ctx, pool.DB(0), u.Name); err == nil && st.holds(there) {
 			now.Users = append(now.Users, u)
 		}
 	}
 	return &now
-}
-
-// putBack is cleanUp for a server that is a replica now, or will be.
-func (m *Migration) putBack(ctx context.Context, f Former) error {
-	id := m.ids[f.Side]
-	plain := conn.New(id.url.At(f.Address), id.instance+":former", id.timeout)
-	defer func() { _ = plain.Close() }()
-	pool, own := plain, ""
-	if f.Kept.User {
-		password, err := m.ownPassword()
-		if err != nil {
-			return err
-		}
-		as := id.url.At(f.Address)
-		as.Username, as.Password = OwnUser, password
-		ours := conn.New(as, id.instance+":former", id.timeout)
-		defer func() { _ = ours.Close() }()
-		switch err := ours.DB(0).Ping(ctx).Err(); {
-		case err == nil:
-			pool, own = ours, OwnUser
-		case !loginRefused(err): // otherwise it restarted, and has forgotten all that we did
-			return err
-		}
-	}
-	// A fence that was asked for must not come behind this.
-	name := plain.Name()
-	err := mirror.KillNamed(ctx, pool.DB(0), func(n string) bool {
-		return len(n) > len(mirror.KeyPrefix) && n[:len(mirror.KeyPrefix)] == mirror.KeyPrefix && n != name
-	})
-	if err != nil {
-		return err
-	}
-	if st := f.Kept.Fence; st != nil {
-		st = stillFenced(ctx, pool, st)
-		if err := (fence{pool: pool, own: own}).lower(ctx, st); err != nil && !errors.Is(err, store.ErrSuperseded) {
-			return err
-		}
-	}
-	if f.Kept.Notify != nil {
-		if err := pool.DB(0).ConfigSet(ctx, "notify-keyspace-events", *f.Kept.Notify).Err(); err != nil {
-			return fmt.Errorf("putting back notify-keyspace-events: %w", err)
-		}
-	}
-	if f.Kept.User {
-		if err := plain.DB(0).Do(ctx, "ACL", "DELUSER", OwnUser).Err(); err != nil {
-			return fmt.Errorf("removing user %s: %w", OwnUser, err)
-		}
-	}
-	// The sentinels have had it write down what it was told of us; one without a
-	// configuration file, or that forbids it, has not.
-	_ = plain.DB(0).ConfigRewrite(ctx).Err()
-	return nil
 }

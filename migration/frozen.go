@@ -30,6 +30,8 @@ func (a *attempt) frozenCheck(ctx context.Context) error {
 	together.Go(func() error { return a.keepDrained(tctx) })
 	together.Go(func() error { return a.markDrained(tctx) })
 	together.Go(func() error { return a.watchJournal(tctx) })
+	together.Go(func() error { return a.sameMaster(tctx) })
+	together.Go(func() error { return a.replicasFenced(tctx) })
 	return together.Wait()
 }
 

@@ -118,6 +118,25 @@ func (id *identity) become(ctx context.Context, password string) error {
 	return nil
 }
 
+// enter logs in as our own user where that is there already. Otherwise the credentials stay
+// as they are, and the error says why.
+func (id *identity) enter(ctx context.Context, password string) error {
+	as := id.url
+	as.Username, as.Password = OwnUser, password
+	own := id.Pool().Like(as, id.instance+":"+id.side.String(), id.timeout)
+	if err := own.DB(0).Ping(ctx).Err(); err != nil {
+		_ = own.Close()
+		return err
+	}
+	id.use(own, true)
+	return nil
+}
+
+// stepBack goes back to the operator's credentials, where our user is not there any more.
+func (id *identity) stepBack() {
+	id.use(id.Pool().Like(id.url, id.instance+":"+id.side.String(), id.timeout), false)
+}
+
 // hash returns what ACL SETUSER takes after "#": some servers repeat in their
 // refusal what they were sent, and that ends in the log.
 func hash(password string) string {
@@ -139,7 +158,7 @@ func (id *identity) use(p *conn.Pool, own bool) {
 // must be down.
 func (id *identity) leave(ctx context.Context) error {
 	if id.isOwn() {
-		id.use(id.Pool().Like(id.url, id.instance+":"+id.side.String(), id.timeout), false)
+		id.stepBack()
 	}
 	if err := id.Pool().DB(0).Do(ctx, "ACL", "DELUSER", OwnUser).Err(); err != nil {
 		return fmt.Errorf("removing user %s from %s: %w", OwnUser, id.url, err)

@@ -116,6 +116,8 @@ type Migration struct {
 	verification verification
 	shadow       shadow
 	seat         seat
+	others       others
+	strays       strays
 
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
@@ -229,8 +231,10 @@ func (m *Migration) databases() router.DBMap {
 }
 
 func (m *Migration) fence(side router.Side) fence {
+	r := m.record()
 	return fence{
-		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: m.record().Token,
+		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: r.Token,
+		migration: r.ID, known: r.knownFence, before: r.Servers[side].Fence,
 		proxied: func() map[string]struct{} { return m.traffic.UpstreamAddrs(side) },
 	}
 }
@@ -388,6 +392,7 @@ func (m *Migration) Run(ctx context.Context) error {
 		if mi := m.activeMirror(); mi != nil {
 			mi.Stop()
 		}
+		m.closeOthers()
 		for _, id := range m.ids {
 			_ = id.Pool().Close()
 		}
@@ -396,8 +401,11 @@ func (m *Migration) Run(ctx context.Context) error {
 	defer beside.Wait() // before the connections are closed
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer m.noteOusted()
 	beside.Go(func() { m.resume(ctx) })
+	beside.Go(func() { m.watchSeat(ctx) })
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		m.openStale(ctx)
 		err := m.begin(ctx)
 		if err == nil {
 			break

@@ -87,6 +87,9 @@ func (m *Migration) ensureNotifications(ctx context.Context, side router.Side) e
 	if !m.cfg.Sync.SetNotifications {
 		return fmt.Errorf("%s: %w (sync.set_notifications is off, so it is not done for you)", p, off)
 	}
+	if err := m.meetBeside(side); err != nil { // who has answered may be another one than before
+		return err
+	}
 	if m.record().Servers[side].Notify == nil {
 		have := off.Have
 		if err := m.save(true, func(r *Record) { r.Servers[side].Notify = &have }); err != nil {

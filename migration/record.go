@@ -37,7 +37,8 @@ type Record struct {
 	LeaveOut []int                `json:"leave_out,omitempty"`
 
 	Servers [2]Kept `json:"servers"` // by router.Side: what to put back
-	// Former are servers that a failover has left behind with what we changed there.
+	// Former are servers that a failover has left behind with what we changed there, and
+	// replicas that are fenced with their master.
 	Former []Former `json:"former,omitempty"`
 	// Sealed is the password of our own user, encrypted with a key that only
 	// the operator's credentials give.
@@ -50,6 +51,9 @@ type Record struct {
 	Appointment *Appointment `json:"appointment,omitempty"`
 	Dropped     *Dropped     `json:"dropped,omitempty"`
 
+	// Ousted is in the state file alone, of a process that must not go on.
+	Ousted *Ousted `json:"ousted,omitempty"`
+
 	LastCutover *Report   `json:"last_cutover,omitempty"`
 	Updated     time.Time `json:"updated"`
 }
@@ -60,6 +64,9 @@ type Switch struct {
 	To   router.Side `json:"to"`
 	// Token is the attempt's; whoever finishes it has a newer one.
 	Token uint64 `json:"token,omitempty"`
+	// Run is the run id of the server that is left: its fence is that process's. "" while
+	// it is not known.
+	Run string `json:"run,omitempty"`
 }
 
 // Kept is what we changed on one server and must put back.

@@ -21,6 +21,7 @@ import (
 // PROTOCOL §6: up to SOFT_FENCED abort; HARD_FENCED abort (or drain again);
 // COMMITTING and later roll forward, never draining again.
 func (m *Migration) Recover(ctx context.Context) error {
+	defer m.noteOusted()
 	if err := m.through(ctx, stepsRead); err != nil {
 		return err
 	}
@@ -32,8 +33,8 @@ func (m *Migration) Recover(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if lost := m.lostTo(); lost != nil {
-			return lost
+		if m.findSeat(ctx); m.lostTo() != nil {
+			return m.lostTo()
 		}
 		if errors.Is(err, errNewer) || errors.Is(err, store.ErrSuperseded) {
 			err = errors.Join(err, m.readAgain(ctx))
@@ -74,9 +75,21 @@ func (m *Migration) newest(ctx context.Context) (Record, error) {
 		if err := m.useStoredAddresses(best); err != nil {
 			return Record{}, err
 		}
+		if err := m.mayReturn(ctx, best); err != nil {
+			return Record{}, err
+		}
 	}
 	remote, ok, err := m.newestRemote(ctx, best)
+	if found && !ok {
+		if gone := m.notEnded(ctx, best); errors.As(gone, new(*Refused)) || gone != nil && best.Ousted != nil {
+			return Record{}, gone
+		}
+	}
+	ousted := best.Ousted != nil
+	best.Ousted = nil
 	switch {
+	case err != nil && ousted:
+		return Record{}, fmt.Errorf("another sidecar has gone on with this migration since the state file was written, so both servers must be read: %w", err)
 	case err != nil && !found:
 		return Record{}, err
 	case err != nil:

@@ -6,6 +6,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/migration/preflight"
+	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
@@ -34,6 +36,18 @@ func (a *attempt) takeReins(ctx context.Context) error {
 // server would notice if it became another's.
 func (a *attempt) watchFence(ctx context.Context) error {
 	a.reins.conn = a.reins.DB(0).Conn() // a server may have closed the one of before for being idle
+	p := a.reins.conn.Pipeline()
+	standing := preflight.QueueStanding(ctx, p)
+	var left preflight.Standing
+	err := store.Answered(p.Exec(ctx))
+	if err == nil {
+		left, err = standing()
+	}
+	if err != nil {
+		return fmt.Errorf("asking %s for its run id: %w", a.reins, err)
+	}
+	a.left = left
+	a.watchReplicas(ctx)
 	return a.rein().watch(ctx, a.reins.conn, a.record().Token)
 }
 

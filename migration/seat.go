@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -21,13 +22,18 @@ type seat struct {
 	holder string // this process
 
 	mu      sync.Mutex
-	token   uint64  // with which it is taken; 0: not yet, everybody is let through
-	taken   [2]bool // by router.Side
-	checked [2]bool // nobody had done anything since the record was read
-	above   uint64  // the highest token seen in somebody else's
-	lost    error   // why this process may do nothing any more
+	token   uint64       // with which it is taken; 0: not yet, everybody is let through
+	taken   [2]bool      // by router.Side
+	checked [2]bool      // nobody had done anything since the record was read
+	seen    [2]time.Time // when it was ours, the last time; zero: it could not be written
+	run     [2]string    // the process that had it then
+	over    bool         // this process has ended the migration: the seat is nobody's
+	above   uint64       // the highest token seen in somebody else's
+	lost    error        // why this process may do nothing any more
+	by      string       // who has it then; "": nobody knows
 
-	ended chan struct{} // closed when it is lost
+	keeping sync.Mutex    // held while it is taken again beside a verb; before mu
+	ended   chan struct{} // closed when it is lost
 }
 
 func (s *seat) mine() store.Seat {
@@ -80,17 +86,37 @@ func (s *seat) allow(value string) error {
 	if s.token == 0 || !there.After(mine) { // whoever it is may be dead
 		return nil
 	}
-	return s.lose(there.String())
+	return s.lose(there)
+}
+
+// allowOn is allow on one of the two servers.
+func (s *seat) allowOn(side router.Side) func(value string) error {
+	return func(value string) error {
+		if err := s.allow(value); err != nil {
+			return err
+		}
+		there, ok := store.ParseSeat(value)
+		if ok && there.Holder == s.holder {
+			s.noteSeen(side)
+			return nil
+		}
+		if !ok && s.slept() {
+			return errSeatGone
+		}
+		return nil
+	}
 }
 
 // lose is called with mu held.
-func (s *seat) lose(to string) error {
+func (s *seat) lose(there store.Seat) error {
+	to := there.String()
 	if !s.taken[router.Source] && !s.taken[router.Target] { // with a higher token it may be had
 		s.token = 0
 		return fmt.Errorf("%w: %s has it", store.ErrSuperseded, to)
 	}
 	if s.lost == nil {
 		s.lost = fmt.Errorf("%w: %s has it; this one ends, for two would copy over each other's writes", store.ErrSuperseded, to)
+		s.by = there.Holder
 		close(s.ended)
 	}
 	return s.lost
@@ -105,8 +131,8 @@ func (m *Migration) lostTo() error {
 
 // guardConnections has all connections of ours look at the seat.
 func (m *Migration) guardConnections() {
-	for _, id := range m.ids {
-		id.Pool().Guard(&conn.Guard{Key: store.SeatKey, Allow: m.seat.allow})
+	for side, id := range m.ids {
+		id.Pool().Guard(&conn.Guard{Key: store.SeatKey, Allow: m.seat.allowOn(router.Side(side))})
 	}
 }
 
@@ -127,6 +153,7 @@ func (m *Migration) sit(ctx context.Context, sides ...router.Side) error {
 		if err := killOlder(ctx, m.ids[side]); err != nil {
 			return err
 		}
+		m.noteRun(ctx, side)
 		if s.noteTaken(side) {
 			if err := m.nothingNewer(ctx, side); err != nil {
 				return err
@@ -145,6 +172,7 @@ func (m *Migration) takeSeat(ctx context.Context, side router.Side) error {
 	err := store.TakeSeat(ctx, id.Pool().DB(0), m.seat.mine())
 	switch {
 	case err == nil:
+		m.seat.noteSeen(side)
 		return nil
 	case errors.Is(err, store.ErrSuperseded):
 		return m.superseded(ctx, side, err)
@@ -160,7 +188,7 @@ func (m *Migration) superseded(ctx context.Context, side router.Side, err error)
 	if there, ok, loadErr := store.LoadSeat(ctx, m.ids[side].Pool().DB(0)); loadErr == nil && ok {
 		m.seat.mu.Lock()
 		m.seat.above = max(m.seat.above, there.Token)
-		err = m.seat.lose(there.String())
+		err = m.seat.lose(there)
 		m.seat.mu.Unlock()
 	}
 	return fmt.Errorf("on %s: %w", m.ids[side].Pool(), err)
@@ -195,7 +223,11 @@ func (m *Migration) keepSeat(ctx context.Context) {
 			continue
 		}
 		there, ok, err := store.LoadSeat(ctx, m.ids[side].Pool().DB(0))
-		if err != nil || ok && there.Holder == m.seat.holder {
+		if err == nil && ok && there.Holder == m.seat.holder {
+			m.seat.noteSeen(side)
+			continue
+		}
+		if err != nil {
 			continue // one that does not answer is asked again
 		}
 		if err := m.takeSeat(ctx, side); err != nil {

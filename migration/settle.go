@@ -235,7 +235,9 @@ func (m *Migration) journalAgain(ctx context.Context) error {
 	}
 	if f != nil {
 		stands = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
-			holds := m.fence(r.Switch.From).stands(f)(ctx, p)
+			left := m.fence(r.Switch.From)
+			left.run = r.Switch.Run // a replica that took its place is fenced as well, and never was what was drained
+			holds := left.stands(f)(ctx, p)
 			return func(c store.Asker, there store.Entry) error {
 				if r.journalled(there) {
 					return nil

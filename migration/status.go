@@ -58,8 +58,12 @@ type Status struct {
 	// Views is how the notifications and the proxy's own view of writes differ.
 	Views mirror.Views `json:"views"`
 
-	Fence       string       `json:"fence"`   // level of the fence that is up, or ""
-	Checked     *Checked     `json:"checked"` // the newest look at both servers, nil before one
+	Fence   string   `json:"fence"`   // level of the fence that is up, or ""
+	Checked *Checked `json:"checked"` // the newest look at both servers, nil before one
+	// Replicas are those of the server that was left, which are fenced with it, or should be.
+	Replicas []ReplicaStatus `json:"replicas"`
+	// Strays are clients of the server that was left, past the proxy: the fence refuses them.
+	Strays      []string     `json:"strays"`
 	Verify      VerifyStatus `json:"verify"`
 	Shadow      ShadowStatus `json:"shadow"`
 	LastCutover *Report      `json:"last_cutover"`
@@ -181,6 +185,7 @@ func (m *Migration) Status() Status {
 			s.Fence = string(k.Fence.Level)
 		}
 	}
+	s.Replicas, s.Strays = m.replicaStatus(r), m.strayNames()
 	if mi == nil {
 		for _, db := range pairs.Sources() {
 			to, _ := pairs.Place(db)

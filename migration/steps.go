@@ -252,6 +252,7 @@ func (a *attempt) announceFence(ctx context.Context) error {
 		if f := r.Servers[a.from].Fence; f != nil {
 			f.Raised = true
 		}
+		r.announceReplicas(a.from)
 	})
 	if err != nil {
 		return err
@@ -363,10 +364,12 @@ func (a *attempt) hardFence(ctx context.Context) error {
 		})
 		return nil
 	})
-	if err := a.save(false, func(r *Record) { r.Phase = HardFenced }); err != nil {
+	if err := a.save(false, func(r *Record) { r.Phase, r.Switch.Run = HardFenced, a.left.Run }); err != nil {
 		return err
 	}
-	err := a.rein().lift(ctx, a.reins.conn, a.record().Servers[a.from].Fence)
+	st := a.record().Servers[a.from].Fence
+	a.raiseReplicas(ctx)
+	err := a.rein().lift(ctx, a.reins.conn, st)
 	a.noteStray(err)
 	return err
 }

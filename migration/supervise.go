@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/crossfade/crossfade/router"
@@ -109,20 +110,27 @@ func (m *Migration) guard(ctx context.Context) {
 	r = m.record()
 	if st := r.Servers[left].Fence; st != nil && st.Raised {
 		m.guardFence(ctx, left, st)
+		m.guardReplicas(ctx, left)
+		m.guardStrays(ctx, left)
+	} else {
+		m.noteStrays(nil)
 	}
 	m.guardRecord(ctx, r)
 	m.guardFormer(ctx)
 }
 
-// guardFormer puts back the servers that failovers have left behind.
+// guardFormer puts back the servers that failovers have left behind, and replicas that did
+// not answer when their fence was to be lowered.
 func (m *Migration) guardFormer(ctx context.Context) {
-	if len(m.record().Former) == 0 || time.Since(m.swept) < sweepEvery {
+	r := m.record()
+	which := func(f Former) bool { return !r.staysFenced(f.Side) }
+	if !slices.ContainsFunc(r.Former, which) || time.Since(m.swept) < sweepEvery {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
 	defer func() { m.swept = time.Now() }()
-	done, err := m.sweep(ctx)
+	done, err := m.sweep(ctx, which)
 	for _, text := range done {
 		m.log.Info(text)
 	}
@@ -152,18 +160,8 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 		m.log.Error("raising the fence again", "error", err)
 		return
 	}
-	// Users whose rules are known from before keep those for the day it is lowered.
-	for i, u := range fresh.Users {
-		for _, old := range st.Users {
-			if u.Name == old.Name {
-				fresh.Users[i] = old
-			}
-		}
-	}
-	if st.Level == FenceReplicas {
-		fresh.MinReplicas, fresh.MaxLag = st.MinReplicas, st.MaxLag
-	}
-	fresh.Raised = true
+	fresh.keepRules(st)
+	fresh.Raised, fresh.Watched = true, st.Watched
 	if err := m.save(true, func(r *Record) { r.Servers[left].Fence = fresh }); err != nil {
 		m.log.Error("raising the fence again", "error", err)
 		return

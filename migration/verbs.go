@@ -8,6 +8,7 @@ import (
 
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -73,6 +74,8 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 	if err := m.save(true, func(r *Record) { r.Phase = end }); err != nil {
 		return nil, err
 	}
+	m.seat.leave()
+	m.noteStrays(nil)
 	if mi := m.activeMirror(); mi != nil {
 		mi.Stop()
 		m.setMirror(nil)
@@ -89,7 +92,9 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 	}
 	cctx, cancel := context.WithTimeout(ctx, cleanUpTime)
 	defer cancel()
-	did, err := m.sweep(cctx)
+	m.forgetUnfenced(router.Source)
+	m.forgetUnfenced(router.Target)
+	did, err := m.sweep(cctx, func(Former) bool { return true })
 	return append(done, did...), errors.Join(append(errs, err)...)
 }
 
@@ -122,7 +127,7 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 		}
 		done = append(done, "lowered the fence on "+name)
 	}
-	n, err := m.removeKeys(ctx, side)
+	n, err := m.removeKeys(ctx, side, id.Pool())
 	if err != nil {
 		return done, err
 	}
@@ -141,8 +146,7 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 
 // removeKeys deletes what we wrote: the control keys, the heartbeats, and
 // temporary keys that a crash may have left.
-func (m *Migration) removeKeys(ctx context.Context, side router.Side) (removed int64, err error) {
-	p := m.ids[side].Pool()
+func (m *Migration) removeKeys(ctx context.Context, side router.Side, p *conn.Pool) (removed int64, err error) {
 	dbs := m.databases().On(side)
 	if len(dbs) == 0 || dbs[0] != 0 {
 		dbs = append([]int{0}, dbs...)

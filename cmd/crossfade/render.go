@@ -69,6 +69,21 @@ func renderStatus(st admin.StatusReply, width int) string {
 	if st.Fence != "" {
 		line("fence", "up on the server that is not in use: "+fenceWords(migration.FenceLevel(st.Fence)))
 	}
+	for i, r := range st.Replicas {
+		name := ""
+		if i == 0 {
+			name = "replicas"
+		}
+		line(name, replicaLine(r))
+	}
+	for i, who := range st.Strays {
+		name := ""
+		if i == 0 {
+			name = "strays"
+			who = "refused on the server that is not in use, past the proxy: " + who
+		}
+		line(name, who)
+	}
 	if !st.Phase.Ended() {
 		line("lag", lagLine(st.Status))
 	}
@@ -280,6 +295,18 @@ func lastSwitch(r migration.Report) string {
 		return text + ": " + estimateLine(r)
 	}
 	return text + ": done, " + stallLine(r)
+}
+
+// replicaLine says of one server whether it is fenced with its master.
+func replicaLine(r migration.ReplicaStatus) string {
+	text := r.Address + " of the " + r.Side.String()
+	switch {
+	case r.Problem != "":
+		return text + ": NOT fenced, and would take writes as the master: " + r.Problem
+	case r.Fence != "":
+		return text + ": " + fenceWords(migration.FenceLevel(r.Fence))
+	}
+	return text + ": to be put back"
 }
 
 // fenceWords says what a level of the protocol is made of.

@@ -129,13 +129,23 @@ func (m *Model) mirror(s *State, i int, who string, out *successors) {
 	out.add(who, "reads the key on "+names[from]+" and sends it to "+names[to], n)
 }
 
-// guard puts back what a server has forgotten: the record, and the fence.
+// guard puts back what a server has forgotten: the record, and the fence. Replicas of the
+// applications' server are opened by it as well.
 func (m *Model) guard(s *State, i int, who string, out *successors) {
 	c := &s.co[i]
 	if home := int(c.epoch & 1); c.file.after(s.srv[home].key) {
 		n := *s
 		m.put(&n, i, home, c.file)
 		out.add(who, "writes the record on "+names[home]+" again", n)
+	}
+	if home := int(c.epoch & 1); (s.srv[home].spare || s.srv[home].fence) && !m.outranked(s, home, c.token) {
+		n := *s
+		what := "opens the replicas of " + names[home]
+		if n.srv[home].fence {
+			what = "opens " + names[home] + ", which was a replica and fenced"
+		}
+		n.srv[home].fence, n.srv[home].spare = false, false
+		out.add(who, what, n)
 	}
 	x := 1 - int(c.epoch&1)
 	if !s.srv[x].forgot || s.srv[x].fence || c.epoch == 0 {

@@ -89,6 +89,7 @@ type server struct {
 	kept   list  // what a failover or a crash leaves of data ...
 	kept2  entry // ... and of the control keys
 	fence  bool  // refuses the applications' writes
+	spare  bool  // its replicas would, as the master
 	paused bool  // stalls them; ends by itself at any time
 	forgot bool  // restarted, and so lost a fence that stood
 }

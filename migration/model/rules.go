@@ -95,7 +95,7 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 	FenceOnReplicas: {
 		"the fence on the replicas too",
 		"The fence is raised on the replicas, which do not learn of it from their master.",
-		"failovers", "not yet: the fence is raised on the master alone. A failover before the journal is found, `migration/commit.go` `journal`, and the attempt taken back. After it, `migration/supervise.go` `guardFence` raises the fence on the new master within a second; what clients past the proxy write there meanwhile is not kept, as after a restart without the users",
+		"failovers", "`migration/replicafence.go` `readyReplicas`, `migration/steps.go` `hardFence`, for those that come later `migration/replicaguard.go` `guardReplicas`. One that cannot be reached, or is not proved to be one, is named, `migration/replicas.go` `noteUnfenced`; a failover to it is found before the journal, `migration/replicafence.go` `sameMaster` and `migration/commit.go` `journal`, and after it `migration/supervise.go` `guardFence` raises the fence on the new master within a second: what clients past the proxy write there meanwhile is not kept",
 	},
 	Tokens: {
 		"tokens",

@@ -1,5 +1,7 @@
 package model
 
+import "slices"
+
 // pc is the step that a coordinator takes next.
 type pc uint8
 
@@ -23,6 +25,7 @@ const (
 	listenBack
 	pause
 	raise
+	raiseSpare // only with replicas
 	barrier
 	drain
 	await
@@ -40,7 +43,7 @@ const (
 
 // inCode names the steps of the code for which those of the model stand.
 var inCode = [nSteps]string{
-	prepare: "prepare", arm: "prepare", listenBack: "prepare", pause: "soft-fence", raise: "hard-fence",
+	prepare: "prepare", arm: "prepare", listenBack: "prepare", pause: "soft-fence", raise: "hard-fence", raiseSpare: "hard-fence",
 	barrier: "drain-2", drain: "drain-2", await: "drain-2", note: "journal", journal: "journal",
 	commit: "commit", replicate: "commit", open: "commit", adopt: "after",
 }
@@ -74,6 +77,9 @@ func (m *Model) arrange() {
 	default:
 		list = append(list, raise, barrier, drain)
 	}
+	if at := slices.Index(list, raise); at >= 0 && m.spares() {
+		list = slices.Insert(list, at+1, raiseSpare)
+	}
 	list = append(list, await)
 	switch {
 	case !m.has(JournalFirst):
@@ -94,6 +100,9 @@ func (m *Model) arrange() {
 	m.order[claimHome], m.order[claimOther] = claimOther, killOld
 	m.order[undo] = idle
 }
+
+// spares reports whether replicas are fenced with their master.
+func (m *Model) spares() bool { return m.bounds.Replicas && m.has(FenceOnReplicas) }
 
 // coordinate adds what coordinator i may do.
 func (m *Model) coordinate(s *State, i int, out *successors) {
@@ -130,6 +139,11 @@ func (m *Model) coordinate(s *State, i int, out *successors) {
 		n.left.Aborts--
 		n.co[i].pc = undo
 		out.add(who, "gives up", n)
+	}
+	if left := int(c.epoch & 1); c.pc == raise && m.spares() && !s.srv[left].spare && !m.outranked(s, left, c.token) {
+		n := *s // both are asked at the same time
+		n.srv[left].spare = true
+		out.add(who, "raises the fence on the replicas of "+names[left], n)
 	}
 	n := *s
 	if what := m.take(&n, i); what != "" {
@@ -213,6 +227,17 @@ func (m *Model) take(n *State, i int) string {
 		}
 		left.fence, left.paused, left.forgot = true, false, false
 		what = "raises the fence on " + names[from]
+	case raiseSpare:
+		if superseded(from) {
+			return stops
+		}
+		what = "knows that the replicas of " + names[from] + " are fenced too"
+		switch {
+		case !left.fence: // one of them has become the master meanwhile
+			next, what = undo, "finds that a replica of "+names[from]+" is none any more"
+		case !left.spare:
+			left.spare, what = true, "raises the fence on the replicas of "+names[from]
+		}
 	case barrier:
 		if !c.ahead.up {
 			return ""

@@ -196,7 +196,7 @@ func (m *Model) fail(s *State, x int, out *successors) {
 	v.data, v.key, v.paused = v.kept, v.kept2, false
 	what := "fails over to its replica"
 	if m.bounds.Replicas {
-		v.fence = v.fence && m.has(FenceOnReplicas)
+		v.fence, v.spare = v.spare, false
 	} else {
 		what = "restarts from its disk, and knows no fence any more"
 		v.forgot = v.forgot || v.fence

@@ -96,12 +96,30 @@ func TestRole(t *testing.T) {
 	expect(t, run(t, environment(t, replica, other), StageCheck, other), "role", Warn, "source", "replica")
 	expect(t, run(t, environment(t, replica, other), StageCutover, other), "role", Fail, "source", "replica")
 	findings := run(t, environment(t, master, other), StageCheck, master, other)
-	expect(t, findings, "role", Warn, "1 replica", "ACL changes are not replicated")
+	expect(t, findings, "role", Pass, "is a master with 1 replica")
+	expect(t, findings, "replicas", Warn, "connected to its replica "+replica.Addr(), `user "default"`)
 	for _, f := range findings {
 		if f.Check == "clients" && strings.Contains(f.What, "replica") {
 			t.Errorf("the replica is no client: %+v", f)
 		}
 	}
+	if err := replica.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, run(t, environment(t, master, other), StageCheck, master, other), "replicas", Warn, "replica "+replica.Addr()+" cannot be fenced with it", "no answer within 2s", "replica-announce-ip")
+	if err := replica.Cont(); err != nil {
+		t.Fatal(err)
+	}
+
+	// Who answers at the address that a replica tells may be somebody else.
+	stranger := redistest.Start(t)
+	_, theirs, _ := strings.Cut(stranger.Addr(), ":")
+	redistest.Start(t, redistest.WithConfig("replicaof", host, port), redistest.WithConfig("replica-announce-ip", host), redistest.WithConfig("replica-announce-port", theirs))
+	redistest.Eventually(t, 20*time.Second, func() bool {
+		return strings.Contains(master.Client(0).Info(t.Context(), "replication").Val(), "port="+theirs+",state=online")
+	}, "the other one follows")
+	findings = run(t, environment(t, master, other), StageCheck, master, other, stranger)
+	expect(t, findings, "replicas", Warn, "replica "+stranger.Addr()+" cannot be fenced with it", "no replica of this master")
 }
 
 func TestCluster(t *testing.T) {

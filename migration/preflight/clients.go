@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // ownUser is the ACL user that a migration creates.
@@ -27,6 +30,9 @@ func (b bypassing) String() string {
 	}
 	return w.String() + " for " + b.age + " s"
 }
+
+// watches reports whether it is a sentinel's.
+func (b bypassing) watches() bool { return strings.HasPrefix(b.name, "sentinel-") }
 
 // bypasses lists the connections to From that are neither ours, nor the proxy's,
 // nor replication's.
@@ -60,6 +66,43 @@ func Bypassing(ctx context.Context, env Env) ([]string, error) {
 	return out, err
 }
 
+// Strays names those who are connected to From past the proxy, and those whom its fence has
+// refused within a time and who have gone since: at most ten kinds of them. Sentinels are none.
+func Strays(ctx context.Context, env Env, within time.Duration) ([]string, error) {
+	list, err := bypasses(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, refusedLately(ctx, env, within, list)...)
+	return kinds(slices.DeleteFunc(list, bypassing.watches)), nil
+}
+
+// refusedLately reads out of ACL LOG who was refused a command, of those who are not
+// connected any more; nobody where that is not to be had.
+func refusedLately(ctx context.Context, env Env, within time.Duration, connected []bypassing) []bypassing {
+	entries, _ := env.From.DB(0).Do(ctx, "ACL", "LOG", 50).Slice()
+	var out []bypassing
+	for _, one := range entries {
+		list, _ := one.([]any)
+		e := make(map[string]string)
+		for i := 0; i+1 < len(list); i += 2 {
+			e[fmt.Sprint(list[i])] = fmt.Sprint(list[i+1])
+		}
+		age, err := strconv.ParseFloat(e["age-seconds"], 64)
+		if err != nil || e["reason"] != "command" || age > within.Seconds() {
+			continue
+		}
+		f := fields(e["client-info"])
+		_, proxied := env.Proxied[f["addr"]]
+		there := slices.ContainsFunc(connected, func(b bypassing) bool { return b.addr == f["addr"] })
+		if f["addr"] == "" || proxied || there || strings.HasPrefix(f["name"], ours) {
+			continue
+		}
+		out = append(out, bypassing{addr: f["addr"], name: f["name"], user: e["username"], lib: f["lib-name"], age: f["age"]})
+	}
+	return out
+}
+
 func fields(line string) map[string]string {
 	out := make(map[string]string)
 	for field := range strings.FieldsSeq(line) {
@@ -84,8 +127,11 @@ func checkClients(ctx context.Context, in *inspection) []Finding {
 		"%s: %s past the proxy: %s", in.from, plural(int64(len(list)), "client is connected", "clients are connected"), grouped(list)))
 }
 
-// grouped shows at most ten groups: the connections of one pool are one.
-func grouped(list []bypassing) string {
+// grouped shows kinds in one line.
+func grouped(list []bypassing) string { return strings.Join(kinds(list), "; ") }
+
+// kinds shows at most ten kinds: the connections of one pool are one.
+func kinds(list []bypassing) []string {
 	const most = 10
 	groups := make(map[bypassing][]bypassing)
 	var order []bypassing
@@ -100,7 +146,7 @@ func grouped(list []bypassing) string {
 		}
 		groups[kind] = append(groups[kind], b)
 	}
-	var lines []string
+	lines := []string{}
 	for i, kind := range order {
 		if i == most {
 			lines = append(lines, fmt.Sprintf("and %d more kinds", len(order)-most))
@@ -113,5 +159,5 @@ func grouped(list []bypassing) string {
 		}
 		lines = append(lines, line)
 	}
-	return strings.Join(lines, "; ")
+	return lines
 }

@@ -150,6 +150,7 @@ func checks() []check {
 		{"foreign-keys", toOnly, before, checkForeignKeys},
 		{"clients", fromOnly, always, checkClients},
 		{"fence", nothing, always, checkFence},
+		{"replicas", fromOnly, []Stage{StageCheck}, checkReplicas},
 		{"big-keys", fromOnly, before, checkBigKeys},
 		{"commands", fromOnly, before, checkCommands},
 		{"modules", both, before, checkModules},

@@ -23,9 +23,6 @@ func checkRole(_ context.Context, in *inspection) []Finding {
 		case replica:
 			out = append(out, warn("Give the address of the master as "+s.name+".url; a switch is refused from a replica.",
 				"%s is a replica of %s: clients cannot write through it, and a fence here does not stop its master", s, master))
-		case replicas > 0 && s == in.from:
-			out = append(out, warn("Nothing may write to the replicas themselves (replica-read-only yes, the default); clients that read from them go on reading old values after the switch.",
-				"%s has %s: ACL changes are not replicated, so the fence holds on the master only", s, plural(replicas, "replica", "replicas")))
 		default:
 			out = append(out, pass("%s is a master with %s", s, plural(replicas, "replica", "replicas")))
 		}

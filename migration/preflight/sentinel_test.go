@@ -39,7 +39,8 @@ func TestSentinels(t *testing.T) {
 	findings := check(g.URL())
 	expect(t, findings, "sentinel", Pass, "source: 3 sentinels say that the master \"main\" is "+g.Master().Addr())
 	expect(t, findings, "reach", Pass, "/main answers")
-	expect(t, findings, "role", Warn, "has 1 replica")
+	expect(t, findings, "role", Pass, "is a master with 1 replica")
+	expect(t, findings, "replicas", Pass, g.Servers[1].Addr()+" can be fenced with it")
 	expect(t, check(one+"main"), "sentinel", Warn, "only one sentinel is named, and there are 2 more", g.Sentinels[1].Addr(), g.Sentinels[2].Addr())
 
 	findings = check(one + "other")

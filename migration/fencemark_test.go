@@ -1,0 +1,106 @@
+package migration
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+)
+
+// A fence that stands is never taken for what was there before it: who knows its mark knows
+// what that was, and who does not raises none.
+func TestFenceKnowsItsOwn(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(allKinds...))
+	f := fence{pool: poolOf(t, s, OwnUser, ownPassword), own: OwnUser, migration: "test"}
+	before := aclList(t, f.db())
+	st, err := f.save(t.Context(), FenceACL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.arm(t.Context(), testToken); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.raise(t.Context(), st, testToken); err != nil {
+		t.Fatal(err)
+	}
+	if id, _, _ := strings.Cut(st.Mark, "."); id != "test" {
+		t.Errorf("its mark is %q", st.Mark)
+	}
+	if _, err := f.save(t.Context(), FenceACL); err == nil || !strings.Contains(err.Error(), st.Mark) {
+		t.Errorf("to who knows nothing of the fence it is what is to be put back: %v", err)
+	}
+	one := Record{Former: []Former{{Address: "other:1", Kept: Kept{Fence: st}}}}
+	two := f
+	two.known = one.knownFence
+	again, err := two.save(t.Context(), FenceACL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(st.Users, again.Users); diff != "" {
+		t.Errorf("what is to be put back has changed:\n%s", diff)
+	}
+	if again.Mark == st.Mark {
+		t.Error("two fences have the same mark")
+	}
+	// An operator who lets one user in has not changed what it was.
+	do(t, f.db(), "ACL", "SETUSER", "everything", "+@all")
+	three := f
+	three.before = st
+	third, err := three.save(t.Context(), FenceACL)
+	if err != nil || !slices.EqualFunc(third.Users, st.Users, func(a, b ACLUser) bool { return cmp.Equal(a, b) }) || third.Mark != st.Mark {
+		t.Errorf("by what is known of this server: %v, %+v", err, third)
+	}
+	if err := f.raise(t.Context(), again, testToken); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.check(t.Context(), again); err != nil {
+		t.Error(err)
+	}
+	if err := f.lower(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, aclList(t, f.db())); diff != "" {
+		t.Errorf("the users differ afterwards (-before +after):\n%s", diff)
+	}
+}
+
+// A fence of a former version has no mark. Only who has it in the record of this very server
+// knows what was before it.
+func TestFenceWithoutAMark(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(ownACL))
+	f, st := armed(t, s, FenceACL)
+	st.Mark = ""
+	if err := f.raise(t.Context(), st, testToken); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.save(t.Context(), FenceACL); err == nil {
+		t.Error("it is what is to be put back")
+	}
+	f.before = st
+	again, err := f.save(t.Context(), FenceACL)
+	if err != nil || !cmp.Equal(again.Users, st.Users) {
+		t.Errorf("%v, %+v", err, again)
+	}
+}
+
+// The same of the fence by min-replicas-to-write, which has no mark either.
+func TestFenceReplicasKnowsItsOwn(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(ownACL))
+	f, st := raised(t, s, FenceReplicas)
+	if _, err := f.save(t.Context(), FenceReplicas); err == nil {
+		t.Error("it is what is to be put back")
+	}
+	f.before = st
+	again, err := f.save(t.Context(), FenceReplicas)
+	if err != nil || again.MinReplicas != "0" || again.MaxLag != st.MaxLag {
+		t.Errorf("%v, %+v", err, again)
+	}
+	// What a failover has put in place of it knows no settings.
+	again.keepRules(&FenceState{Level: FenceReplicas, Raised: true})
+	if again.MinReplicas != "0" {
+		t.Errorf("to be put back: %q", again.MinReplicas)
+	}
+}

@@ -1,0 +1,180 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
+)
+
+// A process may sleep for so long that another one takes its place, moves the applications
+// and ends the migration, after which no key of ours is left. When it wakes, all its
+// connections are closed, and new ones find nobody's seat. That is as after a FLUSHALL; but
+// who is awake looks at the seat twice a second, and who has not seen it on either server
+// for a while lets none of its connections through before it has found out.
+
+// sleepAfter is for how long a seat is believed in that was not seen. Within it nobody takes
+// over, moves the applications and ends the migration.
+const sleepAfter = 2 * time.Second
+
+// errSeatGone means that it is not known yet whether the migration is still ours.
+var errSeatGone = errors.New("nobody has the seat, and this process has not looked at it for a while: it may have slept until another one has ended the migration")
+
+// noteSeen notes that the seat is ours on a server.
+func (s *seat) noteSeen(side router.Side) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[side] = time.Now()
+}
+
+// leave gives the seat up: its keys are about to be removed.
+func (s *seat) leave() {
+	s.keeping.Lock() // who takes it again does so before they are removed
+	defer s.keeping.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+}
+
+// slept reports whether the seat was ours and has not been seen for long, on either server.
+func (s *seat) slept() bool { return s.unseenFor(sleepAfter) }
+
+func (s *seat) unseenFor(d time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	held := false
+	for _, at := range s.seen {
+		// A machine that slept may not have counted that, but its calendar has.
+		if at.IsZero() {
+			continue
+		}
+		if held = true; max(time.Since(at), time.Now().Round(0).Sub(at.Round(0))) < d {
+			return false
+		}
+	}
+	return held
+}
+
+// allowBeside is allowOn for a server that is neither of the two. What such a one has of the
+// seat may be old, so it proves nothing to who has slept.
+func (s *seat) allowBeside(value string) error {
+	if err := s.allow(value); err != nil {
+		return err
+	}
+	if s.slept() {
+		return errSeatGone
+	}
+	return nil
+}
+
+// noteRun notes which process has the seat on a server; "" where it is not told.
+func (m *Migration) noteRun(ctx context.Context, side router.Side) {
+	text, _ := m.ids[side].Pool().DB(0).Info(ctx, "server").Result()
+	m.seat.mu.Lock()
+	defer m.seat.mu.Unlock()
+	m.seat.run[side] = runIDIn(text)
+}
+
+// watchSeat finds out about the seat whenever it has not been seen for long, until ctx ends.
+func (m *Migration) watchSeat(ctx context.Context) {
+	tick := time.NewTicker(guardEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			m.seat.keeping.Lock()
+			if !m.seat.slept() && m.seat.unseenFor(sleepAfter/2) {
+				m.keepSeat(ctx) // a verb is under way, and keeps the guard from it
+			}
+			m.seat.keeping.Unlock()
+			m.findSeat(ctx)
+		case <-m.seat.ended:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// findSeat asks both servers whose the seat is, if that has not been seen for long, by
+// connections that no guard keeps back. Where nobody has it, although a server is still the
+// process that had it, the migration was ended by another one: this process ends as well.
+func (m *Migration) findSeat(ctx context.Context) {
+	if !m.seat.slept() {
+		return
+	}
+	ended, ours, forgot := false, false, false
+	for side := range m.ids {
+		side := router.Side(side)
+		m.seat.mu.Lock()
+		held, run := !m.seat.seen[side].IsZero(), m.seat.run[side]
+		m.seat.mu.Unlock()
+		if !held {
+			continue
+		}
+		value, present, err := m.askSeat(ctx, side)
+		if err != nil {
+			return // asked again
+		}
+		switch there, ok := store.ParseSeat(value); {
+		case ok && there.Holder == m.seat.holder:
+			m.seat.noteSeen(side)
+			ours = true
+		case ok:
+			if m.seat.allow(value) != nil {
+				return
+			}
+			ours = true // an older one's: ours was overwritten, and is taken again
+		case run == "" || present == run:
+			ended = true
+		default:
+			forgot = true // it was restarted without its data
+		}
+	}
+	switch {
+	case ours:
+	case ended:
+		m.seat.end()
+	case forgot:
+		for side := range m.ids {
+			m.seat.noteSeen(router.Side(side))
+		}
+	}
+}
+
+// askSeat returns the seat's value on a server, and the run id of that, where it tells.
+func (m *Migration) askSeat(ctx context.Context, side router.Side) (value, run string, err error) {
+	id := m.ids[side]
+	p := conn.New(id.url, id.instance+":"+side.String()+":seat", id.timeout)
+	defer func() { _ = p.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, id.timeout)
+	defer cancel()
+	pipe := p.DB(0).Pipeline()
+	seat, info := pipe.Get(ctx, store.SeatKey), pipe.Info(ctx, "server")
+	if err := store.Answered(pipe.Exec(ctx)); err != nil {
+		return "", "", err
+	}
+	if err := seat.Err(); err != nil && !errors.Is(err, redis.Nil) {
+		return "", "", err
+	}
+	return seat.Val(), runIDIn(info.Val()), nil
+}
+
+// end ends this process, for another one has ended the migration.
+func (s *seat) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost == nil {
+		s.lost = fmt.Errorf("%w, and ended it while this process slept; this one ends as well", store.ErrSuperseded)
+		close(s.ended)
+	}
+}
