@@ -64,13 +64,20 @@ func (s *seat) unseenFor(d time.Duration) bool {
 	return held
 }
 
-// allowBeside is allowOn for a server that is neither of the two. What such a one has of the
-// seat may be old, so it proves nothing to who has slept.
+// allowBeside is the guard of connections to a server that is neither of the two. What such a
+// one has of the seat may be old, or of another migration: it proves nothing to who has slept,
+// and takes the seat from nobody; but nothing is changed on one that tells of somebody newer.
 func (s *seat) allowBeside(value string) error {
-	if err := s.allow(value); err != nil {
-		return err
-	}
-	if s.slept() {
+	there, ok := store.ParseSeat(value)
+	s.mu.Lock()
+	lost, mine := s.lost, store.Seat{Token: s.token, Holder: s.holder}
+	s.mu.Unlock()
+	switch {
+	case lost != nil:
+		return lost
+	case ok && there.Holder != s.holder && mine.Token != 0 && there.After(mine):
+		return fmt.Errorf("%s there is of somebody else (%s), so the server is left alone: it may have been away, or be of another migration", store.SeatKey, there)
+	case s.slept():
 		return errSeatGone
 	}
 	return nil
