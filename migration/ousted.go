@@ -91,16 +91,21 @@ func connected(ctx context.Context, p *conn.Pool, holder string) (bool, error) {
 // work with. Nothing on a server tells of the end, but a migration that goes on has its record
 // on the target, before the first key. An error that is no refusal means that it is not known.
 func (m *Migration) notEnded(ctx context.Context, r Record) error {
+	return m.notEndedBy(ctx, r, [2]*conn.Pool{m.ids[router.Source].Pool(), m.ids[router.Target].Pool()})
+}
+
+// notEndedBy is notEnded by certain connections.
+func (m *Migration) notEndedBy(ctx context.Context, r Record, pools [2]*conn.Pool) error {
 	if !r.Copied || r.Phase.Ended() || r.Side == router.Target && r.Ousted == nil {
 		return nil // where the target forgets that it was entered, remembers says so
 	}
-	told, holds, err := m.traces(ctx, router.Target, r)
+	told, holds, err := m.traces(ctx, pools[router.Target], router.Target, r)
 	if err != nil || told {
 		return err
 	}
 	if !holds || r.Side == router.Target {
 		var knows, full bool
-		if knows, full, err = m.traces(ctx, router.Source, r); err != nil || knows || !full && !holds {
+		if knows, full, err = m.traces(ctx, pools[router.Source], router.Source, r); err != nil || knows || !full && !holds {
 			return err // the target was emptied, or both were
 		}
 	}
@@ -110,8 +115,7 @@ func (m *Migration) notEnded(ctx context.Context, r Record) error {
 
 // traces reports whether a server has a control key of a migration, and whether it holds keys
 // where the record has databases.
-func (m *Migration) traces(ctx context.Context, side router.Side, r Record) (told, holds bool, err error) {
-	pool := m.ids[side].Pool()
+func (m *Migration) traces(ctx context.Context, pool *conn.Pool, side router.Side, r Record) (told, holds bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, m.ids[side].timeout)
 	defer cancel()
 	keys := []string{store.RecordKey, store.JournalKey}

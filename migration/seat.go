@@ -26,7 +26,7 @@ type seat struct {
 	taken   [2]bool      // by router.Side
 	checked [2]bool      // nobody had done anything since the record was read
 	seen    [2]time.Time // when it was ours, the last time; zero: it could not be written
-	run     [2]string    // the process that had it then
+	run     [2]string    // the process that had it then; "": it was never told
 	over    bool         // this process has ended the migration: the seat is nobody's
 	above   uint64       // the highest token seen in somebody else's
 	lost    error        // why this process may do nothing any more
@@ -153,7 +153,6 @@ func (m *Migration) sit(ctx context.Context, sides ...router.Side) error {
 		if err := killOlder(ctx, m.ids[side]); err != nil {
 			return err
 		}
-		m.noteRun(ctx, side)
 		if s.noteTaken(side) {
 			if err := m.nothingNewer(ctx, side); err != nil {
 				return err
@@ -173,6 +172,7 @@ func (m *Migration) takeSeat(ctx context.Context, side router.Side) error {
 	switch {
 	case err == nil:
 		m.seat.noteSeen(side)
+		m.noteRun(ctx, side)
 		return nil
 	case errors.Is(err, store.ErrSuperseded):
 		return m.superseded(ctx, side, err)
@@ -222,13 +222,14 @@ func (m *Migration) keepSeat(ctx context.Context) {
 		if !m.seat.has(side) {
 			continue
 		}
-		there, ok, err := store.LoadSeat(ctx, m.ids[side].Pool().DB(0))
-		if err == nil && ok && there.Holder == m.seat.holder {
-			m.seat.noteSeen(side)
-			continue
-		}
+		value, run, err := seatAndRun(ctx, m.ids[side].Pool().DB(0))
 		if err != nil {
 			continue // one that does not answer is asked again
+		}
+		if there, ok := store.ParseSeat(value); ok && there.Holder == m.seat.holder {
+			m.seat.noteSeen(side)
+			m.seat.setRun(side, run)
+			continue
 		}
 		if err := m.takeSeat(ctx, side); err != nil {
 			m.log.Warn("the seat is not ours", "error", err)

@@ -60,6 +60,17 @@ func TestWhoWakesAsksForTheSeat(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, true},
+		"both restarted empty, and a target that lives": {false, func(t *testing.T, servers [2]*redistest.Server) {
+			for _, s := range servers {
+				s.Kill()
+				if err := s.Restart(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := servers[1].Client(0).Set(t.Context(), "k", "v", 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}, true},
 		"both restarted empty": {false, func(t *testing.T, servers [2]*redistest.Server) {
 			for _, s := range servers {
 				s.Kill()
@@ -95,6 +106,36 @@ func TestWhoWakesAsksForTheSeat(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A server that has been restarted since the seat was taken is the process that has it.
+func TestWhoWakesKnowsServersThatWereRestarted(t *testing.T) {
+	m, _, servers := coordinators(t)
+	if err := m.sitBoth(t); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		s.Kill()
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	redistest.Eventually(t, testTimeout, func() bool {
+		m.keepSeat(t.Context())
+		n := 0
+		for _, s := range servers {
+			n += int(s.Client(0).Exists(t.Context(), store.SeatKey).Val())
+		}
+		return n == len(servers)
+	}, "the seat is taken again")
+	for _, s := range servers { // it is ended, and nothing is left that is worth a refusal
+		do(t, s.Client(0), "FLUSHALL")
+	}
+	m.asleep()
+	m.findSeat(t.Context())
+	if err := m.lostTo(); !errors.Is(err, store.ErrSuperseded) {
+		t.Errorf("it has lost the seat: %v", err)
 	}
 }
 
