@@ -357,3 +357,18 @@ func TestReplicaThatForgetsIsFencedAgain(t *testing.T) {
 	}
 	mustBeUntouched(t, replica, before)
 }
+
+// Replicas that come at the same time do not keep each other from their fences.
+func TestReplicasAreFencedAtOnce(t *testing.T) {
+	m, src, _ := leftBehind(t)
+	var replicas [6]*redistest.Server
+	for i := range replicas {
+		replicas[i] = following(t, src)
+	}
+	m.guardAwake(t)
+	for _, s := range replicas {
+		if fence, problem := m.problemOf(s.Addr()); fence == "" || problem != "" {
+			t.Errorf("%s: %q, %q", s.Addr(), fence, problem)
+		}
+	}
+}
