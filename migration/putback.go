@@ -120,7 +120,7 @@ func (m *Migration) putBack(ctx context.Context, f Former) (did string, err erro
 				return "", fmt.Errorf("nothing says that the server at this address is the one that was changed; its notify-keyspace-events is %q, and was %q there", got["notify-keyspace-events"], *f.Kept.Notify)
 			}
 		}
-		return "found nothing of ours left on", nil
+		return "found nothing of ours left on", stillClosed(ctx, l)
 	}
 	is, err := m.isMaster(ctx, l)
 	switch {
@@ -157,6 +157,23 @@ func (m *Migration) putBack(ctx context.Context, f Former) (did string, err erro
 	// configuration file, or that forbids it, has not.
 	_ = l.plain.DB(0).ConfigRewrite(ctx).Err()
 	return "put back", nil
+}
+
+// stillClosed returns an error while a server that nothing proves to be ours takes no writes
+// as ours did not.
+func stillClosed(ctx context.Context, l *leaving) error {
+	st := l.Kept.Fence
+	if st == nil || !st.Raised || st.Level != FenceReplicas {
+		return nil
+	}
+	got, err := l.plain.DB(0).ConfigGet(ctx, "min-replicas-to-write").Result()
+	if err != nil {
+		return err
+	}
+	if got["min-replicas-to-write"] == maxInt32 && st.MinReplicas != maxInt32 {
+		return fmt.Errorf("nothing says that the server at this address is the one that was changed; its min-replicas-to-write is %s, and was %s there", maxInt32, st.MinReplicas)
+	}
+	return nil
 }
 
 // isMaster reports whether a server is its side's master by now, which is known by another
