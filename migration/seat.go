@@ -23,6 +23,8 @@ type seat struct {
 
 	mu      sync.Mutex
 	token   uint64       // with which it is taken; 0: not yet, everybody is let through
+	of      string       // the migration's id
+	goesOn  bool         // the source had it of an earlier process of this migration before
 	taken   [2]bool      // by router.Side
 	checked [2]bool      // nobody had done anything since the record was read
 	seen    [2]time.Time // when it was ours, the last time; zero: it could not be written
@@ -39,7 +41,7 @@ type seat struct {
 func (s *seat) mine() store.Seat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return store.Seat{Token: s.token, Holder: s.holder}
+	return store.Seat{Token: s.token, Holder: s.holder, Migration: s.of}
 }
 
 // highest returns the highest token that somebody else was seen to have.
@@ -141,10 +143,14 @@ func (m *Migration) guardConnections() {
 // errNewer. It may be repeated.
 func (m *Migration) sit(ctx context.Context, sides ...router.Side) error {
 	s := &m.seat
+	r := m.record()
 	s.mu.Lock()
-	s.token = m.record().Token
+	s.token, s.of = r.Token, r.ID
 	s.mu.Unlock()
 	for _, side := range sides {
+		if side == router.Source && !s.has(side) { // it proves nothing any more when it is ours
+			m.noteGoesOn(ctx)
+		}
 		if err := m.takeSeat(ctx, side); err != nil {
 			return err
 		}

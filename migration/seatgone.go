@@ -172,6 +172,9 @@ func (m *Migration) believe(ctx context.Context) {
 		pools[side] = m.plainPool(router.Side(side))
 		defer func() { _ = pools[side].Close() }()
 	}
+	m.seat.mu.Lock()
+	m.seat.goesOn = false // that was before
+	m.seat.mu.Unlock()
 	r := m.record()
 	r.Copied, r.Ousted = true, &Ousted{} // whatever this process has done, others may have
 	err := m.notEndedBy(ctx, r, pools)

@@ -9,6 +9,7 @@ import (
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/filter"
 )
 
 // asleep has m not have looked at the seat for long.
@@ -223,6 +224,54 @@ func TestNothingIsCopiedAfterTheEnd(t *testing.T) {
 				}
 			}
 		})
+	}
+	// The source tells that only the target has forgotten it, as a FLUSHDB there does.
+	for name, tt := range map[string]struct {
+		seat    store.Seat
+		refused bool
+	}{
+		"an earlier process":     {store.Seat{Token: 4, Holder: "before", Migration: "test"}, false},
+		"somebody newer":         {store.Seat{Token: 9, Holder: "another", Migration: "test"}, true},
+		"another migration":      {store.Seat{Token: 1, Holder: "another", Migration: "another"}, true},
+		"one that does not tell": {store.Seat{Token: 4, Holder: "before"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, _, servers := coordinators(t)
+			set(t, servers[0], "k")
+			set(t, servers[1], "k")
+			if err := store.TakeSeat(t.Context(), servers[0].Client(0), tt.seat); err != nil {
+				t.Fatal(err)
+			}
+			r := Record{ID: "test", Token: 5, Phase: Tailing, Copied: true, Map: map[int]router.Place{0: {}}}
+			err := m.notEnded(t.Context(), r)
+			if errors.As(err, new(*Refused)) != tt.refused {
+				t.Errorf("when it starts: %v", err)
+			}
+			if tt.refused {
+				return
+			}
+			if err := m.sitBoth(t); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.notEnded(t.Context(), r); err != nil {
+				t.Errorf("when the copy begins: %v", err)
+			}
+		})
+	}
+	// Keys that are not copied are nobody's concern.
+	filtered, _, mixed := coordinators(t)
+	set(t, mixed[1], "theirs")
+	only, err := filter.New([]string{"ours:*"}, []string{"string"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	filtered.opt.Only = only
+	for key, refused := range map[string]bool{"theirs": false, "ours:1": true} {
+		set(t, mixed[1], key)
+		if err := filtered.notEnded(t.Context(), filtered.record()); errors.As(err, new(*Refused)) != refused {
+			t.Errorf("with %s on the target: %v", key, err)
+		}
+		do(t, mixed[1].Client(0), "DEL", key)
 	}
 	// Nor is it when the target was away at the start.
 	m, _, servers := coordinators(t)
