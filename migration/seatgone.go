@@ -127,7 +127,7 @@ func (m *Migration) findSeat(ctx context.Context) {
 	if !m.seat.slept() {
 		return
 	}
-	ended, ours, forgot := false, false, false
+	ended, ours, forgot, silent := false, false, false, false
 	for side := range m.ids {
 		side := router.Side(side)
 		m.seat.mu.Lock()
@@ -138,7 +138,8 @@ func (m *Migration) findSeat(ctx context.Context) {
 		}
 		value, present, err := m.askSeat(ctx, side)
 		if err != nil {
-			return // asked again
+			silent = true
+			continue
 		}
 		switch there, ok := store.ParseSeat(value); {
 		case ok && there.Holder == m.seat.holder:
@@ -157,6 +158,7 @@ func (m *Migration) findSeat(ctx context.Context) {
 	}
 	switch {
 	case ours:
+	case silent: // asked again
 	case ended:
 		m.seat.end()
 	case forgot:

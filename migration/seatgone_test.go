@@ -110,6 +110,20 @@ func TestWhoWakesAsksForTheSeat(t *testing.T) {
 	}
 }
 
+// A server that does not answer keeps nobody from what the other one tells.
+func TestWhoWakesNeedsOneServer(t *testing.T) {
+	m, _, servers := coordinators(t)
+	if err := m.sitBoth(t); err != nil {
+		t.Fatal(err)
+	}
+	servers[router.Source].Kill()
+	m.asleep()
+	m.findSeat(t.Context())
+	if m.seat.slept() || m.lostTo() != nil {
+		t.Errorf("it has not found its seat on the target: %v", m.lostTo())
+	}
+}
+
 // A server that has been restarted since the seat was taken is the process that has it.
 func TestWhoWakesKnowsServersThatWereRestarted(t *testing.T) {
 	m, _, servers := coordinators(t)
