@@ -77,12 +77,14 @@ func oneEnds(t *testing.T, one, other *sidecar) (alive, ended *sidecar) {
 // TestASlowCoordinatorWakes: a sidecar is stopped, with a copy in hand or in the middle of
 // a switch, for so long that another one takes over and moves the applications to the
 // server that the first one was copying to. Then it wakes. It must touch nothing.
-// E2E_FAILPOINTS=all tries more places.
+// E2E_FAILPOINTS=all tries more places. Of those, the ones from journal on fail now and then:
+// clients that have given up waiting for the sleeper left writes with it, whose outcome nobody
+// knows, and it may still make them when it wakes.
 func TestASlowCoordinatorWakes(t *testing.T) {
 	places := []point{
 		{router.Source, "mirror.step.source", false},
 		{router.Source, "cutover.drain-2:before", false},
-		{router.Target, "rollback.commit:before", true},
+		{router.Target, "rollback.drain-2:before", false},
 	}
 	if os.Getenv("E2E_FAILPOINTS") == "all" {
 		places = []point{{router.Source, "mirror.step.source", false}, {router.Target, "mirror.step.target", false}}
