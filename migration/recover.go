@@ -119,8 +119,9 @@ func newer(a, b Record) bool {
 }
 
 // useStoredAddresses makes the persisted addresses win over the configuration
-// once the traffic was moved: an old configuration must not lead back. Sentinels that
-// were not configured are asked by nobody, so there the configuration must be put right.
+// once the traffic was moved: an old configuration must not lead back. Sentinels and nodes
+// of a cluster that were not configured are asked by nobody, so there the configuration must
+// be put right.
 func (m *Migration) useStoredAddresses(r Record) error {
 	if r.Side == router.Source && r.Phase != Committing {
 		return nil
@@ -130,7 +131,7 @@ func (m *Migration) useStoredAddresses(r Record) error {
 		if stored == "" || id.url.SamePlace(stored) {
 			continue
 		}
-		if id.url.Watched != nil || config.NamesSentinels(stored) {
+		if id.url.Watched != nil || id.url.Cluster != nil || config.NamesSentinels(stored) || config.NamesCluster(stored) {
 			return fmt.Errorf("starting: %s.url is %s, but the traffic was moved with the %s at %s: start with that one", side, id.url, side, stored)
 		}
 		m.log.Error("the configuration names another server than the one that the traffic was moved with; going by the state file", "which", side, "configured", id.url.Address, "used", stored)

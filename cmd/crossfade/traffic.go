@@ -89,8 +89,8 @@ func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
 // it: after the traffic was moved, that is not always the configured one. Nothing
 // may have been dialled yet.
 func (u *upstream) follow(text string) error {
-	if text == u.configured.String() || u.configured.Watched != nil {
-		return nil // sentinels of other names are refused
+	if text == u.configured.String() || u.configured.Watched != nil || u.configured.Cluster != nil {
+		return nil // sentinels of other names, and other clusters, are refused
 	}
 	used, err := config.Server{URL: config.Secret(text), Password: "-"}.Endpoint()
 	if err != nil {
