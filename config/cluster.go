@@ -18,6 +18,13 @@ type Cluster struct {
 	Seeds []string // HOST:PORT each, at least one; who else belongs to it these say
 }
 
+// Nodes knows the nodes of a Cluster. There is one in internal/cluster, whose package says
+// what more it can do.
+type Nodes interface {
+	// Present returns the addresses of the masters as far as they are known. It does no I/O.
+	Present() []string
+}
+
 // Whole makes connections to a cluster that look like those to one server.
 type Whole interface {
 	// Dial bounds what it does by ctx and timeout, where that is not 0. The caller owns

@@ -342,7 +342,7 @@ func (a *attempt) refill(ctx context.Context) error {
 	if err := a.forward.Freeze(ctx); err != nil {
 		return err
 	}
-	if err := a.reverse.Rebase(ctx); err != nil {
+	if err := a.rebase(ctx); err != nil {
 		return err
 	}
 	a.refilling = false
@@ -423,7 +423,9 @@ func (a *attempt) after(ctx context.Context) error {
 	r := a.record()
 	if r.oneWay() {
 		a.setMirror(nil)
-		a.reverse.Stop()
+		if a.reverse != nil {
+			a.reverse.Stop()
+		}
 		a.log.Warn(r.noWayBack())
 	} else if err := a.reverse.Follow(ctx, false); err != nil {
 		a.log.Warn("the server that was left is not being kept up to date yet; it is tried again", "error", err)

@@ -74,18 +74,6 @@ type Kept struct {
 	Fence *FenceState `json:"fence,omitempty"`
 }
 
-// oneWay reports whether the server that was left refuses our own writes as well
-// (F2): it cannot be kept up to date, so there is no way back.
-func (r Record) oneWay() bool {
-	f := r.Servers[r.Side.Other()].Fence
-	return f != nil && f.Raised && f.Level == FenceReplicas
-}
-
-// noWayBack is what an operator is told then.
-func (r Record) noWayBack() string {
-	return fmt.Sprintf("there is no way back: the %s is fenced by min-replicas-to-write (F2), which refuses our own writes too, so it does not have what was written since the switch; end with crossfade complete", r.Side.Other())
-}
-
 func (r Record) entry() (store.Entry, error) {
 	data, err := json.Marshal(r)
 	if err != nil {

@@ -25,6 +25,9 @@ type Status struct {
 
 	Source string `json:"source"` // addresses, without secrets
 	Target string `json:"target"`
+	// NoWayBack says why there is no way back, or will be none after a cutover; "" where
+	// there is one, as far as is known.
+	NoWayBack string `json:"no_way_back,omitempty"`
 	// SourceMaster and TargetMaster are where sentinels say that the servers are now, ""
 	// where none watch them, or while it is not known.
 	SourceMaster string           `json:"source_master,omitempty"`
@@ -122,6 +125,7 @@ type Report struct {
 	// Estimate is, of a rehearsal, for how long the switch itself would have held.
 	Estimate float64    `json:"estimate_ms,omitempty"`
 	Fence    FenceLevel `json:"fence"`
+	OneWay   bool       `json:"one_way,omitempty"` // there is no way back from it
 	Steps    []StepTime `json:"steps"`
 	Checked  int        `json:"checked"` // keys compared while both sides were frozen
 	Findings []string   `json:"findings,omitempty"`
@@ -162,6 +166,9 @@ func (m *Migration) Status() Status {
 		Uncopied: []UncopiedKey{},
 	}
 	s.SourceMaster, s.TargetMaster = m.ids[router.Source].master(), m.ids[router.Target].master()
+	if !r.Phase.Ended() {
+		s.NoWayBack = m.noReturn()
+	}
 	if s.LeaveOut == nil {
 		s.LeaveOut = []int{}
 	}

@@ -20,9 +20,9 @@ func (m *Migration) Abort(context.Context) error {
 	cancel, phase := m.abort, m.rec.Phase
 	switch {
 	case phase == Committing || phase == Committed:
-		return &Refused{[]string{"the switch is past its point of no return (" + string(phase) + "); when it is through, crossfade rollback leads back"}}
+		return &Refused{[]string{"the switch is past its point of no return (" + string(phase) + ")" + m.leadsBack()}}
 	case m.attempting && cancel == nil:
-		return &Refused{[]string{"the switch is about to be decided (" + string(phase) + "); when it is through, crossfade rollback leads back"}}
+		return &Refused{[]string{"the switch is about to be decided (" + string(phase) + ")" + m.leadsBack()}}
 	case cancel == nil && m.waiting == nil:
 		return &Refused{[]string{"no switch is under way (" + string(phase) + ")"}}
 	}
@@ -33,6 +33,14 @@ func (m *Migration) Abort(context.Context) error {
 		cancel(errAborted)
 	}
 	return nil
+}
+
+// leadsBack is what is added where an attempt cannot be stopped any more.
+func (m *Migration) leadsBack() string { // with mu held
+	if s := m.rec.Switch; s != nil && s.To == router.Target && m.noReturn() != "" {
+		return "; there is no way back from it: " + m.noReturn()
+	}
+	return "; when it is through, crossfade rollback leads back"
 }
 
 // CompleteOptions are the operator's wishes for the end.

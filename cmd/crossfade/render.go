@@ -66,6 +66,9 @@ func renderStatus(st admin.StatusReply, width int) string {
 		}
 		line(name, text)
 	}
+	if st.NoWayBack != "" {
+		line("way back", "none: "+st.NoWayBack)
+	}
 	if st.Fence != "" {
 		line("fence", "up on the server that is not in use: "+fenceWords(migration.FenceLevel(st.Fence)))
 	}
@@ -352,7 +355,9 @@ func renderReport(r migration.Report, name string, again func(verb string) strin
 	b.WriteString(renderSteps(r))
 	b.WriteString("\nnext\n")
 	if r.To == router.Target {
-		fmt.Fprintf(&b, "  %s\n      takes the clients back; what they write until then goes with them\n", again("rollback"))
+		if !r.OneWay {
+			fmt.Fprintf(&b, "  %s\n      takes the clients back; what they write until then goes with them\n", again("rollback"))
+		}
 		fmt.Fprintf(&b, "  %s\n      ends the migration: no way back afterwards\n", again("complete"))
 	} else {
 		fmt.Fprintf(&b, "  %s\n      tries again\n", again("cutover"))
