@@ -30,17 +30,20 @@ type Pool struct {
 	name     string
 	timeout  time.Duration
 	guard    *guarded
+	of       *Pool   // whose node this is; nil: a server by itself, or a cluster as a whole
+	control  control // of a cluster
 
 	mu      sync.Mutex
 	clients map[int]*redis.Client
 	places  map[router.Place]*redis.Client // see At
+	nodes   map[string]*Pool               // of a cluster, by address
 	closed  bool
 }
 
 // New returns a pool whose connections are named NamePrefix+name. Nothing is
 // dialled yet. timeout bounds connecting and each command that has no deadline.
 func New(e config.Endpoint, name string, timeout time.Duration) *Pool {
-	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client), places: make(map[router.Place]*redis.Client)}
+	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client), places: make(map[router.Place]*redis.Client), nodes: make(map[string]*Pool)}
 }
 
 // Endpoint returns where the pool connects to.
@@ -59,7 +62,17 @@ func (p *Pool) DB(n int) *redis.Client {
 	if c, ok := p.clients[n]; ok {
 		return c
 	}
-	c := redis.NewClient(&redis.Options{
+	c := redis.NewClient(p.options(n))
+	if p.closed {
+		_ = c.Close()
+	}
+	p.clients[n] = c
+	return c
+}
+
+// options are those of a client for one database.
+func (p *Pool) options(n int) *redis.Options {
+	return &redis.Options{
 		Network:  p.endpoint.Network,
 		Addr:     p.endpoint.Address,
 		Username: p.endpoint.Username,
@@ -80,12 +93,7 @@ func (p *Pool) DB(n int) *redis.Client {
 		ReadTimeout:              p.timeout,
 		WriteTimeout:             p.timeout,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	})
-	if p.closed {
-		_ = c.Close()
 	}
-	p.clients[n] = c
-	return c
 }
 
 // Warm makes sure that n connections to a database can be used at the same time without a
@@ -103,10 +111,13 @@ func (p *Pool) Warm(ctx context.Context, db, n int) error {
 
 // Close closes every client.
 func (p *Pool) Close() error {
+	errs := []error{p.closeControl()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	var errs []error
+	for _, n := range p.nodes {
+		errs = append(errs, n.Close())
+	}
 	for n, c := range p.clients {
 		if err := c.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
 			errs = append(errs, fmt.Errorf("closing the connections to %s database %d: %w", p, n, err))
