@@ -108,7 +108,7 @@ func (a *attempt) watch(ctx context.Context, side router.Side, key string, ok st
 	if err != nil {
 		return nil, err
 	}
-	w, err := store.Watch(ctx, a.ids[side].Pool().DB(0), key, e, ok)
+	w, err := store.Watch(ctx, a.ids[side].Pool().Control(), key, e, ok)
 	if err != nil {
 		return nil, fmt.Errorf("on %s: %w", a.ids[side].Pool(), err)
 	}
@@ -135,6 +135,9 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 	patience := min(a.opt.MaxStall-time.Since(a.held), a.cfg.Proxy.DialTimeout/2)
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 	defer cancel()
+	if topologyOf(a.ids[a.to].Pool()) != nil {
+		return a.keepDrainedOnNodes(ctx, patience)
+	}
 	w, err := a.watchRecord(ctx)
 	if err == nil && w.Alone() {
 		a.commission = w
@@ -160,6 +163,9 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 // ours, and the attempt ends.
 func (a *attempt) markDrained(ctx context.Context) error {
 	to := a.ids[a.to].Pool()
+	if topologyOf(to) != nil {
+		return nil // see keepDrainedOnNodes
+	}
 	p := to.DB(0).Pipeline()
 	holds := a.forward.Filled(ctx, p)
 	mark := p.Set(ctx, store.DrainedKey, a.record().drainedMark(), 0)
@@ -359,7 +365,7 @@ func (m *Migration) commit(ctx context.Context, ok store.Condition) error {
 		if err != nil {
 			return err
 		}
-		err = store.SaveReplicated(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e, ok, replicaPatience)
+		err = store.SaveReplicated(ctx, m.ids[to].Pool().Control(), store.RecordKey, e, ok, replicaPatience)
 		if err := m.decided("COMMITTED", err); err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
 		}

@@ -60,6 +60,9 @@ type Switch struct {
 	To   router.Side `json:"to"`
 	// Token is the attempt's; whoever finishes it has a newer one.
 	Token uint64 `json:"token,omitempty"`
+	// Marks are slots of the entered cluster, one of each master, in which the marks are
+	// that are written behind the last copies.
+	Marks []uint16 `json:"marks,omitempty"`
 }
 
 // Kept is what we changed on one server and must put back.

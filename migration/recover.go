@@ -151,7 +151,7 @@ func (m *Migration) newestRemote(ctx context.Context, local Record) (best Record
 	for _, id := range m.ids {
 		for _, key := range []string{store.RecordKey, store.JournalKey} {
 			cctx, cancel := context.WithTimeout(ctx, id.timeout)
-			e, found, err := store.Load(cctx, id.Pool().DB(0), key)
+			e, found, err := store.Load(cctx, id.Pool().Control(), key)
 			cancel()
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s %s: %w", id.side, id.url, explainLogin(err)))
@@ -244,7 +244,7 @@ func (m *Migration) login(ctx context.Context, sides ...router.Side) error {
 	if !m.cfg.Cutover.CreateUser {
 		for _, side := range sides {
 			id := m.ids[side]
-			if err := id.Pool().DB(0).Ping(ctx).Err(); err != nil {
+			if err := id.Pool().Control().Ping(ctx).Err(); err != nil {
 				return fmt.Errorf("logging in to the %s: %w", id.side, explainLogin(err))
 			}
 		}

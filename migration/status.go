@@ -30,12 +30,14 @@ type Status struct {
 	NoWayBack string `json:"no_way_back,omitempty"`
 	// SourceMaster and TargetMaster are where sentinels say that the servers are now, ""
 	// where none watch them, or while it is not known.
-	SourceMaster string           `json:"source_master,omitempty"`
-	TargetMaster string           `json:"target_master,omitempty"`
-	Databases    []DatabaseStatus `json:"databases"`
-	LeaveOut     []int            `json:"leave_out"`
-	Only         string           `json:"only,omitempty"` // which keys are copied, "" for all
-	Big          []BigKeyStatus   `json:"big_keys"`       // that are being copied, the first ones
+	SourceMaster string `json:"source_master,omitempty"`
+	TargetMaster string `json:"target_master,omitempty"`
+	// TargetNodes are those of a cluster, as far as they are known.
+	TargetNodes []NodeStatus     `json:"target_nodes,omitempty"`
+	Databases   []DatabaseStatus `json:"databases"`
+	LeaveOut    []int            `json:"leave_out"`
+	Only        string           `json:"only,omitempty"` // which keys are copied, "" for all
+	Big         []BigKeyStatus   `json:"big_keys"`       // that are being copied, the first ones
 
 	// Uncopied are keys that cannot be copied, the first ones; each database says how
 	// many there are.
@@ -165,6 +167,7 @@ func (m *Migration) Status() Status {
 		Reasons: []string{}, Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
 		Uncopied: []UncopiedKey{},
 	}
+	s.TargetNodes = nodesOf(m.ids[router.Target].Pool())
 	s.SourceMaster, s.TargetMaster = m.ids[router.Source].master(), m.ids[router.Target].master()
 	if !r.Phase.Ended() {
 		s.NoWayBack = m.noReturn()

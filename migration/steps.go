@@ -260,10 +260,15 @@ func (a *attempt) announceFence(ctx context.Context) error {
 			}
 		})
 	})
-	err := a.save(false, func(r *Record) {
+	marks, err := a.chooseMarks(ctx)
+	if err != nil {
+		return err
+	}
+	err = a.save(false, func(r *Record) {
 		if f := r.Servers[a.from].Fence; f != nil {
 			f.Raised = true
 		}
+		r.Switch.Marks = marks
 	})
 	if err != nil {
 		return err

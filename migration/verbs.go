@@ -151,6 +151,9 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 // temporary keys that a crash may have left.
 func (m *Migration) removeKeys(ctx context.Context, side router.Side) (removed int64, err error) {
 	p := m.ids[side].Pool()
+	if topologyOf(p) != nil {
+		return removeFromNodes(ctx, p)
+	}
 	dbs := m.databases().On(side)
 	if len(dbs) == 0 || dbs[0] != 0 {
 		dbs = append([]int{0}, dbs...)

@@ -45,6 +45,13 @@ func renderStatus(st admin.StatusReply, width int) string {
 	line("clients", "on the "+st.Side.String())
 	line("source", withMaster(st.Source, st.SourceMaster))
 	line("target", withMaster(st.Target, st.TargetMaster))
+	for i, text := range nodeLines(st.TargetNodes) {
+		name := "masters"
+		if i > 0 {
+			name = ""
+		}
+		line(name, text)
+	}
 	switch verb := nextSwitch(st.Side); {
 	case st.Ready:
 		line("ready", "yes, for a "+verb)

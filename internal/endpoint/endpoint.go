@@ -36,8 +36,17 @@ func Dial(ctx context.Context, e config.Endpoint, timeout time.Duration) (net.Co
 	}
 	defer cancel()
 
-	if e.Watched != nil {
+	switch {
+	case e.Watched != nil:
 		return dialMaster(ctx, bounded, e)
+	case e.Cluster != nil && e.Whole == nil:
+		return nil, fmt.Errorf("connecting to %s: nobody was told to make one server of it", e)
+	case e.Cluster != nil:
+		conn, err := e.Whole.Dial(bounded, timeout)
+		if err != nil {
+			return nil, fmt.Errorf("connecting to %s: %w", e, err)
+		}
+		return conn, nil
 	}
 	start := time.Now()
 	conn, err := connect(ctx, bounded, e, start)
