@@ -18,12 +18,13 @@ import (
 	"github.com/crossfade/crossfade/internal/slot"
 )
 
-// One node may be cut off from the others and not know it yet. So several are asked, and that
-// one is believed which calls the cluster whole and has heard of the latest change; where
-// that does not decide, what most of them say.
+// One node may be cut off from the others and not know it yet, and what one knows of another
+// is old for some seconds after a change. So several are asked. That one is believed which
+// calls the cluster whole and has heard of the latest change, or, where that does not decide,
+// what most of them say; and about its own slots each master.
 
 const (
-	askAtOnce = 5 // nodes are asked at a time
+	askAtOnce = 8 // nodes are asked at a time
 	// askGrace is how long others may still answer once one has, and at least three times
 	// as long as it has taken.
 	askGrace = 50 * time.Millisecond
@@ -32,8 +33,9 @@ const (
 // answer is what one node says.
 type answer struct {
 	m     *Map
-	ok    bool  // it calls the cluster whole
-	epoch int64 // of the last change that it knows of
+	self  uint16 // its own place in m, as in Map.owners; 0: it is not known
+	ok    bool   // it calls the cluster whole
+	epoch int64  // of the last change that it knows of
 	votes int
 }
 
@@ -43,7 +45,7 @@ func (t *Topology) ask(ctx context.Context) (*Map, error) {
 	for at := range slices.Chunk(t.seeds(), askAtOnce) {
 		answers, err := t.askSome(ctx, at)
 		if len(answers) > 0 {
-			return best(answers), nil
+			return believe(answers), nil
 		}
 		errs = append(errs, err)
 		if ctx.Err() != nil {
@@ -53,7 +55,8 @@ func (t *Topology) ask(ctx context.Context) (*Map, error) {
 	return nil, fmt.Errorf("asking the nodes of the cluster %s who has which slots: %w", t, errors.Join(errs...))
 }
 
-func best(answers []answer) *Map {
+// believe makes a map of answers, at least one.
+func believe(answers []answer) *Map {
 	for i := range answers {
 		for _, other := range answers {
 			if answers[i].m.same(other.m) {
@@ -61,15 +64,43 @@ func best(answers []answer) *Map {
 			}
 		}
 	}
-	return slices.MaxFunc(answers, func(a, b answer) int {
-		switch {
-		case a.ok != b.ok && a.ok:
+	slices.SortStableFunc(answers, func(a, b answer) int { // best first
+		if a.ok != b.ok {
+			if a.ok {
+				return -1
+			}
 			return 1
-		case a.ok != b.ok:
-			return -1
 		}
-		return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.votes, b.votes))
-	}).m
+		return cmp.Or(cmp.Compare(b.epoch, a.epoch), cmp.Compare(b.votes, a.votes))
+	})
+	best := answers[0]
+	m := best.m
+	for s := range uint16(slot.Count) {
+		if owner := ownerBy(answers, s); owner != nil && (m.Owner(s) == nil || m.Owner(s).Address != owner.Address) {
+			if m == best.m {
+				m = &Map{nodes: m.nodes, owners: m.owners}
+			}
+			m.set(s, *owner)
+		}
+	}
+	return m
+}
+
+// ownerBy returns who has a slot by the answers, best first: whoever says so of itself, or
+// else whom the one names that the others take for it.
+func ownerBy(answers []answer, s uint16) *Node {
+	for _, a := range answers {
+		if a.ok == answers[0].ok && a.self > 0 && a.m.owners[s] == a.self {
+			return a.m.Owner(s)
+		}
+	}
+	owner := answers[0].m.Owner(s)
+	for _, a := range answers {
+		if a.ok == answers[0].ok && a.self > 0 && owner != nil && a.m.nodes[a.self-1].Address == owner.Address {
+			return a.m.Owner(s)
+		}
+	}
+	return owner
 }
 
 // askSome asks nodes at the same time. Where one has answered the others have not for ever.
@@ -118,7 +149,8 @@ func (t *Topology) askOne(ctx context.Context, address string) (answer, error) {
 	info := pipe.Do(ctx, "CLUSTER", "INFO")
 	slots := pipe.Do(ctx, "CLUSTER", "SLOTS")
 	shards := pipe.Do(ctx, "CLUSTER", "SHARDS") // 7.0; knows of masters without slots
-	_, _ = pipe.Exec(ctx)                       // each has its own error
+	self := pipe.Do(ctx, "CLUSTER", "MYID")
+	_, _ = pipe.Exec(ctx) // each has its own error
 	fail := func(err error) (answer, error) {
 		return answer{}, fmt.Errorf("node %s: %w", address, err)
 	}
@@ -138,6 +170,9 @@ func (t *Topology) askOne(ctx context.Context, address string) (answer, error) {
 				a.epoch, _ = strconv.ParseInt(v, 10, 64)
 			}
 		}
+	}
+	if id, err := self.Text(); err == nil && id != "" {
+		a.self = uint16(slices.IndexFunc(a.m.nodes, func(n *Node) bool { return n.ID == id })) + 1
 	}
 	if !slices.ContainsFunc(a.m.owners[:], func(i uint16) bool { return i > 0 }) {
 		return fail(errors.New("it knows of no master that has slots"))

@@ -119,18 +119,23 @@ func (m *Map) same(other *Map) bool {
 // with returns a map in which a slot is with the node at an address.
 func (m *Map) with(slot uint16, address string) *Map {
 	next := &Map{nodes: m.nodes, owners: m.owners}
-	n := m.Node(address)
+	next.set(slot, Node{Address: address})
+	return next
+}
+
+// set says that a slot is with a master, which need not be known. It is for a map that
+// nobody else has yet.
+func (m *Map) set(slot uint16, master Node) {
+	n := m.Node(master.Address)
 	if n == nil || n.Master != "" {
-		// It has become a master, or is a new one: all that is known is where it is.
-		master := &Node{Address: address}
-		if n != nil {
+		// A new one, or one that was a replica.
+		if master.Master = ""; master.ID == "" && n != nil {
 			master.ID = n.ID
 		}
-		next = build(m, master)
-		n = next.Node(address)
+		*m = *build(m, &master)
+		n = m.Node(master.Address)
 	}
-	next.owners[slot] = next.index(n)
-	return next
+	m.owners[slot] = m.index(n)
 }
 
 func (m *Map) index(n *Node) uint16 { return uint16(slices.Index(m.nodes, n)) + 1 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -281,26 +282,31 @@ func (t *Topology) Close() {
 	}
 }
 
-// seeds returns the addresses to ask, all that are known, best first: who knew of the last
-// change, the others in no order, and those of the configuration that nobody has named.
+// seeds returns the addresses to ask, best first: who knew of the last change, the masters,
+// the others, and those of the configuration that nobody has named.
 func (t *Topology) seeds() []string {
 	m := t.Map()
-	var all []string
+	var masters, others []string
 	for _, n := range m.nodes {
-		all = append(all, n.Address)
+		if n.Master == "" && !n.Failed {
+			masters = append(masters, n.Address)
+		} else {
+			others = append(others, n.Address)
+		}
 	}
 	for _, s := range t.at.Cluster.Seeds {
 		if m.Node(s) == nil {
-			all = append(all, s)
+			others = append(others, s)
 		}
 	}
-	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, list := range [][]string{masters, others} {
+		rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	}
+	all := append(masters, others...)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i, a := range all {
-		if a == t.hint {
-			all[0], all[i] = all[i], all[0]
-		}
+	if i := slices.Index(all, t.hint); i > 0 {
+		all[0], all[i] = all[i], all[0]
 	}
 	return all
 }

@@ -120,24 +120,20 @@ func TestKnowsOfMastersWithoutSlots(t *testing.T) {
 	if _, err := top.Load(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	var slots []uint16
-	for s := range uint16(slot.Count) {
-		if c := top.Map().Owner(s); c.Address == top.Map().Node(c.Address).Address {
-			slots = append(slots, s)
-		}
-	}
-	last := top.Map().Slots(top.Map().Node(c.Servers[2].Addr()))
-	if len(slots) != slot.Count || len(last) == 0 {
-		t.Fatalf("%d slots, %d of the last", len(slots), len(last))
-	}
-	c.Move(c.Servers[0], last...)
-	c.Settle()
+	added := c.Join()
 	if err := top.Refresh(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	empty := top.Map().Empty()
-	if len(empty) != 1 || empty[0].Address != c.Servers[2].Addr() || len(top.Present()) != 2 {
+	if len(empty) != 1 || empty[0].Address != added.Addr() || len(top.Present()) != 3 {
 		t.Errorf("masters %v, without slots %v", top.Present(), empty)
+	}
+	c.Move(added, 5)
+	if err := top.Refresh(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if m := top.Map(); m.Owner(5).Address != added.Addr() || len(m.Empty()) != 0 {
+		t.Errorf("slot 5 is with %v", m.Owner(5))
 	}
 }
 
@@ -208,12 +204,23 @@ func TestReadsWhatNodesAnnounce(t *testing.T) {
 
 func TestTheLatestChangeIsBelieved(t *testing.T) {
 	at := func(address string) *Map { return new(Map).with(0, address) }
+	believed := func(want string, answers ...answer) {
+		t.Helper()
+		if m := believe(slices.Clone(answers)); m.Owner(0).Address != want {
+			t.Errorf("believed %v, want %s", m.Owner(0), want)
+		}
+	}
 	whole, broken, older := answer{m: at("a:1"), ok: true, epoch: 5}, answer{m: at("b:1"), epoch: 9}, answer{m: at("c:1"), ok: true, epoch: 4}
-	if m := best([]answer{older, broken, whole, older}); m.Owner(0).Address != "a:1" {
-		t.Errorf("believed %v", m.Owner(0))
-	}
+	believed("a:1", older, broken, whole, older)
 	other := answer{m: at("d:1"), ok: true, epoch: 5}
-	if m := best([]answer{whole, other, other}); m.Owner(0).Address != "d:1" {
-		t.Errorf("believed %v", m.Owner(0))
-	}
+	believed("d:1", whole, other, other)
+	// The others have not heard yet of what a master says of itself, be it that it has the
+	// slot or that it has it no more.
+	has := answer{m: at("e:1"), self: 1, ok: true, epoch: 4}
+	believed("e:1", other, has, other)
+	both := build(at("f:1"), &Node{Address: "d:1"})
+	not := answer{m: both, self: both.index(both.Node("d:1")), ok: true, epoch: 4}
+	believed("f:1", other, not, other)
+	// But one that is cut off is not believed even of itself.
+	believed("d:1", other, answer{m: at("b:1"), self: 1, epoch: 9})
 }

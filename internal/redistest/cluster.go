@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -21,6 +22,7 @@ type Cluster struct {
 	Servers []*Server // the masters as they were first, in the order of their slots, then their replicas
 
 	tb      TB
+	opts    []Option
 	ids     map[*Server]string
 	clients map[*Server]*redis.Client
 }
@@ -39,24 +41,15 @@ func StartCluster(tb TB, masters, replicas int, opts ...Option) *Cluster {
 	tb.Helper()
 	c := &Cluster{tb: tb, ids: make(map[*Server]string), clients: make(map[*Server]*redis.Client)}
 	opts = append([]Option{withBus, WithConfig("cluster-enabled", "yes"), WithConfig("cluster-node-timeout", "4000"), WithConfig("repl-diskless-sync-delay", "0")}, opts...)
-	opts = append(opts, withMasterAuth)
-	for range masters * (1 + replicas) {
-		s := Start(tb, opts...)
-		c.Servers = append(c.Servers, s)
-		c.clients[s] = s.Client(0)
-	}
-	for i, s := range c.Servers {
-		c.ids[s] = c.must(s, "CLUSTER", "MYID").(string)
-		// Replicas stay with their masters, whatever slots those have (7.0).
-		_ = c.clients[s].ConfigSet(context.Background(), "cluster-allow-replica-migration", "no").Err()
-		c.must(s, "CLUSTER", "SET-CONFIG-EPOCH", i+1) // two of one epoch would quarrel first
+	c.opts = append(opts, withMasterAuth)
+	for i := range masters * (1 + replicas) {
+		s := c.start()
 		if i < masters {
 			c.give(s, i*clusterSlots/masters, (i+1)*clusterSlots/masters)
 		}
 	}
-	first := c.Servers[0]
 	for _, s := range c.Servers[1:] {
-		c.must(s, "CLUSTER", "MEET", "127.0.0.1", first.Port(), first.busPort())
+		c.meet(s)
 	}
 	Eventually(tb, clusterWait, c.acquainted, "the nodes of a cluster")
 	for i, s := range c.Servers[masters:] {
@@ -64,6 +57,35 @@ func StartCluster(tb TB, masters, replicas int, opts ...Option) *Cluster {
 	}
 	c.Settle()
 	return c
+}
+
+// start starts a server that knows nobody yet.
+func (c *Cluster) start() *Server {
+	c.tb.Helper()
+	s := Start(c.tb, c.opts...)
+	c.Servers = append(c.Servers, s)
+	c.clients[s] = s.Client(0)
+	c.ids[s] = c.must(s, "CLUSTER", "MYID").(string)
+	// Replicas stay with their masters, whatever slots those have (7.0).
+	_ = c.clients[s].ConfigSet(context.Background(), "cluster-allow-replica-migration", "no").Err()
+	c.must(s, "CLUSTER", "SET-CONFIG-EPOCH", len(c.Servers)) // two of one epoch would quarrel first
+	return s
+}
+
+func (c *Cluster) meet(s *Server) {
+	c.tb.Helper()
+	first := c.running()[0]
+	c.must(s, "CLUSTER", "MEET", "127.0.0.1", first.Port(), first.busPort())
+}
+
+// Join adds a master, which has no slots, and returns once all know it.
+func (c *Cluster) Join() *Server {
+	c.tb.Helper()
+	s := c.start()
+	c.meet(s)
+	Eventually(c.tb, clusterWait, c.acquainted, "a new node")
+	c.Settle()
+	return s
 }
 
 // withBus has a server's port chosen such that its bus port is free too.
@@ -156,6 +178,7 @@ func (c *Cluster) Settle() {
 
 func (c *Cluster) settled() error {
 	var agreed map[int]string
+	var masters map[string]string
 	for _, s := range c.running() {
 		info, err := c.do(s, "CLUSTER", "INFO")
 		if err != nil {
@@ -176,6 +199,16 @@ func (c *Cluster) settled() error {
 				return fmt.Errorf("%s says that slot %d is with %s, another one says %s", s.Addr(), slot, owners[slot], agreed[slot])
 			}
 		}
+		roles, err := c.roles(s)
+		if err != nil {
+			return err
+		}
+		if masters == nil {
+			masters = roles
+		}
+		if !maps.Equal(roles, masters) {
+			return fmt.Errorf("%s knows the masters %v, another one %v", s.Addr(), roles, masters)
+		}
 		repl, err := c.do(s, "INFO", "replication")
 		if err != nil {
 			return err
@@ -185,6 +218,24 @@ func (c *Cluster) settled() error {
 		}
 	}
 	return nil
+}
+
+// roles returns the master of each node that runs, "-" for a master, as one node sees it.
+func (c *Cluster) roles(s *Server) (map[string]string, error) {
+	text, err := c.do(s, "CLUSTER", "NODES")
+	if err != nil {
+		return nil, err
+	}
+	masters := make(map[string]string)
+	for line := range strings.Lines(text.(string)) {
+		fields := strings.Fields(line)
+		for _, up := range c.running() {
+			if c.ids[up] == fields[0] {
+				masters[up.Addr()] = fields[3]
+			}
+		}
+	}
+	return masters, nil
 }
 
 // owners returns the address of each slot's master, as one node sees it.
