@@ -101,7 +101,8 @@ var rows = func() map[string]*entry {
 	add(no(noSwap), "swapdb")
 
 	// What a connection remembers.
-	add(here, "select auth hello reset quit multi exec discard watch unwatch client")
+	add(anyone, "select")
+	add(here, "auth hello reset quit multi exec discard watch unwatch client")
 	sub("client", here, `id getname setname setinfo no-evict no-touch reply info tracking trackinginfo caching getredir
 		unblock capa import-source list kill`)
 	sub("client", anyone, "help")
