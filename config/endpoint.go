@@ -18,8 +18,8 @@ import (
 // to dial. It is a value; TLS is shared and must not be changed. Username and
 // Password are empty when the server wants none.
 type Endpoint struct {
-	Network  string // "tcp", "unix" or "sentinel"
-	Address  string // HOST:PORT, the path of the socket, or HOST:PORT,HOST:PORT/NAME
+	Network  string // "tcp", "unix", "sentinel" or "cluster"
+	Address  string // HOST:PORT, the path of the socket, HOST:PORT,HOST:PORT/NAME, or HOST:PORT,HOST:PORT
 	Username string
 	Password string
 	TLS      *tls.Config // nil: no TLS; its ServerName is set, but with Watched
@@ -27,6 +27,11 @@ type Endpoint struct {
 	// server is dialled.
 	Watched *Watched
 	Finder  Finder
+	// Cluster is set where Network is "cluster"; then Nodes must be set before a node is
+	// dialled, and only nodes are: see At. TLS has a ServerName where one is configured,
+	// and otherwise none.
+	Cluster *Cluster
+	Nodes   Nodes
 
 	files *reloaded[*tls.Config] // nil: TLS is made of no files
 }
@@ -67,6 +72,10 @@ func (e Endpoint) String() string {
 		return "rediss+sentinel://" + user + e.Address
 	case e.Watched != nil:
 		return "redis+sentinel://" + user + e.Address
+	case e.Cluster != nil && e.TLS != nil:
+		return "rediss+cluster://" + user + e.Address
+	case e.Cluster != nil:
+		return "redis+cluster://" + user + e.Address
 	case e.TLS != nil:
 		return "rediss://" + user + e.Address
 	default:

@@ -185,9 +185,9 @@ func (e Endpoint) OfSentinel(address string) Endpoint {
 	return Endpoint{Network: "tcp", Address: address, Username: w.Username, Password: w.Password.Reveal(), TLS: w.TLS, files: w.files}
 }
 
-// At returns e as it is where a master is, or was.
+// At returns e as it is where a master is, or was, or a node of a cluster.
 func (e Endpoint) At(address string) Endpoint {
-	e.Network, e.Address, e.Watched, e.Finder = "tcp", address, nil, nil
+	e.Network, e.Address, e.Watched, e.Finder, e.Cluster, e.Nodes = "tcp", address, nil, nil, nil, nil
 	return e
 }
 
