@@ -55,12 +55,12 @@ type scanPart struct {
 func (h *routed) scan(ctx context.Context, cmd redis.Cmder) error {
 	c, is := cmd.(*redis.ScanCmd)
 	if !is {
-		return fmt.Errorf("nobody reads the answer to SCAN from a %T", cmd)
+		return Refusal(fmt.Sprintf("ERR nobody reads the answer to SCAN of a cluster from a %T", cmd))
 	}
 	args := c.Args()
 	number, is := args[1].(uint64)
 	if !is {
-		return fmt.Errorf("the cursor of SCAN is a %T", args[1])
+		return Refusal(fmt.Sprintf("ERR the cursor of SCAN is a %T", args[1]))
 	}
 	var at *scanAt
 	if number == 0 {

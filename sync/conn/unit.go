@@ -51,6 +51,10 @@ var keyless = map[string]reach{
 // words behind the name are.
 var parts = map[string]bool{"del": true, "unlink": true, "exists": true, "touch": true}
 
+// personal are commands that name keys and change what a connection is: there is no telling
+// which one that is.
+var personal = map[string]bool{"watch": true, "ssubscribe": true, "sunsubscribe": true}
+
 // transaction returns what is in a TxPipeline's MULTI and EXEC, nil where cmds are none.
 func transaction(cmds []redis.Cmder) []redis.Cmder {
 	if len(cmds) < 2 {
@@ -135,8 +139,8 @@ func reachOf(args []any) (reach, uint16, error) {
 		return unknown, 0, Refusal(fmt.Sprintf("ERR nobody knows where the keys of %s are, so it cannot be sent to a cluster", name))
 	}
 	keys := keysOf(spec, args)
-	if len(keys) == 0 {
-		return unknown, 0, Refusal(fmt.Sprintf("ERR %s is about one server, and not about a cluster: ask its nodes", name))
+	if len(keys) == 0 || personal[name] {
+		return unknown, 0, Refusal(fmt.Sprintf("ERR %s is about one server or connection, and not about a cluster: ask its nodes", name))
 	}
 	at := slotOf(args[keys[0].At])
 	for _, k := range keys[1:] {

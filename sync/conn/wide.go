@@ -175,7 +175,7 @@ func (h *routed) inParts(ctx context.Context, cmd redis.Cmder) error {
 	case *redis.Cmd:
 		c.SetVal(sum)
 	default:
-		return fmt.Errorf("%v: nobody reads its answer from a %T", args[0], cmd)
+		return Refusal(fmt.Sprintf("ERR nobody reads the answer to %v of a cluster from a %T", args[0], cmd))
 	}
 	return nil
 }
