@@ -211,8 +211,8 @@ func isReply(err error) bool {
 	return errors.As(err, &reply)
 }
 
-// again sends those units again that were refused because something has moved, one by one
-// and in their order. One is not, where a later one of the same slot was run: its time has
+// again sends those units again that were refused because something has moved, or were not
+// sent because a node was not there, one by one and in their order. One is not, where a later one of the same slot was run: its time has
 // passed.
 func (h *routed) again(ctx context.Context, units []*unit) {
 	var until time.Time
@@ -247,6 +247,7 @@ func (h *routed) again(ctx context.Context, units []*unit) {
 			u.clear()
 			h.send(ctx, u.node, []*unit{u})
 		}
+		u.owe()
 	}
 }
 

@@ -93,7 +93,7 @@ func (h *routed) beginScan(ctx context.Context) (*scanAt, error) {
 	}
 	open, err := h.t.Open(ctx)
 	if err != nil {
-		return nil, err
+		return nil, &notSent{err}
 	}
 	at := &scanAt{since: m, open: open}
 	for _, n := range m.Masters() {
@@ -150,6 +150,7 @@ func (h *routed) lostNode(ctx context.Context, at *scanAt, answer, err error) er
 	if isReply(answer) && !displaced(answer.Error()) || ctx.Err() != nil {
 		return err
 	}
+	err = &notSent{err} // it was only to be read
 	node := at.parts[0].node
 	h.t.Doubt(node)
 	if h.t.Refresh(ctx) != nil {
@@ -258,7 +259,7 @@ func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
 	}
 	open, err := h.t.Open(ctx)
 	if err != nil {
-		return nil, err
+		return nil, &notSent{err}
 	}
 	due := make(map[uint16]bool)
 	for _, s := range at.since.Moved(m) {

@@ -1,7 +1,9 @@
 package conn
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -225,7 +227,28 @@ func (u *unit) refusal() string {
 	return ""
 }
 
-func (u *unit) refused() bool { return u.refusal() != "" }
+func (u *unit) refused() bool { return u.refusal() != "" || u.unsent() }
+
+// unsent reports whether no connection could be made, so that nothing was sent.
+func (u *unit) unsent() bool {
+	for _, c := range u.cmds {
+		var dial *net.OpError
+		if !errors.As(c.Err(), &dial) || dial.Op != "dial" {
+			return false
+		}
+	}
+	return len(u.cmds) > 0
+}
+
+// owe has the commands of a unit that was never sent say so.
+func (u *unit) owe() {
+	if !u.unsent() {
+		return
+	}
+	for _, c := range u.cmds {
+		c.SetErr(&notSent{c.Err()})
+	}
+}
 
 // displaced reports whether an error reply says that a command was not run where it was
 // sent, and that it may be elsewhere, or later.
