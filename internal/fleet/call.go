@@ -8,14 +8,14 @@ import (
 // All but what is set when it is made is guarded by its connection's mu.
 type call struct {
 	raw      []byte
-	slot     int    // -1: it has no key
-	at       string // the node that it is for, whatever its slot; "" for any that fits
-	reads    bool   // it changes nothing, so it does no harm to send it twice
-	scripted bool   // an error may be a script's own words
-	fan      *fan   // whose part it is
-	txn      *txn   // which it is the EXEC of
-	lone     bool   // its reply is only for who waits for it
-	silent   bool   // … and its end is nothing to wake anybody for
+	slot     int                // -1: it has no key
+	at       string             // the node that it is for, whatever its slot; "" for any that fits
+	reads    bool               // it changes nothing, so it does no harm to send it twice
+	scripted bool               // an error may be a script's own words
+	fan      *fan               // whose part it is
+	txn      *txn               // which it is the EXEC of
+	lone     bool               // its reply is only for who waits for it
+	silent   bool               // … and its end is nothing to wake anybody for
 	then     func(reply []byte) // is called with each reply, and mu held
 	confirms string             // its replies are confirmations of this kind; "" for all others
 	left     int                // … of which so many are still to come
@@ -29,6 +29,7 @@ type call struct {
 	overtaken bool              // what came behind it was done, while it was not
 	collect   bool              // its reply is looked at as a whole
 	begun     bool              // a part of its reply is out
+	headed    bool              // … or its header was taken off
 	done      bool
 	lost      error // nobody knows whether it was done
 	written   bool  // … as it was at least sent

@@ -62,7 +62,9 @@ func (c *conn) command(args [][]byte, raw []byte) bool {
 const hubSlot = 0
 
 // letsIn reports whether a command is obeyed of who has yet to authenticate.
-func letsIn(name []byte) bool { return is(name, "auth") || is(name, "hello") || is(name, "quit") || is(name, "reset") }
+func letsIn(name []byte) bool {
+	return is(name, "auth") || is(name, "hello") || is(name, "quit") || is(name, "reset")
+}
 
 func is(arg []byte, word string) bool {
 	return len(arg) == len(word) && strings.EqualFold(string(arg), word)
@@ -77,9 +79,8 @@ func (c *conn) local(reply []byte) bool {
 	c.held += len(reply)
 	c.complete(cl)
 	full := len(c.out) > outAtOnce
-	idle := len(c.fifo) == 0
 	c.mu.Unlock()
-	if full || idle && c.in.Buffered() == 0 {
+	if c.unsaid = !full; full {
 		c.flush()
 	}
 	return true
@@ -248,6 +249,9 @@ func (c *conn) toMasters(args [][]byte, raw []byte, merge spread.Merge) bool {
 	c.view = c.f.topo.Map()
 	whole := &call{slot: -1, collect: true}
 	f := &fan{call: whole, merge: merge}
+	if merge == spread.Concat {
+		f.stream = new(stream)
+	}
 	var nodes []*node
 	for _, address := range masters(c.view) {
 		f.parts = append(f.parts, &call{raw: bytes.Clone(raw), slot: -1, at: address, fan: f, reads: readsOnly(c.f.commandOf(args[0]))})

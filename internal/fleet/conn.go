@@ -32,11 +32,12 @@ type conn struct {
 	watch  *watched
 	spare  map[string]*node // connections of ours that nobody uses now, by address
 	keys   []keyAt
+	unsaid bool // something may be out that nobody has written
 	unsure bool // the nodes want AUTH, so they are asked about everything
 
-	readers  sync.WaitGroup
-	settling atomic.Bool // something is to be sent again; written under mu
-	subbed   atomic.Bool // there are subscriptions; written under mu
+	readers   sync.WaitGroup
+	settling  atomic.Bool // something is to be sent again; written under mu
+	subbed    atomic.Bool // there are subscriptions; written under mu
 	watchOver atomic.Bool // nobody need look any more whether the client hangs up
 
 	subMu sync.Mutex // what is subscribed changes by one at a time; before wmu and mu
@@ -62,6 +63,9 @@ type conn struct {
 	doomed  bool // closed as soon as out is written
 	closed  bool
 }
+
+// lastWords is how long a client that has hung up has for what it has asked for before.
+const lastWords = 5 * time.Second
 
 func newConn(f *Fleet, sock *net.UnixConn, m *cluster.Map) *conn {
 	c := &conn{f: f, id: f.lastID.Add(1), sock: sock, view: m, me: identity{proto: 2}, spare: make(map[string]*node),
@@ -141,6 +145,9 @@ func (c *conn) close() {
 func (c *conn) serve() {
 	for c.requests() {
 		c.flushNodes()
+		if c.unsaid {
+			c.flush()
+		}
 		k, err := c.sock.Read(c.in.Space())
 		if err != nil || k == 0 {
 			break
@@ -148,8 +155,10 @@ func (c *conn) serve() {
 		c.in.Advance(k)
 	}
 	if !c.isClosed() { // what it has asked for before it hung up is done
+		late := time.AfterFunc(lastWords, c.close)
 		c.drain()
 		c.flush()
+		late.Stop()
 	}
 	c.close()
 	c.readers.Wait()
@@ -267,7 +276,7 @@ func (c *conn) drop(cl *call) {
 // finish is the end of a node's reply to cl.
 func (c *conn) finish(cl *call) {
 	if !cl.lone {
-		if len(cl.buf) > 0 && cl.buf[0] == '-' && c.again(cl) {
+		if len(cl.buf) > 0 && cl.buf[0] == '-' && (cl.fan == nil || cl.fan.stream == nil) && c.again(cl) {
 			return
 		}
 		if len(c.redo) > 0 {
@@ -291,11 +300,13 @@ func (c *conn) complete(cl *call) {
 		}
 		return
 	case cl.fan != nil:
-		if cl.fan.add(cl); cl.fan.left > 0 {
+		if cl.fan.add(c, cl); cl.fan.left > 0 {
 			return
 		}
 		whole := cl.fan.call
-		whole.buf, whole.lost, whole.done = cl.fan.merged(c), cl.fan.lost, true
+		whole.buf = cl.fan.merged(c)
+		whole.lost, whole.done = cl.fan.lost, true
+		c.held += len(whole.buf)
 	}
 	c.advance()
 }
@@ -348,7 +359,7 @@ func (c *conn) reply(b []byte) {
 	c.out = append(c.out, b...)
 	full := len(c.out) > outAtOnce
 	c.mu.Unlock()
-	if full {
+	if c.unsaid = !full; full {
 		c.flush()
 	}
 }

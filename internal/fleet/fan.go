@@ -17,13 +17,17 @@ type fan struct {
 	places [][]int // of each part: where its elements belong (InOrder)
 	width  int     // … and how many there are
 	lost   error
+	stream *stream // nil: the reply is made when all parts are there
 }
 
 // add counts a part that has ended.
-func (f *fan) add(part *call) {
+func (f *fan) add(c *conn, part *call) {
 	f.left--
 	if part.lost != nil {
 		f.lost = part.lost
+	}
+	if f.stream != nil {
+		f.flow(c, part)
 	}
 }
 
@@ -32,15 +36,16 @@ func (f *fan) merged(c *conn) []byte {
 	replies := make([][]byte, len(f.parts))
 	for i, p := range f.parts {
 		replies[i] = p.buf
-		c.held -= len(p.buf)
-		p.buf = nil
+		c.drop(p)
 	}
-	if f.lost != nil {
+	switch s := f.stream; {
+	case s != nil && !s.begun && f.lost != nil:
+		f.lost = nil
+		return errorOf(downText)
+	case f.lost != nil, s != nil && s.begun:
 		return nil
 	}
-	b := merge(f, replies)
-	c.held += len(b)
-	return b
+	return merge(f, replies)
 }
 
 // oddText is the answer where nodes say what they do not say.

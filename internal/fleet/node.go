@@ -218,6 +218,10 @@ func (n *node) take(b []byte) error {
 // again: what has its turn may come behind what is read here then.
 func (n *node) receive(cl *call, piece []byte) {
 	c := n.c
+	if cl.fan != nil && cl.fan.stream != nil {
+		n.receivePart(cl, piece)
+		return
+	}
 	for !cl.collect && !c.first(cl) && c.held > heldMost && !c.settling.Load() && !c.closed {
 		c.wait()
 	}
@@ -263,7 +267,7 @@ func (n *node) fail(err error) {
 		cl := n.pop()
 		cl.written = cl.seq <= n.written
 		switch {
-		case cl.lone, cl.begun, cl.written && !cl.reads:
+		case cl.lone, cl.begun, cl.written && !cl.reads, cl.fan != nil && cl.fan.stream != nil:
 			cl.lost = err
 			c.complete(cl)
 		default:

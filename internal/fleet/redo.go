@@ -266,6 +266,9 @@ func (c *conn) perform(ctx context.Context, cl *call, until time.Time) ([]byte, 
 			return again.buf, nil
 		}
 		refusal = again.buf
+		if r.later && cl.slot < 0 {
+			c.leaveHome(address)
+		}
 		if to = r.to; r.raw != nil {
 			cl.raw = r.raw
 		}

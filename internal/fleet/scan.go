@@ -88,29 +88,34 @@ func (c *conn) scan(args [][]byte, raw []byte) bool {
 		return c.local(errorOf(downText))
 	}
 	at, own := o.read(cursor)
-	words := append([][]byte(nil), args...)
-	words[1] = strconv.AppendUint(nil, own, 10)
-	cl := &call{raw: wireOf(words...), slot: -1, at: o.masters[at], reads: true, lone: true}
-	reply, err := c.perform(c.ctx, cl, c.f.until(cl.at))
-	if err != nil {
-		return false
+	for ; ; at, own = at+1, 0 {
+		words := append([][]byte(nil), args...)
+		words[1] = strconv.AppendUint(nil, own, 10)
+		cl := &call{raw: wireOf(words...), slot: -1, at: o.masters[at], reads: true, lone: true}
+		reply, err := c.perform(c.ctx, cl, c.f.until(cl.at))
+		if err != nil {
+			return false
+		}
+		parts := resp.Elements(reply)
+		if len(parts) != 2 {
+			return c.local(reply)
+		}
+		text, _, _ := resp.Text(parts[0])
+		next, err := strconv.ParseUint(string(text), 10, 64)
+		last := at+1 == len(o.masters)
+		switch _, n, _, _ := resp.Header(parts[1]); {
+		case err != nil || next >= 1<<cursorBits:
+			return c.local(errorOf(farText))
+		case next != 0:
+			next = o.cursor(at, next)
+		case n == 0 && own == 0 && !last: // it has nothing at all
+			continue
+		case !last:
+			next = o.cursor(at+1, 0)
+		}
+		b := bulk(header(nil, '*', 2), strconv.FormatUint(next, 10))
+		return c.local(append(b, parts[1]...))
 	}
-	parts := resp.Elements(reply)
-	if len(parts) != 2 {
-		return c.local(reply)
-	}
-	text, _, _ := resp.Text(parts[0])
-	next, err := strconv.ParseUint(string(text), 10, 64)
-	switch {
-	case err != nil || next >= 1<<cursorBits:
-		return c.local(errorOf(farText))
-	case next != 0:
-		next = o.cursor(at, next)
-	case at+1 < len(o.masters):
-		next = o.cursor(at+1, 0)
-	}
-	b := bulk(header(nil, '*', 2), strconv.FormatUint(next, 10))
-	return c.local(append(b, parts[1]...))
 }
 
 // randomKey asks a master by chance, the more probably the more keys it has.
