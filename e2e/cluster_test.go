@@ -82,7 +82,7 @@ func (k *clustered) calm() {
 			if err != nil {
 				return err
 			}
-			at := field(text, "master_repl_offset:")
+			at := valueOf(text, "master_repl_offset:")
 			for line := range strings.Lines(text) {
 				if strings.HasPrefix(line, "slave") && !strings.Contains(line, "offset="+at+",") {
 					return fmt.Errorf("the master is at %s: %s", at, line)
@@ -93,7 +93,7 @@ func (k *clustered) calm() {
 	}
 }
 
-func field(text, name string) string {
+func valueOf(text, name string) string {
 	_, after, _ := strings.Cut(text, name)
 	value, _, _ := strings.Cut(after, "\r\n")
 	return value

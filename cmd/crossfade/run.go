@@ -76,6 +76,11 @@ type sidecar struct {
 // newSidecar makes everything and takes the addresses and the state file.
 func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *sidecar, err error) {
 	s := &sidecar{config: c, log: log}
+	defer func() {
+		if err != nil {
+			s.leaveMasters()
+		}
+	}()
 	var ends [2]config.Endpoint
 	for side, server := range map[router.Side]config.Server{router.Source: c.Source, router.Target: c.Target} {
 		if ends[side], err = server.Endpoint(); err != nil {
@@ -86,14 +91,12 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 		ends[side], s.nodes[side] = cluster.Follow(ends[side], c.Proxy.DialTimeout, log.With("side", side.String()))
 		s.ups[side] = newUpstream(ends[side], c.Proxy.DialTimeout)
 		if t := s.nodes[side]; t != nil {
-			s.ups[side].fleet = fleet.New(t, fleet.Options{DialTimeout: c.Proxy.DialTimeout, Scripts: c.Proxy.ScriptCache}, log.With("side", side.String()))
+			o := fleet.Options{DialTimeout: c.Proxy.DialTimeout, Scripts: c.Proxy.ScriptCache}
+			if s.ups[side].fleet, err = fleet.New(t, o, log.With("side", side.String())); err != nil {
+				return nil, err
+			}
 		}
 	}
-	defer func() {
-		if err != nil {
-			s.leaveMasters()
-		}
-	}()
 	if s.file, err = store.OpenFile(c.State); err != nil {
 		return nil, err
 	}
@@ -237,10 +240,13 @@ func (s *sidecar) leaveMasters() {
 		}
 	}
 	for side, t := range s.nodes {
-		if t != nil {
-			s.ups[side].fleet.Close()
-			t.Close()
+		if t == nil {
+			continue
 		}
+		if f := s.ups[side].fleet; f != nil {
+			f.Close()
+		}
+		t.Close()
 	}
 }
 
