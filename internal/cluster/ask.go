@@ -147,7 +147,7 @@ func (t *Topology) askSome(ctx context.Context, addresses []string) ([]answer, e
 func (t *Topology) askOne(ctx context.Context, address string) (answer, error) {
 	c := t.client(address)
 	if c == nil {
-		return answer{}, redis.ErrClosed
+		return answer{}, errClosed
 	}
 	pipe := c.Pipeline()
 	info := pipe.Do(ctx, "CLUSTER", "INFO")

@@ -5,6 +5,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -54,6 +55,8 @@ type Topology struct {
 }
 
 var _ config.Nodes = (*Topology)(nil)
+
+var errClosed = errors.New("the topology is closed")
 
 // Follow returns e with a topology for its Nodes, and that; nil where e is no cluster.
 // Nothing is dialled yet. timeout bounds connecting and each question. The caller closes the
@@ -128,6 +131,19 @@ func (t *Topology) Find(ctx context.Context, slot uint16) (string, error) {
 	return "", fmt.Errorf("the cluster %s has no master for slot %d", t, slot)
 }
 
+// Current returns the map. It asks where that is not known or doubted; where nobody answers
+// then, what is known is as good as before.
+func (t *Topology) Current(ctx context.Context) (*Map, error) {
+	if m := t.Map(); m.Epoch > 0 && !t.doubted.Load() {
+		return m, nil
+	}
+	err := t.Refresh(ctx)
+	if m := t.Map(); m.Epoch > 0 && ctx.Err() == nil {
+		return m, nil
+	}
+	return nil, err
+}
+
 // Load returns the map, and asks for it where nothing is known.
 func (t *Topology) Load(ctx context.Context) (*Map, error) {
 	if m := t.Map(); m.Epoch > 0 {
@@ -180,8 +196,8 @@ func (t *Topology) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// Moved tells that a node has answered MOVED: the slot is there from now on, and the whole map
-// is asked for soon.
+// Moved tells that a node has answered MOVED: the slot is there from now on. Run asks for the
+// whole map soon; until then what is known of the other slots is as good as before.
 func (t *Topology) Moved(r Redirect, from string) {
 	if r.Ask {
 		return
@@ -193,7 +209,7 @@ func (t *Topology) Moved(r Redirect, from string) {
 		t.replace(m.with(r.Slot, r.Address))
 	}
 	t.mu.Unlock()
-	t.soon()
+	t.look()
 }
 
 // Doubt tells that a node could not be reached, or is no master any more, so that the map is
@@ -209,6 +225,11 @@ func (t *Topology) Doubt(address string) {
 
 func (t *Topology) soon() {
 	t.doubted.Store(true)
+	t.look()
+}
+
+// look has Run ask soon.
+func (t *Topology) look() {
 	select {
 	case t.nudge <- struct{}{}:
 	default:

@@ -87,6 +87,7 @@ func TestFollowsMovesAndFailovers(t *testing.T) {
 	if m := top.Map(); m.Epoch <= epoch || m.Owner(1).Address != to.Addr() || m.Owner(0).Address != from.Addr() {
 		t.Errorf("after MOVED slot 0 is with %v, slot 1 with %v", m.Owner(0), m.Owner(1))
 	}
+	top.Doubt(from.Addr())
 	if address, err := top.Find(ctx, 0); err != nil || address != to.Addr() {
 		t.Errorf("slot 0 is found at %s, %v", address, err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
@@ -23,7 +24,7 @@ const (
 )
 
 // retry runs what only reads until no connection is lost meanwhile. An answer of a
-// server is final.
+// server is final, but for that of a cluster which cannot for the moment.
 func retry(ctx context.Context, read func() error) error {
 	wait := firstWait
 	for n := 1; ; n++ {
@@ -31,7 +32,7 @@ func retry(ctx context.Context, read func() error) error {
 		if cause := context.Cause(ctx); cause != nil && err != nil {
 			return cause
 		}
-		if !value.Unknown(err) || errors.Is(err, errRestarted) || n == tries {
+		if !value.Unknown(err) && !conn.Away(err) || errors.Is(err, errRestarted) || n == tries {
 			return err
 		}
 		if err := sleep(ctx, wait); err != nil {
