@@ -79,13 +79,6 @@ func TestRecordOnCluster(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 1)
 	m := intoCluster(t, c)
 	m.rec.ID, m.rec.Token = "x", 3
-	if err := m.publishReplicated(ctx, router.Target, store.RecordKey, nil, 5*time.Second); err != nil {
-		t.Fatal(err)
-	}
-	e, ok, err := store.Load(ctx, m.ids[router.Target].Pool().Control(), store.RecordKey)
-	if err != nil || !ok || e.ID != "x" || e.Token != 3 {
-		t.Errorf("the record: %+v, %v, %v", e, ok, err)
-	}
 	// Whoever has an older seat is thrown out of every node.
 	for _, s := range c.Masters() {
 		o := redistest.Options(s.Addr(), 0)
@@ -103,6 +96,13 @@ func TestRecordOnCluster(t *testing.T) {
 		if list := c.On(s).ClientList(ctx).Val(); strings.Contains(list, "name=crossfade:older:target") {
 			t.Errorf("%s has a connection of an older run: %s", s.Addr(), list)
 		}
+	}
+	if err := m.publishReplicated(ctx, router.Target, store.RecordKey, nil, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	e, ok, err := store.Load(ctx, m.ids[router.Target].Pool().Control(), store.RecordKey)
+	if err != nil || !ok || e.ID != "x" || e.Token != 3 {
+		t.Errorf("the record: %+v, %v, %v", e, ok, err)
 	}
 	seat, ok, err := store.LoadSeat(ctx, m.ids[router.Target].Pool().Control())
 	if err != nil || !ok || seat.Holder != m.seat.holder {

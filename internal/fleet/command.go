@@ -38,6 +38,9 @@ func (c *conn) command(args [][]byte, raw []byte) bool {
 	}
 	switch row.Way {
 	case spread.Slot:
+		if c.f.commandOf(args[0]) == nil {
+			return c.unknown(args, raw)
+		}
 		return c.toSlot(args, raw, c.f.commandOf(args[0]), row)
 	case spread.Split:
 		return c.toParts(args, raw, row)
@@ -178,6 +181,9 @@ func harmless(command *keyspec.Command) bool {
 // toParts sends the keys of a command to their masters, those of each slot together.
 func (c *conn) toParts(args [][]byte, raw []byte, row spread.Row) bool {
 	command := c.f.commandOf(args[0])
+	if is(args[0], "mset") && len(args)%2 == 0 { // a node would look at its keys first
+		return c.local(errorOf("ERR wrong number of arguments for 'mset' command"))
+	}
 	c.keys = command.Keys(c.keys[:0], args)
 	if _, one := slotOf(args, c.keys); one || len(c.keys) == 0 {
 		return c.toSlot(args, raw, command, row)
@@ -227,7 +233,6 @@ func (c *conn) toParts(args [][]byte, raw []byte, row spread.Row) bool {
 func (c *conn) dispatch(whole *call, f *fan, nodes []*node) {
 	c.mu.Lock()
 	for _, part := range f.parts {
-		whole.raw = part.raw
 		whole.size += len(part.raw)
 	}
 	c.fifo = append(c.fifo, whole)

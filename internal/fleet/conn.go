@@ -157,9 +157,9 @@ func (c *conn) serve() {
 	if !c.isClosed() { // what it has asked for before it hung up is done
 		late := time.AfterFunc(lastWords, c.close)
 		c.drain()
-		c.flush()
 		late.Stop()
 	}
+	c.flush()
 	c.close()
 	c.readers.Wait()
 }
@@ -429,15 +429,18 @@ func (c *conn) await(cl *call) error {
 }
 
 // cutDemoted ends connections to nodes that are no masters any more, where something has
-// been in flight for long.
+// been in flight for long, and those that messages come from: a replica that repeats what
+// its master does says so too.
 func (c *conn) cutDemoted(m *cluster.Map) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for n := range c.all {
-		if at := m.Node(n.address); (at == nil || at.Master != "") && n.head < len(n.sent) && time.Since(n.since) >= demotedGrace {
-			n.fail(errCut)
-			_ = n.sock.Close()
+		at := m.Node(n.address)
+		if at != nil && at.Master == "" {
+			continue
+		}
+		if n.messages || n.head < len(n.sent) && time.Since(n.since) >= demotedGrace {
+			n.fail(errCut) // what that lets out is written by the node's reader, when it ends
 		}
 	}
-	// Whoever called holds no wmu, so what fail has let out is written by the nodes' readers.
 }

@@ -182,7 +182,7 @@ XDEL x 1-1
 XTRIM x MAXLEN 0
 XSETID x 9-9
 RENAME {t}x {t}r
-RENAME none {t}r
+RENAME {t}none {t}r
 RENAMENX {t}r {t}y
 COPY {t}r {t}c2
 TYPE a
