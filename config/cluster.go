@@ -1,15 +1,12 @@
 package config
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Cluster is a Redis Cluster: masters that share one key space, database 0, by slots.
@@ -23,13 +20,6 @@ type Cluster struct {
 type Nodes interface {
 	// Present returns the addresses of the masters as far as they are known. It does no I/O.
 	Present() []string
-}
-
-// Whole makes connections to a cluster that look like those to one server.
-type Whole interface {
-	// Dial bounds what it does by ctx and timeout, where that is not 0. The caller owns
-	// the connection.
-	Dial(ctx context.Context, timeout time.Duration) (net.Conn, error)
 }
 
 const clusterForm = "write redis+cluster://[user:password@]host[:port],host[:port] with some of the nodes, or rediss+cluster://… for TLS"

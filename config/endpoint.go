@@ -27,12 +27,11 @@ type Endpoint struct {
 	// server is dialled.
 	Watched *Watched
 	Finder  Finder
-	// Cluster is set where Network is "cluster"; then Nodes must be set before a node is
-	// dialled, see At, and Whole before the cluster is. TLS has a ServerName where one is
-	// configured, and otherwise none.
+	// Cluster is set where Network is "cluster"; then only its nodes are dialled, see At,
+	// and Nodes must be set before. TLS has a ServerName where one is configured, and
+	// otherwise none.
 	Cluster *Cluster
 	Nodes   Nodes
-	Whole   Whole
 
 	files *reloaded[*tls.Config] // nil: TLS is made of no files
 }

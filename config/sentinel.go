@@ -197,7 +197,7 @@ func (e Endpoint) OfSentinel(address string) Endpoint {
 // At returns e as it is where a master is, or was, or a node of a cluster.
 func (e Endpoint) At(address string) Endpoint {
 	e.Network, e.Address, e.Watched, e.Finder = "tcp", address, nil, nil
-	e.Cluster, e.Nodes, e.Whole = nil, nil, nil
+	e.Cluster, e.Nodes = nil, nil
 	return e
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -106,7 +107,7 @@ func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 func killOlder(ctx context.Context, id *identity) error {
 	mine := mirror.KeyPrefix + id.instance + ":"
 	older := func(name string) bool {
-		return len(name) > len(mirror.KeyPrefix) && name[:len(mirror.KeyPrefix)] == mirror.KeyPrefix &&
+		return name != cluster.ConnName && len(name) > len(mirror.KeyPrefix) && name[:len(mirror.KeyPrefix)] == mirror.KeyPrefix &&
 			(len(name) < len(mine) || name[:len(mine)] != mine)
 	}
 	err := everyNode(ctx, id.Pool(), func(ctx context.Context, c *redis.Client) error { return mirror.KillNamed(ctx, c, older) })

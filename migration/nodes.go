@@ -14,6 +14,7 @@ import (
 	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/slot"
 	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
@@ -30,43 +31,55 @@ func markKey(s uint16) string {
 	return mirror.KeyPrefix + "{" + slot.Tag(s) + "}:" + strings.TrimPrefix(store.DrainedKey, mirror.KeyPrefix)
 }
 
-// chooseMarks returns a slot of each master of the entered cluster, for the marks; none
-// where it is no cluster.
-func (a *attempt) chooseMarks(ctx context.Context) ([]uint16, error) {
-	t := topologyOf(a.ids[a.to].Pool())
+// chooseMarks returns a slot of each master of a cluster that is to be entered, for the marks;
+// none where it is no cluster.
+func (m *Migration) chooseMarks(ctx context.Context, to router.Side) ([]uint16, error) {
+	t := topologyOf(m.ids[to].Pool())
 	if t == nil {
 		return nil, nil
 	}
 	if err := t.Refresh(ctx); err != nil {
 		return nil, err
 	}
-	m := t.Map()
-	if !m.Whole() {
+	known := t.Map()
+	if !known.Whole() {
 		return nil, &Refused{[]string{fmt.Sprintf("the cluster %s has slots without a master", t)}}
 	}
 	var marks []uint16
-	for _, n := range m.Masters() {
-		marks = append(marks, m.Slots(n)[0])
+	for _, n := range known.Masters() {
+		marks = append(marks, known.Slots(n)[0])
 	}
 	return marks, nil
 }
 
-// keepDrainedOnNodes leaves the marks behind the last copies, and waits until the replicas
-// of each master have them, and so all that was copied, for at most patience.
+// keepDrainedOnNodes leaves the marks, waits for the replicas, and makes sure that it was the
+// drained processes that were marked, and no others.
 func (a *attempt) keepDrainedOnNodes(ctx context.Context, patience time.Duration) error {
-	to := a.ids[a.to].Pool()
-	r := a.record()
-	m := topologyOf(to).Map()
+	if err := a.markNodes(ctx, a.record(), patience); err != nil {
+		return err
+	}
+	p := a.ids[a.to].Pool().Control().Pipeline()
+	holds := a.forward.Filled(ctx, p)
+	_, _ = p.Exec(ctx) // each has its own error
+	return holds()
+}
+
+// markNodes leaves the marks of a switch at the masters of the cluster that is entered, and
+// waits until the replicas of each have them, and so all that it was told before, for at most
+// patience.
+func (m *Migration) markNodes(ctx context.Context, r Record, patience time.Duration) error {
+	to := m.ids[r.Switch.To].Pool()
+	known := topologyOf(to).Map()
 	var at []*cluster.Node
 	for _, s := range r.Switch.Marks {
-		n := m.Owner(s)
+		n := known.Owner(s)
 		if n == nil || slices.Contains(at, n) {
 			return fmt.Errorf("marking what was drained: the masters of the cluster %s have changed since the switch began", to)
 		}
 		at = append(at, n)
 	}
-	if len(at) != len(m.Masters()) {
-		return fmt.Errorf("marking what was drained: the cluster %s has %d masters, and had %d when the switch began", to, len(m.Masters()), len(at))
+	if len(at) != len(known.Masters()) {
+		return fmt.Errorf("marking what was drained: the cluster %s has %d masters, and had %d when the switch began", to, len(known.Masters()), len(at))
 	}
 	together, tctx := errgroup.WithContext(ctx)
 	for i, n := range at {
@@ -76,11 +89,7 @@ func (a *attempt) keepDrainedOnNodes(ctx context.Context, patience time.Duration
 	if err := together.Wait(); err != nil {
 		return fmt.Errorf("marking what was drained on %s: %w", to, err)
 	}
-	// The marks are at the processes that were drained, and at no others.
-	p := to.Control().Pipeline()
-	holds := a.forward.Filled(ctx, p)
-	_, _ = p.Exec(ctx) // each has its own error
-	return holds()
+	return nil
 }
 
 // drainedOnNodes reports whether all marks of a switch are there.
@@ -104,6 +113,27 @@ func (m *Migration) drainedOnNodes(ctx context.Context, r Record) (bool, error) 
 		}
 	}
 	return len(r.Switch.Marks) > 0, nil
+}
+
+// warmNodes connects to each master of a cluster, and to the one that has the record as
+// often as it will be needed.
+func warmNodes(ctx context.Context, p *conn.Pool) error {
+	t := topologyOf(p)
+	if t == nil {
+		return nil
+	}
+	for range warmKeys {
+		c := p.Control().Conn()
+		defer func() { _ = c.Close() }() // each once all are there
+		if err := c.Ping(ctx).Err(); err != nil {
+			return fmt.Errorf("connecting to %s: %w", p, err)
+		}
+	}
+	together, tctx := errgroup.WithContext(ctx)
+	for _, n := range t.Map().Masters() {
+		together.Go(func() error { return p.Node(n.Address).Warm(tctx, 0, 1) })
+	}
+	return together.Wait()
 }
 
 // everyNode calls f for each node of a cluster at the same time, and for the server where

@@ -231,6 +231,9 @@ func (a *attempt) warm(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := warmNodes(ctx, a.ids[a.to].Pool()); err != nil {
+		return err
+	}
 	for i, db := range dm.Sources() {
 		here, _ := dm.At(a.from, db)
 		there, _ := dm.At(a.to, db)
@@ -260,7 +263,7 @@ func (a *attempt) announceFence(ctx context.Context) error {
 			}
 		})
 	})
-	marks, err := a.chooseMarks(ctx)
+	marks, err := a.chooseMarks(ctx, a.to)
 	if err != nil {
 		return err
 	}

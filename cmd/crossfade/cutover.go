@@ -21,7 +21,10 @@ What fails, or takes longer than --max-stall, is taken back and nothing has
 happened. It goes on when this command is interrupted: crossfade
 abort takes it back.
 ` + waysToSwitch + `
-As long as the file of cutover.postpone_file exists a cutover waits in any case.`}
+As long as the file of cutover.postpone_file exists a cutover waits in any case.
+
+Where status says that there will be no way back (the target is a cluster), it is
+refused without --one-way.`}
 }
 
 // waysToSwitch is in the help of both verbs.

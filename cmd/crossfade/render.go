@@ -336,6 +336,14 @@ func renderSteps(r migration.Report) string {
 	return b.String()
 }
 
+// oneWayFlag is what the switch needs that r has tried out.
+func oneWayFlag(r migration.Report) string {
+	if r.OneWay && r.Fence != migration.FenceReplicas {
+		return " --one-way"
+	}
+	return ""
+}
+
 // renderReport is the summary of an attempt that worked. again tells how to call
 // another verb.
 func renderReport(r migration.Report, name string, again func(verb string) string) string {
@@ -346,7 +354,7 @@ func renderReport(r migration.Report, name string, again func(verb string) strin
 			fmt.Fprintf(&b, "fence     %s\n", fenceWords(r.Fence))
 		}
 		b.WriteString(renderSteps(r))
-		fmt.Fprintf(&b, "next      %s\n", again(name))
+		fmt.Fprintf(&b, "next      %s\n", again(name)+oneWayFlag(r))
 		return b.String()
 	}
 	if r.Rehearsal {

@@ -30,6 +30,10 @@ const (
 	askGrace = 50 * time.Millisecond
 )
 
+// ConnName is the CLIENT SETNAME of the connections on which nodes are asked. They change
+// nothing.
+const ConnName = "crossfade:topology"
+
 // answer is what one node says.
 type answer struct {
 	m     *Map
@@ -331,7 +335,7 @@ func (t *Topology) client(address string) *redis.Client {
 		Dialer: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return endpoint.Dial(ctx, e, t.timeout)
 		},
-		ClientName:               "crossfade:topology",
+		ClientName:               ConnName,
 		Protocol:                 2,
 		DisableIdentity:          true,
 		ContextTimeoutEnabled:    true,

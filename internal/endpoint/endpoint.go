@@ -39,14 +39,8 @@ func Dial(ctx context.Context, e config.Endpoint, timeout time.Duration) (net.Co
 	switch {
 	case e.Watched != nil:
 		return dialMaster(ctx, bounded, e)
-	case e.Cluster != nil && e.Whole == nil:
-		return nil, fmt.Errorf("connecting to %s: nobody was told to make one server of it", e)
 	case e.Cluster != nil:
-		conn, err := e.Whole.Dial(bounded, timeout)
-		if err != nil {
-			return nil, fmt.Errorf("connecting to %s: %w", e, err)
-		}
-		return conn, nil
+		return nil, fmt.Errorf("connecting to %s: only the nodes of a cluster can be connected to", e)
 	}
 	start := time.Now()
 	conn, err := connect(ctx, bounded, e, start)

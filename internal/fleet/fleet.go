@@ -40,6 +40,7 @@ type Fleet struct {
 	log     *slog.Logger
 	scripts *scripts
 	learned learned
+	brought sync.Map // "ADDRESS DIGEST" of scripts that nodes were given, until the map changes
 
 	unstable [slot.Count]atomic.Int64 // when a slot was last found to be on its way: nanoseconds since base
 	base     time.Time
@@ -51,7 +52,7 @@ type Fleet struct {
 
 	mu      sync.Mutex // guards what follows
 	conns   map[int64]*conn
-	outages map[string]time.Time // since when nodes could not be reached
+	outages map[string]outage // of nodes that could do nothing lately
 	closed  bool
 }
 
@@ -71,7 +72,7 @@ func New(topo *cluster.Topology, opts Options, log *slog.Logger) (*Fleet, error)
 	if err != nil {
 		return nil, fmt.Errorf("making one server of the cluster %s: %w", topo, err)
 	}
-	f := &Fleet{topo: topo, opts: opts, log: log, scripts: kept, base: time.Now(), conns: make(map[int64]*conn), outages: make(map[string]time.Time)}
+	f := &Fleet{topo: topo, opts: opts, log: log, scripts: kept, base: time.Now(), conns: make(map[int64]*conn), outages: make(map[string]outage)}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	f.wg.Go(f.watch)
 	return f, nil
@@ -192,13 +193,20 @@ func (f *Fleet) dial(ctx context.Context, address string) (net.Conn, error) {
 	return sock, nil
 }
 
+// outage is a time in which a node could do nothing, as far as anybody has tried.
+type outage struct{ from, last time.Time }
+
 // down notes that a node cannot be reached, or says that it cannot do anything.
 func (f *Fleet) down(address string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, known := f.outages[address]; !known {
-		f.outages[address] = time.Now()
+	now := time.Now()
+	o := f.outages[address]
+	if now.Sub(o.last) > f.opts.Patience {
+		o.from = now
 	}
+	o.last = now
+	f.outages[address] = o
 }
 
 // up is the end of down.
@@ -208,15 +216,17 @@ func (f *Fleet) up(address string) {
 	delete(f.outages, address)
 }
 
-// until is up to when a command may wait for a node, from now on.
+// until is up to when a command may wait for a node: what comes late in an outage does not
+// wait any more.
 func (f *Fleet) until(address string) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	from, out := f.outages[address]
-	if !out {
-		from = time.Now()
+	now := time.Now()
+	o, out := f.outages[address]
+	if !out || now.Sub(o.last) > f.opts.Patience {
+		o.from = now
 	}
-	return from.Add(f.opts.Patience)
+	return o.from.Add(f.opts.Patience)
 }
 
 const (
@@ -250,9 +260,11 @@ func (f *Fleet) watch() {
 			return
 		case <-time.After(demotedGrace):
 		}
+		f.brought.Clear()
 		m := f.topo.Map()
 		for _, c := range f.all() {
 			c.cutDemoted(m)
+			c.heed(m)
 		}
 	}
 }

@@ -49,11 +49,11 @@ type Block uint8
 
 // The forms of commands that block.
 const (
-	Never         Block = iota
-	LastSeconds         // the last word, in seconds
-	FirstSeconds        // the first one behind the name, in seconds
-	OptionMillis        // behind BLOCK, in milliseconds; without it the command does not block
-	LastMillis          // the last word, in milliseconds
+	Never        Block = iota
+	LastSeconds        // the last word, in seconds
+	FirstSeconds       // the first one behind the name, in seconds
+	OptionMillis       // behind BLOCK, in milliseconds; without it the command does not block
+	LastMillis         // the last word, in milliseconds
 )
 
 // Of returns the row of a command: args are its words, the name first.

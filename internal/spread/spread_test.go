@@ -62,6 +62,11 @@ func TestKeys(t *testing.T) {
 			}
 		}
 	}
+	for name, e := range rows {
+		if keyspec.Named(name) == nil {
+			t.Errorf("%s is no command: %v", name, e.Way)
+		}
+	}
 	for c := range keyspec.All() {
 		words := [][]byte{[]byte(c.Name)}
 		check(c.Name, Of(words), c)

@@ -139,7 +139,6 @@ var rows = func() map[string]*entry {
 	add(no(ofOne), "latency debug shutdown pfdebug pfselftest")
 	sub("latency", anyone, "help")
 	sub("latency", all(Sum), "reset")
-	sub("debug", slot, "object")
 	sub("debug", anyone, "help sleep jmap")
 	add(anyone, "acl")
 	sub("acl", anyone, "cat dryrun genpass getuser help list users whoami")

@@ -1,0 +1,187 @@
+package fleet
+
+import (
+	"bytes"
+	"hash/fnv"
+	"math/bits"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+
+	"github.com/crossfade/crossfade/internal/cluster"
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/internal/slot"
+)
+
+// A cursor of SCAN is a number below 2^63: of the masters' slots as they were when the scan
+// began, some bits of a hash; which master it is at; and that master's own cursor. Where the
+// hash is another one, keys may have gone from a master that is still to come to one that was
+// before: so the scan begins again, since it may say keys twice and must leave none out. It is
+// the same after a restart, as nothing is remembered but what the cursor says.
+const (
+	cursorBits = 44 // of a master's own cursor: enough for some 10^12 keys
+	tookBits   = 63 - cursorBits
+)
+
+const farText = "ERR Crossfade: the cursor of a node is too large to be passed on"
+
+// order is the masters of a scan, and the hash that says so.
+type order struct {
+	masters []string
+	index   int // bits of the index
+	print   uint64
+}
+
+func orderOf(m *cluster.Map) order {
+	o := order{masters: masters(m)}
+	slices.Sort(o.masters)
+	o.index = max(1, bits.Len(uint(len(o.masters)-1)))
+	h := fnv.New64a()
+	last := ""
+	for s := range uint16(slot.Count) {
+		at := ""
+		if n := m.Owner(s); n != nil {
+			at = n.ID + " " + n.Address
+		}
+		if at != last {
+			_, _ = h.Write(strconv.AppendInt([]byte(at), int64(s), 10))
+			last = at
+		}
+	}
+	for _, a := range o.masters {
+		_, _ = h.Write([]byte(a))
+	}
+	room := uint64(1)<<(tookBits-o.index) - 1
+	o.print = h.Sum64()%room + 1 // so that no cursor of ours is 0
+	return o
+}
+
+func (o *order) cursor(at int, own uint64) uint64 {
+	return (o.print<<o.index|uint64(at))<<cursorBits | own
+}
+
+// read takes a cursor apart. What is not of this order begins again.
+func (o *order) read(cursor uint64) (at int, own uint64) {
+	own = cursor & (1<<cursorBits - 1)
+	at = int(cursor >> cursorBits & (1<<o.index - 1))
+	if cursor>>(cursorBits+o.index) != o.print || at >= len(o.masters) {
+		return 0, 0
+	}
+	return at, own
+}
+
+// scan walks through the keys of one master after the other.
+func (c *conn) scan(args [][]byte, raw []byte) bool {
+	if len(args) < 2 {
+		return c.toAny(args, raw)
+	}
+	cursor, err := strconv.ParseUint(string(args[1]), 10, 64)
+	if err != nil {
+		return c.toAny(args, raw)
+	}
+	if !c.drain() {
+		return false
+	}
+	c.view = c.f.topo.Map()
+	o := orderOf(c.view)
+	if len(o.masters) == 0 {
+		return c.local(errorOf(downText))
+	}
+	at, own := o.read(cursor)
+	for ; ; at, own = at+1, 0 {
+		words := append([][]byte(nil), args...)
+		words[1] = strconv.AppendUint(nil, own, 10)
+		cl := &call{raw: wireOf(words...), slot: -1, at: o.masters[at], reads: true, lone: true}
+		reply, err := c.perform(c.ctx, cl, c.f.until(cl.at))
+		if err != nil {
+			return false
+		}
+		parts := resp.Elements(reply)
+		if len(parts) != 2 {
+			return c.local(reply)
+		}
+		text, _, _ := resp.Text(parts[0])
+		next, err := strconv.ParseUint(string(text), 10, 64)
+		last := at+1 == len(o.masters)
+		switch _, n, _, _ := resp.Header(parts[1]); {
+		case err != nil || next >= 1<<cursorBits:
+			return c.local(errorOf(farText))
+		case next != 0:
+			next = o.cursor(at, next)
+		case n == 0 && own == 0 && !last: // it has nothing at all
+			continue
+		case !last:
+			next = o.cursor(at+1, 0)
+		}
+		b := bulk(header(nil, '*', 2), strconv.FormatUint(next, 10))
+		return c.local(append(b, parts[1]...))
+	}
+}
+
+// randomKey asks a master by chance, the more probably the more keys it has.
+func (c *conn) randomKey(args [][]byte, raw []byte) bool {
+	if len(args) != 1 {
+		return c.toAny(args, raw)
+	}
+	if !c.drain() {
+		return false
+	}
+	c.view = c.f.topo.Map()
+	list := masters(c.view)
+	sizes := make([]int64, len(list))
+	for range 3 { // what had keys may have none by now
+		var total int64
+		for i, address := range list {
+			cl := &call{raw: words("DBSIZE"), slot: -1, at: address, reads: true, lone: true}
+			reply, err := c.perform(c.ctx, cl, c.f.until(address))
+			if err != nil {
+				return false
+			}
+			if resp.IsError(reply) {
+				return c.local(reply)
+			}
+			sizes[i], _ = number(reply)
+			total += sizes[i]
+		}
+		if total == 0 {
+			break
+		}
+		at := rand.Int64N(total)
+		i := 0
+		for at >= sizes[i] {
+			at -= sizes[i]
+			i++
+		}
+		cl := &call{raw: bytes.Clone(raw), slot: -1, at: list[i], reads: true, lone: true}
+		reply, err := c.perform(c.ctx, cl, c.f.until(list[i]))
+		if err != nil {
+			return false
+		}
+		if !isNull(reply) {
+			return c.local(reply)
+		}
+	}
+	return c.local(c.null())
+}
+
+func isNull(reply []byte) bool {
+	return string(reply) == "$-1\r\n" || string(reply) == "_\r\n" || string(reply) == "*-1\r\n"
+}
+
+// null is that of the client's protocol, for what would be a string.
+func (c *conn) null() []byte {
+	if c.me.proto == 3 {
+		return []byte("_\r\n")
+	}
+	return []byte("$-1\r\n")
+}
+
+// tagOf is a text whose slot a master has.
+func tagOf(m *cluster.Map, n *cluster.Node) string {
+	for s := range uint16(slot.Count) {
+		if m.Owner(s) == n {
+			return slot.Tag(s)
+		}
+	}
+	return ""
+}
