@@ -385,9 +385,13 @@ func TestPubSub(t *testing.T) {
 		for i := range 30 {
 			line := fmt.Sprintf("SET k%d x", i)
 			check(line, fleet.pub.line(line), server.pub.line(line))
-			check("a notification", fleet.sub.read(), server.sub.read())
+			got, err := fleet.sub.next()
+			if err != nil {
+				t.Fatalf("RESP%s: the notification of k%d: %v", proto, i, err)
+			}
+			check("a notification", got, server.sub.read())
 		}
-		both("PUNSUBSCRIBE", 2)
+		both("PUNSUBSCRIBE n* __keyevent@0__:*", 2)
 		both("UNSUBSCRIBE a c", 2)
 		both("GET a", 1)
 		both("UNSUBSCRIBE", 1)
