@@ -186,7 +186,7 @@ func fields(line string) (args []string) {
 
 // at is a key in a slot of the server.
 func at(c *redistest.Cluster, s *redistest.Server, name string) string {
-	for n := range uint16(slot.Count) {
+	for n := uint16(0); n < slot.Count; n += 500 {
 		if c.Owner(n) == s {
 			return "{" + slot.Tag(n) + "}" + name
 		}
@@ -288,7 +288,7 @@ func TestProtocolErrors(t *testing.T) {
 	c := redistest.StartCluster(t, 1, 0)
 	f := over(t, c)
 	s := redistest.Start(t)
-	for _, text := range []string{"*1\r\nx\r\n", "*1\r\n$-5\r\n", "*3000000\r\n", "PING\r\nSET \"a\r\n", "\r\n\r\n*0\r\nPING\r\nQUIT\r\nPING\r\n"} {
+	for _, text := range []string{"*1\r\nx\r\n", "*1\r\n$-5\r\n", "*3000000000\r\n", "PING\r\nSET \"a\r\n", "\r\n\r\n*0\r\nPING\r\nQUIT\r\nPING\r\n"} {
 		var got [2][]byte
 		for i, e := range []*end{dial(t, f), dialServer(t, s)} {
 			if _, err := e.conn.Write([]byte(text)); err != nil {

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -90,17 +91,8 @@ func (n *node) message(el []byte) {
 		name = string(text)
 	}
 	switch kind {
-	case "message", "smessage":
-		if n == c.subs.hub || kind == "smessage" || isNotification(name) {
-			c.push(el)
-		}
-		return
-	case "pmessage":
-		if parts := resp.Elements(el); n != c.subs.hub && len(parts) == 4 {
-			text, _, _ := resp.Text(parts[2])
-			name = string(text)
-		}
-		if n == c.subs.hub || isNotification(name) {
+	case "message", "smessage", "pmessage":
+		if n == c.subs.hub || kind == "smessage" || c.hears(kind, name, el) {
 			c.push(el)
 		}
 		return
@@ -131,6 +123,18 @@ func (n *node) message(el []byte) {
 	c.held += len(el)
 	n.pop()
 	c.finish(cl)
+}
+
+// hears reports whether what comes from another master than the hub is a notification that
+// the client has subscribed to. mu is held.
+func (c *conn) hears(kind, name string, el []byte) bool {
+	set, channel := channels, name
+	if parts := resp.Elements(el); kind == "pmessage" && len(parts) == 4 {
+		text, _, _ := resp.Text(parts[2])
+		set, channel = patterns, string(text)
+	}
+	_, confirmed := c.subs.sets[set][name] // it is subscribed to there before
+	return confirmed && isNotification(channel)
 }
 
 // confirm tells the client of one subscription more or less. mu is held.
@@ -173,6 +177,13 @@ func (c *conn) subscribe(args [][]byte, raw []byte) bool {
 	set, names := setOf(args[0]), args[1:]
 	var reply []byte
 	var err error
+	if slices.ContainsFunc(names, func(name []byte) bool { return mayNotify(set, string(name)) }) {
+		// Before the hub confirms it, since the client goes by that. What is refused there
+		// the hub refuses as well.
+		if err = c.listenEverywhere(set, names); err != nil && !errors.Is(err, errRefused) {
+			return c.failed(err)
+		}
+	}
 	if set != shards {
 		reply, err = c.subscribeAt(set, names, func() (*node, error) { return c.hub() })
 	} else {
@@ -187,10 +198,6 @@ func (c *conn) subscribe(args [][]byte, raw []byte) bool {
 		return c.failed(err)
 	case reply != nil:
 		return c.local(reply)
-	}
-	notify := slices.ContainsFunc(names, func(name []byte) bool { return mayNotify(set, string(name)) })
-	if notify && c.listenEverywhere(set, names) != nil {
-		return false // what it would have to hear it would not
 	}
 	c.flush()
 	return true
@@ -327,6 +334,8 @@ func (c *conn) names(set int, which func(name string) bool) [][]byte {
 	return list
 }
 
+var errRefused = errors.New("subscribing was refused")
+
 // say subscribes a connection to channels, patterns and shard channels, without a word to the
 // client.
 func (c *conn) say(n *node, sets ...[][]byte) error {
@@ -340,7 +349,7 @@ func (c *conn) say(n *node, sets ...[][]byte) error {
 			return err
 		}
 		if !cl.confirmed() {
-			return fmt.Errorf("subscribing at the node %s: %s", n.address, bytes.TrimSpace(cl.buf))
+			return fmt.Errorf("%w: the node %s says %s", errRefused, n.address, bytes.TrimSpace(cl.buf))
 		}
 	}
 	return nil
@@ -387,10 +396,17 @@ func (c *conn) listenEverywhere(set int, names [][]byte) error {
 		known[address] = n
 	}
 	c.mu.Unlock()
-	for _, address := range masters(c.f.topo.Map()) {
+	m := c.f.topo.Map()
+	at := ""
+	if hub != nil && !hub.gone() {
+		at = hub.address
+	} else if owner := m.Owner(hubSlot); owner != nil {
+		at = owner.Address
+	}
+	for _, address := range masters(m) {
 		n := known[address]
 		switch {
-		case hub != nil && address == hub.address:
+		case address == at:
 			continue
 		case n != nil && !n.gone():
 			if err := c.say(n, sets[:]...); err != nil {
@@ -402,8 +418,10 @@ func (c *conn) listenEverywhere(set int, names [][]byte) error {
 		if err != nil {
 			return err
 		}
-		if err := c.say(n, c.names(channels, func(name string) bool { return mayNotify(channels, name) }),
-			c.names(patterns, func(name string) bool { return mayNotify(patterns, name) })); err != nil {
+		known := [][][]byte{c.names(channels, func(name string) bool { return mayNotify(channels, name) }),
+			c.names(patterns, func(name string) bool { return mayNotify(patterns, name) })}
+		known[set] = append(known[set], sets[set]...)
+		if err := c.say(n, known...); err != nil {
 			n.close()
 			return err
 		}

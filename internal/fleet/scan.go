@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/resp"
@@ -108,6 +109,10 @@ func (c *conn) scan(args [][]byte, raw []byte) bool {
 			return c.local(errorOf(farText))
 		case next != 0:
 			next = o.cursor(at, next)
+		case c.hasLost(o.masters[at]): // perhaps to one that was before
+			_ = c.f.topo.Refresh(c.ctx)
+			again := orderOf(c.f.topo.Map())
+			next = again.cursor(0, 0)
 		case n == 0 && own == 0 && !last: // it has nothing at all
 			continue
 		case !last:
@@ -116,6 +121,41 @@ func (c *conn) scan(args [][]byte, raw []byte) bool {
 		b := bulk(header(nil, '*', 2), strconv.FormatUint(next, 10))
 		return c.local(append(b, parts[1]...))
 	}
+}
+
+// hasLost reports whether a master has not all slots any more that it has by the map: at the
+// end of its keys it is asked itself, since the map may be some seconds old.
+func (c *conn) hasLost(address string) bool {
+	cl := &call{raw: words("CLUSTER", "NODES"), slot: -1, at: address, reads: true, lone: true}
+	reply, err := c.perform(c.ctx, cl, c.f.until(address))
+	text, _, ok := resp.Text(reply)
+	if err != nil || !ok || resp.IsError(reply) { // the client's user may not ask
+		before := c.view
+		return c.f.topo.Refresh(c.ctx) != nil || len(before.Moved(c.f.topo.Map())) > 0
+	}
+	var has [slot.Count]bool
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) >= 8 && strings.Contains(fields[2], "myself") {
+			for _, span := range fields[8:] {
+				first, last, ranged := strings.Cut(span, "-")
+				if !ranged {
+					last = first
+				}
+				from, err := strconv.ParseUint(first, 10, 14)
+				to, err2 := strconv.ParseUint(last, 10, 14)
+				for s := from; err == nil && err2 == nil && s <= to; s++ {
+					has[s] = true
+				}
+			}
+		}
+	}
+	n := c.view.Node(address)
+	for s := range uint16(slot.Count) {
+		if c.view.Owner(s) == n && n != nil && !has[s] {
+			return true
+		}
+	}
+	return false
 }
 
 // randomKey asks a master by chance, the more probably the more keys it has.

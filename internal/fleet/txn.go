@@ -269,15 +269,15 @@ func (c *conn) queueOnce(t *txn, to *cluster.Redirect) (replies [][]byte, again 
 	begin := (*call)(nil)
 	if !t.begun {
 		begin = &call{raw: multiWire, slot: -1, lone: true}
-		n.append(begin)
+		if t.asking { // which holds until EXEC; within, it would be a command like others
+			n.append(begin, askingWire)
+		} else {
+			n.append(begin)
+		}
 	}
 	for _, raw := range t.cmds[t.queued:] {
 		cl := &call{raw: raw, slot: t.slot, lone: true}
-		if t.asking {
-			n.append(cl, askingWire)
-		} else {
-			n.append(cl)
-		}
+		n.append(cl)
 		calls = append(calls, cl)
 	}
 	c.mu.Unlock()
@@ -369,12 +369,9 @@ func (c *conn) exec() bool {
 	cl := &call{raw: execWire, slot: t.slot, txn: t}
 	c.mu.Lock()
 	c.enlist(cl)
-	switch {
-	case t.node.dead:
+	if t.node.dead {
 		c.redoLater(cl, nil)
-	case t.asking:
-		t.node.append(cl, askingWire)
-	default:
+	} else {
 		t.node.append(cl)
 	}
 	c.mu.Unlock()
@@ -413,11 +410,7 @@ func (c *conn) replay(_ context.Context, t *txn, until time.Time) ([]byte, error
 			c.mu.Unlock()
 			continue
 		}
-		if t.asking {
-			t.node.append(cl, askingWire)
-		} else {
-			t.node.append(cl)
-		}
+		t.node.append(cl)
 		c.mu.Unlock()
 		t.node.flush()
 		err := c.await(cl)
