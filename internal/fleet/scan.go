@@ -14,14 +14,14 @@ import (
 	"github.com/crossfade/crossfade/internal/slot"
 )
 
-// A cursor of SCAN is a number below 2^63: of the masters' slots as they were when the scan
+// A cursor of SCAN is a number below 2^53, which the proxy leaves to it: of the masters' slots as they were when the scan
 // began, some bits of a hash; which master it is at; and that master's own cursor. Where the
 // hash is another one, keys may have gone from a master that is still to come to one that was
 // before: so the scan begins again, since it may say keys twice and must leave none out. It is
 // the same after a restart, as nothing is remembered but what the cursor says.
 const (
-	cursorBits = 44 // of a master's own cursor: enough for some 10^12 keys
-	tookBits   = 63 - cursorBits
+	cursorBits = 36 // of a master's own cursor: enough for some 10^10 keys
+	tookBits   = 53 - cursorBits
 )
 
 const farText = "ERR Crossfade: the cursor of a node is too large to be passed on"
