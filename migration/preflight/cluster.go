@@ -98,7 +98,7 @@ func moves(nodes string) bool {
 var several = strings.Fields(`
 	bitop blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin copy eval eval_ro evalsha evalsha_ro exec fcall fcall_ro
 	geosearchstore lcs lmove lmpop msetnx pfcount pfmerge rename renamenx rpoplpush sdiff sdiffstore sinter sintercard sinterstore
-	smove sort sunion sunionstore watch xread xreadgroup zdiff zdiffstore zinter zintercard zinterstore zmpop zrangestore zunion zunionstore`)
+	smove sunion sunionstore watch xread xreadgroup zdiff zdiffstore zinter zintercard zinterstore zmpop zrangestore zunion zunionstore`)
 
 // spanning names commands in use that a cluster refuses, or refuses for some keys.
 func spanning(in *inspection, s *server) []Finding {

@@ -9,6 +9,7 @@ import (
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/internal/slot"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 )
@@ -75,13 +76,16 @@ func TestClusterAsTarget(t *testing.T) {
 
 	must(t, c.Client().Set(ctx, "c3:k", "theirs", 0).Err())
 	master := c.Masters()[1]
+	if master == c.Owner(slot.Of("c3:k")) { // it would throw the key away
+		master = c.Masters()[2]
+	}
 	must(t, c.On(master).ConfigSet(ctx, "maxmemory", "1mb").Err())
 	must(t, c.On(master).ConfigSet(ctx, "maxmemory-policy", "allkeys-lru").Err())
 	must(t, c.On(c.Masters()[0]).Do(ctx, "ACL", "SETUSER", "default", "-restore").Err())
 	must(t, c.On(c.Masters()[2]).ConfigSet(ctx, "cluster-require-full-coverage", "no").Err())
 	findings = run(t, env, StageCheck)
 	expect(t, findings, "foreign-keys", Fail, `begins with "c3:"`)
-	expect(t, findings, "permissions", Fail, c.Masters()[0].Addr(), "RESTORE")
+	expect(t, findings, "permissions", Warn, c.Masters()[0].Addr(), "RESTORE")
 	expect(t, findings, "permissions", Pass, "on 5 nodes")
 	expect(t, findings, "eviction", Fail, master.Addr())
 	expect(t, findings, "cluster", Warn, "cluster-require-full-coverage", c.Masters()[2].Addr())
