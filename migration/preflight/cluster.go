@@ -62,7 +62,11 @@ func clusterState(ctx context.Context, in *inspection, s *server) []Finding {
 	if len(wrong) > 0 {
 		out = append(out, fail("Mend the cluster first (CLUSTER NODES shows who has failed).", "%s: the state is not ok on %s", s, addresses(wrong)))
 	}
-	if len(moving) > 0 {
+	switch {
+	case len(moving) > 0 && in.stage == StageCutover:
+		out = append(out, fail("Wait until the resharding has ended, and do not begin one during the switch.",
+			"%s: slots are being moved at %s, and with them copies, which the replicas of their new masters may not have yet", s, addresses(moving)))
+	case len(moving) > 0:
 		out = append(out, warn("Let the resharding end first: commands with several keys of such a slot are answered with TRYAGAIN meanwhile, and the copy scans again when slots have moved.",
 			"%s: slots are being moved at %s", s, addresses(moving)))
 	}
