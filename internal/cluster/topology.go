@@ -138,7 +138,7 @@ func (t *Topology) Current(ctx context.Context) (*Map, error) {
 		return m, nil
 	}
 	err := t.Refresh(ctx)
-	if m := t.Map(); m.Epoch > 0 && ctx.Err() == nil {
+	if m := t.Map(); err == nil || m.Epoch > 0 && ctx.Err() == nil {
 		return m, nil
 	}
 	return nil, err

@@ -86,12 +86,13 @@ func (h *routed) all(ctx context.Context, cmds []redis.Cmder) error {
 func (h *routed) run(ctx context.Context, units []*unit) error {
 	byNode := make(map[string][]*unit)
 	var wide []*unit
+	m, unknown := h.t.Current(ctx)
 	for _, u := range units {
-		if err := h.place(ctx, u); err != nil {
+		if err := h.place(u, m, unknown); err != nil {
 			u.fail(err)
 			continue
 		}
-		if u.how != byKey {
+		if !u.single() {
 			wide = append(wide, u)
 			continue
 		}
@@ -122,29 +123,28 @@ func (h *routed) run(ctx context.Context, units []*unit) error {
 	return nil
 }
 
-// place finds out where a unit goes.
-func (h *routed) place(ctx context.Context, u *unit) error {
+// place finds out where a unit goes, by a map, or why it cannot go anywhere.
+func (h *routed) place(u *unit, m *cluster.Map, err error) error {
 	if h.db != 0 {
 		return Refusal(fmt.Sprintf("ERR %s is a cluster, which has database 0 alone, and not %d", h.p, h.db))
 	}
 	if err := u.inspect(); err != nil || u.how != byKey && u.how != anywhere {
 		return err
 	}
-	if u.how == anywhere {
-		m, err := h.t.Load(ctx)
-		if err == nil && len(m.Masters()) == 0 {
-			err = fmt.Errorf("the cluster %s has no masters", h.t)
-		}
-		if err != nil {
-			return &notSent{err}
-		}
-		u.how, u.node = byKey, m.Masters()[0].Address
-		return nil
-	}
-	var err error
-	if u.node, err = h.t.Find(ctx, u.slot); err != nil {
+	if err != nil {
 		return &notSent{err}
 	}
+	n := m.Owner(u.slot)
+	if u.how == anywhere {
+		if masters := m.Masters(); len(masters) > 0 {
+			n = masters[0]
+		}
+	}
+	if n == nil {
+		h.t.Doubt("")
+		return &notSent{fmt.Errorf("the cluster %s has no master for slot %d", h.t, u.slot)}
+	}
+	u.node = n.Address
 	return nil
 }
 
@@ -217,7 +217,7 @@ func isReply(err error) bool {
 func (h *routed) again(ctx context.Context, units []*unit) {
 	var until time.Time
 	for i, u := range units {
-		if u.how != byKey || !u.refused() {
+		if !u.single() || !u.refused() {
 			continue
 		}
 		if overtaken(u, units[i+1:]) {
@@ -239,7 +239,8 @@ func (h *routed) again(ctx context.Context, units []*unit) {
 				}
 			}
 			if !u.ask {
-				if err := h.place(ctx, u); err != nil {
+				m, err := h.t.Current(ctx)
+				if err := h.place(u, m, err); err != nil {
 					u.fail(err)
 					break
 				}
@@ -253,6 +254,9 @@ func (h *routed) again(ctx context.Context, units []*unit) {
 
 // overtaken reports whether a later unit of the same slot was run.
 func overtaken(u *unit, later []*unit) bool {
+	if u.how != byKey {
+		return false
+	}
 	for _, l := range later {
 		if l.how == byKey && l.slot == u.slot && !l.refused() {
 			return true

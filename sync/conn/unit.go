@@ -30,7 +30,7 @@ type reach uint8
 
 const (
 	unknown  reach = iota
-	byKey          // to the master that has its slot; or to one that was chosen
+	byKey          // to the master that has its slot
 	anywhere       // to any master
 	split          // its keys are in several slots, which may be asked one by one
 	everyone       // to all masters
@@ -56,6 +56,9 @@ var parts = map[string]bool{"del": true, "unlink": true, "exists": true, "touch"
 // personal are commands that name keys and change what a connection is: there is no telling
 // which one that is.
 var personal = map[string]bool{"watch": true, "ssubscribe": true, "sunsubscribe": true}
+
+// single reports whether a unit goes to one node.
+func (u *unit) single() bool { return u.how == byKey || u.how == anywhere }
 
 // transaction returns what is in a TxPipeline's MULTI and EXEC, nil where cmds are none.
 func transaction(cmds []redis.Cmder) []redis.Cmder {
