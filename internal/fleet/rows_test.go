@@ -171,7 +171,7 @@ func TestScan(t *testing.T) {
 			if cursor = string(text); cursor == "0" {
 				return found
 			}
-			if v, err := strconv.ParseInt(cursor, 10, 64); err != nil || v <= 0 {
+			if v, err := strconv.ParseInt(cursor, 10, 64); err != nil || v <= 0 || v >= 1<<40 {
 				t.Fatalf("the cursor is %s", cursor)
 			}
 			if i > 5000 {
