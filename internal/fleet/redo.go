@@ -184,7 +184,7 @@ func (c *conn) followed(cl *call) bool {
 // sent behind it and has been done, has seen or changed. mu is held.
 func (c *conn) overtake(cl *call) {
 	for _, waits := range c.redo {
-		if cl.slot >= 0 && waits.slot == cl.slot && waits.node == cl.node && waits.seq < cl.seq && !(waits.reads && cl.reads) && c.f.sharesKey(waits, cl) {
+		if cl.slot >= 0 && waits.slot == cl.slot && waits.node == cl.node && waits.seq < cl.seq && (!waits.reads || !cl.reads) && c.f.sharesKey(waits, cl) {
 			waits.overtaken = true
 		}
 	}

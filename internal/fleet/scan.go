@@ -26,7 +26,15 @@ const cursorBits = 40
 
 // widths are how many bits the master's own cursor may have: the fewer, the more are left for
 // the hash. The lowest two bits say which width it is.
-var widths = [...]int{20, 25, 30, 34}
+var widths = [...]int{20, 25, 30}
+
+// width is that of a class; the last one is all that is left.
+func (o *order) width(class int) int {
+	if class < len(widths) {
+		return widths[class]
+	}
+	return cursorBits - 2 - o.index
+}
 
 const farText = "ERR Crossfade: the cursor of a node is too large to be passed on"
 
