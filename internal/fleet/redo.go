@@ -127,8 +127,8 @@ func (c *conn) again(cl *call) bool {
 func (c *conn) redoLater(cl *call, to *cluster.Redirect) {
 	cl.to, cl.overtaken = to, false
 	c.redo = append(c.redo, cl)
+	c.awaken() // readers that wait must read on now, and settle may wait for this very call
 	if c.settling.CompareAndSwap(false, true) {
-		c.awaken() // readers that wait must read on now
 		c.f.wg.Add(1)
 		go c.settle()
 	}
