@@ -95,7 +95,7 @@ func (c Config) checkCluster() []error {
 	}
 	for _, db := range slices.Sorted(maps.Keys(c.Databases)) {
 		if place := c.Databases[db]; place.DB != 0 {
-			problems = append(problems, fmt.Errorf("databases: %d=%s: a cluster has database 0 alone: map it to a part of that with a prefix, such as %d=0:c%d:", db, place, db, db))
+			problems = append(problems, fmt.Errorf("databases: %d=%s: a cluster has database 0 alone: map it to a part of that with a prefix (%d=0:c%d: for example)", db, place, db, db))
 		}
 	}
 	return problems

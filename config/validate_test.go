@@ -161,7 +161,7 @@ func TestValidateServers(t *testing.T) {
 	c := Default()
 	c.Source.URL, c.Target.URL = "redis://a:1", "redis+cluster://b:1"
 	c.Databases = map[int]Place{0: {Prefix: "c0:"}, 3: {DB: 5}}
-	check(t, 0, c.ValidateServers(), "databases: 3=5: a cluster has database 0 alone: map it to a part of that with a prefix, such as 3=0:c3:")
+	check(t, 0, c.ValidateServers(), "databases: 3=5: a cluster has database 0 alone: map it to a part of that with a prefix (3=0:c3: for example)")
 	c.Databases[3] = Place{Prefix: "c3:"}
 	check(t, 1, c.ValidateServers(), "")
 	c = Default()

@@ -233,13 +233,8 @@ func mapChannels(route router.Route, set byte, args [][]byte) [][]byte {
 
 // A cursor means something on one side only. From the first switch on, cursors
 // carry the epoch in the bits above cursorBits; they stay below 2^53, which every
-// client can hold. Those of a cluster, which say as well at which node a scan is, take up to
-// wideBits themselves: they carry it above those, below the bit that tells them.
-const (
-	cursorBits = 40
-	wideBits   = 53
-	wideMark   = 62
-)
+// client can hold.
+const cursorBits = 40
 
 func cursorTag(epoch uint64) uint64 {
 	if epoch == 0 {
@@ -248,26 +243,12 @@ func cursorTag(epoch uint64) uint64 {
 	return 1 + (epoch-1)%4095
 }
 
-// wideTag is cursorTag for cursors of a cluster.
-func wideTag(epoch uint64) uint64 {
-	if epoch == 0 {
-		return 0
-	}
-	return 1 + (epoch-1)%(1<<(wideMark-wideBits)-1)
-}
-
 // ownCursor turns a client's cursor into the server's: 0 when it was made under
 // another epoch, so that the scan starts again.
 func ownCursor(epoch uint64, arg []byte) []byte {
 	n, err := strconv.ParseUint(string(arg), 10, 64)
 	if err != nil || n == 0 || epoch == 0 {
 		return arg
-	}
-	if n>>wideMark != 0 {
-		if n&(1<<wideMark-1)>>wideBits != wideTag(epoch) {
-			return []byte("0")
-		}
-		return strconv.AppendUint(nil, n&(1<<wideBits-1), 10)
 	}
 	if n>>cursorBits != cursorTag(epoch) {
 		return []byte("0")
@@ -319,14 +300,10 @@ func tagCursor(epoch uint64, b []byte) (head []byte, used int, need bool) {
 		return nil, 0, len(b) < 96
 	}
 	cur, err := strconv.ParseUint(string(text), 10, 64)
-	switch {
-	case err != nil || cur == 0 || cur>>wideBits != 0, epoch == 0 && cur>>cursorBits != 0:
+	if err != nil || cur == 0 || cur>>cursorBits != 0 {
 		return nil, 0, false
-	case cur>>cursorBits != 0:
-		cur |= 1<<wideMark | wideTag(epoch)<<wideBits
-	default:
-		cur |= cursorTag(epoch) << cursorBits
 	}
+	cur |= cursorTag(epoch) << cursorBits
 	head = append(head, "*2\r\n$"...)
 	digits := strconv.FormatUint(cur, 10)
 	head = strconv.AppendInt(head, int64(len(digits)), 10)

@@ -109,6 +109,7 @@ func (f *Fleet) Dial(ctx context.Context) (net.Conn, error) {
 	if err := c.begin(ctx); err != nil {
 		_ = outer.Close()
 		c.close()
+		c.readers.Wait()
 		return fail(err)
 	}
 	f.mu.Lock()
@@ -116,6 +117,7 @@ func (f *Fleet) Dial(ctx context.Context) (net.Conn, error) {
 		f.mu.Unlock()
 		_ = outer.Close()
 		c.close()
+		c.readers.Wait()
 		return fail(errClosed)
 	}
 	f.conns[c.id] = c

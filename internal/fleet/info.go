@@ -36,7 +36,7 @@ var humans = map[string]string{
 }
 
 // info is the home's INFO, with what can be said of all masters together.
-func (c *conn) info(args [][]byte, raw []byte) bool {
+func (c *conn) info(_ [][]byte, raw []byte) bool {
 	if !c.drain() {
 		return false
 	}

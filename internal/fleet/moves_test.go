@@ -121,9 +121,7 @@ func TestSlotsMoveUnderLoad(t *testing.T) {
 			to = masters[2]
 		}
 		c.Move(to, moving...)
-		if done.Load() == before {
-			t.Error("nothing was done during a move")
-		}
+		redistest.Eventually(t, patience, func() bool { return done.Load() > before+20 }, "clients write")
 	}
 	cancel()
 	wg.Wait()
@@ -223,7 +221,7 @@ func TestMasterKilled(t *testing.T) {
 				err := conn.Incr(context.Background(), name).Err()
 				if err == nil {
 					var n int64
-					if n, err = conn.Do(context.Background(), "WAIT", 1, 1000).Int64(); err == nil && n > 0 {
+					if n, err = conn.Do(context.Background(), "WAIT", 1, 200).Int64(); err == nil && n > 0 {
 						marks[w].sure = marks[w].most
 					}
 				}
@@ -245,7 +243,7 @@ func TestMasterKilled(t *testing.T) {
 	redistest.Eventually(t, patience, func() bool { return worked.Load() > 100 }, "clients write")
 	c.Kill(c.Masters()[1])
 	before := worked.Load()
-	redistest.Eventually(t, patience, func() bool { return worked.Load() > before+200 }, "clients write again")
+	redistest.Eventually(t, patience, func() bool { return worked.Load() > before+30 }, "clients write again")
 	cancel()
 	wg.Wait()
 	for w, m := range marks {

@@ -435,7 +435,7 @@ func (c *conn) listenEverywhere(set int, names [][]byte) error {
 	return nil
 }
 
-func (c *conn) unsubscribe(args [][]byte, raw []byte) bool {
+func (c *conn) unsubscribe(args [][]byte, _ []byte) bool {
 	if !c.drain() {
 		return false
 	}

@@ -127,8 +127,8 @@ func (c *conn) again(cl *call) bool {
 func (c *conn) redoLater(cl *call, to *cluster.Redirect) {
 	cl.to, cl.overtaken = to, false
 	c.redo = append(c.redo, cl)
+	c.awaken() // readers that wait must read on now, and settle may wait for this very call
 	if c.settling.CompareAndSwap(false, true) {
-		c.awaken() // readers that wait must read on now
 		c.f.wg.Add(1)
 		go c.settle()
 	}
@@ -184,7 +184,7 @@ func (c *conn) followed(cl *call) bool {
 // sent behind it and has been done, has seen or changed. mu is held.
 func (c *conn) overtake(cl *call) {
 	for _, waits := range c.redo {
-		if cl.slot >= 0 && waits.slot == cl.slot && waits.node == cl.node && waits.seq < cl.seq && !(waits.reads && cl.reads) && c.f.sharesKey(waits, cl) {
+		if cl.slot >= 0 && waits.slot == cl.slot && waits.node == cl.node && waits.seq < cl.seq && (!waits.reads || !cl.reads) && c.f.sharesKey(waits, cl) {
 			waits.overtaken = true
 		}
 	}

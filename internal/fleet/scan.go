@@ -14,15 +14,27 @@ import (
 	"github.com/crossfade/crossfade/internal/slot"
 )
 
-// A cursor of SCAN is a number below 2^53, which the proxy leaves to it: of the masters' slots as they were when the scan
-// began, some bits of a hash; which master it is at; and that master's own cursor. Where the
-// hash is another one, keys may have gone from a master that is still to come to one that was
-// before: so the scan begins again, since it may say keys twice and must leave none out. It is
-// the same after a restart, as nothing is remembered but what the cursor says.
-const (
-	cursorBits = 36 // of a master's own cursor: enough for some 10^10 keys
-	tookBits   = 53 - cursorBits
-)
+// A cursor of SCAN is a number: which master it is at, that master's own cursor, and some bits
+// of a hash of who had which slots. Where the hash is another one, keys may have gone from a
+// master that is still to come to one that was before: so the scan begins again, since it may
+// say keys twice and must leave none out. It is the same after a restart, and at another
+// sidecar, as nothing is remembered but what the cursor says.
+//
+// It is below 2^40, because the proxy marks cursors with the switch that they were made
+// behind in the bits above, and some clients take numbers for floats of 53 bits.
+const cursorBits = 40
+
+// widths are how many bits the master's own cursor may have: the fewer, the more are left for
+// the hash. The lowest two bits say which width it is.
+var widths = [...]int{20, 25, 30}
+
+// width is that of a class; the last one is all that is left.
+func (o *order) width(class int) int {
+	if class < len(widths) {
+		return widths[class]
+	}
+	return cursorBits - 2 - o.index
+}
 
 const farText = "ERR Crossfade: the cursor of a node is too large to be passed on"
 
@@ -52,20 +64,37 @@ func orderOf(m *cluster.Map) order {
 	for _, a := range o.masters {
 		_, _ = h.Write([]byte(a))
 	}
-	room := uint64(1)<<(tookBits-o.index) - 1
-	o.print = h.Sum64()%room + 1 // so that no cursor of ours is 0
+	o.print = h.Sum64()
 	return o
 }
 
-func (o *order) cursor(at int, own uint64) uint64 {
-	return (o.print<<o.index|uint64(at))<<cursorBits | own
+// printed is what is left of the hash beside an own cursor of a width; never 0 where that
+// is 0 too, so that no cursor of ours is.
+func (o *order) printed(width int) uint64 {
+	room := cursorBits - 2 - o.index - width
+	if room <= 0 {
+		return 0
+	}
+	return max(1, o.print&(1<<room-1))
+}
+
+// cursor is false where the own one is too large.
+func (o *order) cursor(at int, own uint64) (uint64, bool) {
+	for class := range len(widths) + 1 {
+		width := o.width(class)
+		if own < 1<<width && 2+o.index+width <= cursorBits {
+			return ((o.printed(width)<<width|own)<<o.index|uint64(at))<<2 | uint64(class), true
+		}
+	}
+	return 0, false
 }
 
 // read takes a cursor apart. What is not of this order begins again.
 func (o *order) read(cursor uint64) (at int, own uint64) {
-	own = cursor & (1<<cursorBits - 1)
-	at = int(cursor >> cursorBits & (1<<o.index - 1))
-	if cursor>>(cursorBits+o.index) != o.print || at >= len(o.masters) {
+	width := o.width(int(cursor & 3))
+	at = int(cursor >> 2 & (1<<o.index - 1))
+	own = cursor >> (2 + o.index) & (1<<width - 1)
+	if cursor == 0 || cursor>>(2+o.index+width) != o.printed(width) || at >= len(o.masters) {
 		return 0, 0
 	}
 	return at, own
@@ -103,20 +132,22 @@ func (c *conn) scan(args [][]byte, raw []byte) bool {
 		}
 		text, _, _ := resp.Text(parts[0])
 		next, err := strconv.ParseUint(string(text), 10, 64)
-		last := at+1 == len(o.masters)
+		last, fits := at+1 == len(o.masters), err == nil
 		switch _, n, _, _ := resp.Header(parts[1]); {
-		case err != nil || next >= 1<<cursorBits:
-			return c.local(errorOf(farText))
+		case err != nil:
 		case next != 0:
-			next = o.cursor(at, next)
+			next, fits = o.cursor(at, next)
 		case c.hasLost(o.masters[at]): // perhaps to one that was before
 			_ = c.f.topo.Refresh(c.ctx)
 			again := orderOf(c.f.topo.Map())
-			next = again.cursor(0, 0)
+			next, fits = again.cursor(0, 0)
 		case n == 0 && own == 0 && !last: // it has nothing at all
 			continue
 		case !last:
-			next = o.cursor(at+1, 0)
+			next, fits = o.cursor(at+1, 0)
+		}
+		if !fits {
+			return c.local(errorOf(farText))
 		}
 		b := bulk(header(nil, '*', 2), strconv.FormatUint(next, 10))
 		return c.local(append(b, parts[1]...))
