@@ -129,7 +129,7 @@ func (a *attempt) watch(ctx context.Context, side router.Side, key string, ok st
 	if err != nil {
 		return nil, err
 	}
-	w, err := store.Watch(ctx, a.ids[side].Pool().DB(0), key, e, ok)
+	w, err := store.Watch(ctx, a.ids[side].Pool().Control(), key, e, ok)
 	if err != nil {
 		return nil, fmt.Errorf("on %s: %w", a.ids[side].Pool(), err)
 	}
@@ -156,6 +156,9 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 	patience := min(a.opt.MaxStall-time.Since(a.held), a.cfg.Proxy.DialTimeout/2)
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 	defer cancel()
+	if topologyOf(a.ids[a.to].Pool()) != nil {
+		return a.keepDrainedOnNodes(ctx, patience)
+	}
 	w, err := a.watchRecord(ctx)
 	if err == nil && w.Alone() {
 		a.commission = w
@@ -181,6 +184,9 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 // ours, and the attempt ends.
 func (a *attempt) markDrained(ctx context.Context) error {
 	to := a.ids[a.to].Pool()
+	if topologyOf(to) != nil {
+		return nil // see keepDrainedOnNodes
+	}
 	p := to.DB(0).Pipeline()
 	holds := a.forward.Filled(ctx, p)
 	mark := p.Set(ctx, store.DrainedKey, a.record().drainedMark(), 0)
@@ -367,7 +373,7 @@ func (a *attempt) refill(ctx context.Context) error {
 	if err := a.forward.Freeze(ctx); err != nil {
 		return err
 	}
-	if err := a.reverse.Rebase(ctx); err != nil {
+	if err := a.rebase(ctx); err != nil {
 		return err
 	}
 	a.refilling = false
@@ -384,7 +390,7 @@ func (m *Migration) commit(ctx context.Context, ok store.Condition) error {
 		if err != nil {
 			return err
 		}
-		err = store.SaveReplicated(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e, ok, replicaPatience)
+		err = store.SaveReplicated(ctx, m.ids[to].Pool().Control(), store.RecordKey, e, ok, replicaPatience)
 		if err := m.decided("COMMITTED", err); err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
 		}
@@ -454,7 +460,9 @@ func (a *attempt) after(ctx context.Context) error {
 	r := a.record()
 	if r.oneWay() {
 		a.setMirror(nil)
-		a.reverse.Stop()
+		if a.reverse != nil {
+			a.reverse.Stop()
+		}
 		a.log.Warn(r.noWayBack())
 	} else if err := a.reverse.Follow(ctx, false); err != nil {
 		a.log.Warn("the server that was left is not being kept up to date yet; it is tried again", "error", err)

@@ -49,7 +49,7 @@ func (m *Migration) mayReturn(ctx context.Context, r Record) error {
 	for side := range m.ids {
 		side := router.Side(side)
 		cctx, cancel := context.WithTimeout(ctx, m.ids[side].timeout)
-		there, ok, err := store.LoadSeat(cctx, m.ids[side].Pool().DB(0))
+		there, ok, err := store.LoadSeat(cctx, m.ids[side].Pool().Control())
 		is := false
 		if err == nil && ok {
 			is, err = connected(cctx, m.ids[side].Pool(), there.Holder)
@@ -79,7 +79,7 @@ func (m *Migration) mayReturn(ctx context.Context, r Record) error {
 
 // connected reports whether a process of ours has a connection to a server.
 func connected(ctx context.Context, p *conn.Pool, holder string) (bool, error) {
-	list, err := p.DB(0).ClientList(ctx).Result()
+	list, err := p.Control().ClientList(ctx).Result() // where the seat is, its holder is connected
 	if err != nil {
 		return false, fmt.Errorf("listing clients: %w", err)
 	}
@@ -119,7 +119,7 @@ func (m *Migration) traces(ctx context.Context, side router.Side, r Record) (tol
 		keys = append(keys, store.SeatKey)
 	}
 	for _, key := range keys { // with a fence, one by one is all that may be asked
-		value, err := pool.DB(0).Get(ctx, key).Result()
+		value, err := pool.Control().Get(ctx, key).Result()
 		if told = value != ""; told {
 			return true, false, nil
 		}

@@ -78,7 +78,7 @@ func (s *seat) allowBeside(value string) error {
 
 // noteRun notes which process has the seat on a server; "" where it is not told.
 func (m *Migration) noteRun(ctx context.Context, side router.Side) {
-	text, _ := m.ids[side].Pool().DB(0).Info(ctx, "server").Result()
+	text, _ := m.ids[side].Pool().Control().Info(ctx, "server").Result()
 	m.seat.mu.Lock()
 	defer m.seat.mu.Unlock()
 	m.seat.run[side] = runIDIn(text)
@@ -158,7 +158,7 @@ func (m *Migration) askSeat(ctx context.Context, side router.Side) (value, run s
 	defer func() { _ = p.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, id.timeout)
 	defer cancel()
-	pipe := p.DB(0).Pipeline()
+	pipe := p.Control().Pipeline()
 	seat, info := pipe.Get(ctx, store.SeatKey), pipe.Info(ctx, "server")
 	if err := store.Answered(pipe.Exec(ctx)); err != nil {
 		return "", "", err

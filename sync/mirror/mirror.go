@@ -109,6 +109,8 @@ type Mirror struct {
 	ends  [2]*sharedScans // for copying, removing
 	count [2]*sharedScans // for counting
 
+	toNodes *nodes // nil: To is one server
+
 	ctx    context.Context // of everything that runs until Stop
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -171,6 +173,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.views.init(m.order, cfg.Only)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
+	m.toNodes = newNodes(cfg.To)
 	return m
 }
 

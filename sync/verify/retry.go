@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
@@ -22,14 +23,25 @@ const (
 	firstWait = 100 * time.Millisecond
 )
 
+// awayFor is for how long a part of a cluster may be away: a master that nobody has taken the
+// place of yet.
+const awayFor = 30 * time.Second
+
 // retry runs what only reads until no connection is lost meanwhile. An answer of a
-// server is final.
+// server is final, but for that of a cluster which cannot for the moment.
 func retry(ctx context.Context, read func() error) error {
-	wait := firstWait
+	wait, began := firstWait, time.Now()
 	for n := 1; ; n++ {
 		err := read()
 		if cause := context.Cause(ctx); cause != nil && err != nil {
 			return cause
+		}
+		if conn.Away(err) && time.Since(began) < awayFor {
+			if err := sleep(ctx, firstWait); err != nil {
+				return err
+			}
+			n--
+			continue
 		}
 		if !value.Unknown(err) || errors.Is(err, errRestarted) || n == tries {
 			return err
