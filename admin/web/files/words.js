@@ -35,6 +35,7 @@ export const phases = {
 export const steps = {
   preflight: ['look at both servers', false],
   prepare: ['make everything ready', false],
+  replicas: ['log in to the replicas', false],
   'lag-gate': ['wait until the copy is level', false],
   hold: ['hold the clients', true],
   'soft-fence': ['pause writers past the proxy', true],
