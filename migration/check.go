@@ -48,7 +48,7 @@ func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) 
 // env describes a switch, or the copy before the first one, to the checks.
 func (m *Migration) env(from router.Side) preflight.Env {
 	return preflight.Env{
-		From: m.ids[from].Pool(), To: m.ids[from.Other()].Pool(),
+		From: m.ids[from].Pool(), To: m.ids[from.Other()].Pool(), Beside: m.guardBeside(),
 		FromName: from.String(), ToName: from.Other().String(),
 		Map: m.databases(), Explicit: len(m.cfg.Databases) > 0, LeaveOut: m.cfg.LeaveOut,
 		Feed: m.cfg.Sync.Feed, SetNotifications: m.cfg.Sync.SetNotifications, CreateUser: m.cfg.Cutover.CreateUser, Unsafe: m.cfg.Cutover.Unsafe,

@@ -63,3 +63,23 @@ func TestSentinelUserIsSpared(t *testing.T) {
 		t.Errorf("%v would be fenced, want %v", names, want)
 	}
 }
+
+// A server that nothing proves to be ours, and that takes no writes as ours did not, is not
+// given up.
+func TestAClosedServerIsNotForgotten(t *testing.T) {
+	m, _, _ := leftBehind(t)
+	closed := redistest.Start(t)
+	do(t, closed.Client(0), "CONFIG", "SET", "min-replicas-to-write", maxInt32)
+	m.rec.keep(router.Source, closed.Addr(), "", func(k *Kept) {
+		k.Fence = &FenceState{Level: FenceReplicas, Raised: true, MinReplicas: "0", MaxLag: "10"}
+	})
+	for _, kept := range []bool{true, false} {
+		if _, err := m.sweep(t.Context(), func(Former) bool { return true }); (err != nil) != kept {
+			t.Errorf("putting it back: %v", err)
+		}
+		if _, is := m.record().kept(router.Source, closed.Addr()); is != kept {
+			t.Errorf("it is known: %v", is)
+		}
+		do(t, closed.Client(0), "CONFIG", "SET", "min-replicas-to-write", "0")
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/filter"
 )
 
 // Ousted says, in the state file of a process that has lost the seat, to whom.
@@ -91,27 +93,74 @@ func connected(ctx context.Context, p *conn.Pool, holder string) (bool, error) {
 // work with. Nothing on a server tells of the end, but a migration that goes on has its record
 // on the target, before the first key. An error that is no refusal means that it is not known.
 func (m *Migration) notEnded(ctx context.Context, r Record) error {
+	return m.notEndedBy(ctx, r, [2]*conn.Pool{m.ids[router.Source].Pool(), m.ids[router.Target].Pool()})
+}
+
+// notEndedBy is notEnded by certain connections.
+func (m *Migration) notEndedBy(ctx context.Context, r Record, pools [2]*conn.Pool) error {
 	if !r.Copied || r.Phase.Ended() || r.Side == router.Target && r.Ousted == nil {
 		return nil // where the target forgets that it was entered, remembers says so
 	}
-	told, holds, err := m.traces(ctx, router.Target, r)
+	told, holds, err := m.traces(ctx, pools[router.Target], router.Target, r)
 	if err != nil || told {
 		return err
 	}
+	found := "there are keys on " + m.ids[router.Target].Pool().String()
 	if !holds || r.Side == router.Target {
 		var knows, full bool
-		if knows, full, err = m.traces(ctx, router.Source, r); err != nil || knows || !full && !holds {
+		if knows, full, err = m.traces(ctx, pools[router.Source], router.Source, r); err != nil || knows || !full && !holds {
 			return err // the target was emptied, or both were
 		}
+		if !holds {
+			found = "there are keys on " + m.ids[router.Source].Pool().String()
+		}
+	} else if m.seat.keptOn() {
+		return nil
+	} else if kept, err := m.keptSeat(ctx, pools[router.Source], r); err != nil || kept {
+		return err
 	}
-	return &Refused{[]string{fmt.Sprintf("the state file %s is of a migration (%s) that was begun, and nothing on the servers tells of it any more: it was ended by another sidecar, so nothing may be copied to %s. To begin one all the same, move the state file away",
-		m.opt.File.Path(), r.ID, m.ids[router.Target].url)}}
+	return &Refused{[]string{fmt.Sprintf("the state file %s is of a migration (%s) that was begun, and nothing on the servers tells of it any more, but %s: it was ended by another sidecar, so nothing may be copied to %s. To begin one all the same, move the state file away",
+		m.opt.File.Path(), r.ID, found, m.ids[router.Target].url)}}
+}
+
+// keptSeat reports whether the source knows the migration: who ends one removes the seat, so
+// only the target has lost what was there. What is ours by now proves nothing, and one with a
+// higher token may have moved the applications.
+func (m *Migration) keptSeat(ctx context.Context, pool *conn.Pool, r Record) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.ids[router.Source].timeout)
+	defer cancel()
+	value, err := pool.Control().Get(ctx, store.SeatKey).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return false, fmt.Errorf("asking %s for %s: %w", pool, store.SeatKey, explainLogin(err))
+	}
+	there, ok := store.ParseSeat(value)
+	return ok && there.Migration == r.ID && there.Holder != m.seat.holder && there.Token <= r.Token, nil
+}
+
+// noteGoesOn is keptSeat for later, before the seat is taken.
+func (m *Migration) noteGoesOn(ctx context.Context) {
+	m.mu.Lock()
+	r, seen := m.rec.clone(), m.seen
+	m.mu.Unlock()
+	r.Token = seen.Token
+	kept, err := m.keptSeat(ctx, m.ids[router.Source].Pool(), r)
+	if err != nil || !kept {
+		return
+	}
+	m.seat.mu.Lock()
+	defer m.seat.mu.Unlock()
+	m.seat.goesOn = true
+}
+
+func (s *seat) keptOn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.goesOn
 }
 
 // traces reports whether a server has a control key of a migration, and whether it holds keys
 // where the record has databases.
-func (m *Migration) traces(ctx context.Context, side router.Side, r Record) (told, holds bool, err error) {
-	pool := m.ids[side].Pool()
+func (m *Migration) traces(ctx context.Context, pool *conn.Pool, side router.Side, r Record) (told, holds bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, m.ids[side].timeout)
 	defer cancel()
 	keys := []string{store.RecordKey, store.JournalKey}
@@ -133,23 +182,32 @@ func (m *Migration) traces(ctx context.Context, side router.Side, r Record) (tol
 	}
 	for _, db := range dm.Sources() {
 		place, _ := dm.At(side, db)
-		if holds, err = anyKey(ctx, pool, place); holds || err != nil {
+		if holds, err = anyKey(ctx, pool, place, m.opt.Only); holds || err != nil {
 			return false, holds, err
 		}
 	}
 	return false, false, nil
 }
 
-// anyKey reports whether there is a key of somebody else than us at a place.
-func anyKey(ctx context.Context, p *conn.Pool, place router.Place) (bool, error) {
+// anyKey reports whether there is a key of somebody else than us at a place, of those that are
+// copied.
+func anyKey(ctx context.Context, p *conn.Pool, place router.Place, only *filter.Filter) (bool, error) {
 	c := p.At(place)
 	for cursor := uint64(0); ; {
 		keys, next, err := c.Scan(ctx, cursor, "", 1000).Result()
 		if err != nil {
 			return false, fmt.Errorf("looking for keys on %s: %w", p, err)
 		}
+		keys = slices.DeleteFunc(keys, func(k string) bool { return strings.HasPrefix(k, "crossfade:") || !only.Name(k) })
+		if len(keys) > 0 && !only.Typed() {
+			return true, nil
+		}
 		for _, k := range keys {
-			if !strings.HasPrefix(k, "crossfade:") {
+			kind, err := c.Type(ctx, k).Result()
+			if err != nil {
+				return false, fmt.Errorf("looking for keys on %s: %w", p, err)
+			}
+			if kind != "none" && only.Type(kind) {
 				return true, nil
 			}
 		}

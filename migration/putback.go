@@ -120,15 +120,22 @@ func (m *Migration) putBack(ctx context.Context, f Former) (did string, err erro
 				return "", fmt.Errorf("nothing says that the server at this address is the one that was changed; its notify-keyspace-events is %q, and was %q there", got["notify-keyspace-events"], *f.Kept.Notify)
 			}
 		}
-		return "found nothing of ours left on", nil
+		return "found nothing of ours left on", stillClosed(ctx, l)
 	}
-	// A fence that was asked for must not come behind this.
-	name := l.plain.Name()
-	err = mirror.KillNamed(ctx, l.pool().DB(0), func(n string) bool {
-		return len(n) > len(mirror.KeyPrefix) && n[:len(mirror.KeyPrefix)] == mirror.KeyPrefix && n != name
-	})
-	if err != nil {
+	is, err := m.isMaster(ctx, l)
+	switch {
+	case err != nil:
 		return "", err
+	case is && !m.record().Phase.Ended():
+		return "it is the master's, under another address:", m.handOver(ctx, l)
+	case !is: // a fence that was asked for must not come behind this
+		name := l.plain.Name()
+		err = mirror.KillNamed(ctx, l.pool().DB(0), func(n string) bool {
+			return len(n) > len(mirror.KeyPrefix) && n[:len(mirror.KeyPrefix)] == mirror.KeyPrefix && n != name
+		})
+		if err != nil {
+			return "", err
+		}
 	}
 	if err := m.lowerOn(ctx, l); err != nil {
 		return "", err
@@ -150,6 +157,51 @@ func (m *Migration) putBack(ctx context.Context, f Former) (did string, err erro
 	// configuration file, or that forbids it, has not.
 	_ = l.plain.DB(0).ConfigRewrite(ctx).Err()
 	return "put back", nil
+}
+
+// stillClosed returns an error while a server that nothing proves to be ours takes no writes
+// as ours did not.
+func stillClosed(ctx context.Context, l *leaving) error {
+	st := l.Kept.Fence
+	if st == nil || !st.Raised || st.Level != FenceReplicas {
+		return nil
+	}
+	got, err := l.plain.DB(0).ConfigGet(ctx, "min-replicas-to-write").Result()
+	if err != nil {
+		return err
+	}
+	if got["min-replicas-to-write"] == maxInt32 && st.MinReplicas != maxInt32 {
+		return fmt.Errorf("nothing says that the server at this address is the one that was changed; its min-replicas-to-write is %s, and was %s there", maxInt32, st.MinReplicas)
+	}
+	return nil
+}
+
+// isMaster reports whether a server is its side's master by now, which is known by another
+// address.
+func (m *Migration) isMaster(ctx context.Context, l *leaving) (bool, error) {
+	here, err := preflight.AskStanding(ctx, l.pool())
+	if err != nil && !refusedForGood(err) {
+		return false, err
+	}
+	if err != nil || here.Role != "master" || here.Run == "" {
+		return false, nil
+	}
+	master, err := preflight.AskStanding(ctx, m.ids[l.Side].Pool())
+	return here.Run == master.Run, err
+}
+
+// handOver is putBack for the master: we go on working there, so what else was changed is put
+// back with it at the end.
+func (m *Migration) handOver(ctx context.Context, l *leaving) error {
+	if err := m.lowerOn(ctx, l); err != nil {
+		return err
+	}
+	return m.assume(func(r *Record) {
+		k := &r.Servers[l.Side]
+		if k.User = k.User || l.Kept.User; k.Notify == nil {
+			k.Notify = l.Kept.Notify
+		}
+	})
 }
 
 // lowerOn lowers the fence on a server that is put back, unless it is a newer coordinator's.

@@ -102,12 +102,22 @@ func (m *Migration) keepFenced(ctx context.Context, mb *member) error {
 		fresh.keepRules(st)
 	}
 	fresh.Raised, fresh.Watched = true, watched
-	if err := m.noteFence(mb, fresh); err != nil {
+	if err := m.tellOfFence(ctx, r.Side, mb, fresh); err != nil {
 		return err
 	}
-	// Whoever goes on from there, should the state file be lost, must know of it as well.
-	if err := m.publishIf(ctx, r.Side, store.RecordKey, m.unforgotten(r.Side)); err != nil {
+	return m.fenceOn(mb).raiseBeside(ctx, fresh)
+}
+
+// tellOfFence is noteFence for the other server as well: whoever goes on from there, should
+// the state file be lost, must know of it.
+func (m *Migration) tellOfFence(ctx context.Context, told router.Side, mb *member, st *FenceState) error {
+	m.others.telling.Lock() // or of two that tell at once the older record is refused
+	defer m.others.telling.Unlock()
+	if err := m.noteFence(mb, st); err != nil {
+		return err
+	}
+	if err := m.publishIf(ctx, told, store.RecordKey, m.unforgotten(told)); err != nil {
 		return fmt.Errorf("telling of the fence before it is raised: %w", err)
 	}
-	return m.fenceOn(mb).raiseBeside(ctx, fresh)
+	return nil
 }

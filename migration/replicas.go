@@ -35,6 +35,8 @@ type others struct {
 	mu       sync.Mutex
 	ids      [2]map[string]*identity
 	unfenced [2]map[string]unfenced
+
+	telling sync.Mutex // held while the other server is told of a fence; before mu
 }
 
 // unfenced is a replica without the fence that its master has.

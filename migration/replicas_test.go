@@ -14,6 +14,8 @@ import (
 
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/migration/preflight"
+	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -186,4 +188,34 @@ func TestReplicaThatLeftEndsTheAttempt(t *testing.T) {
 			t.Errorf("%s: the status says %q", name, problem)
 		}
 	}
+}
+
+// What is at a replica's address may be somebody else's, or have been away for long: who it
+// says has the seat ends nobody, and nothing is changed there.
+func TestNobodyLosesTheSeatToAReplica(t *testing.T) {
+	m, src, _ := leftBehind(t)
+	stranger := redistest.Start(t)
+	other := store.Seat{Token: 99, Holder: "somebody else"}
+	if err := store.TakeSeat(t.Context(), stranger.Client(0), other); err != nil {
+		t.Fatal(err)
+	}
+	do(t, stranger.Client(0), "ACL", "SETUSER", OwnUser, "on", ">"+m.password, "+@all", "~*", "&*")
+	before := aclList(t, stranger.Client(0))
+	following(t, src, announcing(stranger)...)
+	preflight.Run(t.Context(), m.env(router.Source), preflight.StageCutover)
+	if err := m.lostTo(); err != nil {
+		t.Errorf("the checks: %v", err)
+	}
+	m.guardAwake(t)
+	if _, problem := m.problemOf(stranger.Addr()); !strings.Contains(problem, other.Holder) {
+		t.Errorf("the status says: %s", problem)
+	}
+	m.rec.keep(router.Source, stranger.Addr(), "a run", func(k *Kept) { k.User = true })
+	if _, err := m.sweep(t.Context(), func(Former) bool { return true }); err == nil || !strings.Contains(err.Error(), other.Holder) {
+		t.Errorf("putting it back: %v", err)
+	}
+	if err := m.lostTo(); err != nil || m.seat.highest() >= other.Token {
+		t.Errorf("the seat: %v, and the highest token seen is %d", err, m.seat.highest())
+	}
+	mustBeUntouched(t, stranger, before)
 }

@@ -23,10 +23,12 @@ type seat struct {
 
 	mu      sync.Mutex
 	token   uint64       // with which it is taken; 0: not yet, everybody is let through
+	of      string       // the migration's id
+	goesOn  bool         // the source had it of an earlier process of this migration before
 	taken   [2]bool      // by router.Side
 	checked [2]bool      // nobody had done anything since the record was read
 	seen    [2]time.Time // when it was ours, the last time; zero: it could not be written
-	run     [2]string    // the process that had it then
+	run     [2]string    // the process that had it then; "": it was never told
 	over    bool         // this process has ended the migration: the seat is nobody's
 	above   uint64       // the highest token seen in somebody else's
 	lost    error        // why this process may do nothing any more
@@ -39,7 +41,7 @@ type seat struct {
 func (s *seat) mine() store.Seat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return store.Seat{Token: s.token, Holder: s.holder}
+	return store.Seat{Token: s.token, Holder: s.holder, Migration: s.of}
 }
 
 // highest returns the highest token that somebody else was seen to have.
@@ -141,10 +143,14 @@ func (m *Migration) guardConnections() {
 // errNewer. It may be repeated.
 func (m *Migration) sit(ctx context.Context, sides ...router.Side) error {
 	s := &m.seat
+	r := m.record()
 	s.mu.Lock()
-	s.token = m.record().Token
+	s.token, s.of = r.Token, r.ID
 	s.mu.Unlock()
 	for _, side := range sides {
+		if side == router.Source && !s.has(side) { // it proves nothing any more when it is ours
+			m.noteGoesOn(ctx)
+		}
 		if err := m.takeSeat(ctx, side); err != nil {
 			return err
 		}
@@ -153,7 +159,6 @@ func (m *Migration) sit(ctx context.Context, sides ...router.Side) error {
 		if err := killOlder(ctx, m.ids[side]); err != nil {
 			return err
 		}
-		m.noteRun(ctx, side)
 		if s.noteTaken(side) {
 			if err := m.nothingNewer(ctx, side); err != nil {
 				return err
@@ -173,6 +178,7 @@ func (m *Migration) takeSeat(ctx context.Context, side router.Side) error {
 	switch {
 	case err == nil:
 		m.seat.noteSeen(side)
+		m.noteRun(ctx, side)
 		return nil
 	case errors.Is(err, store.ErrSuperseded):
 		return m.superseded(ctx, side, err)
@@ -222,13 +228,14 @@ func (m *Migration) keepSeat(ctx context.Context) {
 		if !m.seat.has(side) {
 			continue
 		}
-		there, ok, err := store.LoadSeat(ctx, m.ids[side].Pool().Control())
-		if err == nil && ok && there.Holder == m.seat.holder {
-			m.seat.noteSeen(side)
-			continue
-		}
+		value, run, err := seatAndRun(ctx, m.ids[side].Pool().Control())
 		if err != nil {
 			continue // one that does not answer is asked again
+		}
+		if there, ok := store.ParseSeat(value); ok && there.Holder == m.seat.holder {
+			m.seat.noteSeen(side)
+			m.seat.setRun(side, run)
+			continue
 		}
 		if err := m.takeSeat(ctx, side); err != nil {
 			m.log.Warn("the seat is not ours", "error", err)

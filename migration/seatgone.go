@@ -64,24 +64,38 @@ func (s *seat) unseenFor(d time.Duration) bool {
 	return held
 }
 
-// allowBeside is allowOn for a server that is neither of the two. What such a one has of the
-// seat may be old, so it proves nothing to who has slept.
+// allowBeside is the guard of connections to a server that is neither of the two. What such a
+// one has of the seat may be old, or of another migration: it proves nothing to who has slept,
+// and takes the seat from nobody; but nothing is changed on one that tells of somebody newer.
 func (s *seat) allowBeside(value string) error {
-	if err := s.allow(value); err != nil {
-		return err
-	}
-	if s.slept() {
+	there, ok := store.ParseSeat(value)
+	s.mu.Lock()
+	lost, mine := s.lost, store.Seat{Token: s.token, Holder: s.holder}
+	s.mu.Unlock()
+	switch {
+	case lost != nil:
+		return lost
+	case ok && there.Holder != s.holder && mine.Token != 0 && there.After(mine):
+		return fmt.Errorf("%s there is of somebody else (%s), so the server is left alone: it may have been away, or be of another migration", store.SeatKey, there)
+	case s.slept():
 		return errSeatGone
 	}
 	return nil
 }
 
-// noteRun notes which process has the seat on a server; "" where it is not told.
+// noteRun notes which process has the seat on a server.
 func (m *Migration) noteRun(ctx context.Context, side router.Side) {
 	text, _ := m.ids[side].Pool().Control().Info(ctx, "server").Result()
-	m.seat.mu.Lock()
-	defer m.seat.mu.Unlock()
-	m.seat.run[side] = runIDIn(text)
+	m.seat.setRun(side, runIDIn(text))
+}
+
+// setRun notes which process it is; what was known stays where that is not told.
+func (s *seat) setRun(side router.Side, run string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if run != "" {
+		s.run[side] = run
+	}
 }
 
 // watchSeat finds out about the seat whenever it has not been seen for long, until ctx ends.
@@ -107,12 +121,13 @@ func (m *Migration) watchSeat(ctx context.Context) {
 
 // findSeat asks both servers whose the seat is, if that has not been seen for long, by
 // connections that no guard keeps back. Where nobody has it, although a server is still the
-// process that had it, the migration was ended by another one: this process ends as well.
+// process that had it, or one holds keys and nothing of the migration, that was ended by
+// another one: this process ends as well.
 func (m *Migration) findSeat(ctx context.Context) {
 	if !m.seat.slept() {
 		return
 	}
-	ended, ours, forgot := false, false, false
+	ended, ours, forgot, silent := false, false, false, false
 	for side := range m.ids {
 		side := router.Side(side)
 		m.seat.mu.Lock()
@@ -123,7 +138,8 @@ func (m *Migration) findSeat(ctx context.Context) {
 		}
 		value, present, err := m.askSeat(ctx, side)
 		if err != nil {
-			return // asked again
+			silent = true
+			continue
 		}
 		switch there, ok := store.ParseSeat(value); {
 		case ok && there.Holder == m.seat.holder:
@@ -134,31 +150,66 @@ func (m *Migration) findSeat(ctx context.Context) {
 				return
 			}
 			ours = true // an older one's: ours was overwritten, and is taken again
-		case run == "" || present == run:
+		case run != "" && present == run:
 			ended = true
 		default:
-			forgot = true // it was restarted without its data
+			forgot = true // it was restarted without its data, or a failover has lost them
 		}
 	}
 	switch {
 	case ours:
+	case silent: // asked again
 	case ended:
 		m.seat.end()
 	case forgot:
+		m.believe(ctx)
+	}
+}
+
+// believe goes on without a seat that servers have forgotten, unless that was after the end:
+// a server that is another process by now may have been it for long.
+func (m *Migration) believe(ctx context.Context) {
+	var pools [2]*conn.Pool
+	for side := range m.ids {
+		pools[side] = m.plainPool(router.Side(side))
+		defer func() { _ = pools[side].Close() }()
+	}
+	m.seat.mu.Lock()
+	m.seat.goesOn = false // that was before
+	m.seat.mu.Unlock()
+	r := m.record()
+	r.Copied, r.Ousted = true, &Ousted{} // whatever this process has done, others may have
+	err := m.notEndedBy(ctx, r, pools)
+	switch {
+	case err == nil:
 		for side := range m.ids {
 			m.seat.noteSeen(router.Side(side))
 		}
+	case errors.As(err, new(*Refused)):
+		m.seat.end()
+	default:
+		m.log.Debug("it is not known whether the migration goes on", "error", err)
 	}
+}
+
+// plainPool returns connections to a server that no guard keeps back. The caller closes them.
+func (m *Migration) plainPool(side router.Side) *conn.Pool {
+	id := m.ids[side]
+	return conn.New(id.url, id.instance+":"+side.String()+":seat", id.timeout)
 }
 
 // askSeat returns the seat's value on a server, and the run id of that, where it tells.
 func (m *Migration) askSeat(ctx context.Context, side router.Side) (value, run string, err error) {
-	id := m.ids[side]
-	p := conn.New(id.url, id.instance+":"+side.String()+":seat", id.timeout)
+	p := m.plainPool(side)
 	defer func() { _ = p.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, id.timeout)
+	ctx, cancel := context.WithTimeout(ctx, m.ids[side].timeout)
 	defer cancel()
-	pipe := p.Control().Pipeline()
+	return seatAndRun(ctx, p.Control())
+}
+
+// seatAndRun returns the seat's value and, from the same process, the run id, where it tells.
+func seatAndRun(ctx context.Context, c redis.Cmdable) (value, run string, err error) {
+	pipe := c.Pipeline()
 	seat, info := pipe.Get(ctx, store.SeatKey), pipe.Info(ctx, "server")
 	if err := store.Answered(pipe.Exec(ctx)); err != nil {
 		return "", "", err

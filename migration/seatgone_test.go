@@ -9,6 +9,7 @@ import (
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/filter"
 )
 
 // asleep has m not have looked at the seat for long.
@@ -60,6 +61,17 @@ func TestWhoWakesAsksForTheSeat(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, true},
+		"both restarted empty, and a target that lives": {false, func(t *testing.T, servers [2]*redistest.Server) {
+			for _, s := range servers {
+				s.Kill()
+				if err := s.Restart(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := servers[1].Client(0).Set(t.Context(), "k", "v", 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}, true},
 		"both restarted empty": {false, func(t *testing.T, servers [2]*redistest.Server) {
 			for _, s := range servers {
 				s.Kill()
@@ -95,6 +107,50 @@ func TestWhoWakesAsksForTheSeat(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A server that does not answer keeps nobody from what the other one tells.
+func TestWhoWakesNeedsOneServer(t *testing.T) {
+	m, _, servers := coordinators(t)
+	if err := m.sitBoth(t); err != nil {
+		t.Fatal(err)
+	}
+	servers[router.Source].Kill()
+	m.asleep()
+	m.findSeat(t.Context())
+	if m.seat.slept() || m.lostTo() != nil {
+		t.Errorf("it has not found its seat on the target: %v", m.lostTo())
+	}
+}
+
+// A server that has been restarted since the seat was taken is the process that has it.
+func TestWhoWakesKnowsServersThatWereRestarted(t *testing.T) {
+	m, _, servers := coordinators(t)
+	if err := m.sitBoth(t); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		s.Kill()
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	redistest.Eventually(t, testTimeout, func() bool {
+		m.keepSeat(t.Context())
+		n := 0
+		for _, s := range servers {
+			n += int(s.Client(0).Exists(t.Context(), store.SeatKey).Val())
+		}
+		return n == len(servers)
+	}, "the seat is taken again")
+	for _, s := range servers { // it is ended, and nothing is left that is worth a refusal
+		do(t, s.Client(0), "FLUSHALL")
+	}
+	m.asleep()
+	m.findSeat(t.Context())
+	if err := m.lostTo(); !errors.Is(err, store.ErrSuperseded) {
+		t.Errorf("it has lost the seat: %v", err)
 	}
 }
 
@@ -182,6 +238,54 @@ func TestNothingIsCopiedAfterTheEnd(t *testing.T) {
 				}
 			}
 		})
+	}
+	// The source tells that only the target has forgotten it, as a FLUSHDB there does.
+	for name, tt := range map[string]struct {
+		seat    store.Seat
+		refused bool
+	}{
+		"an earlier process":     {store.Seat{Token: 4, Holder: "before", Migration: "test"}, false},
+		"somebody newer":         {store.Seat{Token: 9, Holder: "another", Migration: "test"}, true},
+		"another migration":      {store.Seat{Token: 1, Holder: "another", Migration: "another"}, true},
+		"one that does not tell": {store.Seat{Token: 4, Holder: "before"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, _, servers := coordinators(t)
+			set(t, servers[0], "k")
+			set(t, servers[1], "k")
+			if err := store.TakeSeat(t.Context(), servers[0].Client(0), tt.seat); err != nil {
+				t.Fatal(err)
+			}
+			r := Record{ID: "test", Token: 5, Phase: Tailing, Copied: true, Map: map[int]router.Place{0: {}}}
+			err := m.notEnded(t.Context(), r)
+			if errors.As(err, new(*Refused)) != tt.refused {
+				t.Errorf("when it starts: %v", err)
+			}
+			if tt.refused {
+				return
+			}
+			if err := m.sitBoth(t); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.notEnded(t.Context(), r); err != nil {
+				t.Errorf("when the copy begins: %v", err)
+			}
+		})
+	}
+	// Keys that are not copied are nobody's concern.
+	filtered, _, mixed := coordinators(t)
+	set(t, mixed[1], "theirs")
+	only, err := filter.New([]string{"ours:*"}, []string{"string"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	filtered.opt.Only = only
+	for key, refused := range map[string]bool{"theirs": false, "ours:1": true} {
+		set(t, mixed[1], key)
+		if err := filtered.notEnded(t.Context(), filtered.record()); errors.As(err, new(*Refused)) != refused {
+			t.Errorf("with %s on the target: %v", key, err)
+		}
+		do(t, mixed[1].Client(0), "DEL", key)
 	}
 	// Nor is it when the target was away at the start.
 	m, _, servers := coordinators(t)

@@ -357,3 +357,50 @@ func TestReplicaThatForgetsIsFencedAgain(t *testing.T) {
 	}
 	mustBeUntouched(t, replica, before)
 }
+
+// Replicas that come at the same time do not keep each other from their fences.
+func TestReplicasAreFencedAtOnce(t *testing.T) {
+	m, src, _ := leftBehind(t)
+	var replicas [6]*redistest.Server
+	for i := range replicas {
+		replicas[i] = following(t, src)
+	}
+	m.guardAwake(t)
+	for _, s := range replicas {
+		if fence, problem := m.problemOf(s.Addr()); fence == "" || problem != "" {
+			t.Errorf("%s: %q, %q", s.Addr(), fence, problem)
+		}
+	}
+}
+
+// A replica that is its side's master by now, under another address, is not put back as a
+// replica: we work there.
+func TestPuttingBackSparesTheMaster(t *testing.T) {
+	m, src, _ := leftBehind(t)
+	link := redistest.NewLink(t, src.Addr())
+	st := *m.rec.Servers[router.Source].Fence
+	before := aclList(t, m.ids[router.Source].Pool().DB(0))
+	notify := "KEA"
+	m.rec.Servers[router.Source] = Kept{At: src.Addr(), Fence: &st}
+	m.rec.keep(router.Source, link.Addr(), "", func(k *Kept) { *k = Kept{User: true, Notify: &notify, Fence: &st} })
+	w, err := m.ids[router.Source].Pool().Wire(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := m.sweep(t.Context(), func(Former) bool { return true }); err != nil {
+		t.Error(err)
+	}
+	w.Command("PING")
+	if err := errors.Join(w.Flush(), w.Status()); err != nil {
+		t.Errorf("our connection to the master: %v", err)
+	}
+	after := aclList(t, m.ids[router.Source].Pool().DB(0))
+	if len(after) != len(before) || slices.ContainsFunc(after, func(u string) bool { return strings.Contains(u, "default") && strings.Contains(u, "-@all") }) {
+		t.Errorf("the users: %s", after)
+	}
+	r := m.record()
+	if k := r.Servers[router.Source]; len(r.Former) != 0 || !k.User || k.Notify == nil || *k.Notify != notify {
+		t.Errorf("what is left to be put back: %+v, %+v", k, r.Former)
+	}
+}

@@ -110,12 +110,12 @@ func (m *Migration) guard(ctx context.Context) {
 	r = m.record()
 	if st := r.Servers[left].Fence; st != nil && st.Raised {
 		m.guardFence(ctx, left, st)
-		m.guardReplicas(ctx, left)
 		m.guardStrays(ctx, left)
 	} else {
 		m.noteStrays(nil)
 	}
 	m.guardRecord(ctx, r)
+	m.guardReplicas(ctx, left) // one that says nothing keeps nothing else waiting
 	m.guardFormer(ctx)
 }
 

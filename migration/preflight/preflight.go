@@ -50,6 +50,8 @@ type Env struct {
 	// From is the server that is left, To the one that is entered; exchanged for
 	// a rollback. Both stay the caller's.
 	From, To *conn.Pool
+	// Beside guards connections to other servers than these; nil: nothing does.
+	Beside *conn.Guard
 	// FromName and ToName are "source" and "target", or exchanged.
 	FromName, ToName string
 	// Map is From's databases → To's.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // replicaWait bounds looking at one replica.
@@ -75,7 +77,8 @@ func (l *replicaLook) one(ctx context.Context, address string) Finding {
 	bounded, cancel := context.WithTimeoutCause(ctx, replicaWait, fmt.Errorf("no answer within %v", replicaWait))
 	defer cancel()
 	env := in.Env
-	env.From, env.Proxied = in.From.Like(in.From.Endpoint().At(address), "check", replicaWait), nil
+	env.From, env.Proxied = conn.New(in.From.Endpoint().At(address), "check", replicaWait), nil
+	env.From.Guard(in.Beside) // not From's: somebody else's may answer there
 	defer func() { _ = env.From.Close() }()
 	cannot := func(err error) Finding {
 		if bounded.Err() != nil {

@@ -18,6 +18,8 @@ const SeatKey = "crossfade:seat"
 type Seat struct {
 	Token  uint64 `json:"token"`
 	Holder string `json:"holder"` // a name that no other process has
+	// Migration is the id of the holder's; "": an older version's, which did not say.
+	Migration string `json:"migration,omitempty"`
 }
 
 // After reports whether s counts more than o.
