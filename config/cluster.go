@@ -73,8 +73,9 @@ func (s Server) parseCluster() (Endpoint, []error) {
 	return e, nil
 }
 
-// clusterMark begins the Address of a cluster: one node of it alone is something else.
-const clusterMark = "cluster:"
+// clusterMark begins the Address of a cluster: one node of it alone is something else. No
+// HOST:PORT, path of a socket or list of sentinels begins like that, whatever a host is called.
+const clusterMark = "redis+cluster://"
 
 // NamesCluster tells whether an address that was written down is a cluster's.
 func NamesCluster(address string) bool { return strings.HasPrefix(address, clusterMark) }

@@ -19,7 +19,7 @@ import (
 // Password are empty when the server wants none.
 type Endpoint struct {
 	Network  string // "tcp", "unix", "sentinel" or "cluster"
-	Address  string // HOST:PORT, the path of the socket, HOST:PORT,HOST:PORT/NAME, or cluster:HOST:PORT,HOST:PORT
+	Address  string // HOST:PORT, the path of the socket, HOST:PORT,HOST:PORT/NAME, or redis+cluster://HOST:PORT,HOST:PORT
 	Username string
 	Password string
 	TLS      *tls.Config // nil: no TLS; its ServerName is set, but with Watched and Cluster
@@ -201,6 +201,9 @@ func (s Server) parseURL() (Endpoint, []error) {
 		}
 		if err := checkSocketPath(e.Address); err != nil {
 			return fail("%w", err)
+		}
+		if NamesCluster(e.Address) {
+			return fail("%q is a cluster and a socket: %s", s.URL, urlForm)
 		}
 		return e, nil
 	}

@@ -70,11 +70,11 @@ func TestEndpoint(t *testing.T) {
 		{Server{URL: "redis+sentinel://a/m", Sentinel: Sentinel{PasswordFile: empty}}, "sentinel.password_file: "},
 		{Server{URL: "redis://a", Sentinel: Sentinel{Password: "x"}}, "sentinel: settings without sentinels"},
 
-		{Server{URL: "redis+cluster://a,b:7,[::1]"}, `cluster cluster:a:6379,b:7,[::1]:6379 "" ""`},
-		{Server{URL: "Redis+Cluster://u:p@a:1/0"}, `cluster cluster:a:1 "u" "p"`},
-		{Server{URL: "rediss+cluster://:p%40@a:1,b:1"}, `cluster cluster:a:1,b:1 "" "p@" tls `},
-		{Server{URL: "rediss+cluster://a:1", TLS: TLS{ServerName: "n"}}, `cluster cluster:a:1 "" "" tls n`},
-		{Server{URL: "redis+cluster://a:1", Username: "v", Password: "x"}, `cluster cluster:a:1 "v" "x"`},
+		{Server{URL: "redis+cluster://a,b:7,[::1]"}, `cluster redis+cluster://a:6379,b:7,[::1]:6379 "" ""`},
+		{Server{URL: "Redis+Cluster://u:p@a:1/0"}, `cluster redis+cluster://a:1 "u" "p"`},
+		{Server{URL: "rediss+cluster://:p%40@a:1,b:1"}, `cluster redis+cluster://a:1,b:1 "" "p@" tls `},
+		{Server{URL: "rediss+cluster://a:1", TLS: TLS{ServerName: "n"}}, `cluster redis+cluster://a:1 "" "" tls n`},
+		{Server{URL: "redis+cluster://a:1", Username: "v", Password: "x"}, `cluster redis+cluster://a:1 "v" "x"`},
 
 		{Server{URL: "redis+cluster://"}, "a node has no host name: write redis+cluster://"},
 		{Server{URL: "redis+cluster:a:1"}, "write redis+cluster://"},
@@ -205,8 +205,8 @@ func TestEndpointOfCluster(t *testing.T) {
 		t.Errorf("a node: %+v", at)
 	}
 	for address, want := range map[string]bool{
-		"cluster:a:1,localhost:2": true, "cluster:127.0.0.1:2": true, "cluster:x:1,a:1": true,
-		"cluster:b:1": false, "a:1": false, "a:1,localhost:2/m": false, "": false,
+		"redis+cluster://a:1,localhost:2": true, "redis+cluster://127.0.0.1:2": true, "redis+cluster://x:1,a:1": true,
+		"redis+cluster://b:1": false, "cluster:1": false, "a:1": false, "a:1,localhost:2/m": false, "": false,
 	} {
 		if e.SamePlace(address) != want {
 			t.Errorf("%q is the same place: %v", address, !want)
@@ -219,7 +219,19 @@ func TestEndpointOfCluster(t *testing.T) {
 	if node.SamePlace(e.Address) {
 		t.Errorf("a node is taken for its cluster: %s", e.Address)
 	}
-	for address, want := range map[string]bool{e.Address: true, "a:1/m": false, "a:1": false, "/cluster:a": false, "": false} {
+	for url, network := range map[Secret]string{"redis://cluster:6379": "tcp", "redis+sentinel://cluster:1,b:2/cluster": "sentinel", "unix:cluster:1": "unix"} {
+		other, err := Server{URL: url}.Endpoint()
+		if err != nil || other.Network != network || other.Cluster != nil || NamesCluster(other.Address) || other.SamePlace(e.Address) {
+			t.Errorf("%s is taken for a cluster: %+v, %v", url, other, err)
+		}
+	}
+	if other, err := (Server{URL: "unix:redis+cluster://a:1"}).Endpoint(); err == nil {
+		t.Errorf("a socket that is called like a cluster: %+v", other)
+	}
+	if NamesSentinels(e.Address) {
+		t.Errorf("%s is taken for one that sentinels watch", e.Address)
+	}
+	for address, want := range map[string]bool{e.Address: true, "a:1/m": false, "a:1": false, "cluster:6379": false, "cluster:1,b:2/cluster": false, "/cluster:a": false, "": false} {
 		if NamesCluster(address) != want {
 			t.Errorf("%q names a cluster: %v", address, !want)
 		}

@@ -268,7 +268,7 @@ func (e Endpoint) at(network, address string) bool {
 // NamesSentinels tells whether an address that was written down is one of a master that
 // sentinels watch.
 func NamesSentinels(address string) bool {
-	return !strings.HasPrefix(address, "/") && strings.Contains(address, ":") && strings.Contains(address, "/")
+	return !strings.HasPrefix(address, "/") && !NamesCluster(address) && strings.Contains(address, ":") && strings.Contains(address, "/")
 }
 
 func cutLast(text, sep string) (before, after string, found bool) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // journal is the point of no return. An error that it returns means that the
@@ -280,13 +281,16 @@ func (a *attempt) restarted(ctx context.Context, side router.Side) error {
 
 // certain reports whether the server answered: an answer that is an error means
 // that nothing happened. Those that a server gives while it starts, or because it
-// forgot our user, say nothing about the write before.
+// forgot our user, say nothing about the write before; nor do those of a cluster
+// which cannot for the moment, or of a node that another one has taken the place of.
 func certain(err error) bool {
 	if errors.Is(err, store.ErrSuperseded) || errors.Is(err, store.ErrOther) {
 		return true
 	}
 	var reply redis.Error
-	return errors.As(err, &reply) && !loginRefused(err) && !errorPrefix(err, "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN")
+	return errors.As(err, &reply) && !loginRefused(err) &&
+		!errorPrefix(err, "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN") &&
+		(!conn.Away(err) || errorPrefix(err, "READONLY"))
 }
 
 // commitStep makes the switch true on the entered server. After the journal
@@ -357,6 +361,16 @@ func (a *attempt) refill(ctx context.Context) error {
 	restarted, err := a.forward.Restarted(ctx)
 	if err != nil {
 		return err
+	}
+	if restarted && !a.refilling && topologyOf(a.ids[a.to].Pool()) != nil {
+		// Behind the marks nothing of ours was written: who has them has all.
+		whole, err := a.forward.Refilled(ctx, a.stillDrained)
+		if err != nil {
+			return err
+		}
+		if restarted = !whole; whole {
+			a.log.Warn("masters of the entered cluster were replaced before the commit, and nothing is missing", "server", a.ids[a.to].Pool().String())
+		}
 	}
 	if restarted {
 		a.refilling = true

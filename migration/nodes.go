@@ -45,11 +45,45 @@ func (m *Migration) chooseMarks(ctx context.Context, to router.Side) ([]uint16, 
 	if !known.Whole() {
 		return nil, &Refused{[]string{fmt.Sprintf("the cluster %s has slots without a master", t)}}
 	}
+	// A key whose slot is between two masters is behind the mark of neither.
+	open, err := t.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(open) > 0 {
+		return nil, &Refused{[]string{fmt.Sprintf("slots of the cluster %s are being moved: %d of them; wait until the resharding has ended", t, len(open))}}
+	}
 	var marks []uint16
 	for _, n := range known.Masters() {
 		marks = append(marks, known.Slots(n)[0])
 	}
 	return marks, nil
+}
+
+// countMarks counts the marks that earlier attempts have left on a cluster that is entered: where
+// slots have moved since, those of this one do not take their places. The table of tags is
+// made here, before anybody waits.
+func (a *attempt) countMarks(ctx context.Context) error {
+	p := a.ids[a.to].Pool()
+	if topologyOf(p) == nil {
+		return nil
+	}
+	a.oldMarks = 0
+	const atOnce = 1024
+	for first := 0; first < slot.Count; first += atOnce {
+		pipe := p.DB(0).Pipeline()
+		var there []*redis.IntCmd
+		for s := first; s < first+atOnce; s++ {
+			there = append(there, pipe.Exists(ctx, markKey(uint16(s))))
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			return fmt.Errorf("counting the marks on %s: %w", p, err)
+		}
+		for _, t := range there {
+			a.oldMarks += t.Val()
+		}
+	}
+	return nil
 }
 
 // keepDrainedOnNodes leaves the marks, waits for the replicas, and makes sure that it was the
@@ -70,26 +104,54 @@ func (a *attempt) keepDrainedOnNodes(ctx context.Context, patience time.Duration
 func (m *Migration) markNodes(ctx context.Context, r Record, patience time.Duration) error {
 	to := m.ids[r.Switch.To].Pool()
 	known := topologyOf(to).Map()
-	var at []*cluster.Node
-	for _, s := range r.Switch.Marks {
-		n := known.Owner(s)
-		if n == nil || slices.Contains(at, n) {
-			return fmt.Errorf("marking what was drained: the masters of the cluster %s have changed since the switch began", to)
-		}
-		at = append(at, n)
-	}
-	if len(at) != len(known.Masters()) {
-		return fmt.Errorf("marking what was drained: the cluster %s has %d masters, and had %d when the switch began", to, len(known.Masters()), len(at))
+	at, err := ownersOf(known, r.Switch.Marks)
+	if err != nil {
+		return fmt.Errorf("marking what was drained: of the cluster %s %w", to, err)
 	}
 	together, tctx := errgroup.WithContext(ctx)
 	for i, n := range at {
-		key := markKey(r.Switch.Marks[i])
-		together.Go(func() error { return store.Mark(tctx, to.Node(n.Address).DB(0), key, r.drainedMark(), patience) })
+		key, replicas := markKey(r.Switch.Marks[i]), 0
+		for _, of := range known.Replicas(n) {
+			if !of.Failed {
+				replicas++
+			}
+		}
+		together.Go(func() error {
+			return store.Mark(tctx, to.Node(n.Address).DB(0), key, r.drainedMark(), replicas, patience)
+		})
 	}
 	if err := together.Wait(); err != nil {
 		return fmt.Errorf("marking what was drained on %s: %w", to, err)
 	}
 	return nil
+}
+
+// ownersOf returns the masters that have the slots of the marks, in that order. An error means
+// that it is not one mark for each.
+func ownersOf(known *cluster.Map, marks []uint16) ([]*cluster.Node, error) {
+	var at []*cluster.Node
+	for _, s := range marks {
+		n := known.Owner(s)
+		if n == nil || slices.Contains(at, n) {
+			return nil, errors.New("the masters have changed since the switch began")
+		}
+		at = append(at, n)
+	}
+	if len(at) != len(known.Masters()) {
+		return nil, fmt.Errorf("there are %d masters, and were %d when the switch began", len(known.Masters()), len(at))
+	}
+	return at, nil
+}
+
+// stillDrained reports whether each master has its mark: then it has, whoever it is now, all
+// that was drained.
+func (a *attempt) stillDrained(ctx context.Context) (bool, error) {
+	r := a.record()
+	if all, err := a.drainedOnNodes(ctx, r); !all || err != nil {
+		return false, err
+	}
+	_, err := ownersOf(topologyOf(a.ids[a.to].Pool()).Map(), r.Switch.Marks)
+	return err == nil, nil
 }
 
 // drainedOnNodes reports whether all marks of a switch are there.

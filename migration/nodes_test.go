@@ -2,6 +2,8 @@ package migration
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // intoCluster is a migration to a cluster, of which nothing runs.
@@ -71,6 +74,60 @@ func TestMarksOfNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	there(false)
+}
+
+// TestMarksBeforeTheHold: none while slots are being moved or a replica is missing, and those
+// that are there are counted.
+func TestMarksBeforeTheHold(t *testing.T) {
+	ctx := t.Context()
+	c := redistest.StartCluster(t, 2, 1)
+	m := intoCluster(t, c)
+	marks, err := m.chooseMarks(ctx, router.Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &attempt{Migration: m, from: router.Source, to: router.Target}
+	counted := func(want int64) {
+		t.Helper()
+		if err := a.countMarks(ctx); err != nil || a.oldMarks != want {
+			t.Errorf("%d marks, not %d: %v", a.oldMarks, want, err)
+		}
+	}
+	counted(0)
+	r := Record{ID: "x", Switch: &Switch{From: router.Source, To: router.Target, Token: 7, Marks: marks}}
+	if err := m.markNodes(ctx, r, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	counted(2)
+	at := m.ids[router.Target].Pool().Node(c.Masters()[0].Addr()).DB(0)
+	for known, behind := range []bool{false, false, true} {
+		err := store.Mark(ctx, at, markKey(marks[0]), "v", known, 5*time.Second)
+		if errors.Is(err, store.ErrBehind) != behind || !behind && err != nil {
+			t.Errorf("one replica of %d: %v", known, err)
+		}
+	}
+	to := c.Masters()[0]
+	if to == c.Owner(9) {
+		to = c.Masters()[1]
+	}
+	c.Open(to, 9)
+	var refused *Refused
+	if marks, err := m.chooseMarks(ctx, router.Target); !errors.As(err, &refused) {
+		t.Errorf("while a slot is moved: %v, %v", marks, err)
+	}
+}
+
+// TestCertain: an answer of a cluster that cannot for the moment, and a node that could not be
+// asked, say nothing of a write before.
+func TestCertain(t *testing.T) {
+	for text, want := range map[string]bool{
+		"ERR no": true, "READONLY You can't write": true, "NOPERM no": true,
+		"MOVED 1 h:1": false, "ASK 1 h:1": false, "CLUSTERDOWN Hash slot not served": false, "LOADING x": false,
+	} {
+		if got := certain(fmt.Errorf("writing k: %w", conn.Refusal(text))); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
 }
 
 // TestRecordOnCluster: the record, the seat, and who has what; and nothing is left in the end.

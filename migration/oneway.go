@@ -11,17 +11,24 @@ import (
 // that is entered cannot be followed. Whoever asks for one of the second kind says so, and
 // is told before.
 
+const fromCluster = "the target is a cluster, and writes cannot be carried back from a cluster yet"
+
 // unfollowed says why a server with that address cannot be kept another one's source, or "".
 func unfollowed(address string) string {
 	if config.NamesCluster(address) {
-		return "the target is a cluster, and writes cannot be carried back from a cluster yet"
+		return fromCluster
 	}
 	return ""
 }
 
 // noReturn says why there will be no way back from the target, or "". It speaks of the
 // target alone: what a fence does is known when there is one.
-func (m *Migration) noReturn() string { return unfollowed(m.ids[router.Target].url.Address) }
+func (m *Migration) noReturn() string {
+	if m.ids[router.Target].url.Cluster == nil {
+		return ""
+	}
+	return fromCluster
+}
 
 // onlyWay reports whether this attempt is one without a way back by what it enters.
 func (a *attempt) onlyWay() bool { return a.from == router.Source && a.noReturn() != "" }

@@ -14,8 +14,8 @@ func TestOneWay(t *testing.T) {
 		want string
 	}{
 		{Record{Side: router.Target, Target: "h:1"}, ""},
-		{Record{Side: router.Target, Target: "cluster:h:1,h:2"}, "from a cluster"},
-		{Record{Side: router.Source, Target: "cluster:h:1,h:2"}, ""},
+		{Record{Side: router.Target, Target: "redis+cluster://h:1,h:2"}, "from a cluster"},
+		{Record{Side: router.Source, Target: "redis+cluster://h:1,h:2"}, ""},
 		{Record{Side: router.Target, Target: "h:1", Servers: fenced}, "F2"},
 	} {
 		if got := test.r.oneWay(); got != (test.want != "") {

@@ -136,9 +136,11 @@ type Report struct {
 	Estimate float64    `json:"estimate_ms,omitempty"`
 	Fence    FenceLevel `json:"fence"`
 	OneWay   bool       `json:"one_way,omitempty"` // there is no way back from it
-	Steps    []StepTime `json:"steps"`
-	Checked  int        `json:"checked"` // keys compared while both sides were frozen
-	Findings []string   `json:"findings,omitempty"`
+	// AskOneWay: only who says that this is accepted (SwitchOptions.OneWay) gets it.
+	AskOneWay bool       `json:"ask_one_way,omitempty"`
+	Steps     []StepTime `json:"steps"`
+	Checked   int        `json:"checked"` // keys compared while both sides were frozen
+	Findings  []string   `json:"findings,omitempty"`
 }
 
 // StallMS is in milliseconds.

@@ -40,7 +40,8 @@ func (a *attempt) prepare(ctx context.Context) error {
 		return err
 	}
 	a.level, a.report.Fence = level, level
-	a.report.OneWay = a.onlyWay() || level == FenceReplicas
+	a.report.AskOneWay = a.onlyWay()
+	a.report.OneWay = a.report.AskOneWay || level == FenceReplicas
 	if level == FenceNone && !a.cfg.Cutover.Unsafe {
 		return &Refused{[]string{"no fence is possible on " + a.ids[a.from].Pool().String()}}
 	}
@@ -202,6 +203,9 @@ func (a *attempt) lagGate(ctx context.Context) error {
 		if err := a.openToListeners(ctx); err != nil {
 			return err
 		}
+	}
+	if err := a.countMarks(ctx); err != nil {
+		return err
 	}
 	if err := a.warm(ctx); err != nil {
 		return err

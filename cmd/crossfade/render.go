@@ -365,7 +365,7 @@ func renderSteps(r migration.Report) string {
 
 // oneWayFlag is what the switch needs that r has tried out.
 func oneWayFlag(r migration.Report) string {
-	if r.OneWay && r.Fence != migration.FenceReplicas {
+	if r.AskOneWay {
 		return " --one-way"
 	}
 	return ""

@@ -355,6 +355,9 @@ func (c *conn) waitAll(args [][]byte, at int) bool {
 		}
 		nodes = append(nodes, n)
 	}
+	if len(nodes) == 0 {
+		return c.local(errorOf(downText))
+	}
 	if !forever {
 		args[at] = spread.LastMillis.Format(time.Until(deadline))
 	}

@@ -111,17 +111,24 @@ func (c *conn) toSlot(args [][]byte, raw []byte, command *keyspec.Command, row s
 // says that it has more than one key: where its slot is on its way they may be at two nodes,
 // and it may be refused while what is sent behind it is done. So nothing is, there.
 func (c *conn) send(cl *call, several bool) bool {
-	if !c.look() || !c.room() {
-		return false
+	var n *node
+	for {
+		if !c.look() || !c.room() {
+			return false
+		}
+		address := ""
+		if cl.slot < 0 {
+			address = c.homeIn(c.view)
+		} else if owner := c.view.Owner(uint16(cl.slot)); owner != nil {
+			address = owner.Address
+		}
+		n = c.reach(address)
+		c.mu.Lock()
+		if !c.settling.Load() {
+			break
+		}
+		c.mu.Unlock() // something was refused meanwhile, which is to be done before
 	}
-	address := ""
-	if cl.slot < 0 {
-		address = c.homeIn(c.view)
-	} else if owner := c.view.Owner(uint16(cl.slot)); owner != nil {
-		address = owner.Address
-	}
-	n := c.reach(address)
-	c.mu.Lock()
 	c.enlist(cl)
 	c.pass(n, cl)
 	full := n != nil && len(n.out) > nodeFlush
@@ -188,9 +195,6 @@ func (c *conn) toParts(args [][]byte, raw []byte, row spread.Row) bool {
 	if _, one := slotOf(args, c.keys); one || len(c.keys) == 0 {
 		return c.toSlot(args, raw, command, row)
 	}
-	if !c.look() || !c.room() {
-		return false
-	}
 	step := 1
 	if is(args[0], "mset") {
 		step = 2
@@ -214,24 +218,36 @@ func (c *conn) toParts(args [][]byte, raw []byte, row spread.Row) bool {
 	}
 	f.left = len(f.parts)
 	several := false
-	nodes := make([]*node, len(f.parts))
 	for i, part := range f.parts {
 		part.raw = wireOf(parts[i]...)
-		if owner := c.view.Owner(uint16(part.slot)); owner != nil {
-			nodes[i] = c.reach(owner.Address)
-		}
 		several = several || len(parts[i]) > 1+step && c.f.isUnstable(part.slot)
 	}
-	c.dispatch(whole, f, nodes)
+	nodes := make([]*node, len(f.parts))
+	for sent := false; !sent; sent = c.dispatch(whole, f, nodes) {
+		if !c.look() || !c.room() {
+			return false
+		}
+		clear(nodes)
+		for i, part := range f.parts {
+			if owner := c.view.Owner(uint16(part.slot)); owner != nil {
+				nodes[i] = c.reach(owner.Address)
+			}
+		}
+	}
 	if several {
 		return c.drain()
 	}
 	return true
 }
 
-// dispatch passes all parts of a command.
-func (c *conn) dispatch(whole *call, f *fan, nodes []*node) {
+// dispatch passes all parts of a command. False: nothing was passed, since something is to be
+// sent again before.
+func (c *conn) dispatch(whole *call, f *fan, nodes []*node) bool {
 	c.mu.Lock()
+	if c.settling.Load() {
+		c.mu.Unlock()
+		return false
+	}
 	for _, part := range f.parts {
 		whole.size += len(part.raw)
 	}
@@ -244,6 +260,7 @@ func (c *conn) dispatch(whole *call, f *fan, nodes []*node) {
 	for _, n := range nodes {
 		c.soil(n, false)
 	}
+	return true
 }
 
 // toMasters sends a command to all masters. Nothing overtakes it, nor does it overtake.
@@ -265,7 +282,7 @@ func (c *conn) toMasters(args [][]byte, raw []byte, merge spread.Merge) bool {
 	if f.left = len(f.parts); f.left == 0 {
 		return c.local(errorOf(downText))
 	}
-	c.dispatch(whole, f, nodes)
+	c.dispatch(whole, f, nodes) // nothing is in flight that could have been refused
 	return c.drain()
 }
 

@@ -219,15 +219,43 @@ func (c *conn) flushNodes() {
 	c.dirty = c.dirty[:0]
 }
 
-// drain waits until all that was asked for is answered. False: the connection has ended.
+// drain waits until all that was asked for is answered. False: the connection has ended, as
+// it does where the client hangs up and its last words take too long.
 func (c *conn) drain() bool {
 	c.flushNodes()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for (c.head < len(c.fifo) || c.settling.Load()) && !c.closed && !c.doomed {
+	if !c.busy() {
+		return !c.closed && !c.doomed
+	}
+	long := false
+	late := time.AfterFunc(lastWords, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		long = true
+		c.awaken()
+	})
+	defer late.Stop()
+	for c.busy() && !long {
 		c.wait()
 	}
+	if c.busy() { // nobody reads what the client says meanwhile
+		c.mu.Unlock()
+		gone := c.hangsUp()
+		c.mu.Lock()
+		for c.busy() {
+			c.wait()
+		}
+		c.mu.Unlock()
+		gone.stop()
+		c.mu.Lock()
+	}
 	return !c.closed && !c.doomed
+}
+
+// busy reports whether something is to be waited for. mu is held.
+func (c *conn) busy() bool {
+	return (c.head < len(c.fifo) || c.settling.Load()) && !c.closed && !c.doomed
 }
 
 // look has the connection go by the present map. Commands of one key must not overtake each
@@ -428,18 +456,22 @@ func (c *conn) await(cl *call) error {
 	return nil
 }
 
-// cutDemoted ends connections to nodes that are no masters any more, where something has
-// been in flight for long, and those that messages come from: a replica that repeats what
-// its master does says so too.
-func (c *conn) cutDemoted(m *cluster.Map) {
+// cutDemoted ends connections to nodes that are no masters any more, or that the cluster has
+// found to be dead, where something has been in flight for long, and those that messages come
+// from: a replica that repeats what its master does says so too.
+func (c *conn) cutDemoted(m *cluster.Map, changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for n := range c.all {
 		at := m.Node(n.address)
-		if at != nil && at.Master == "" {
+		if at != nil && at.Master == "" && !at.Failed {
 			continue
 		}
-		if n.messages || n.head < len(n.sent) && time.Since(n.since) >= demotedGrace {
+		late := n.head < len(n.sent) && time.Since(n.since) >= demotedGrace
+		if late && at != nil && at.Failed {
+			c.f.down(n.address) // so what comes later need not find out as slowly
+		}
+		if n.messages && changed || late {
 			n.fail(errCut) // what that lets out is written by the node's reader, when it ends
 		}
 	}

@@ -247,26 +247,34 @@ func (f *Fleet) isUnstable(s int) bool {
 	return at != 0 && time.Since(f.base)-time.Duration(at) < unstableFor
 }
 
-// watch cuts connections to nodes that are no masters any more and do not answer: what is in
-// flight there would wait for ever.
+// watch cuts connections to nodes that are no masters any more, or have failed, and do not
+// answer: what is in flight there would wait for ever. It looks now and then even where the
+// map stays as it is, as what a failed node is asked later gets no answer either.
 func (f *Fleet) watch() {
+	news := f.topo.Changed()
 	for {
-		changed := f.topo.Changed()
+		changed := false
 		select {
 		case <-f.ctx.Done():
 			return
-		case <-changed:
-		}
-		select {
-		case <-f.ctx.Done():
-			return
+		case <-news:
+			changed, news = true, f.topo.Changed()
 		case <-time.After(demotedGrace):
 		}
-		f.brought.Clear()
+		if changed {
+			select {
+			case <-f.ctx.Done():
+				return
+			case <-time.After(demotedGrace):
+			}
+			f.brought.Clear()
+		}
 		m := f.topo.Map()
 		for _, c := range f.all() {
-			c.cutDemoted(m)
-			c.heed(m)
+			c.cutDemoted(m, changed)
+			if changed {
+				c.heed(m)
+			}
 		}
 	}
 }

@@ -113,6 +113,10 @@ func (c *conn) main(address string) (*node, error) {
 	if n.dead {
 		return nil, errNodeGone
 	}
+	if other := c.nodes[address]; other != nil { // settle began while this one was dialled
+		n.fail(errClosed)
+		return other, nil
+	}
 	c.nodes[address] = n
 	return n, nil
 }

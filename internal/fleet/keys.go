@@ -41,6 +41,9 @@ func (f *Fleet) commandOf(name []byte) *keyspec.Command {
 
 // keysOf returns the keys of a command, as far as they can be told.
 func (f *Fleet) keysOf(args [][]byte) []keyAt {
+	if len(args) == 0 {
+		return nil
+	}
 	if c := f.commandOf(args[0]); c != nil {
 		return c.Keys(nil, args)
 	}

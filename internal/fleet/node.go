@@ -24,7 +24,7 @@ const (
 
 var (
 	errNodeGone = errors.New("the node has closed the connection")
-	errCut      = errors.New("the node is no master any more, and does not answer")
+	errCut      = errors.New("the node is no master any more, or has failed, and does not answer")
 	bursts      = sync.Pool{New: func() any { return new([nodeBurst]byte) }}
 )
 

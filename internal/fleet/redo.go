@@ -50,6 +50,9 @@ func (f *Fleet) refused(cl *call, reply []byte) (r refusalOf, ok bool) {
 	}
 	text := string(bytes.TrimRight(reply[1:], "\r\n"))
 	if to, is := cluster.ParseRedirect(text, cl.node.address); is {
+		if cl.scripted && int(to.Slot) != cl.slot {
+			return r, false // a script's own words: a node means the slot of the keys
+		}
 		if to.Ask {
 			f.unsettle(int(to.Slot))
 		} else {
@@ -247,6 +250,8 @@ func (c *conn) perform(ctx context.Context, cl *call, until time.Time) ([]byte, 
 		to = nil
 		again, err := c.attempt(cl, address, asking)
 		switch {
+		case errors.Is(err, errOvertaken):
+			return errorOf(overtakenText), nil
 		case err != nil && c.isClosed():
 			return nil, err
 		case err != nil && again.written && !cl.reads:
@@ -275,7 +280,9 @@ func (c *conn) perform(ctx context.Context, cl *call, until time.Time) ([]byte, 
 	}
 }
 
-// attempt has one node do a command.
+var errOvertaken = errors.New("what was sent behind it was done before")
+
+// attempt has one node do a command, unless it was overtaken.
 func (c *conn) attempt(cl *call, address string, asking bool) (*call, error) {
 	again := &call{raw: cl.raw, slot: cl.slot, scripted: cl.scripted, lone: true}
 	n, err := c.main(address)
@@ -283,7 +290,11 @@ func (c *conn) attempt(cl *call, address string, asking bool) (*call, error) {
 		return again, err
 	}
 	c.mu.Lock()
-	if n.dead {
+	switch {
+	case cl.overtaken:
+		c.mu.Unlock()
+		return again, errOvertaken
+	case n.dead:
 		c.mu.Unlock()
 		return again, errNodeGone
 	}

@@ -183,6 +183,9 @@ func (c *conn) catchUp() bool {
 func (c *conn) allKnown(cmds [][]byte) bool {
 	for _, raw := range cmds {
 		args := parsed(raw)
+		if len(args) == 0 {
+			return false
+		}
 		command := c.f.commandOf(args[0])
 		if command == nil || command.Arity > 0 && len(args) != command.Arity || len(args) < -command.Arity || len(command.Subs) > 0 {
 			return false
@@ -321,7 +324,11 @@ func (c *conn) bringScripts(n *node, cmds [][]byte, begun bool) error {
 		if !bytes.Contains(bytes.ToLower(raw[:min(len(raw), 40)]), []byte("evalsha")) {
 			continue
 		}
-		body := c.f.scripts.body(parsed(raw)[1])
+		args := parsed(raw)
+		if len(args) < 2 || !is(args[0], "evalsha") && !is(args[0], "evalsha_ro") {
+			continue // the node says what is wrong with it
+		}
+		body := c.f.scripts.body(args[1])
 		digest := sha1.Sum([]byte(body))
 		mark := n.address + " " + hex.EncodeToString(digest[:])
 		if _, known := c.f.brought.Load(mark); known || body == "" {
@@ -367,19 +374,22 @@ func (c *conn) exec() bool {
 		}
 	}
 	cl := &call{raw: execWire, slot: t.slot, txn: t}
+	n := t.node // t is settle's from when the EXEC is to be said again until that is answered
 	c.mu.Lock()
 	c.enlist(cl)
-	if t.node.dead {
+	if n.dead {
 		c.redoLater(cl, nil)
 	} else {
-		t.node.append(cl)
+		n.append(cl)
 	}
 	c.mu.Unlock()
-	t.node.flush()
-	ok := c.drain()
-	c.retire(t.node)
+	n.flush()
 	c.txn, c.watch = nil, nil
-	return ok
+	if !c.drain() {
+		return false
+	}
+	c.retire(t.node)
+	return true
 }
 
 // replay does a transaction whose EXEC was refused, or could not be said: nothing of it was

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -40,7 +41,10 @@ func integer(n int64) []byte {
 	return append(strconv.AppendInt([]byte{':'}, n, 10), "\r\n"...)
 }
 
-func errorOf(text string) []byte { return []byte("-" + text + "\r\n") }
+var oneLine = strings.NewReplacer("\r", " ", "\n", " ")
+
+// errorOf is an error reply. The text may have words of the client's in it.
+func errorOf(text string) []byte { return []byte("-" + oneLine.Replace(text) + "\r\n") }
 
 // texts are the words of a command that is read again.
 func parsed(raw []byte) [][]byte {

@@ -331,6 +331,18 @@ func TestClusterLosesMasters(t *testing.T) {
 	if restarted, err := f.m.Restarted(t.Context()); !restarted || err != nil {
 		t.Errorf("after a failover: restarted %v, %v", restarted, err)
 	}
+	for _, whole := range []bool{false, true} {
+		still := func(context.Context) (bool, error) { return whole, nil }
+		if got, err := f.m.Refilled(t.Context(), still); got != whole || err != nil {
+			t.Errorf("whole: %v, %v", got, err)
+		}
+		if restarted, err := f.m.Restarted(t.Context()); restarted == whole || err != nil {
+			t.Errorf("whole %v: restarted %v, %v", whole, restarted, err)
+		}
+		if err := f.m.Filled(t.Context(), nil)(); (err == nil) != whole {
+			t.Errorf("whole %v: filled: %v", whole, err)
+		}
+	}
 	stop()
 	f.drain(t)
 	f.equal(t)

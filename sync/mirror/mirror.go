@@ -462,7 +462,7 @@ func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }
 
 // manner is how values are copied by type.
 func (m *Mirror) manner() value.Manner {
-	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries, Takes: m.takes()}
+	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries, Takes: m.takes(), Cluster: m.cfg.To.Endpoint().Cluster != nil}
 }
 
 // takes says of which types keys are copied, nil where that does not matter. Ours are

@@ -45,6 +45,22 @@ func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
 	}
 }
 
+// Refilled has those who are the masters of a cluster now stand for those that the last Drain
+// has filled, if still says that they have all of it. It reports whether they do.
+func (m *Mirror) Refilled(ctx context.Context, still func(context.Context) (bool, error)) (bool, error) {
+	id, _, err := m.lookRun(ctx) // first: who comes later is another one
+	if err != nil {
+		return false, err
+	}
+	if whole, err := still(ctx); !whole || err != nil {
+		return false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drained = id
+	return true, nil
+}
+
 func (m *Mirror) filledBy(id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

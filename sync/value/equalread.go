@@ -48,7 +48,7 @@ func (r *reader) read(ctx context.Context, c *redis.Client, keys []string, weigh
 	var groups []group
 	var bytes int64
 	most := groupKeys
-	if clustered(c) { // whose nodes have each some of them
+	if Clustered(c) { // whose nodes have each some of them
 		most = 1
 	}
 	for i := range keys {

@@ -18,8 +18,10 @@ type Manner struct {
 	// ("none") unless it takes these, are ErrOutside. nil: all are copied, and what is
 	// not there is removed.
 	Takes func(key, kind string) bool
-	// Prefix begins the names of all keys at their place on the target. It matters where
-	// that is a cluster: temporary keys have no prefix, and must be in the slots of theirs.
+	// Cluster says that the target is one: a temporary key is in the slot of its key there.
+	Cluster bool
+	// Prefix begins the names of all keys at their place on the target. It matters for
+	// Cluster: temporary keys have no prefix, and must be in the slots of theirs.
 	Prefix string
 }
 

@@ -63,7 +63,11 @@ func newTemp(through Through, manner Manner, key string) *temp {
 // tempName returns a new name of a temporary key, which on a cluster is in the slot of key:
 // otherwise it could not take its place.
 func (m Manner) tempName(key string) string {
-	return TempPrefix + rand.Text() + "{" + slot.Tag(slot.Of(m.Prefix+key)) + "}"
+	name := TempPrefix + rand.Text()
+	if !m.Cluster {
+		return name
+	}
+	return name + "{" + slot.Tag(slot.Of(m.Prefix+key)) + "}"
 }
 
 // write runs commands on the temporary key, one round trip, and counts bytes of

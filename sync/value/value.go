@@ -104,8 +104,8 @@ func at(c *redis.Client) string {
 	return o.Addr + " database " + strconv.Itoa(o.DB)
 }
 
-// clustered reports whether a client is one of a whole cluster.
-func clustered(c *redis.Client) bool { return c.Options().Network == "cluster" }
+// Clustered reports whether a client is one of a whole cluster.
+func Clustered(c *redis.Client) bool { return c.Options().Network == "cluster" }
 
 // exec runs a pipeline and returns an error only when the answers are not all
 // there. The commands' own errors are for the caller to look at, one by one:

@@ -45,6 +45,7 @@ func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 			from, to = to, from
 			manner.Prefix = ""
 		}
+		manner.Cluster = value.Clustered(to)
 		keys, err := mendOutside(ctx, cfg, from, to, keys)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,15 +29,17 @@ const (
 const awayFor = 30 * time.Second
 
 // retry runs what only reads until no connection is lost meanwhile. An answer of a
-// server is final, but for that of a cluster which cannot for the moment.
-func retry(ctx context.Context, read func() error) error {
+// server is final, but for that of a cluster which cannot for the moment; who is asked for
+// that are the clients of.
+func retry(ctx context.Context, read func() error, of ...*redis.Client) error {
 	wait, began := firstWait, time.Now()
+	spread := slices.ContainsFunc(of, value.Clustered)
 	for n := 1; ; n++ {
 		err := read()
 		if cause := context.Cause(ctx); cause != nil && err != nil {
 			return cause
 		}
-		if conn.Away(err) && time.Since(began) < awayFor {
+		if spread && conn.Away(err) && time.Since(began) < awayFor {
 			if err := sleep(ctx, firstWait); err != nil {
 				return err
 			}
