@@ -23,8 +23,8 @@ abort takes it back.
 ` + waysToSwitch + `
 As long as the file of cutover.postpone_file exists a cutover waits in any case.
 
-Where status says that there will be no way back (the target is a cluster), it is
-refused without --one-way.`}
+Where status says that there will be no way back (the target is a cluster), it
+is refused without --one-way.`}
 }
 
 // waysToSwitch is in the help of both verbs.
