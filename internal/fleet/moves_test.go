@@ -180,6 +180,7 @@ func TestOpenSlot(t *testing.T) {
 		t.Errorf("MGET: %.60q after %v", got, time.Since(began))
 	}
 	// Once they are together it goes on.
+	e = dial(t, over(t, c, func(o *Options) { o.Patience = patience }))
 	answer := make(chan string)
 	go func() {
 		got, _ := e.next()
