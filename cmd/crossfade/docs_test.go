@@ -145,3 +145,32 @@ func TestREADMEListsVerbsAndStatuses(t *testing.T) {
 		}
 	}
 }
+
+// TestConfigurationForThoseFromRedisShake: the example is one, and the page is linked.
+func TestConfigurationForThoseFromRedisShake(t *testing.T) {
+	texts := pagesOfDocs(t)
+	_, after, found := strings.Cut(texts["docs/redisshake.md"], "is this `crossfade.yaml`:\n")
+	if !found {
+		t.Fatal("the page has no example")
+	}
+	var example strings.Builder
+	for line := range strings.Lines(after) {
+		code, indented := strings.CutPrefix(line, "    ")
+		if !indented && strings.TrimSpace(line) != "" {
+			break
+		}
+		example.WriteString(code)
+	}
+	c, err := load(t, nil, nil, []byte(example.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Source.Username != "reader" || c.Target.Username != "writer" {
+		t.Errorf("it is read as %+v", c.Source)
+	}
+	for _, name := range []string{"README.md", "docs/operating.md"} {
+		if !strings.Contains(texts[name], "redisshake.md)") {
+			t.Errorf("%s does not link the page", name)
+		}
+	}
+}
