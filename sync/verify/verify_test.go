@@ -18,7 +18,10 @@ import (
 	"github.com/crossfade/crossfade/sync/value"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	redistest.SilenceClients()
+	goleak.VerifyTestMain(m)
+}
 
 // sides are two servers with clients by database.
 type sides struct{ src, dst map[int]*redis.Client }
