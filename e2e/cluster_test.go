@@ -104,15 +104,17 @@ func (k *clustered) view(db int, pattern string) map[string]string {
 	k.t.Helper()
 	c := redis.NewClient(redistest.Options(k.c.addr, db))
 	defer func() { _ = c.Close() }()
+	ctx, cancel := context.WithTimeout(k.t.Context(), 2*time.Minute)
+	defer cancel()
 	out := make(map[string]string)
-	iter := c.Scan(k.t.Context(), 0, pattern, 100).Iterator()
-	for iter.Next(k.t.Context()) {
-		out[iter.Val()] = c.Get(k.t.Context(), iter.Val()).Val()
+	iter := c.Scan(ctx, 0, pattern, 100).Iterator()
+	for iter.Next(ctx) {
+		out[iter.Val()] = c.Get(ctx, iter.Val()).Val()
 	}
 	if err := iter.Err(); err != nil {
-		k.t.Fatal(err)
+		k.t.Fatalf("SCAN of database %d, after %d keys: %v", db, len(out), err)
 	}
-	keys := must[[]string](k.t)(c.Keys(k.t.Context(), pattern).Result())
+	keys := must[[]string](k.t)(c.Keys(ctx, pattern).Result())
 	slices.Sort(keys)
 	if scanned := slices.Sorted(maps.Keys(out)); !slices.Equal(keys, scanned) {
 		k.t.Errorf("database %d: KEYS has %d keys, SCAN %d", db, len(keys), len(scanned))

@@ -98,7 +98,10 @@ func TestClusterTakesOver(t *testing.T) {
 	plain.want("RPUSH queue x", ":1\r\n")
 	blocked.expect("*2\r\n$5\r\nqueue\r\n$1\r\nx\r\n")
 	found := make(map[string]bool)
-	for cursor := "0"; ; {
+	for i, cursor := 0, "0"; ; i++ {
+		if i > 1000 {
+			t.Fatalf("SCAN has no end: it is at %s", cursor)
+		}
 		words := strings.Fields(scanning.do("SCAN " + cursor + " COUNT 20"))
 		cursor = words[2]
 		for _, word := range words {
@@ -151,8 +154,9 @@ func TestClusterUnderLoad(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 0)
 	w := newFleetWorld(t, c, map[int]router.Place{0: {}})
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
 	var rounds atomic.Int64
 	for n := range 8 {
 		rdb := redis.NewClient(&redis.Options{Addr: w.proxy.Addr().String(), Protocol: 2 + n%2, MaxRetries: -1})

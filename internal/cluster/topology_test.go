@@ -83,7 +83,11 @@ func TestFollowsMovesAndFailovers(t *testing.T) {
 		t.Fatalf("%v is read as %+v, %v", err, r, ok)
 	}
 	top.Moved(r, from.Addr())
-	<-changed
+	select {
+	case <-changed:
+	case <-time.After(20 * time.Second):
+		t.Fatal("MOVED has made no other map")
+	}
 	if m := top.Map(); m.Epoch <= epoch || m.Owner(1).Address != to.Addr() || m.Owner(0).Address != from.Addr() {
 		t.Errorf("after MOVED slot 0 is with %v, slot 1 with %v", m.Owner(0), m.Owner(1))
 	}

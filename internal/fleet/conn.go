@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -75,29 +76,67 @@ func newConn(f *Fleet, sock *net.UnixConn, m *cluster.Map) *conn {
 	return c
 }
 
-// begin connects to a master: a cluster of which none can be reached is no server.
+// begin connects to a master: a cluster of which none can be reached is no server. Nor is one
+// reached that takes connections and says nothing.
 func (c *conn) begin(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, c.close)
+	defer stop()
 	var errs []error
-	for i, address := range shuffled(c.view) {
-		sock, err := c.f.dial(ctx, address)
-		if err != nil {
-			errs = append(errs, err)
-			if ctx.Err() != nil || i == mostHomes {
-				break
-			}
-			continue
+	list := c.f.shuffled(c.view)
+	for i, address := range list {
+		patience := c.f.opts.DialTimeout
+		if i+1 < len(list) { // another one may answer
+			patience /= 4
 		}
-		n, err := c.beginNode(address, sock)
-		if err != nil {
+		err := c.beginAt(ctx, address, patience)
+		var answered *setupError
+		switch {
+		case errors.As(err, &answered):
 			return err
+		case err == nil && stop():
+			return nil
 		}
-		c.f.up(address)
-		c.mu.Lock()
-		c.home, c.nodes[address] = address, n
-		c.mu.Unlock()
-		return c.knock(n)
+		errs = append(errs, err)
+		if ctx.Err() != nil || i == mostHomes {
+			break
+		}
 	}
-	return errors.Join(append(errs, errors.New("none of its masters can be reached"))...)
+	return errors.Join(append(errs, context.Cause(ctx), errors.New("none of its masters can be reached"))...)
+}
+
+func (c *conn) beginAt(ctx context.Context, address string, patience time.Duration) error {
+	sock, err := c.f.dial(ctx, address)
+	if err != nil {
+		return err
+	}
+	n, err := c.beginNode(address, sock)
+	if err != nil {
+		return err
+	}
+	if err := c.hurried(n, patience, func() error { return c.knock(n) }); err != nil {
+		n.close()
+		return err
+	}
+	c.f.up(address)
+	c.mu.Lock()
+	c.home, c.nodes[address] = address, n
+	c.mu.Unlock()
+	return nil
+}
+
+// hurried ends a connection to a node where the first answers on it take longer than patience.
+func (c *conn) hurried(n *node, patience time.Duration, ask func() error) error {
+	late := time.AfterFunc(patience, func() {
+		c.mu.Lock()
+		n.fail(fmt.Errorf("node %s: %w", n.address, errSilent))
+		c.mu.Unlock()
+	})
+	err := ask()
+	if late.Stop(); errors.Is(err, errSilent) && !c.isClosed() {
+		c.f.down(n.address)
+		c.f.topo.Doubt(n.address)
+	}
+	return err
 }
 
 // mostHomes is how many more masters are tried where one cannot be reached.
@@ -113,7 +152,7 @@ func (c *conn) knock(n *node) error {
 	case prefixed(text, "NOAUTH"):
 		c.unsure = true
 	case prefixed(text, "ERR max number of clients"):
-		return errors.New(text)
+		return &setupError{n.address, text}
 	default:
 		c.unsure = false
 	}

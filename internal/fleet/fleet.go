@@ -218,6 +218,14 @@ func (f *Fleet) up(address string) {
 	delete(f.outages, address)
 }
 
+// out reports whether a node could do nothing when somebody tried last, and that was lately.
+func (f *Fleet) out(address string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o, out := f.outages[address]
+	return out && time.Since(o.last) <= f.opts.Patience
+}
+
 // until is up to when a command may wait for a node: what comes late in an outage does not
 // wait any more.
 func (f *Fleet) until(address string) time.Time {

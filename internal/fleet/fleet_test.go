@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -24,7 +25,10 @@ import (
 
 func TestMain(m *testing.M) {
 	redistest.SilenceClients()
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).reaper"))
+	// go-redis tries a node that is gone once a second, up to a second longer than its client lives.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).reaper"),
+		goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }
 
 // patience bounds every wait of the tests.
@@ -362,6 +366,37 @@ func TestDialFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	redistest.Eventually(t, patience, func() bool { return strings.HasPrefix(e.line("SET a 2"), "+OK") }, "the cluster is back")
+}
+
+// TestDialOfASilentNode: a node that takes connections and says nothing is none to begin with.
+func TestDialOfASilentNode(t *testing.T) {
+	c := redistest.StartCluster(t, 2, 0)
+	f := over(t, c, func(o *Options) { o.DialTimeout = 2 * time.Second })
+	dial(t, f).want("PING", "+PONG\r\n")
+	silent := c.Servers[0]
+	if err := silent.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Cont() }()
+	for range 6 { // by chance it is asked first
+		conn, err := f.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+	}
+	if err := c.Servers[1].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Servers[1].Cont() }()
+	if _, err := f.Dial(t.Context()); err == nil || !strings.Contains(err.Error(), errSilent.Error()) || !strings.Contains(err.Error(), silent.Addr()) {
+		t.Errorf("where nobody says anything: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := f.Dial(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("in less time: %v", err)
+	}
 }
 
 func TestCloseEndsAll(t *testing.T) {

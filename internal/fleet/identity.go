@@ -80,7 +80,11 @@ func (c *conn) connect(address string) (*node, error) {
 	c.mu.Unlock()
 	must, may := me.greeting()
 	if len(must)+len(may) > 0 {
-		replies, err := c.ask(n, append(must, may...)...)
+		var replies [][]byte
+		err := c.hurried(n, c.f.opts.DialTimeout, func() (err error) {
+			replies, err = c.ask(n, append(must, may...)...)
+			return err
+		})
 		if err != nil {
 			n.close()
 			return nil, err
@@ -216,12 +220,19 @@ func (c *conn) homeIn(m *cluster.Map) string {
 	return c.home
 }
 
-// shuffled are the addresses of the masters that have slots, in no order.
-func shuffled(m *cluster.Map) []string {
-	var list []string
+// shuffled are the addresses of the masters that have slots, in no order, but for those last
+// that could do nothing lately.
+func (f *Fleet) shuffled(m *cluster.Map) []string {
+	var list, last []string
 	for _, n := range m.Masters() {
-		list = append(list, n.Address)
+		if n.Failed || f.out(n.Address) {
+			last = append(last, n.Address)
+		} else {
+			list = append(list, n.Address)
+		}
 	}
-	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	return list
+	for _, l := range [][]string{list, last} {
+		rand.Shuffle(len(l), func(i, j int) { l[i], l[j] = l[j], l[i] })
+	}
+	return append(list, last...)
 }

@@ -37,6 +37,8 @@ func TestSlotsMoveUnderLoad(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 0)
 	f := over(t, c)
 	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel()
 	moving := make([]uint16, 40)
 	for i := range moving {
@@ -48,7 +50,6 @@ func TestSlotsMoveUnderLoad(t *testing.T) {
 		}
 		return fmt.Sprintf("w%d:%d", w, i%100)
 	}
-	var wg sync.WaitGroup
 	var done atomic.Int64
 	const writers = 6
 	counts := make([]map[string]int64, writers)
@@ -181,14 +182,13 @@ func TestOpenSlot(t *testing.T) {
 	}
 	// Once they are together it goes on.
 	e = dial(t, over(t, c, func(o *Options) { o.Patience = patience }))
-	answer := make(chan string)
+	answer := make(chan string, 1)
 	go func() {
 		got, _ := e.next()
 		answer <- got
 	}()
 	e.send(fields(all))
-	c.Carry(to, 5, 100)
-	c.Hand(to, 5)
+	c.Finish(to, 5)
 	if got := <-answer; !strings.HasPrefix(got, "*20\r\n$1\r\n0\r\n") {
 		t.Errorf("MGET: %.60q", got)
 	}
@@ -203,8 +203,9 @@ func TestMasterKilled(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 1)
 	f := over(t, c)
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
 	var worked, failed, refused atomic.Int64
 	const writers = 6
 	type mark struct{ sure, most int64 }
@@ -271,8 +272,9 @@ func TestFailsOver(t *testing.T) {
 	c := redistest.StartCluster(t, 2, 1)
 	f := over(t, c)
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
 	var worked atomic.Int64
 	for w := range 4 {
 		rdb := client(t, f, 2+w%2)

@@ -24,6 +24,7 @@ const (
 
 var (
 	errNodeGone = errors.New("the node has closed the connection")
+	errSilent   = errors.New("it has taken the connection, and says nothing")
 	errCut      = errors.New("the node is no master any more, or has failed, and does not answer")
 	bursts      = sync.Pool{New: func() any { return new([nodeBurst]byte) }}
 )
@@ -222,7 +223,7 @@ func (n *node) receive(cl *call, piece []byte) {
 		n.receivePart(cl, piece)
 		return
 	}
-	for !cl.collect && !c.first(cl) && c.held > heldMost && !c.settling.Load() && !c.closed {
+	for !cl.collect && !c.first(cl) && c.held > heldMost && !c.settling.Load() && !c.closed && !n.dead {
 		c.wait()
 	}
 	if n.dead {

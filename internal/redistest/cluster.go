@@ -16,8 +16,8 @@ import (
 )
 
 // Cluster is a Redis Cluster on loopback ports. After failovers and moves of slots others
-// than the first of Servers are masters: see Masters and Owner. Its methods are for one
-// goroutine.
+// than the first of Servers are masters: see Masters and Owner. Its methods are for the test's
+// goroutine, and what waits has a limit: see Churn for what is to go on beside others.
 type Cluster struct {
 	Servers []*Server // the masters as they were first, in the order of their slots, then their replicas
 
@@ -286,14 +286,11 @@ func (c *Cluster) view() map[int]string {
 // Owner returns the server that has a slot.
 func (c *Cluster) Owner(slot uint16) *Server {
 	c.tb.Helper()
-	addr := c.view()[int(slot)]
-	for _, s := range c.Servers {
-		if s.Addr() == addr {
-			return s
-		}
+	owner, err := c.owner(slot)
+	if err != nil {
+		c.tb.Fatalf("%v", err)
 	}
-	c.tb.Fatalf("slot %d is with %q, which is no server of the cluster", slot, addr)
-	return nil
+	return owner
 }
 
 // Replicas returns the replicas of a master that run.

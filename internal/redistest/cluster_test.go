@@ -44,9 +44,7 @@ func TestClusterMovesAndFailsOver(t *testing.T) {
 		t.Errorf("%d keys went, want 1", n)
 	}
 	check("in the middle of a move")
-	for c.Carry(next, slot, 100) > 0 {
-	}
-	c.Hand(next, slot)
+	c.Finish(next, slot)
 	c.Settle()
 
 	replica := c.Replicas(to)[0]

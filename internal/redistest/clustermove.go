@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 )
 
 // Slots are moved and masters replaced here as operators do it. A move has three steps, so
-// that a test can stop between them: Open, Carry until nothing is left, and Hand.
+// that a test can stop between them: Open, Carry, and Finish.
 
 // Open begins to move slots to another master: from now on the old one answers ASK for keys
 // that it does not have.
@@ -54,50 +57,162 @@ func (c *Cluster) carry(from, to *Server, slot uint16, n int) (int, error) {
 	return len(keys), nil
 }
 
-// Hand ends the move of a slot that has no keys any more at its old master.
-func (c *Cluster) Hand(to *Server, slot uint16) {
+// Finish carries what is left of a slot that is open, and ends its move.
+func (c *Cluster) Finish(to *Server, slot uint16) {
 	c.tb.Helper()
-	from := c.Owner(slot)
-	// The new master first: were it told last, and this ended between, nobody would have it.
-	for _, s := range append([]*Server{to, from}, c.Masters()...) {
+	if err := c.finish(c.Owner(slot), to, slot); err != nil {
+		c.tb.Fatalf("ending the move of slot %d to %s: %v", slot, to.Addr(), err)
+	}
+}
+
+// hand tells all masters who has a slot now: the new one first, since were it told last, and
+// this ended between, nobody would have it.
+func (c *Cluster) hand(from, to *Server, slot uint16) error {
+	told := make(map[*Server]bool)
+	for _, s := range append([]*Server{to, from}, c.running()...) {
+		if told[s] {
+			continue
+		}
+		told[s] = true
 		_, err := c.do(s, "CLUSTER", "SETSLOT", int(slot), "NODE", c.ids[to])
-		if err != nil {
-			c.tb.Fatalf("%v", err)
+		if err != nil && !strings.Contains(err.Error(), "You can use SETSLOT only with masters") {
+			return err
 		}
 	}
+	return nil
 }
 
 // Move moves slots with their keys to another master, one after another, as a resharding
 // does.
 func (c *Cluster) Move(to *Server, slots ...uint16) {
 	c.tb.Helper()
-	masters := c.Masters()
-	owners := c.view()
 	for _, slot := range slots {
-		var from *Server
-		for _, s := range c.Servers {
-			if s.Addr() == owners[int(slot)] {
-				from = s
-			}
-		}
-		if from == to {
-			continue
-		}
-		c.must(to, "CLUSTER", "SETSLOT", int(slot), "IMPORTING", c.ids[from])
-		c.must(from, "CLUSTER", "SETSLOT", int(slot), "MIGRATING", c.ids[to])
-		for {
-			n, err := c.carry(from, to, slot, 100)
-			if err != nil {
-				c.tb.Fatalf("%v", err)
-			}
-			if n == 0 {
-				break
-			}
-		}
-		for _, s := range append([]*Server{to, from}, masters...) {
-			c.must(s, "CLUSTER", "SETSLOT", int(slot), "NODE", c.ids[to])
+		if err := c.move(to, slot); err != nil {
+			c.tb.Fatalf("%v", err)
 		}
 	}
+}
+
+// Churn moves one slot after the other, each to where next says, until stop is called, which
+// returns once the last move has ended; the end of the test does that too. next is given how
+// many moves were made before, and is called by another goroutine; nobody else may move slots
+// meanwhile.
+func (c *Cluster) Churn(next func(i int) (to *Server, slot uint16)) (stop func()) {
+	end, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-end:
+				ended <- nil
+				return
+			default:
+			}
+			to, slot := next(i)
+			if err := c.move(to, slot); err != nil {
+				ended <- fmt.Errorf("after %d moves: %w", i, err)
+				return
+			}
+		}
+	}()
+	var once sync.Once
+	stop = func() {
+		c.tb.Helper()
+		once.Do(func() {
+			close(end)
+			if err := <-ended; err != nil { // each move has a time to end in
+				c.tb.Fatalf("%v", err)
+			}
+		})
+	}
+	c.tb.Cleanup(stop)
+	return stop
+}
+
+// move moves one slot. It gives up when a node does not answer, or keys are left, for as long
+// as clusterWait.
+func (c *Cluster) move(to *Server, slot uint16) error {
+	from, err := c.owner(slot)
+	if err != nil || from == to {
+		return err
+	}
+	fail := func(err error) error {
+		return fmt.Errorf("moving slot %d from %s to %s: %w", slot, from.Addr(), to.Addr(), err)
+	}
+	for _, half := range []struct {
+		at, with *Server
+		state    string
+	}{{to, from, "IMPORTING"}, {from, to, "MIGRATING"}} {
+		if _, err := c.do(half.at, "CLUSTER", "SETSLOT", int(slot), half.state, c.ids[half.with]); err != nil {
+			return fail(err)
+		}
+	}
+	if err := c.finish(from, to, slot); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// finish carries all keys of an open slot, and hands it over.
+func (c *Cluster) finish(from, to *Server, slot uint16) error {
+	for until := time.Now().Add(clusterWait); ; {
+		switch n, err := c.carry(from, to, slot, 100); {
+		case err != nil:
+			return err
+		case n == 0:
+			return c.hand(from, to, slot)
+		case time.Now().After(until):
+			return fmt.Errorf("it still has keys after %v", clusterWait)
+		}
+	}
+}
+
+// owner returns the server that says itself that it has a slot. What others say may be some
+// seconds old after a move.
+func (c *Cluster) owner(slot uint16) (*Server, error) {
+	var owner *Server
+	err := Within(clusterWait, func() error {
+		var all []*Server
+		var errs []error // of servers that do not answer, and need not where another one has it
+		for _, s := range c.running() {
+			has, err := c.has(s, slot)
+			if has {
+				all = append(all, s)
+			}
+			errs = append(errs, err)
+		}
+		if len(all) != 1 {
+			return errors.Join(append(errs, fmt.Errorf("%d servers say that slot %d is theirs", len(all), slot))...)
+		}
+		owner = all[0]
+		return nil
+	})
+	return owner, err
+}
+
+// has reports whether a server says that a slot is its own.
+func (c *Cluster) has(s *Server, slot uint16) (bool, error) {
+	text, err := c.do(s, "CLUSTER", "NODES")
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(text.(string)) {
+		fields := strings.Fields(line)
+		if len(fields) < 8 || !strings.Contains(fields[2], "myself,master") {
+			continue
+		}
+		for _, span := range fields[8:] {
+			first, last, ranged := strings.Cut(span, "-") // [93->-id] is one that is being moved
+			if !ranged {
+				last = first
+			}
+			from, err := strconv.Atoi(first)
+			to, err2 := strconv.Atoi(last)
+			if err == nil && err2 == nil && from <= int(slot) && int(slot) <= to {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // Kill kills a master and returns the replica that has taken its place.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/slot"
 	"github.com/crossfade/crossfade/router"
@@ -137,14 +139,12 @@ func TestCommandsFollowSlots(t *testing.T) {
 	// What is about keys at both has to wait for the end.
 	done := make(chan error, 1)
 	go func() { done <- db.Rename(ctx, tag(7, ":old"), tag(7, ":stays")).Err() }()
-	for c.Carry(to, 7, 10) > 0 {
-	}
-	c.Hand(to, 7)
+	c.Finish(to, 7)
 	must(t, <-done)
 	if v, err := all.Get(ctx, tag(7, ":stays")).Result(); err != nil || v != "12" {
 		t.Errorf("after the rename %q, %v", v, err)
 	}
-	for c.Owner(7) != to {
+	if c.Owner(7) != to {
 		t.Fatal("the slot has not moved")
 	}
 	must(t, db.Get(ctx, tag(7, ":new")).Err())
@@ -153,18 +153,7 @@ func TestCommandsFollowSlots(t *testing.T) {
 	}
 
 	// Order is kept where a slot moves under a pipeline, or else it is told.
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	wg.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-				c.Move(c.Servers[i%3], 9)
-			}
-		}
-	})
+	stop := c.Churn(func(i int) (*redistest.Server, uint16) { return c.Servers[i%3], 9 })
 	want := make([]string, 0)
 	for n := range 300 {
 		pipe := db.Pipeline()
@@ -175,8 +164,7 @@ func TestCommandsFollowSlots(t *testing.T) {
 		_, err := pipe.Exec(ctx)
 		must(t, err)
 	}
-	close(stop)
-	wg.Wait()
+	stop()
 	if got := all.LRange(ctx, tag(9, ":list"), 0, -1).Val(); !slices.Equal(got, want) {
 		t.Errorf("%d of %d elements, or in another order", len(got), len(want))
 	}
@@ -202,10 +190,12 @@ func TestCommandsSurviveAFailover(t *testing.T) {
 }
 
 // TestScanSeesWhatStays scans while slots move to and fro: every key that is there from the
-// beginning to the end is shown.
+// beginning to the end is shown, and though slots never stop to move there is an end.
 func TestScanSeesWhatStays(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 0)
-	p, ctx := clustered(t, c), t.Context()
+	p := clustered(t, c)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
 	const keys, slots = 6000, 40
 	pipe := p.DB(0).Pipeline()
 	for i := range keys {
@@ -236,21 +226,14 @@ func TestScanSeesWhatStays(t *testing.T) {
 		}
 	}
 	for round := range 3 {
-		var wg sync.WaitGroup
-		stop := make(chan struct{})
-		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				c.Move(c.Servers[i%3], uint16(i*7%slots)*401)
-			}
+		moves, began := 0, time.Now()
+		stop := c.Churn(func(i int) (*redistest.Server, uint16) {
+			moves = i
+			return c.Servers[i%3], uint16(i*7%slots) * 401
 		})
 		seen := scan(p.DB(0), "", "")
-		close(stop)
-		wg.Wait()
+		stop()
+		t.Logf("round %d: %d moves in %v", round, moves, time.Since(began))
 		for i := range keys {
 			for _, k := range []string{fmt.Sprintf("{%s}:%d", slot.Tag(uint16(i%slots)*401), i), fmt.Sprintf("p:%d", i)} {
 				if !seen[k] {
@@ -286,6 +269,46 @@ func TestScanSeesWhatStays(t *testing.T) {
 	}
 	if _, _, err := p.DB(0).Scan(ctx, 1<<40, "", 10).Result(); !errors.As(err, new(Refusal)) {
 		t.Errorf("a cursor of nobody: %v", err)
+	}
+
+	// One that never comes to rest is told of.
+	h := &routed{p: p, t: p.topology()}
+	at := scanAt{since: h.t.Map(), due: map[uint16]bool{802: true}, rounds: mostRounds - 1}
+	for _, given := range []bool{false, true} {
+		if to = c.Servers[0]; c.Owner(802) == to {
+			to = c.Servers[1]
+		}
+		c.Move(to, 802)
+		next, err := h.rescan(ctx, at)
+		if given != errors.As(err, new(Refusal)) || given != (next == nil) || Away(err) {
+			t.Fatalf("given up %v: %+v, %v", given, next, err)
+		}
+		if next != nil {
+			at = *next
+		}
+	}
+}
+
+// TestRestless: a slot that was where it is while it was looked through need not be again.
+func TestRestless(t *testing.T) {
+	one, two := new(cluster.Map), new(cluster.Map)
+	far := cluster.Opening{From: "a:1", To: "b:1"}
+	for name, c := range map[string]struct {
+		at   scanAt
+		open map[uint16]cluster.Opening
+		want []uint16
+	}{
+		"nothing moves":           {scanAt{}, nil, nil},
+		"opened before":           {scanAt{open: map[uint16]cluster.Opening{7: far}}, nil, []uint16{7}},
+		"opened meanwhile":        {scanAt{}, map[uint16]cluster.Opening{7: far}, []uint16{7}},
+		"open, and seen":          {scanAt{open: map[uint16]cluster.Opening{7: far}, seen: map[uint16]cluster.Opening{7: far}}, map[uint16]cluster.Opening{7: far}, nil},
+		"opened to another":       {scanAt{seen: map[uint16]cluster.Opening{7: far}}, map[uint16]cluster.Opening{7: {From: "a:1", To: "c:1"}}, []uint16{7}},
+		"has come to rest before": {scanAt{due: map[uint16]bool{8: true}}, map[uint16]cluster.Opening{7: far, 8: far}, []uint16{8}},
+	} {
+		c.at.since = one
+		if got := slices.Sorted(maps.Keys(c.at.restless(two, c.open))); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
 	}
 }
 

@@ -33,13 +33,20 @@ const bigSlot = 4096
 // slotsAtOnce is how many slots are asked for their keys at a time.
 const slotsAtOnce = 64
 
+// mostRounds is how often in a row slots are looked through without one less to be looked
+// through again, before the scan is given up. Each takes as long as the map is not asked for
+// again, and so all together some 20 s.
+const mostRounds = 50
+
 // place in a scan. It is not changed once a cursor stands for it.
 type scanAt struct {
 	parts  []scanPart
 	cursor uint64 // in the first part, where that is a whole node
 	run    string // the run id of that node, "" at its beginning: a cursor is good for one process
 
-	since *cluster.Map // as it was when the parts were chosen
+	since  *cluster.Map    // as it was when the parts were chosen
+	due    map[uint16]bool // the slots that the parts are for; nil: all
+	rounds int             // in a row that have left no fewer due
 	// open are the slots that were being moved then; seen are those of them whose nodes are
 	// among the parts in the right order.
 	open, seen map[uint16]cluster.Opening
@@ -160,7 +167,9 @@ func (h *routed) lostNode(ctx context.Context, at *scanAt, answer, err error) er
 	if n := m.Node(node); n != nil && len(m.Slots(n)) > 0 {
 		return err
 	}
-	at.parts, at.cursor, at.run = at.parts[1:], 0, ""
+	seen := maps.Clone(at.seen) // others go by the old one
+	maps.DeleteFunc(seen, func(_ uint16, o cluster.Opening) bool { return o.From == node || o.To == node })
+	at.parts, at.cursor, at.run, at.seen = at.parts[1:], 0, "", seen
 	return nil
 }
 
@@ -247,9 +256,15 @@ func (h *routed) picked(ctx context.Context, c *redis.Client, keys []string, wor
 	return out, nil
 }
 
-// rescan returns how a scan goes on that is through with its parts: nil where nothing has
-// moved since they were chosen.
+// rescan returns how a scan goes on that is through with its parts: nil where none of the
+// slots that these were for has moved since they were chosen.
 func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
+	// In this order: what is opened behind the first answer, and closed before the second
+	// one, is seen by where it is.
+	open, err := h.t.Open(ctx)
+	if err != nil {
+		return nil, &notSent{err}
+	}
 	if err := h.t.Refresh(ctx); err != nil {
 		return nil, &notSent{err}
 	}
@@ -257,39 +272,28 @@ func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
 	if !m.Whole() {
 		return nil, &notSent{fmt.Errorf("scanning the cluster %s: it has slots without a master", h.t)}
 	}
-	open, err := h.t.Open(ctx)
-	if err != nil {
-		return nil, &notSent{err}
-	}
-	due := make(map[uint16]bool)
-	for _, s := range at.since.Moved(m) {
-		due[s] = true
-	}
-	for _, was := range []map[uint16]cluster.Opening{at.open, open} {
-		for s, o := range was {
-			if at.seen[s] != o {
-				due[s] = true
-			}
-		}
-	}
+	due := at.restless(m, open)
 	if len(due) == 0 {
 		return nil, nil
 	}
-	next := &scanAt{since: m, open: open, seen: make(map[uint16]cluster.Opening)}
+	next := &scanAt{since: m, due: due, open: open, seen: make(map[uint16]cluster.Opening)}
+	if at.due != nil && len(due) >= len(at.due) {
+		if next.rounds = at.rounds + 1; next.rounds > mostRounds {
+			return nil, Refusal(fmt.Sprintf("ERR the scan of the cluster %s does not end: %d slots, %d among them, go from one master to another again and again, or stay between two of which one is unknown", h.t, len(due), slices.Min(slices.Collect(maps.Keys(due)))))
+		}
+	}
 	owners, takers := make(map[string][]uint16), make(map[string][]uint16)
 	for s := range due {
 		owner := m.Owner(s).Address
 		owners[owner] = append(owners[owner], s)
 		o, is := open[s]
-		if !is {
+		if !is || o.From != owner || o.To == "" {
 			continue
 		}
-		if o.To != "" && o.To != owner {
+		if o.To != owner {
 			takers[o.To] = append(takers[o.To], s)
 		}
-		if o.From == owner {
-			next.seen[s] = o
-		}
+		next.seen[s] = o
 	}
 	for _, list := range []map[string][]uint16{owners, takers} { // in this order, see above
 		for _, node := range slices.Sorted(maps.Keys(list)) {
@@ -298,6 +302,29 @@ func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
 		}
 	}
 	return next, nil
+}
+
+// restless returns the slots that the parts were for and that are to be looked through again:
+// they have moved since the parts were chosen, or are at two nodes of which not both were
+// looked through in the right order.
+func (at *scanAt) restless(now *cluster.Map, open map[uint16]cluster.Opening) map[uint16]bool {
+	found := make(map[uint16]bool)
+	add := func(s uint16) {
+		if at.due == nil || at.due[s] {
+			found[s] = true
+		}
+	}
+	for _, s := range at.since.Moved(now) {
+		add(s)
+	}
+	for _, openings := range []map[uint16]cluster.Opening{at.open, open} {
+		for s, o := range openings {
+			if at.seen[s] != o {
+				add(s)
+			}
+		}
+	}
+	return found
 }
 
 // runIDIn finds the run id in the answer to INFO server.

@@ -203,7 +203,9 @@ func (f *fleet) writing(t *testing.T) (stop func()) {
 			}
 		})
 	}
-	return sync.OnceFunc(func() { close(ended); wg.Wait() })
+	stop = sync.OnceFunc(func() { close(ended); wg.Wait() })
+	t.Cleanup(stop) // before the servers end
+	return stop
 }
 
 func TestClusterCopyAndTail(t *testing.T) {
@@ -217,7 +219,6 @@ func TestClusterCopyAndTail(t *testing.T) {
 	ok(t, f.src.Client(0).FunctionLoad(t.Context(), "#!lua name=lib\nredis.register_function('f', function() return 1 end)").Err())
 	ok(t, f.m.Follow(t.Context(), true))
 	stop := f.writing(t)
-	defer stop()
 	redistest.Eventually(t, 60*time.Second, func() error {
 		if p := f.m.Progress(); p.State != mirror.Live && p.State != mirror.Behind {
 			return fmt.Errorf("%+v", p)
@@ -254,7 +255,6 @@ func TestClusterIsResharded(t *testing.T) {
 		ok(t, f.all.Set(t.Context(), fmt.Sprintf("extra:%d", i), 1, 0).Err())
 	}
 	stop := f.writing(t)
-	defer stop()
 	ok(t, f.m.Follow(t.Context(), true))
 	added := f.dst.Join()
 	servers := append(slices.Clone(f.dst.Servers[:3]), added)
@@ -284,9 +284,7 @@ func TestClusterIsResharded(t *testing.T) {
 	time.AfterFunc(500*time.Millisecond, stop)
 	f.drain(t)
 	stop()
-	for f.dst.Carry(next, half, 100) > 0 {
-	}
-	f.dst.Hand(next, half)
+	f.dst.Finish(next, half)
 	f.drain(t)
 	f.dst.Settle()
 	f.equal(t)

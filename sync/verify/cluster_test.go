@@ -45,7 +45,9 @@ func TestCluster(t *testing.T) {
 	}
 	compare := func() Report {
 		t.Helper()
-		r, err := Run(t.Context(), cfg)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		r, err := Run(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,27 +75,17 @@ func TestCluster(t *testing.T) {
 		t.Errorf("%d, %v", v, err)
 	}
 
-	var moving sync.WaitGroup
-	stop := make(chan struct{})
-	moving.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			b.Move(b.Servers[i%3], slot.Of([]string{"v:str:7", "v:hash:7", "v:set:7", "v:big hash", "v:big string", "v:stream:8"}[i%6]))
-		}
+	stop := b.Churn(func(i int) (*redistest.Server, uint16) {
+		return b.Servers[i%3], slot.Of([]string{"v:str:7", "v:hash:7", "v:set:7", "v:big hash", "v:big string", "v:stream:8"}[i%6])
 	})
 	wantFound(t, compare(), map[string]value.Kind{})
-	close(stop)
-	moving.Wait()
+	stop()
 
 	b.Settle()
-	killed := make(chan struct{})
-	go func() { defer close(killed); b.Kill(b.Servers[0]) }()
-	r := compare()
-	<-killed
+	heirs := b.Replicas(b.Servers[0])
+	b.Servers[0].Kill()
+	r := compare() // while one takes its place
+	b.AwaitHeir(heirs)
 	wantFound(t, r, map[string]value.Kind{})
 	wantFound(t, compare(), map[string]value.Kind{})
 }
