@@ -75,7 +75,7 @@ func (c *Cluster) hand(from, to *Server, slot uint16) error {
 		}
 		told[s] = true
 		_, err := c.do(s, "CLUSTER", "SETSLOT", int(slot), "NODE", c.ids[to])
-		if err != nil && !strings.Contains(err.Error(), "You can use SETSLOT only with masters") {
+		if err != nil && !strings.Contains(err.Error(), "use SETSLOT only with masters") {
 			return err
 		}
 	}
