@@ -36,6 +36,8 @@ type (
 	SwitchRequest struct {
 		DryRun   bool `json:"dry_run,omitempty"`
 		Rehearse bool `json:"rehearse,omitempty"`
+		// OneWay accepts that there will be no way back, where there will be none.
+		OneWay bool `json:"one_way,omitempty"`
 		// MaxStall and MaxLag are Go durations such as "500ms"; empty: as configured.
 		MaxStall string `json:"max_stall,omitempty"`
 		MaxLag   string `json:"max_lag,omitempty"`
@@ -109,7 +111,7 @@ const maxRetries = 1000
 
 // options reads a SwitchRequest.
 func (r SwitchRequest) options() (o migration.SwitchOptions, err error) {
-	o = migration.SwitchOptions{DryRun: r.DryRun, Rehearse: r.Rehearse, WhenReady: r.WhenReady, At: r.At, Retries: r.Retries}
+	o = migration.SwitchOptions{DryRun: r.DryRun, Rehearse: r.Rehearse, OneWay: r.OneWay, WhenReady: r.WhenReady, At: r.At, Retries: r.Retries}
 	if r.DryRun && r.Rehearse {
 		return o, errors.New("dry_run and rehearse: ask for one of the two")
 	}

@@ -41,7 +41,8 @@ type Config struct {
 // Server is one of the two Redis servers.
 type Server struct {
 	// URL is redis://[user[:password]@]host[:port] or rediss://… (TLS), unix:///path, or
-	// redis+sentinel://host[:port],…/NAME. It names no database: the database map does.
+	// redis+sentinel://host[:port],…/NAME; the target's may be redis+cluster://host[:port],….
+	// It names no database: the database map does.
 	URL Secret `koanf:"url"`
 	// Username and Password override what the URL says.
 	Username string `koanf:"username"`

@@ -18,15 +18,20 @@ import (
 // to dial. It is a value; TLS is shared and must not be changed. Username and
 // Password are empty when the server wants none.
 type Endpoint struct {
-	Network  string // "tcp", "unix" or "sentinel"
-	Address  string // HOST:PORT, the path of the socket, or HOST:PORT,HOST:PORT/NAME
+	Network  string // "tcp", "unix", "sentinel" or "cluster"
+	Address  string // HOST:PORT, the path of the socket, HOST:PORT,HOST:PORT/NAME, or redis+cluster://HOST:PORT,HOST:PORT
 	Username string
 	Password string
-	TLS      *tls.Config // nil: no TLS; its ServerName is set, but with Watched
+	TLS      *tls.Config // nil: no TLS; its ServerName is set, but with Watched and Cluster
 	// Watched is set where Network is "sentinel"; then Finder must be set before the
 	// server is dialled.
 	Watched *Watched
 	Finder  Finder
+	// Cluster is set where Network is "cluster"; then only its nodes are dialled, see At,
+	// and Nodes must be set before. TLS has a ServerName where one is configured, and
+	// otherwise none.
+	Cluster *Cluster
+	Nodes   Nodes
 
 	files *reloaded[*tls.Config] // nil: TLS is made of no files
 }
@@ -63,6 +68,10 @@ func (e Endpoint) String() string {
 	switch {
 	case e.Network == "unix":
 		return "unix://" + user + e.Address
+	case e.Cluster != nil && e.TLS != nil:
+		return "rediss+cluster://" + user + strings.Join(e.Cluster.Seeds, ",")
+	case e.Cluster != nil:
+		return "redis+cluster://" + user + strings.Join(e.Cluster.Seeds, ",")
 	case e.Watched != nil && e.TLS != nil:
 		return "rediss+sentinel://" + user + e.Address
 	case e.Watched != nil:
@@ -86,7 +95,7 @@ func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.String()), nil
 func (s Server) Endpoint() (Endpoint, error) {
 	e, problems := s.address()
 	if s.wantsTLS() || s.wantsSentinelTLS() {
-		if s.TLS.ServerName == "" && e.Watched == nil {
+		if s.TLS.ServerName == "" && e.Watched == nil && e.Cluster == nil {
 			s.TLS.ServerName, _, _ = net.SplitHostPort(e.Address)
 		}
 		settings, more := s.TLS.settings()
@@ -116,15 +125,15 @@ func (s Server) useTLS(e *Endpoint, settings *tls.Config) {
 }
 
 func serverScheme(scheme string) bool {
-	return scheme == "redis" || scheme == "rediss" || scheme == "unix" || sentinelScheme(scheme)
+	return scheme == "redis" || scheme == "rediss" || scheme == "unix" || sentinelScheme(scheme) || clusterScheme(scheme)
 }
 
 func (s Server) wantsTLS() bool {
 	scheme, _, _ := strings.Cut(string(s.URL), ":")
-	return strings.EqualFold(scheme, "rediss") || strings.EqualFold(scheme, "rediss+sentinel")
+	return strings.EqualFold(scheme, "rediss") || strings.EqualFold(scheme, "rediss+sentinel") || strings.EqualFold(scheme, "rediss+cluster")
 }
 
-const urlForm = "write redis://[user:password@]host[:port], rediss://… for TLS, unix:///path, or redis+sentinel://host[:port],…/NAME"
+const urlForm = "write redis://[user:password@]host[:port], rediss://… for TLS, unix:///path, redis+sentinel://host[:port],…/NAME, or redis+cluster://host[:port],…"
 
 // address is Endpoint without TLS.
 func (s Server) address() (Endpoint, []error) {
@@ -164,6 +173,9 @@ func (s Server) parseURL() (Endpoint, []error) {
 	if s.namesSentinels() {
 		return s.parseSentinels()
 	}
+	if s.namesCluster() {
+		return s.parseCluster()
+	}
 	u, err := url.Parse(string(s.URL))
 	if err != nil {
 		return fail("%q is not a URL: %s; in a password, percent-encode all but letters and digits (%%40 is @)", s.URL, urlForm)
@@ -189,6 +201,9 @@ func (s Server) parseURL() (Endpoint, []error) {
 		}
 		if err := checkSocketPath(e.Address); err != nil {
 			return fail("%w", err)
+		}
+		if NamesCluster(e.Address) {
+			return fail("%q is a cluster and a socket: %s", s.URL, urlForm)
 		}
 		return e, nil
 	}

@@ -70,6 +70,26 @@ func TestEndpoint(t *testing.T) {
 		{Server{URL: "redis+sentinel://a/m", Sentinel: Sentinel{PasswordFile: empty}}, "sentinel.password_file: "},
 		{Server{URL: "redis://a", Sentinel: Sentinel{Password: "x"}}, "sentinel: settings without sentinels"},
 
+		{Server{URL: "redis+cluster://a,b:7,[::1]"}, `cluster redis+cluster://a:6379,b:7,[::1]:6379 "" ""`},
+		{Server{URL: "Redis+Cluster://u:p@a:1/0"}, `cluster redis+cluster://a:1 "u" "p"`},
+		{Server{URL: "rediss+cluster://:p%40@a:1,b:1"}, `cluster redis+cluster://a:1,b:1 "" "p@" tls `},
+		{Server{URL: "rediss+cluster://a:1", TLS: TLS{ServerName: "n"}}, `cluster redis+cluster://a:1 "" "" tls n`},
+		{Server{URL: "redis+cluster://a:1", Username: "v", Password: "x"}, `cluster redis+cluster://a:1 "v" "x"`},
+
+		{Server{URL: "redis+cluster://"}, "a node has no host name: write redis+cluster://"},
+		{Server{URL: "redis+cluster:a:1"}, "write redis+cluster://"},
+		{Server{URL: "redis+cluster://a,,b"}, "a node has no host name"},
+		{Server{URL: "redis+cluster://a:0"}, "a node's port is out of range"},
+		{Server{URL: "redis+cluster://a,a:6379"}, "names the node a:6379 twice"},
+		{Server{URL: "redis+cluster://a/3"}, "has a path: a cluster has database 0 alone"},
+		{Server{URL: "redis+cluster://a?db=3"}, "query parameters (db)"},
+		{Server{URL: "redis+cluster://hidden@a"}, "one word before the @"},
+		{Server{URL: "redis+cluster://:hid/den@a"}, "url: "},
+		{Server{URL: "redis+cluster://:hid?den@a"}, "query parameters (***)"},
+		{Server{URL: "redis+cluster://:hid#den@a"}, "url: "},
+		{Server{URL: "redis+cluster://a", TLS: TLS{CAFile: "x"}}, "tls: settings without TLS"},
+		{Server{URL: "redis+cluster://a", Sentinel: Sentinel{Password: "x"}}, "sentinel: settings without sentinels"},
+
 		{Server{}, "url: missing: write redis://"},
 		{Server{URL: "localhost"}, "url: no scheme: write redis://"},
 		{Server{URL: "localhost:6379"}, "unknown scheme: write redis://"},
@@ -173,6 +193,51 @@ func TestEndpointOfSentinels(t *testing.T) {
 	}
 }
 
+func TestEndpointOfCluster(t *testing.T) {
+	e, err := Server{URL: "rediss+cluster://u:hidden@a:1,localhost:2"}.Endpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := e.String(), "rediss+cluster://u@a:1,localhost:2"; got != want {
+		t.Errorf("shown as %s, want %s", got, want)
+	}
+	if at := e.At("b:3"); at.String() != "rediss://u@b:3" || at.Password != "hidden" || at.Cluster != nil {
+		t.Errorf("a node: %+v", at)
+	}
+	for address, want := range map[string]bool{
+		"redis+cluster://a:1,localhost:2": true, "redis+cluster://127.0.0.1:2": true, "redis+cluster://x:1,a:1": true,
+		"redis+cluster://b:1": false, "cluster:1": false, "a:1": false, "a:1,localhost:2/m": false, "": false,
+	} {
+		if e.SamePlace(address) != want {
+			t.Errorf("%q is the same place: %v", address, !want)
+		}
+	}
+	node, err := Server{URL: "redis://a:1"}.Endpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if node.SamePlace(e.Address) {
+		t.Errorf("a node is taken for its cluster: %s", e.Address)
+	}
+	for url, network := range map[Secret]string{"redis://cluster:6379": "tcp", "redis+sentinel://cluster:1,b:2/cluster": "sentinel", "unix:cluster:1": "unix"} {
+		other, err := Server{URL: url}.Endpoint()
+		if err != nil || other.Network != network || other.Cluster != nil || NamesCluster(other.Address) || other.SamePlace(e.Address) {
+			t.Errorf("%s is taken for a cluster: %+v, %v", url, other, err)
+		}
+	}
+	if other, err := (Server{URL: "unix:redis+cluster://a:1"}).Endpoint(); err == nil {
+		t.Errorf("a socket that is called like a cluster: %+v", other)
+	}
+	if NamesSentinels(e.Address) {
+		t.Errorf("%s is taken for one that sentinels watch", e.Address)
+	}
+	for address, want := range map[string]bool{e.Address: true, "a:1/m": false, "a:1": false, "cluster:6379": false, "cluster:1,b:2/cluster": false, "/cluster:a": false, "": false} {
+		if NamesCluster(address) != want {
+			t.Errorf("%q names a cluster: %v", address, !want)
+		}
+	}
+}
+
 func TestSecretString(t *testing.T) {
 	tests := map[Secret]string{
 		"":             "",
@@ -184,6 +249,8 @@ func TestSecretString(t *testing.T) {
 		"redis+sentinel://u:hidden@a:1,b:2/m": "redis+sentinel://u:***@a:1,b:2/m",
 		"rediss+sentinel://hidden@a:1,b:2/m":  "rediss+sentinel://***@a:1,b:2/m",
 		"redis+sentinel://:hid/den@a:1,b:2/m": "***",
+		"redis+cluster://u:hidden@a:1,b:2":    "redis+cluster://u:***@a:1,b:2",
+		"redis+cluster://:hid/den@a:1,b:2":    "***",
 		"redis://u:p@h:1/0":                   "redis://u:***@h:1/0",
 		"redis://:p@h":                        "redis://:***@h",
 		"redis://hidden@h":                    "redis://***@h",

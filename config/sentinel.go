@@ -106,9 +106,12 @@ func (s Server) parseSentinels() (Endpoint, []error) {
 	}
 	e.Watched = &Watched{Name: name}
 	for _, host := range hosts {
-		address, err := sentinelAddress(host)
-		if err != nil {
-			return fail("%q: %w", s.URL, err)
+		address, err := hostPort(host, "26379")
+		switch {
+		case errors.Is(err, errNoHost):
+			return fail("%q: a sentinel has no host name: %s", s.URL, sentinelForm)
+		case err != nil:
+			return fail("%q: a sentinel's port is out of range: give 1 to 65535", s.URL)
 		}
 		if slices.Contains(e.Watched.Sentinels, address) {
 			return fail("%q names the sentinel %s twice: name it once", s.URL, address)
@@ -119,18 +122,24 @@ func (s Server) parseSentinels() (Endpoint, []error) {
 	return e, nil
 }
 
-// sentinelAddress reads HOST[:PORT].
-func sentinelAddress(text string) (string, error) {
+var (
+	errNoHost  = errors.New("no host name")
+	errBadPort = errors.New("port out of range")
+)
+
+// hostPort reads HOST[:PORT]; usual is the port without one. Its errors are errNoHost and
+// errBadPort.
+func hostPort(text, usual string) (string, error) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {
-		host, port, err = net.SplitHostPort(text + ":26379")
+		host, port, err = net.SplitHostPort(text + ":" + usual)
 	}
 	number, bad := strconv.Atoi(port)
 	switch {
 	case err != nil || host == "" || strings.ContainsAny(host, " \t\r\n\x00@/"):
-		return "", errors.New("a sentinel has no host name: " + sentinelForm)
+		return "", errNoHost
 	case bad != nil || number < 1 || number > 65535:
-		return "", errors.New("a sentinel's port is out of range: give 1 to 65535")
+		return "", errBadPort
 	}
 	return net.JoinHostPort(host, port), nil
 }
@@ -185,15 +194,21 @@ func (e Endpoint) OfSentinel(address string) Endpoint {
 	return Endpoint{Network: "tcp", Address: address, Username: w.Username, Password: w.Password.Reveal(), TLS: w.TLS, files: w.files}
 }
 
-// At returns e as it is where a master is, or was.
+// At returns e as it is where a master is, or was, or a node of a cluster.
 func (e Endpoint) At(address string) Endpoint {
 	e.Network, e.Address, e.Watched, e.Finder = "tcp", address, nil, nil
+	e.Cluster, e.Nodes = nil, nil
 	return e
 }
 
 // Where returns where the server is now: for one that sentinels watch the master's
 // address as far as it is known, and for others their own.
+//
+// A cluster is where its first seed is: a node, to ask something of it by hand.
 func (e Endpoint) Where() (network, address string) {
+	if e.Cluster != nil {
+		return "tcp", e.Cluster.Seeds[0]
+	}
 	if e.Watched == nil {
 		return e.Network, e.Address
 	}
@@ -204,8 +219,12 @@ func (e Endpoint) Where() (network, address string) {
 }
 
 // SamePlace tells whether an address, as an endpoint's Address was once written down, is
-// e's. Sentinels come and go: one that both name is enough, with the master's name.
+// e's. Sentinels come and go: one that both name is enough, with the master's name. So do
+// nodes of a cluster.
 func (e Endpoint) SamePlace(address string) bool {
+	if e.Cluster != nil {
+		return NamesCluster(address) && anyPlace(seedsOf(address), e.Cluster.Seeds)
+	}
 	if e.Watched == nil || e.Address == address {
 		return e.Address == address
 	}
@@ -213,21 +232,33 @@ func (e Endpoint) SamePlace(address string) bool {
 	if !ok || name != e.Watched.Name {
 		return false
 	}
-	return slices.ContainsFunc(strings.Split(list, ","), func(one string) bool {
-		return slices.ContainsFunc(e.Watched.Sentinels, func(other string) bool { return samePlace("tcp", one, "tcp", other) })
+	return anyPlace(strings.Split(list, ","), e.Watched.Sentinels)
+}
+
+// anyPlace tells whether two lists of HOST:PORT have one in common.
+func anyPlace(list, others []string) bool {
+	return slices.ContainsFunc(list, func(one string) bool {
+		return slices.ContainsFunc(others, func(other string) bool { return samePlace("tcp", one, "tcp", other) })
 	})
 }
 
-// same tells whether two endpoints are one server, or one master among sentinels.
+// same tells whether two endpoints are one server, one master among sentinels, or a cluster
+// and a node of it.
 func (e Endpoint) same(other Endpoint) bool {
+	if other.Cluster != nil {
+		return slices.ContainsFunc(other.Cluster.Seeds, func(seed string) bool { return e.at("tcp", seed) })
+	}
 	if e.Watched == nil || other.Watched == nil {
 		return e.Watched == other.Watched && samePlace(e.Network, e.Address, other.Network, other.Address)
 	}
 	return e.SamePlace(other.Address)
 }
 
-// at tells whether the endpoint, or one of its sentinels, is at an address.
+// at tells whether the endpoint, or one of its sentinels or nodes, is at an address.
 func (e Endpoint) at(network, address string) bool {
+	if e.Cluster != nil {
+		return network == "tcp" && anyPlace([]string{address}, e.Cluster.Seeds)
+	}
 	if e.Watched == nil {
 		return samePlace(network, address, e.Network, e.Address)
 	}
@@ -237,7 +268,7 @@ func (e Endpoint) at(network, address string) bool {
 // NamesSentinels tells whether an address that was written down is one of a master that
 // sentinels watch.
 func NamesSentinels(address string) bool {
-	return !strings.HasPrefix(address, "/") && strings.Contains(address, ":") && strings.Contains(address, "/")
+	return !strings.HasPrefix(address, "/") && !NamesCluster(address) && strings.Contains(address, ":") && strings.Contains(address, "/")
 }
 
 func cutLast(text, sep string) (before, after string, found bool) {

@@ -41,7 +41,7 @@ func (c Config) Validate() error {
 // present, well formed, and not the same, nor the sidecar itself. It says nothing
 // again that Validate says; it reads password files and connects to nothing.
 func (c Config) ValidateServers() error {
-	var problems []error
+	problems := c.checkCluster()
 	endpoints := map[string]Endpoint{}
 	for _, side := range c.sides() {
 		e, more := side.server.address()

@@ -157,6 +157,10 @@ func TestValidateServers(t *testing.T) {
 		{"127.0.0.1:6380", "redis+sentinel://a:1,b:1/m", "redis+sentinel://b:1,a:1/n", ""},
 		{"127.0.0.1:6380", "redis+sentinel://a:1,b:1/m", "redis+sentinel://c:1,B.:1/m", "is the source as well"},
 		{"127.0.0.1:6380", "redis+sentinel://a:1,b:1/m", "redis://a:1", ""},
+		{"127.0.0.1:6380", "redis://a:1", "redis+cluster://b:1,c:1", ""},
+		{"127.0.0.1:6380", "redis://c:1", "redis+cluster://b:1,c:1", "is the source as well"},
+		{"127.0.0.1:6380", "redis+cluster://a:1", "redis://b:1", "source.url: a cluster cannot be the source"},
+		{"127.0.0.1:7000", "redis://a:1", "redis+cluster://b:1,localhost:7000", "listen: \"127.0.0.1:7000\" is the address of the target"},
 		{"127.0.0.1:26379", "redis+sentinel://a:1,localhost/m", "redis://b", "listen: \"127.0.0.1:26379\" is the address of the source"},
 	}
 	for i, test := range tests {
@@ -165,6 +169,12 @@ func TestValidateServers(t *testing.T) {
 		check(t, i, c.ValidateServers(), test.want)
 	}
 	c := Default()
+	c.Source.URL, c.Target.URL = "redis://a:1", "redis+cluster://b:1"
+	c.Databases = map[int]Place{0: {Prefix: "c0:"}, 3: {DB: 5}}
+	check(t, 0, c.ValidateServers(), "databases: 3=5: a cluster has database 0 alone: map it to a part of that with a prefix (3=0:c3: for example)")
+	c.Databases[3] = Place{Prefix: "c3:"}
+	check(t, 1, c.ValidateServers(), "")
+	c = Default()
 	if err := c.ValidateServers(); err == nil || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("both missing: %v", err)
 	}

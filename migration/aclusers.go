@@ -73,6 +73,9 @@ type userEnds struct {
 }
 
 func openUsers(ctx context.Context, cfg config.Config) (*userEnds, error) {
+	if to, err := cfg.Target.Endpoint(); err == nil && to.Cluster != nil {
+		return nil, fmt.Errorf("copying ACL users to %s: each node of a cluster has users of its own: give the nodes one after the other, replicas too, as --target redis://NODE", to)
+	}
 	u := &userEnds{places: placesOf(cfg)}
 	if len(u.places) == 0 {
 		u.places = nil // databases keep their numbers, and keys their names

@@ -23,6 +23,7 @@ type Appointment struct {
 	MaxLag    time.Duration `json:"max_lag"`
 	Retries   int           `json:"retries"` // attempts after the first one
 	Failed    int           `json:"failed"`  // attempts that were taken back for their stall
+	OneWay    bool          `json:"one_way,omitempty"`
 	// UnderWay says that an attempt was begun. A process that finds it so at its start
 	// has ended in the middle of one.
 	UnderWay bool `json:"under_way,omitempty"`
@@ -59,6 +60,7 @@ func (m *Migration) appointmentOf(from router.Side, o SwitchOptions, now time.Ti
 	}
 	a := &Appointment{
 		From: from, Made: now, WhenReady: o.WhenReady, MaxStall: o.MaxStall, MaxLag: o.MaxLag, Retries: m.cfg.Cutover.Retries,
+		OneWay: o.OneWay,
 	}
 	if o.Retries != nil {
 		a.Retries = *o.Retries

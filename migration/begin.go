@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -106,10 +109,11 @@ func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 // a server.
 func killOlder(ctx context.Context, id *identity) error {
 	mine := mirror.KeyPrefix + id.instance + ":"
-	err := mirror.KillNamed(ctx, id.Pool().DB(0), func(name string) bool {
-		return len(name) > len(mirror.KeyPrefix) && name[:len(mirror.KeyPrefix)] == mirror.KeyPrefix &&
+	older := func(name string) bool {
+		return name != cluster.ConnName && len(name) > len(mirror.KeyPrefix) && name[:len(mirror.KeyPrefix)] == mirror.KeyPrefix &&
 			(len(name) < len(mine) || name[:len(mine)] != mine)
-	})
+	}
+	err := everyNode(ctx, id.Pool(), func(ctx context.Context, c *redis.Client) error { return mirror.KillNamed(ctx, c, older) })
 	if err != nil {
 		return fmt.Errorf("closing connections of an earlier run on %s: %w", id.Pool(), err)
 	}

@@ -144,6 +144,9 @@ func identityPairs(ctx context.Context, source, target *conn.Pool, leaveOut []in
 
 // databaseCount asks CONFIG, or tries SELECT where that is forbidden.
 func databaseCount(ctx context.Context, p *conn.Pool) (int, error) {
+	if p.Endpoint().Cluster != nil {
+		return 1, nil
+	}
 	got, err := p.DB(0).ConfigGet(ctx, "databases").Result()
 	if err == nil {
 		if n, err := strconv.Atoi(got["databases"]); err == nil && n > 0 {

@@ -52,7 +52,7 @@ func (m *Migration) claimKey(ctx context.Context, side router.Side, key string) 
 	}
 	m.mu.Unlock()
 	pool := m.ids[side].Pool()
-	err = store.SaveIf(ctx, pool.DB(0), key, e, func(context.Context, redis.Pipeliner) func(store.Asker, store.Entry) error {
+	err = store.SaveIf(ctx, pool.Control(), key, e, func(context.Context, redis.Pipeliner) func(store.Asker, store.Entry) error {
 		return func(_ store.Asker, there store.Entry) error {
 			if there.After(seen) && !slices.Contains(mine, string(there.Data)) {
 				return errNewer

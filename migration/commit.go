@@ -10,6 +10,7 @@ import (
 
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // journal is the point of no return. An error that it returns means that the
@@ -129,7 +130,7 @@ func (a *attempt) watch(ctx context.Context, side router.Side, key string, ok st
 	if err != nil {
 		return nil, err
 	}
-	w, err := store.Watch(ctx, a.ids[side].Pool().DB(0), key, e, ok)
+	w, err := store.Watch(ctx, a.ids[side].Pool().Control(), key, e, ok)
 	if err != nil {
 		return nil, fmt.Errorf("on %s: %w", a.ids[side].Pool(), err)
 	}
@@ -156,6 +157,9 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 	patience := min(a.opt.MaxStall-time.Since(a.held), a.cfg.Proxy.DialTimeout/2)
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 	defer cancel()
+	if topologyOf(a.ids[a.to].Pool()) != nil {
+		return a.keepDrainedOnNodes(ctx, patience)
+	}
 	w, err := a.watchRecord(ctx)
 	if err == nil && w.Alone() {
 		a.commission = w
@@ -181,6 +185,9 @@ func (a *attempt) keepDrained(ctx context.Context) error {
 // ours, and the attempt ends.
 func (a *attempt) markDrained(ctx context.Context) error {
 	to := a.ids[a.to].Pool()
+	if topologyOf(to) != nil {
+		return nil // see keepDrainedOnNodes
+	}
 	p := to.DB(0).Pipeline()
 	holds := a.forward.Filled(ctx, p)
 	mark := p.Set(ctx, store.DrainedKey, a.record().drainedMark(), 0)
@@ -274,13 +281,16 @@ func (a *attempt) restarted(ctx context.Context, side router.Side) error {
 
 // certain reports whether the server answered: an answer that is an error means
 // that nothing happened. Those that a server gives while it starts, or because it
-// forgot our user, say nothing about the write before.
+// forgot our user, say nothing about the write before; nor do those of a cluster
+// which cannot for the moment, or of a node that another one has taken the place of.
 func certain(err error) bool {
 	if errors.Is(err, store.ErrSuperseded) || errors.Is(err, store.ErrOther) {
 		return true
 	}
 	var reply redis.Error
-	return errors.As(err, &reply) && !loginRefused(err) && !errorPrefix(err, "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN")
+	return errors.As(err, &reply) && !loginRefused(err) &&
+		!errorPrefix(err, "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN") &&
+		(!conn.Away(err) || errorPrefix(err, "READONLY"))
 }
 
 // commitStep makes the switch true on the entered server. After the journal
@@ -352,6 +362,16 @@ func (a *attempt) refill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if restarted && !a.refilling && topologyOf(a.ids[a.to].Pool()) != nil {
+		// Behind the marks nothing of ours was written: who has them has all.
+		whole, err := a.forward.Refilled(ctx, a.stillDrained)
+		if err != nil {
+			return err
+		}
+		if restarted = !whole; whole {
+			a.log.Warn("masters of the entered cluster were replaced before the commit, and nothing is missing", "server", a.ids[a.to].Pool().String())
+		}
+	}
 	if restarted {
 		a.refilling = true
 		a.log.Error("the entered server restarted before the commit, copying again what it may have lost", "server", a.ids[a.to].Pool().String())
@@ -367,7 +387,7 @@ func (a *attempt) refill(ctx context.Context) error {
 	if err := a.forward.Freeze(ctx); err != nil {
 		return err
 	}
-	if err := a.reverse.Rebase(ctx); err != nil {
+	if err := a.rebase(ctx); err != nil {
 		return err
 	}
 	a.refilling = false
@@ -384,7 +404,7 @@ func (m *Migration) commit(ctx context.Context, ok store.Condition) error {
 		if err != nil {
 			return err
 		}
-		err = store.SaveReplicated(ctx, m.ids[to].Pool().DB(0), store.RecordKey, e, ok, replicaPatience)
+		err = store.SaveReplicated(ctx, m.ids[to].Pool().Control(), store.RecordKey, e, ok, replicaPatience)
 		if err := m.decided("COMMITTED", err); err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
 		}
@@ -454,7 +474,9 @@ func (a *attempt) after(ctx context.Context) error {
 	r := a.record()
 	if r.oneWay() {
 		a.setMirror(nil)
-		a.reverse.Stop()
+		if a.reverse != nil {
+			a.reverse.Stop()
+		}
 		a.log.Warn(r.noWayBack())
 	} else if err := a.reverse.Follow(ctx, false); err != nil {
 		a.log.Warn("the server that was left is not being kept up to date yet; it is tried again", "error", err)

@@ -20,6 +20,8 @@ type SwitchOptions struct {
 	// DryRun takes the steps up to the hold, Rehearse also those under it but for the
 	// fence, and both take everything back then.
 	DryRun, Rehearse bool
+	// OneWay accepts that there will be no way back, where there will be none.
+	OneWay bool
 	// MaxStall and MaxLag are as configured when they are 0.
 	MaxStall, MaxLag time.Duration
 
@@ -78,7 +80,7 @@ type attempt struct {
 	report     *Report
 	level      FenceLevel
 	forward    *mirror.Mirror // from → to, runs already
-	reverse    *mirror.Mirror // to → from, armed during the attempt
+	reverse    *mirror.Mirror // to → from, armed during the attempt; nil: there is no way back
 	held       time.Time
 	opening    chan struct{}      // closed when the replicas of the entered server were opened
 	reins      *reins             // by which the server that is left is paused and fenced
@@ -91,6 +93,7 @@ type attempt struct {
 	refilling  bool               // the entered server restarted and is not known to be whole yet
 	scripts    map[string]bool    // bodies that the entered server has
 	scale      value.Scale        // of the server that is left
+	oldMarks   int64              // on the masters of the cluster that is entered
 	sample     []handful          // what is compared while clients wait
 	decision   *store.Watched     // may write the journal; nil: it was not asked ahead
 	commission *store.Watched     // may write COMMITTED, likewise
@@ -144,6 +147,9 @@ func (m *Migration) switchOver(ctx context.Context, from router.Side, o SwitchOp
 	if err := m.mayLeave(from); err != nil {
 		return Report{}, err
 	}
+	if err := m.mayGoOneWay(from, o); err != nil {
+		return Report{}, err
+	}
 	o.MaxStall = cmp.Or(o.MaxStall, m.cfg.Cutover.MaxStall)
 	o.MaxLag = cmp.Or(o.MaxLag, m.cfg.Cutover.MaxLag)
 	appointment, err := m.appointmentOf(from, o, time.Now())
@@ -173,9 +179,15 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	if err := m.mayLeave(from); err != nil {
 		return Report{}, err
 	}
+	if err := m.mayGoOneWay(from, o); err != nil {
+		return Report{}, err
+	}
 	a := &attempt{
 		Migration: m, from: from, to: from.Other(), opt: o, forward: m.activeMirror(),
 		report: &Report{From: from, To: from.Other(), DryRun: o.DryRun, Rehearsal: o.Rehearse, Started: time.Now(), Steps: []StepTime{}},
+	}
+	if why := m.noReturn(); a.onlyWay() {
+		a.report.Findings = append(a.report.Findings, "there is no way back from a cutover (--one-way): "+why)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

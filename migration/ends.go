@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/sentinel"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
@@ -17,12 +18,13 @@ type ends struct {
 	from, to *conn.Pool
 
 	masters []*sentinel.Follower
+	nodes   []*cluster.Topology
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
 
-// openEnds reads the endpoints and begins to follow those that sentinels watch. Nothing
-// else is dialled yet. name tells the connections from others of ours.
+// openEnds reads the endpoints and begins to follow those that sentinels watch, and clusters.
+// Nothing else is dialled yet. name tells the connections from others of ours.
 func openEnds(ctx context.Context, cfg config.Config, name string) (*ends, error) {
 	e := &ends{}
 	ctx, e.cancel = context.WithCancel(ctx)
@@ -36,6 +38,11 @@ func openEnds(ctx context.Context, cfg config.Config, name string) (*ends, error
 		if f != nil {
 			e.masters = append(e.masters, f)
 			e.running.Go(func() { _ = f.Run(ctx) })
+		}
+		at, t := cluster.Follow(at, cfg.Proxy.DialTimeout, slog.New(slog.DiscardHandler))
+		if t != nil {
+			e.nodes = append(e.nodes, t)
+			e.running.Go(func() { t.Run(ctx) })
 		}
 		pool := conn.New(at, name, cfg.Proxy.DialTimeout)
 		if router.Side(side) == router.Source {
@@ -57,5 +64,8 @@ func (e *ends) close() {
 	}
 	for _, f := range e.masters {
 		f.Close()
+	}
+	for _, t := range e.nodes {
+		t.Close()
 	}
 }

@@ -62,6 +62,10 @@ func (a *attempt) compareCounts(ctx context.Context) error {
 	if a.from == router.Target {
 		sourceCounts, targetCounts = toCounts, fromCounts
 	}
+	ours := int64(8) // control keys are a handful, and on a cluster there are the marks
+	if sw := a.record().Switch; sw != nil {
+		ours += a.oldMarks + int64(len(sw.Marks))
+	}
 	dm := a.databases()
 	for _, db := range dm.Targets() {
 		var s keyCount
@@ -71,11 +75,11 @@ func (a *attempt) compareCounts(ctx context.Context) error {
 		}
 		t := targetCounts[db]
 		// A key past its expiry counts until the server gets round to removing it,
-		// and RESTORE does not create it; ours (control keys) are a handful.
-		slack := max(s.expires, t.expires) + 8
+		// and RESTORE does not create it.
+		slack := max(s.expires, t.expires) + ours
 		if dm.Shared(db) { // others may have keys there, so it may hold any number more
 			t.keys = min(t.keys, s.keys)
-			slack = s.expires + 8
+			slack = s.expires + ours
 		}
 		if d := s.keys - t.keys; d > slack || -d > slack {
 			return fmt.Errorf("comparing while frozen: database %s of %s holds %d keys, database %d of %s %d",

@@ -73,6 +73,15 @@ func (id *identity) user() string {
 // become logs in as our own user, and creates it with that password when it is
 // not there. Where the server does not let us, the operator's credentials stay and reason says why.
 func (id *identity) become(ctx context.Context, password string) error {
+	if id.url.Cluster != nil { // nobody fences it, so nothing need be spared
+		if err := id.Pool().Control().Ping(ctx).Err(); err != nil {
+			return fmt.Errorf("logging in to %s: %w", id.url, err)
+		}
+		id.mu.Lock()
+		id.reason = fmt.Sprintf("%s is a cluster, which is not fenced", id.url)
+		id.mu.Unlock()
+		return nil
+	}
 	if id.url.Username == OwnUser {
 		return fmt.Errorf("logging in to %s: user %q is the one that is made and removed here; give another user in the URL, or set cutover.create_user to false", id.url, OwnUser)
 	}

@@ -199,7 +199,7 @@ func (m *Migration) publishIf(ctx context.Context, side router.Side, key string,
 		return err
 	}
 	pool := m.ids[side].Pool()
-	if err := store.SaveIf(ctx, pool.DB(0), key, e, ok); err != nil {
+	if err := store.SaveIf(ctx, pool.Control(), key, e, ok); err != nil {
 		return fmt.Errorf("on %s: %w", pool, err)
 	}
 	return nil
@@ -212,7 +212,7 @@ func (m *Migration) publishReplicated(ctx context.Context, side router.Side, key
 		return err
 	}
 	pool := m.ids[side].Pool()
-	if err := store.SaveReplicated(ctx, pool.DB(0), key, e, ok, patience); err != nil {
+	if err := store.SaveReplicated(ctx, pool.Control(), key, e, ok, patience); err != nil {
 		return fmt.Errorf("on %s: %w", pool, err)
 	}
 	return nil

@@ -51,7 +51,7 @@ func (m *Migration) mayReturn(ctx context.Context, r Record) error {
 	for side := range m.ids {
 		side := router.Side(side)
 		cctx, cancel := context.WithTimeout(ctx, m.ids[side].timeout)
-		there, ok, err := store.LoadSeat(cctx, m.ids[side].Pool().DB(0))
+		there, ok, err := store.LoadSeat(cctx, m.ids[side].Pool().Control())
 		is := false
 		if err == nil && ok {
 			is, err = connected(cctx, m.ids[side].Pool(), there.Holder)
@@ -81,7 +81,7 @@ func (m *Migration) mayReturn(ctx context.Context, r Record) error {
 
 // connected reports whether a process of ours has a connection to a server.
 func connected(ctx context.Context, p *conn.Pool, holder string) (bool, error) {
-	list, err := p.DB(0).ClientList(ctx).Result()
+	list, err := p.Control().ClientList(ctx).Result() // where the seat is, its holder is connected
 	if err != nil {
 		return false, fmt.Errorf("listing clients: %w", err)
 	}
@@ -129,7 +129,7 @@ func (m *Migration) notEndedBy(ctx context.Context, r Record, pools [2]*conn.Poo
 func (m *Migration) keptSeat(ctx context.Context, pool *conn.Pool, r Record) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.ids[router.Source].timeout)
 	defer cancel()
-	value, err := pool.DB(0).Get(ctx, store.SeatKey).Result()
+	value, err := pool.Control().Get(ctx, store.SeatKey).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return false, fmt.Errorf("asking %s for %s: %w", pool, store.SeatKey, explainLogin(err))
 	}
@@ -168,7 +168,7 @@ func (m *Migration) traces(ctx context.Context, pool *conn.Pool, side router.Sid
 		keys = append(keys, store.SeatKey)
 	}
 	for _, key := range keys { // with a fence, one by one is all that may be asked
-		value, err := pool.DB(0).Get(ctx, key).Result()
+		value, err := pool.Control().Get(ctx, key).Result()
 		if told = value != ""; told {
 			return true, false, nil
 		}

@@ -67,6 +67,9 @@ type Switch struct {
 	// Run is the run id of the server that is left: its fence is that process's. "" while
 	// it is not known.
 	Run string `json:"run,omitempty"`
+	// Marks are slots of the entered cluster, one of each master, in which the marks are
+	// that are written behind the last copies.
+	Marks []uint16 `json:"marks,omitempty"`
 }
 
 // Kept is what we changed on one server and must put back.
@@ -79,18 +82,6 @@ type Kept struct {
 	User bool `json:"user,omitempty"`
 	// Fence is the fence that was raised or is about to be; nil: none.
 	Fence *FenceState `json:"fence,omitempty"`
-}
-
-// oneWay reports whether the server that was left refuses our own writes as well
-// (F2): it cannot be kept up to date, so there is no way back.
-func (r Record) oneWay() bool {
-	f := r.Servers[r.Side.Other()].Fence
-	return f != nil && f.Raised && f.Level == FenceReplicas
-}
-
-// noWayBack is what an operator is told then.
-func (r Record) noWayBack() string {
-	return fmt.Sprintf("there is no way back: the %s is fenced by min-replicas-to-write (F2), which refuses our own writes too, so it does not have what was written since the switch; end with crossfade complete", r.Side.Other())
 }
 
 func (r Record) entry() (store.Entry, error) {

@@ -132,8 +132,9 @@ func newer(a, b Record) bool {
 }
 
 // useStoredAddresses makes the persisted addresses win over the configuration
-// once the traffic was moved: an old configuration must not lead back. Sentinels that
-// were not configured are asked by nobody, so there the configuration must be put right.
+// once the traffic was moved: an old configuration must not lead back. Sentinels and nodes
+// of a cluster that were not configured are asked by nobody, so there the configuration must
+// be put right.
 func (m *Migration) useStoredAddresses(r Record) error {
 	if r.Side == router.Source && r.Phase != Committing {
 		return nil
@@ -143,7 +144,7 @@ func (m *Migration) useStoredAddresses(r Record) error {
 		if stored == "" || id.url.SamePlace(stored) {
 			continue
 		}
-		if id.url.Watched != nil || config.NamesSentinels(stored) {
+		if id.url.Watched != nil || id.url.Cluster != nil || config.NamesSentinels(stored) || config.NamesCluster(stored) {
 			return fmt.Errorf("starting: %s.url is %s, but the traffic was moved with the %s at %s: start with that one", side, id.url, side, stored)
 		}
 		m.log.Error("the configuration names another server than the one that the traffic was moved with; going by the state file", "which", side, "configured", id.url.Address, "used", stored)
@@ -163,7 +164,7 @@ func (m *Migration) newestRemote(ctx context.Context, local Record) (best Record
 	for _, id := range m.ids {
 		for _, key := range []string{store.RecordKey, store.JournalKey} {
 			cctx, cancel := context.WithTimeout(ctx, id.timeout)
-			e, found, err := store.Load(cctx, id.Pool().DB(0), key)
+			e, found, err := store.Load(cctx, id.Pool().Control(), key)
 			cancel()
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s %s: %w", id.side, id.url, explainLogin(err)))
@@ -256,7 +257,7 @@ func (m *Migration) login(ctx context.Context, sides ...router.Side) error {
 	if !m.cfg.Cutover.CreateUser {
 		for _, side := range sides {
 			id := m.ids[side]
-			if err := id.Pool().DB(0).Ping(ctx).Err(); err != nil {
+			if err := id.Pool().Control().Ping(ctx).Err(); err != nil {
 				return fmt.Errorf("logging in to the %s: %w", id.side, explainLogin(err))
 			}
 		}

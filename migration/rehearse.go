@@ -73,7 +73,7 @@ func roundTrip(ctx context.Context, p *conn.Pool) (time.Duration, error) {
 	var took []time.Duration
 	for range 5 {
 		began := time.Now()
-		if err := p.DB(0).Ping(ctx).Err(); err != nil {
+		if err := p.Control().Ping(ctx).Err(); err != nil {
 			return 0, fmt.Errorf("measuring the way to %s: %w", p, err)
 		}
 		took = append(took, time.Since(began))

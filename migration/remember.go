@@ -22,7 +22,7 @@ func (m *Migration) remembers(ctx context.Context, side router.Side) error {
 		return nil
 	}
 	pool := m.ids[side].Pool()
-	e, ok, err := store.Load(ctx, pool.DB(0), store.RecordKey)
+	e, ok, err := store.Load(ctx, pool.Control(), store.RecordKey)
 	if err != nil {
 		return fmt.Errorf("asking %s whether it knows of the switch: %w", pool, err)
 	}
@@ -74,7 +74,7 @@ func (m *Migration) guardRecord(ctx context.Context, r Record) {
 		sides = append(sides, router.Source)
 	}
 	for _, side := range sides {
-		_, ok, err := store.Load(ctx, m.ids[side].Pool().DB(0), store.RecordKey)
+		_, ok, err := store.Load(ctx, m.ids[side].Pool().Control(), store.RecordKey)
 		if err != nil || ok {
 			continue
 		}

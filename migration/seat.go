@@ -174,7 +174,7 @@ func (m *Migration) takeSeat(ctx context.Context, side router.Side) error {
 	if f := m.record().Servers[side].Fence; f != nil && f.Raised && f.Level == FenceReplicas {
 		return nil // it refuses our writes as well, whoever we are
 	}
-	err := store.TakeSeat(ctx, id.Pool().DB(0), m.seat.mine())
+	err := store.TakeSeat(ctx, id.Pool().Control(), m.seat.mine())
 	switch {
 	case err == nil:
 		m.seat.noteSeen(side)
@@ -191,7 +191,7 @@ func (m *Migration) takeSeat(ctx context.Context, side router.Side) error {
 
 // superseded notes who has the seat on a server.
 func (m *Migration) superseded(ctx context.Context, side router.Side, err error) error {
-	if there, ok, loadErr := store.LoadSeat(ctx, m.ids[side].Pool().DB(0)); loadErr == nil && ok {
+	if there, ok, loadErr := store.LoadSeat(ctx, m.ids[side].Pool().Control()); loadErr == nil && ok {
 		m.seat.mu.Lock()
 		m.seat.above = max(m.seat.above, there.Token)
 		err = m.seat.lose(there)
@@ -207,7 +207,7 @@ func (m *Migration) nothingNewer(ctx context.Context, side router.Side) error {
 	id, seen, mine, fresh := m.rec.ID, m.seen, slices.Clone(m.claims), m.fresh
 	m.mu.Unlock()
 	for _, key := range []string{store.RecordKey, store.JournalKey} {
-		e, ok, err := store.Load(ctx, m.ids[side].Pool().DB(0), key)
+		e, ok, err := store.Load(ctx, m.ids[side].Pool().Control(), key)
 		if err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[side].Pool(), err)
 		}
@@ -228,7 +228,7 @@ func (m *Migration) keepSeat(ctx context.Context) {
 		if !m.seat.has(side) {
 			continue
 		}
-		value, run, err := seatAndRun(ctx, m.ids[side].Pool().DB(0))
+		value, run, err := seatAndRun(ctx, m.ids[side].Pool().Control())
 		if err != nil {
 			continue // one that does not answer is asked again
 		}

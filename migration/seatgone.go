@@ -85,7 +85,7 @@ func (s *seat) allowBeside(value string) error {
 
 // noteRun notes which process has the seat on a server.
 func (m *Migration) noteRun(ctx context.Context, side router.Side) {
-	text, _ := m.ids[side].Pool().DB(0).Info(ctx, "server").Result()
+	text, _ := m.ids[side].Pool().Control().Info(ctx, "server").Result()
 	m.seat.setRun(side, runIDIn(text))
 }
 
@@ -204,7 +204,7 @@ func (m *Migration) askSeat(ctx context.Context, side router.Side) (value, run s
 	defer func() { _ = p.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, m.ids[side].timeout)
 	defer cancel()
-	return seatAndRun(ctx, p.DB(0))
+	return seatAndRun(ctx, p.Control())
 }
 
 // seatAndRun returns the seat's value and, from the same process, the run id, where it tells.

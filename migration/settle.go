@@ -255,19 +255,47 @@ func (m *Migration) journalAgain(ctx context.Context) error {
 func (m *Migration) commitAgain(ctx context.Context) error {
 	r := m.record()
 	to := m.ids[r.Switch.To].Pool()
-	e, ok, err := store.Load(ctx, to.DB(0), store.RecordKey)
+	drained, err := m.drainedThere(ctx, r)
 	if err != nil {
-		return fmt.Errorf("on %s: %w", to, err)
+		return err
 	}
-	mark, err := to.DB(0).Get(ctx, store.DrainedKey).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return fmt.Errorf("reading %s on %s: %w", store.DrainedKey, to, err)
-	}
-	if mark == r.drainedMark() || ok && r.drainedIn(e) || m.cfg.Sync.AcceptLoss {
+	if drained || m.cfg.Sync.AcceptLoss {
 		return m.commit(ctx, nil)
 	}
 	m.log.Error("the switch is decided, and the server that was to be entered has come back without all that was copied to it; the applications go on there, and the server that was left is kept as it is", "entered", to.String(), "left", m.ids[r.Switch.From].Pool().String())
 	return m.save(true, func(r *Record) { r.Phase, r.Side, r.Epoch = Committed, r.Switch.To, r.Epoch+1 })
+}
+
+// drainedThere reports whether the entered server has all that was copied to it for the
+// switch that r tells of.
+func (m *Migration) drainedThere(ctx context.Context, r Record) (bool, error) {
+	to := m.ids[r.Switch.To].Pool()
+	e, ok, err := store.Load(ctx, to.Control(), store.RecordKey)
+	if err != nil {
+		return false, fmt.Errorf("on %s: %w", to, err)
+	}
+	if topologyOf(to) != nil {
+		there, err := m.drainedOnNodes(ctx, r)
+		if err == nil && !there && ok && r.committedIn(e) {
+			there = true // by an earlier recovery, which has looked
+		}
+		return there, err
+	}
+	mark, err := to.DB(0).Get(ctx, store.DrainedKey).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return false, fmt.Errorf("reading %s on %s: %w", store.DrainedKey, to, err)
+	}
+	return mark == r.drainedMark() || ok && r.drainedIn(e), nil
+}
+
+// committedIn reports whether e, which the entered server has, says that the switch is made
+// that r tells of.
+func (r Record) committedIn(e store.Entry) bool {
+	if e.ID != r.ID {
+		return false
+	}
+	there, err := decode(e)
+	return err == nil && there.Phase == Committed && there.Switch != nil && there.Switch.Token == r.Switch.Token
 }
 
 // drainedMark is what markDrained writes for the switch that r tells of.

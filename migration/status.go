@@ -28,14 +28,19 @@ type Status struct {
 
 	Source string `json:"source"` // addresses, without secrets
 	Target string `json:"target"`
+	// NoWayBack says why there is no way back, or will be none after a cutover; "" where
+	// there is one, as far as is known.
+	NoWayBack string `json:"no_way_back,omitempty"`
 	// SourceMaster and TargetMaster are where sentinels say that the servers are now, ""
 	// where none watch them, or while it is not known.
-	SourceMaster string           `json:"source_master,omitempty"`
-	TargetMaster string           `json:"target_master,omitempty"`
-	Databases    []DatabaseStatus `json:"databases"`
-	LeaveOut     []int            `json:"leave_out"`
-	Only         string           `json:"only,omitempty"` // which keys are copied, "" for all
-	Big          []BigKeyStatus   `json:"big_keys"`       // that are being copied, the first ones
+	SourceMaster string `json:"source_master,omitempty"`
+	TargetMaster string `json:"target_master,omitempty"`
+	// TargetNodes are those of a cluster, as far as they are known.
+	TargetNodes []NodeStatus     `json:"target_nodes,omitempty"`
+	Databases   []DatabaseStatus `json:"databases"`
+	LeaveOut    []int            `json:"leave_out"`
+	Only        string           `json:"only,omitempty"` // which keys are copied, "" for all
+	Big         []BigKeyStatus   `json:"big_keys"`       // that are being copied, the first ones
 
 	// Uncopied are keys that cannot be copied, the first ones; each database says how
 	// many there are.
@@ -130,9 +135,12 @@ type Report struct {
 	// Estimate is, of a rehearsal, for how long the switch itself would have held.
 	Estimate float64    `json:"estimate_ms,omitempty"`
 	Fence    FenceLevel `json:"fence"`
-	Steps    []StepTime `json:"steps"`
-	Checked  int        `json:"checked"` // keys compared while both sides were frozen
-	Findings []string   `json:"findings,omitempty"`
+	OneWay   bool       `json:"one_way,omitempty"` // there is no way back from it
+	// AskOneWay: only who says that this is accepted (SwitchOptions.OneWay) gets it.
+	AskOneWay bool       `json:"ask_one_way,omitempty"`
+	Steps     []StepTime `json:"steps"`
+	Checked   int        `json:"checked"` // keys compared while both sides were frozen
+	Findings  []string   `json:"findings,omitempty"`
 }
 
 // StallMS is in milliseconds.
@@ -169,7 +177,11 @@ func (m *Migration) Status() Status {
 		Reasons: []string{}, Gates: []Gate{}, Limits: m.limitsOf(), Databases: []DatabaseStatus{}, Errors: []mirror.Error{}, Big: []BigKeyStatus{},
 		Uncopied: []UncopiedKey{},
 	}
+	s.TargetNodes = nodesOf(m.ids[router.Target].Pool())
 	s.SourceMaster, s.TargetMaster = m.ids[router.Source].master(), m.ids[router.Target].master()
+	if !r.Phase.Ended() {
+		s.NoWayBack = m.noReturn()
+	}
 	if s.LeaveOut == nil {
 		s.LeaveOut = []int{}
 	}

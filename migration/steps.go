@@ -40,6 +40,8 @@ func (a *attempt) prepare(ctx context.Context) error {
 		return err
 	}
 	a.level, a.report.Fence = level, level
+	a.report.AskOneWay = a.onlyWay()
+	a.report.OneWay = a.report.AskOneWay || level == FenceReplicas
 	if level == FenceNone && !a.cfg.Cutover.Unsafe {
 		return &Refused{[]string{"no fence is possible on " + a.ids[a.from].Pool().String()}}
 	}
@@ -84,10 +86,8 @@ func (a *attempt) prepare(ctx context.Context) error {
 	if err := a.takeReins(ctx); err != nil {
 		return err
 	}
-	a.reverse = a.newMirror(a.to)
-	a.onUndo(func(context.Context) error { a.reverse.Stop(); return nil })
-	if err := a.reverse.Listen(ctx); err != nil {
-		return fmt.Errorf("arming the way back: %w", err)
+	if err := a.armBack(ctx); err != nil {
+		return err
 	}
 	if err := a.ask(ctx); err != nil {
 		return err
@@ -113,6 +113,19 @@ func (a *attempt) prepare(ctx context.Context) error {
 	}
 	// Who is in the middle of a large value would hold up everybody else.
 	return a.traffic.Settle(ctx)
+}
+
+// armBack begins to listen to the server that is entered, if there is to be a way back.
+func (a *attempt) armBack(ctx context.Context) error {
+	if a.onlyWay() {
+		return nil
+	}
+	a.reverse = a.newMirror(a.to)
+	a.onUndo(func(context.Context) error { a.reverse.Stop(); return nil })
+	if err := a.reverse.Listen(ctx); err != nil {
+		return fmt.Errorf("arming the way back: %w", err)
+	}
+	return nil
 }
 
 // prepareTraffic connects the sessions to the other side; those that are connected already
@@ -191,6 +204,9 @@ func (a *attempt) lagGate(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := a.countMarks(ctx); err != nil {
+		return err
+	}
 	if err := a.warm(ctx); err != nil {
 		return err
 	}
@@ -218,6 +234,9 @@ func (a *attempt) warm(ctx context.Context) error {
 		if err := p.Warm(ctx, 0, warmAll); err != nil {
 			return err
 		}
+	}
+	if err := warmNodes(ctx, a.ids[a.to].Pool()); err != nil {
+		return err
 	}
 	for i, db := range dm.Sources() {
 		here, _ := dm.At(a.from, db)
@@ -248,11 +267,16 @@ func (a *attempt) announceFence(ctx context.Context) error {
 			}
 		})
 	})
-	err := a.save(false, func(r *Record) {
+	marks, err := a.chooseMarks(ctx, a.to)
+	if err != nil {
+		return err
+	}
+	err = a.save(false, func(r *Record) {
 		if f := r.Servers[a.from].Fence; f != nil {
 			f.Raised = true
 		}
 		r.announceReplicas(a.from)
+		r.Switch.Marks = marks
 	})
 	if err != nil {
 		return err
@@ -396,10 +420,18 @@ func (a *attempt) drainFrozen(ctx context.Context) error {
 		if err := carried(); err != nil {
 			return err
 		}
-		// What came before this on the entered server was ours.
-		return a.reverse.Rebase(ctx)
+		return a.rebase(ctx)
 	})
 	return errors.Join(err, carried())
+}
+
+// rebase has the way back, if there is one, forget what came before this on the entered
+// server: that was ours.
+func (a *attempt) rebase(ctx context.Context) error {
+	if a.reverse == nil {
+		return nil
+	}
+	return a.reverse.Rebase(ctx)
 }
 
 func (a *attempt) nextRoute() router.Route {

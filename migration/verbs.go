@@ -21,9 +21,9 @@ func (m *Migration) Abort(context.Context) error {
 	cancel, phase := m.abort, m.rec.Phase
 	switch {
 	case phase == Committing || phase == Committed:
-		return &Refused{[]string{"the switch is past its point of no return (" + string(phase) + "); when it is through, crossfade rollback leads back"}}
+		return &Refused{[]string{"the switch is past its point of no return (" + string(phase) + ")" + m.leadsBack()}}
 	case m.attempting && cancel == nil:
-		return &Refused{[]string{"the switch is about to be decided (" + string(phase) + "); when it is through, crossfade rollback leads back"}}
+		return &Refused{[]string{"the switch is about to be decided (" + string(phase) + ")" + m.leadsBack()}}
 	case cancel == nil && m.waiting == nil:
 		return &Refused{[]string{"no switch is under way (" + string(phase) + ")"}}
 	}
@@ -34,6 +34,14 @@ func (m *Migration) Abort(context.Context) error {
 		cancel(errAborted)
 	}
 	return nil
+}
+
+// leadsBack is what is added where an attempt cannot be stopped any more.
+func (m *Migration) leadsBack() string { // with mu held
+	if s := m.rec.Switch; s != nil && s.To == router.Target && m.noReturn() != "" {
+		return "; there is no way back from it: " + m.noReturn()
+	}
+	return "; when it is through, crossfade rollback leads back"
 }
 
 // CompleteOptions are the operator's wishes for the end.
@@ -147,6 +155,9 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 // removeKeys deletes what we wrote: the control keys, the heartbeats, and
 // temporary keys that a crash may have left.
 func (m *Migration) removeKeys(ctx context.Context, side router.Side, p *conn.Pool) (removed int64, err error) {
+	if topologyOf(p) != nil {
+		return removeFromNodes(ctx, p)
+	}
 	dbs := m.databases().On(side)
 	if len(dbs) == 0 || dbs[0] != 0 {
 		dbs = append([]int{0}, dbs...)

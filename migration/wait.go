@@ -118,7 +118,7 @@ func (m *Migration) attemptOf(ctx context.Context) (Report, error) {
 	if err := m.changeAppointment(func(a *Appointment) { a.UnderWay = true }); err != nil {
 		return Report{}, err
 	}
-	report, err := m.once(ctx, a.From, SwitchOptions{MaxStall: a.MaxStall, MaxLag: a.MaxLag})
+	report, err := m.once(ctx, a.From, SwitchOptions{MaxStall: a.MaxStall, MaxLag: a.MaxLag, OneWay: a.OneWay})
 	return report, errors.Join(err, m.changeAppointment(func(a *Appointment) {
 		a.UnderWay = false
 		if errors.Is(err, errStall) {

@@ -29,7 +29,10 @@ func TestMain(m *testing.M) {
 	redistest.SilenceClients()
 	flag.Parse()
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + max(*loopsOfTests, 2)) // as the command does
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).reaper"))
+	// go-redis tries a node that is gone once a second, up to a second longer than its client lives.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).reaper"),
+		goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }
 
 // The tests run with shared upstream connections; -upstream pinned gives each

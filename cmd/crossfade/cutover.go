@@ -21,7 +21,10 @@ What fails, or takes longer than --max-stall, is taken back and nothing has
 happened. It goes on when this command is interrupted: crossfade
 abort takes it back.
 ` + waysToSwitch + `
-As long as the file of cutover.postpone_file exists a cutover waits in any case.`}
+As long as the file of cutover.postpone_file exists a cutover waits in any case.
+
+Where status says that there will be no way back (the target is a cluster), it
+is refused without --one-way.`}
 }
 
 // waysToSwitch is in the help of both verbs.
@@ -46,6 +49,10 @@ func switchWith(name string, call switchCall) func(context.Context, *session) er
 		f := s.flagsOf(append([]string{"max-stall", "cutover.max_stall"}, doorFlags...)...)
 		dryRun := f.set.Bool("dry-run", false, "go as far as clients notice nothing, and take it back")
 		rehearse := f.set.Bool("rehearse", false, "hold the clients, but do not move them, and say what it cost")
+		oneWay := false
+		if name == "cutover" {
+			f.set.BoolVar(&oneWay, "one-way", false, "accept that there will be no way back, where status and check say so")
+		}
 		whenReady := f.set.Bool("when-ready", false, "wait until the copy is close enough")
 		at := f.set.String("at", "", "wait until that `TIME`: 2026-11-26T03:00:00Z, or 03:00")
 		maxLag := f.set.Duration("max-lag", 0, "how far the copy may be behind when it begins; 0: as the sidecar's cutover.max_lag says")
@@ -56,7 +63,7 @@ func switchWith(name string, call switchCall) func(context.Context, *session) er
 		if err != nil {
 			return err
 		}
-		request := admin.SwitchRequest{DryRun: *dryRun, Rehearse: *rehearse, WhenReady: *whenReady, At: *at}
+		request := admin.SwitchRequest{DryRun: *dryRun, Rehearse: *rehearse, OneWay: oneWay, WhenReady: *whenReady, At: *at}
 		waits := *whenReady || *at != "" || f.given("timeout", "retries")
 		switch {
 		case *dryRun && *rehearse:

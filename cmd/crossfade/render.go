@@ -45,6 +45,13 @@ func renderStatus(st admin.StatusReply, width int) string {
 	line("clients", "on the "+st.Side.String())
 	line("source", withMaster(st.Source, st.SourceMaster))
 	line("target", withMaster(st.Target, st.TargetMaster))
+	for i, text := range nodeLines(st.TargetNodes) {
+		name := "masters"
+		if i > 0 {
+			name = ""
+		}
+		line(name, text)
+	}
 	switch verb := nextSwitch(st.Side); {
 	case st.Ready:
 		line("ready", "yes, for a "+verb)
@@ -65,6 +72,9 @@ func renderStatus(st admin.StatusReply, width int) string {
 			name = ""
 		}
 		line(name, text)
+	}
+	if st.NoWayBack != "" {
+		line("way back", "none: "+st.NoWayBack)
 	}
 	if st.Fence != "" {
 		line("fence", "up on the server that is not in use: "+fenceWords(migration.FenceLevel(st.Fence)))
@@ -353,6 +363,14 @@ func renderSteps(r migration.Report) string {
 	return b.String()
 }
 
+// oneWayFlag is what the switch needs that r has tried out.
+func oneWayFlag(r migration.Report) string {
+	if r.AskOneWay {
+		return " --one-way"
+	}
+	return ""
+}
+
 // renderReport is the summary of an attempt that worked. again tells how to call
 // another verb.
 func renderReport(r migration.Report, name string, again func(verb string) string) string {
@@ -363,7 +381,7 @@ func renderReport(r migration.Report, name string, again func(verb string) strin
 			fmt.Fprintf(&b, "fence     %s\n", fenceWords(r.Fence))
 		}
 		b.WriteString(renderSteps(r))
-		fmt.Fprintf(&b, "next      %s\n", again(name))
+		fmt.Fprintf(&b, "next      %s\n", again(name)+oneWayFlag(r))
 		return b.String()
 	}
 	if r.Rehearsal {
@@ -379,7 +397,9 @@ func renderReport(r migration.Report, name string, again func(verb string) strin
 	b.WriteString(renderSteps(r))
 	b.WriteString("\nnext\n")
 	if r.To == router.Target {
-		fmt.Fprintf(&b, "  %s\n      takes the clients back; what they write until then goes with them\n", again("rollback"))
+		if !r.OneWay {
+			fmt.Fprintf(&b, "  %s\n      takes the clients back; what they write until then goes with them\n", again("rollback"))
+		}
 		fmt.Fprintf(&b, "  %s\n      ends the migration: no way back afterwards\n", again("complete"))
 	} else {
 		fmt.Fprintf(&b, "  %s\n      tries again\n", again("cutover"))

@@ -53,6 +53,6 @@ func renderRehearsal(r migration.Report, name string, again func(verb string) st
 	fmt.Fprintf(&b, "compared  %s while both servers stood still\n", plural(r.Checked, "key"))
 	b.WriteString(renderSteps(r))
 	b.WriteString("~ was not taken: the time of its round trips\n")
-	fmt.Fprintf(&b, "next      %s\n", again(name))
+	fmt.Fprintf(&b, "next      %s\n", again(name)+oneWayFlag(r))
 	return b.String()
 }

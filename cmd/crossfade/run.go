@@ -16,6 +16,8 @@ import (
 	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/audit"
+	"github.com/crossfade/crossfade/internal/cluster"
+	"github.com/crossfade/crossfade/internal/fleet"
 	"github.com/crossfade/crossfade/internal/sentinel"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/migration/hook"
@@ -63,6 +65,7 @@ type sidecar struct {
 	hooks     *hook.Hooks
 	ups       [2]*upstream
 	masters   [2]*sentinel.Follower // nil where no sentinels watch
+	nodes     [2]*cluster.Topology  // nil where it is no cluster
 	proxy     *proxy.Server
 	meter     *meter
 	migration *migration.Migration
@@ -73,6 +76,11 @@ type sidecar struct {
 // newSidecar makes everything and takes the addresses and the state file.
 func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *sidecar, err error) {
 	s := &sidecar{config: c, log: log}
+	defer func() {
+		if err != nil {
+			s.leaveMasters()
+		}
+	}()
 	var ends [2]config.Endpoint
 	for side, server := range map[router.Side]config.Server{router.Source: c.Source, router.Target: c.Target} {
 		if ends[side], err = server.Endpoint(); err != nil {
@@ -80,13 +88,15 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 		}
 		ends[side].ReportTo(log)
 		ends[side], s.masters[side] = sentinel.Follow(ends[side], c.Proxy.DialTimeout, log.With("side", side.String()))
+		ends[side], s.nodes[side] = cluster.Follow(ends[side], c.Proxy.DialTimeout, log.With("side", side.String()))
 		s.ups[side] = newUpstream(ends[side], c.Proxy.DialTimeout)
-	}
-	defer func() {
-		if err != nil {
-			s.leaveMasters()
+		if t := s.nodes[side]; t != nil {
+			o := fleet.Options{DialTimeout: c.Proxy.DialTimeout, Scripts: c.Proxy.ScriptCache}
+			if s.ups[side].fleet, err = fleet.New(t, o, log.With("side", side.String())); err != nil {
+				return nil, err
+			}
 		}
-	}()
+	}
 	if s.file, err = store.OpenFile(c.State); err != nil {
 		return nil, err
 	}
@@ -190,6 +200,11 @@ func (s *sidecar) run(ctx context.Context) error {
 			life.begin("sentinels of the "+router.Side(side).String(), f.Run)
 		}
 	}
+	for side, t := range s.nodes {
+		if t != nil {
+			life.begin("nodes of the "+router.Side(side).String(), func(ctx context.Context) error { t.Run(ctx); return nil })
+		}
+	}
 	if os.Getenv("GOGC") == "" {
 		life.begin("collector", paceCollector)
 	}
@@ -229,12 +244,21 @@ func (s *sidecar) masterMoved(side router.Side, from, to string) {
 	s.migration.MasterMoved(side, from, to)
 }
 
-// leaveMasters ends what follows the sentinels.
+// leaveMasters ends what follows the sentinels, and the nodes of clusters.
 func (s *sidecar) leaveMasters() {
 	for _, f := range s.masters {
 		if f != nil {
 			f.Close()
 		}
+	}
+	for side, t := range s.nodes {
+		if t == nil {
+			continue
+		}
+		if f := s.ups[side].fleet; f != nil {
+			f.Close()
+		}
+		t.Close()
 	}
 }
 

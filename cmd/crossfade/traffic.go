@@ -14,6 +14,7 @@ import (
 
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/endpoint"
+	"github.com/crossfade/crossfade/internal/fleet"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/proxy"
 	"github.com/crossfade/crossfade/router"
@@ -71,6 +72,7 @@ func (o *observer) Wrote(writes []proxy.Write) {
 type upstream struct {
 	configured config.Endpoint
 	timeout    time.Duration
+	fleet      *fleet.Fleet // a cluster as one server; nil: it is one
 	now        atomic.Pointer[config.Endpoint]
 	pool       atomic.Pointer[conn.Pool]
 }
@@ -82,6 +84,11 @@ func newUpstream(e config.Endpoint, timeout time.Duration) *upstream {
 }
 
 func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
+	if u.fleet != nil {
+		bounded, cancel := context.WithTimeout(ctx, u.timeout)
+		defer cancel()
+		return u.fleet.Dial(bounded)
+	}
 	return endpoint.Dial(ctx, *u.now.Load(), u.timeout)
 }
 
@@ -89,8 +96,8 @@ func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
 // it: after the traffic was moved, that is not always the configured one. Nothing
 // may have been dialled yet.
 func (u *upstream) follow(text string) error {
-	if text == u.configured.String() || u.configured.Watched != nil {
-		return nil // sentinels of other names are refused
+	if text == u.configured.String() || u.configured.Watched != nil || u.configured.Cluster != nil {
+		return nil // sentinels of other names, and other clusters, are refused
 	}
 	used, err := config.Server{URL: config.Secret(text), Password: "-"}.Endpoint()
 	if err != nil {
@@ -115,6 +122,9 @@ func (u *upstream) own() *conn.Pool {
 
 // locate lists the server's connections: the id of each by its address.
 func (u *upstream) locate(ctx context.Context) (map[string]int64, error) {
+	if u.fleet != nil {
+		return nil, nil // it tells everybody the ids
+	}
 	pool := u.own()
 	list, err := pool.DB(0).ClientList(ctx).Result()
 	if err != nil {
@@ -139,6 +149,9 @@ func (u *upstream) locate(ctx context.Context) (map[string]int64, error) {
 
 // unblock wakes clients that wait in a blocking command.
 func (u *upstream) unblock(ctx context.Context, ids []int64) error {
+	if u.fleet != nil {
+		return u.fleet.Unblock(ctx, ids)
+	}
 	pool := u.own()
 	pipe := pool.DB(0).Pipeline()
 	for _, id := range ids {

@@ -36,8 +36,11 @@ func Dial(ctx context.Context, e config.Endpoint, timeout time.Duration) (net.Co
 	}
 	defer cancel()
 
-	if e.Watched != nil {
+	switch {
+	case e.Watched != nil:
 		return dialMaster(ctx, bounded, e)
+	case e.Cluster != nil:
+		return nil, fmt.Errorf("connecting to %s: only the nodes of a cluster can be connected to", e)
 	}
 	start := time.Now()
 	conn, err := connect(ctx, bounded, e, start)

@@ -28,6 +28,8 @@ type Config struct {
 	UnixSocket bool          // listen on a unix socket too, see Server.SocketPath
 	StartWait  time.Duration // how long the server may take until it answers; default 15 s
 	Log        *slog.Logger  // default: discarded
+
+	bus bool // a free port is one with a free bus port, see StartCluster
 }
 
 // ErrNoBinary is wrapped by Launch and Start when there is no redis-server.

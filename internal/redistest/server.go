@@ -68,10 +68,15 @@ func Launch(ctx context.Context, cfg Config) (*Server, error) {
 		s.socket = filepath.Join(s.tempDir, "redis.sock")
 	}
 	for range 10 {
-		if s.port = cfg.Port; s.port == 0 {
-			if s.port, err = freePort(); err != nil {
-				break
-			}
+		switch s.port = cfg.Port; {
+		case s.port != 0:
+		case cfg.bus:
+			s.port, err = freePorts()
+		default:
+			s.port, err = freePort()
+		}
+		if err != nil {
+			break
 		}
 		if err = s.start(ctx); !errors.Is(err, errPortTaken) || cfg.Port != 0 {
 			break

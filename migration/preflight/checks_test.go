@@ -124,7 +124,7 @@ func TestRole(t *testing.T) {
 
 func TestCluster(t *testing.T) {
 	from, to := redistest.Start(t), redistest.Start(t, redistest.WithConfig("cluster-enabled", "yes"))
-	expect(t, run(t, environment(t, from, to), StageCheck, from), "cluster", Fail, "target", "cluster mode")
+	expect(t, run(t, environment(t, from, to), StageCheck, from), "cluster", Fail, "target", "a node of a cluster", "redis+cluster://"+to.Addr())
 }
 
 func TestRestore(t *testing.T) {

@@ -35,11 +35,17 @@ func checkClock(ctx context.Context, in *inspection) []Finding {
 	if err != nil {
 		return one(unknown(in.from, "reading the clock", err))
 	}
-	to, err := clock(ctx, in.to)
-	if err != nil {
-		return one(unknown(in.to, "reading the clock", err))
+	var worst reading
+	for i, n := range in.to.each() {
+		to, err := clock(ctx, n)
+		if err != nil {
+			return one(unknown(n, "reading the clock", err))
+		}
+		if i == 0 || (to.ahead-from.ahead).Abs() > (worst.ahead-from.ahead).Abs() {
+			worst = to
+		}
 	}
-	return one(clockFinding(in, to.ahead-from.ahead, from.doubt+to.doubt))
+	return one(clockFinding(in, worst.ahead-from.ahead, from.doubt+worst.doubt))
 }
 
 func clockFinding(in *inspection, ahead, doubt time.Duration) Finding {

@@ -58,11 +58,25 @@ func unmapped(ctx context.Context, in *inspection, keys map[int]int64) []Finding
 		if n == 0 {
 			continue
 		}
-		out = append(out, fail(fmt.Sprintf("Say where it goes: --map %s,%d=N (N: a free database of the %s), or that it stays: --leave-out %s.",
-			given(in, keys), db, in.ToName, numbers(append(slices.Clone(in.LeaveOut), db))),
+		out = append(out, fail(fmt.Sprintf("Say where it goes: --map %s, or that it stays: --leave-out %s.",
+			goesTo(in, keys, db), numbers(append(slices.Clone(in.LeaveOut), db))),
 			"database %d of the %s holds %s%s and is neither mapped nor left out", db, in.FromName, plural(n, "key", "keys"), such(names)))
 	}
 	return out
+}
+
+// goesTo is how the map might go on with one database more.
+func goesTo(in *inspection, keys map[int]int64, db int) string {
+	if in.to.clustered() {
+		var parts []string
+		for _, n := range sorted(keys) {
+			if n == db || keys[n] > 0 && !slices.Contains(in.LeaveOut, n) {
+				parts = append(parts, fmt.Sprintf("%d=0:c%d:", n, n))
+			}
+		}
+		return strings.Join(parts, ",") + " (a cluster has one database: each becomes a part of it, with a prefix)"
+	}
+	return fmt.Sprintf("%s,%d=N (N: a free database of the %s)", given(in, keys), db, in.ToName)
 }
 
 // given is the map to go on from: the operator's, or what is in use of the one
@@ -101,7 +115,7 @@ func places(ctx context.Context, in *inspection, s *server, list []int, keys map
 	var out []Finding
 	if len(absent) > 0 {
 		do := "Correct --map."
-		if s == in.to {
+		if s == in.to && !s.clustered() {
 			do = fmt.Sprintf("Map to lower numbers with --map, or set \"databases %d\" in the configuration of the %s and restart it.", slices.Max(absent)+1, s.name)
 		}
 		out = append(out, fail(do, "%s has no database %s, but the map (%s) needs it", s, numbers(absent), in.Map))

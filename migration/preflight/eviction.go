@@ -10,15 +10,19 @@ func checkEviction(_ context.Context, in *inspection) []Finding {
 			"%s evicts keys (maxmemory-policy %s, maxmemory %s, %d evicted so far): an evicted key is removed on the %s too",
 			in.from, policy, size(in.from.info.number("maxmemory")), in.from.info.number("evicted_keys"), in.ToName))
 	}
-	if policy := evicting(in.to.info); policy != "" {
-		r := headroom(in)
-		do := "If no key may be lost:\n" + in.to.redisCLI() + " CONFIG SET maxmemory-policy noeviction"
+	for _, s := range in.to.masters() {
+		policy := evicting(s.info)
+		if policy == "" {
+			continue
+		}
+		r := headroom(in, s)
+		do := "If no key may be lost:\n" + s.redisCLI() + " CONFIG SET maxmemory-policy noeviction"
 		switch {
 		case r.short():
 			out = append(out, fail(do+"\nand give it more memory (see memory).",
-				"%s evicts keys (maxmemory-policy %s) and has %s free where %s are needed: it would throw away part of the copy", in.to, policy, size(r.free), size(r.need)))
+				"%s evicts keys (maxmemory-policy %s) and has %s free where %s are needed: it would throw away part of the copy", s, policy, size(r.free), size(r.need)))
 		case r.tight():
-			out = append(out, warn(do, "%s evicts keys (maxmemory-policy %s) and its memory is tight: keys may vanish there", in.to, policy))
+			out = append(out, warn(do, "%s evicts keys (maxmemory-policy %s) and its memory is tight: keys may vanish there", s, policy))
 		}
 	}
 	if len(out) == 0 {

@@ -120,7 +120,7 @@ func checkFence(ctx context.Context, in *inspection) []Finding {
 			out = append(out, fenceFinding(ctx, in, level, reason))
 		}
 	}
-	if in.to.up {
+	if in.to.up && !in.to.clustered() { // there is no way back from a cluster
 		way := in.Env
 		way.From, way.To, way.FromName, way.ToName = in.To, in.From, in.ToName, in.FromName
 		if level, reason, err := FenceLevel(ctx, way); err != nil {

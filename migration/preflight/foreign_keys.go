@@ -31,7 +31,7 @@ func checkForeignKeys(ctx context.Context, in *inspection) []Finding {
 		if n == 0 {
 			continue
 		}
-		out = append(out, fail("Map to an empty database, or, if nobody needs these keys, empty it:\n"+withDB(in.to, db)+" FLUSHDB",
+		out = append(out, fail("Map to an empty database, or, if nobody needs these keys, empty it:\n"+emptying(in.to, db),
 			"%s: database %d already holds %s that we did not write%s", in.to, db, plural(n, "key", "keys"), such(names)))
 	}
 	switch {
@@ -44,6 +44,15 @@ func checkForeignKeys(ctx context.Context, in *inspection) []Finding {
 		return one(pass("%s: the databases to be filled (%s) hold no keys of those that are copied", in.to, span(in.databasesOf(in.to))))
 	}
 	return one(pass("%s: the databases to be filled (%s) are empty", in.to, span(in.databasesOf(in.to))))
+}
+
+// emptying is the command line that empties a database.
+func emptying(s *server, db int) string {
+	if s.clustered() {
+		_, address := s.pool.Endpoint().Where()
+		return "redis-cli --cluster call " + address + " FLUSHALL --cluster-only-masters"
+	}
+	return withDB(s, db) + " FLUSHDB"
 }
 
 // foreignWithin looks for keys that would be overwritten or removed where others are

@@ -1,6 +1,10 @@
 package preflight
 
-import "context"
+import (
+	"context"
+
+	"github.com/crossfade/crossfade/internal/slot"
+)
 
 // room is how much memory the copy needs and how much there is, in bytes.
 type room struct {
@@ -11,16 +15,20 @@ type room struct {
 	known bool
 }
 
-// headroom estimates. What is left out of the map is counted too: INFO does not
-// tell databases apart, and too careful is the right side.
-func headroom(in *inspection) room {
-	from, to := in.from.info, in.to.info
+// headroom estimates for in.to, or for a node of it: a master of a cluster gets as much as it
+// has slots. What is left out of the map is counted too: INFO does not tell databases apart,
+// and too careful is the right side.
+func headroom(in *inspection, s *server) room {
+	from, to := in.from.info, s.info
 	r := room{need: data(from), known: from["used_memory"] != ""}
 	if !in.back() {
 		for db, keys := range from.keyspace() {
 			place, _ := in.Map.Place(db)
 			r.need += keys * int64(len(place.Prefix))
 		}
+	}
+	if s.node != nil {
+		r.need = r.need * int64(s.slots) / slot.Count
 	}
 	if in.Resumed || in.stage == StageCutover {
 		// The copy, or a part of it, is there already.
@@ -51,21 +59,29 @@ func (r room) tight() bool { return r.known && r.need+r.need/5 > r.free }
 
 // checkMemory compares what the copy needs with what To has.
 func checkMemory(_ context.Context, in *inspection) []Finding {
-	r := headroom(in)
+	var out []Finding
+	for _, s := range in.to.masters() {
+		out = append(out, memoryOf(in, s))
+	}
+	return out
+}
+
+func memoryOf(in *inspection, s *server) Finding {
+	r := headroom(in, s)
 	if !r.known {
-		return one(warn("Make sure that it has room for all data.", "%s does not tell its memory", in.to))
+		return warn("Make sure that it has room for all data.", "%s does not tell its memory", s)
 	}
 	kind := "of the machine's memory (maxmemory is not set)"
 	do := "Give the machine more memory, or choose another."
 	if r.hard {
 		kind = "below maxmemory " + size(r.limit)
-		do = "Raise it, where the machine has the memory:\n" + in.to.redisCLI() + " CONFIG SET maxmemory " + megabytes(r.limit-r.free+r.need+r.need/2)
+		do = "Raise it, where the machine has the memory:\n" + s.redisCLI() + " CONFIG SET maxmemory " + megabytes(r.limit-r.free+r.need+r.need/2)
 	}
 	switch {
 	case r.short() && (r.hard || r.need > r.limit):
-		return one(fail(do, "%s: the data needs %s, but only %s are free %s", in.to, size(r.need), size(r.free), kind))
+		return fail(do, "%s: the data needs %s, but only %s are free %s", s, size(r.need), size(r.free), kind)
 	case r.tight():
-		return one(warn(do, "%s: the data needs %s, and %s are free %s: that is tight", in.to, size(r.need), size(r.free), kind))
+		return warn(do, "%s: the data needs %s, and %s are free %s: that is tight", s, size(r.need), size(r.free), kind)
 	}
-	return one(pass("%s: the data needs %s, and %s are free %s", in.to, size(r.need), size(r.free), kind))
+	return pass("%s: the data needs %s, and %s are free %s", s, size(r.need), size(r.free), kind)
 }

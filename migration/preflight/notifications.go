@@ -68,6 +68,9 @@ func merged(have string) string {
 func checkNotifications(ctx context.Context, in *inspection) []Finding {
 	var out []Finding
 	for _, s := range in.sides() {
+		if s.clustered() {
+			continue // it is not followed
+		}
 		for _, f := range changesOf(ctx, in, s) {
 			if s == in.to && f.Level == Fail && in.Unsafe {
 				f.Level = Warn

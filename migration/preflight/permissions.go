@@ -26,9 +26,14 @@ func (d *denial) any() bool { return len(d.commands)+len(d.unknown) > 0 || d.key
 func checkPermissions(ctx context.Context, in *inspection) []Finding {
 	var out []Finding
 	for _, s := range []*server{in.from, in.to} {
-		if s.reached {
-			out = append(out, permissions(ctx, in, s)...)
+		if !s.reached {
+			continue
 		}
+		var found []Finding
+		for _, n := range s.each() {
+			found = append(found, permissions(ctx, in, n)...)
+		}
+		out = append(out, alike(s, "our user may do all that is needed on %s", found)...)
 	}
 	return out
 }
@@ -36,7 +41,7 @@ func checkPermissions(ctx context.Context, in *inspection) []Finding {
 func permissions(ctx context.Context, in *inspection, s *server) []Finding {
 	user := whoami(ctx, s)
 	forward := roleFrom
-	if s == in.to {
+	if s.on(in.to) {
 		forward = roleTo
 	}
 	must, want := newDenial(), newDenial()
@@ -45,11 +50,21 @@ func permissions(ctx context.Context, in *inspection, s *server) []Finding {
 	if dryRunWorks(ctx, s, user) {
 		ask, how, trying = dryRun(user), "ACL DRYRUN", false
 	}
-	key := probeKey()
-	c := s.pool.DB(in.probeDB(s))
+	if trying && s.node != nil && s.slots == 0 {
+		return one(warn("Let our user run ACL DRYRUN there, or make sure that it has the same rights on all nodes.",
+			"%s: what user %s may do cannot be tried on a replica", s, user))
+	}
+	key := probePrefix + s.tag() + probeKey()[len(probePrefix):]
+	c := s.client()
+	if s.node == nil {
+		c = s.pool.DB(in.probeDB(s))
+	}
 	defer clean(ctx, c, key)
 	var list []need
 	for _, n := range needs(key) {
+		if s.node != nil && n.at&forward == 0 {
+			continue // there is no way back from a cluster
+		}
 		if n.applies(s) && (!trying || !n.noTry) {
 			list = append(list, n)
 		}

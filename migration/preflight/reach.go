@@ -33,6 +33,9 @@ func reach(ctx context.Context, s *server) Finding {
 	ctx, cancel := context.WithTimeoutCause(ctx, reachTimeout, errors.New("no answer within 5s"))
 	defer cancel()
 	start := time.Now()
+	if s.clustered() {
+		return reachNodes(ctx, s)
+	}
 	err := s.client().Ping(ctx).Err()
 	took := time.Since(start)
 	if err == nil {
@@ -46,6 +49,20 @@ func reach(ctx context.Context, s *server) Finding {
 	}
 	do, words := unreachable(ctx, s, err)
 	return fail(do, "%s: %s", s, words)
+}
+
+// reachNodes is reach for a cluster.
+func reachNodes(ctx context.Context, s *server) Finding {
+	err := s.load(ctx)
+	if err == nil {
+		err = oldLogin(ctx, s)
+	}
+	if err != nil {
+		do, words := unreachable(ctx, s, err)
+		return fail(do, "%s: %s", s, words)
+	}
+	s.reached = true
+	return pass("%s answers: %s", s, plural(int64(len(s.nodes)), "node", "nodes"))
 }
 
 // oldLogin logs in once more with AUTH and the password alone. HELLO takes any

@@ -14,6 +14,8 @@ func checkRole(_ context.Context, in *inspection) []Finding {
 		master := fmt.Sprintf("%s:%s", s.info["master_host"], s.info["master_port"])
 		replicas := s.info.number("connected_slaves")
 		switch {
+		case s.clustered():
+			out = append(out, pass("%s: %s with %s", s, plural(int64(len(s.masters())), "master", "masters"), plural(replicas, "replica", "replicas")))
 		case replica && s == in.to:
 			out = append(out, fail("Give the address of its master, or promote it: "+"\n"+s.redisCLI()+" REPLICAOF NO ONE",
 				"%s is a replica of %s and takes no writes (READONLY)", s, master))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
@@ -90,15 +91,38 @@ type server struct {
 	reached bool   // answers and lets us in
 	up      bool   // and shows its INFO
 	info    info
+
+	// Of a cluster, once it is up:
+	nodes   []*server    // that answer, masters with slots first
+	away    []string     // addresses of those that do not
+	cluster *cluster.Map // who has what
+	// Of a node of a cluster:
+	whole *server
+	node  *cluster.Node
+	first uint16 // of its slots, if it has any
+	slots int    // how many it has; of a cluster: all
 }
 
 // String names the side and its address.
 func (s *server) String() string { return s.name + " " + s.pool.String() }
 
-// client is for commands without a database: it needs no SELECT.
-func (s *server) client() *redis.Client { return s.pool.DB(0) }
+// client is for commands without a database: it needs no SELECT. Of a cluster it is that of
+// one master.
+func (s *server) client() *redis.Client {
+	if s.clustered() && len(s.nodes) > 0 {
+		return s.nodes[0].client()
+	}
+	return s.pool.DB(0)
+}
 
 func (s *server) load(ctx context.Context) error {
+	if s.clustered() {
+		if err := s.loadNodes(ctx); err != nil {
+			return err
+		}
+		s.info, s.up = sum(s.masters()), true
+		return nil
+	}
 	text, err := s.client().Info(ctx, "all").Result()
 	if err != nil {
 		return fmt.Errorf("INFO: %w", err)
@@ -152,6 +176,9 @@ func (s *server) settable(ctx context.Context, name, present string) error {
 
 // hasDB reports whether a database number exists.
 func (s *server) hasDB(ctx context.Context, n int) (bool, error) {
+	if s.clustered() {
+		return n == 0, nil
+	}
 	if text, err := s.setting(ctx, "databases"); err == nil {
 		if count, err := strconv.Atoi(text); err == nil {
 			return n < count, nil

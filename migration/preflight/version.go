@@ -1,14 +1,30 @@
 package preflight
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 var oldest = version{5, 0, 0} // RESTORE ABSTTL, CLIENT UNBLOCK, streams
+
+// distinct leaves out nodes of a cluster that are of the same version as one before.
+func distinct(list []*server) []*server {
+	seen := make(map[string]bool)
+	return slices.DeleteFunc(list, func(s *server) bool {
+		if s.whole == nil {
+			return false
+		}
+		was := seen[s.info.product()]
+		seen[s.info.product()] = true
+		return was
+	})
+}
 
 // checkVersion says what the servers are. Whether their values fit is proved by
 // the restore check, not guessed from versions.
 func checkVersion(_ context.Context, in *inspection) []Finding {
 	var out []Finding
-	for _, s := range in.sides() {
+	for _, s := range distinct(in.machines()) {
 		v := s.info.version()
 		switch {
 		case s.info["redis_version"] == "" && s.info["valkey_version"] == "":

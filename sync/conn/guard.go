@@ -43,6 +43,12 @@ func (p *Pool) admit(ctx context.Context, cn *redis.Conn, db int) error {
 	if g == nil {
 		return nil
 	}
+	switch {
+	case p.of != nil:
+		return p.of.admitElsewhere(ctx, g)
+	case p.endpoint.Cluster != nil:
+		return p.admitElsewhere(ctx, g)
+	}
 	pipe := cn.Pipeline()
 	if db != 0 {
 		pipe.Select(ctx, 0)
@@ -60,6 +66,18 @@ func (p *Pool) admit(ctx context.Context, cn *redis.Conn, db int) error {
 		return err
 	}
 	return rejected(g.Allow(value.Val()))
+}
+
+// admitElsewhere asks the guard about a new connection to a cluster: Key is at one of its
+// nodes only. The node at the other end knows the connection's name already, so whoever
+// wrote Key before it was looked up here, and closes all by their names behind that, finds
+// this one too.
+func (p *Pool) admitElsewhere(ctx context.Context, g *Guard) error {
+	value, err := p.Control().Get(ctx, g.Key).Result()
+	if err != nil && !errors.Is(err, redis.Nil) && !forbidden(err) {
+		return err
+	}
+	return rejected(g.Allow(value))
 }
 
 // forbidden reports whether a server lets this user do something never.

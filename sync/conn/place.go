@@ -30,8 +30,13 @@ func (p *Pool) At(place router.Place) *redis.Client {
 	if at, ok := p.places[place]; ok {
 		return at
 	}
-	at := c.WithTimeout(p.timeout) // which shares the connections
-	at.AddHook(prefixed{place})
+	var at *redis.Client
+	if p.endpoint.Cluster != nil {
+		at = p.newRouted(place.DB, prefixed{place})
+	} else {
+		at = c.WithTimeout(p.timeout) // which shares the connections
+		at.AddHook(prefixed{place})
+	}
 	p.places[place] = at
 	return at
 }

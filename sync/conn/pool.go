@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/endpoint"
@@ -30,17 +31,23 @@ type Pool struct {
 	name     string
 	timeout  time.Duration
 	guard    *guarded
+	of       *Pool   // whose node this is; nil: a server by itself, or a cluster as a whole
+	control  control // of a cluster
 
 	mu      sync.Mutex
 	clients map[int]*redis.Client
 	places  map[router.Place]*redis.Client // see At
+	nodes   map[string]*Pool               // of a cluster, by address
 	closed  bool
+
+	cursors    map[uint64]*scanAt // of scans of a cluster, see scan.go
+	lastCursor uint64
 }
 
 // New returns a pool whose connections are named NamePrefix+name. Nothing is
 // dialled yet. timeout bounds connecting and each command that has no deadline.
 func New(e config.Endpoint, name string, timeout time.Duration) *Pool {
-	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client), places: make(map[router.Place]*redis.Client)}
+	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client), places: make(map[router.Place]*redis.Client), nodes: make(map[string]*Pool), cursors: make(map[uint64]*scanAt)}
 }
 
 // Endpoint returns where the pool connects to.
@@ -53,13 +60,34 @@ func (p *Pool) String() string { return p.endpoint.String() }
 func (p *Pool) Name() string { return p.name }
 
 // DB returns the client for one database. It belongs to the pool: do not close it.
+//
+// That of a cluster sends each command to the master that has its key, and follows a slot
+// that moves. SCAN goes through all masters, DBSIZE, INFO keyspace and what is about whole
+// databases, scripts or functions is about all of them. What is about one server (INFO, CLIENT,
+// CONFIG …), or about one connection (WATCH, Conn, Subscribe), is refused or makes no sense: see
+// Node, Masters and Control.
 func (p *Pool) DB(n int) *redis.Client {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c, ok := p.clients[n]; ok {
 		return c
 	}
-	c := redis.NewClient(&redis.Options{
+	var c *redis.Client
+	if p.endpoint.Cluster != nil {
+		c = p.newRouted(n)
+	} else {
+		c = redis.NewClient(p.options(n))
+	}
+	if p.closed {
+		_ = c.Close()
+	}
+	p.clients[n] = c
+	return c
+}
+
+// options are those of a client for one database.
+func (p *Pool) options(n int) *redis.Options {
+	return &redis.Options{
 		Network:  p.endpoint.Network,
 		Addr:     p.endpoint.Address,
 		Username: p.endpoint.Username,
@@ -80,17 +108,15 @@ func (p *Pool) DB(n int) *redis.Client {
 		ReadTimeout:              p.timeout,
 		WriteTimeout:             p.timeout,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	})
-	if p.closed {
-		_ = c.Close()
 	}
-	p.clients[n] = c
-	return c
 }
 
 // Warm makes sure that n connections to a database can be used at the same time without a
 // handshake.
 func (p *Pool) Warm(ctx context.Context, db, n int) error {
+	if p.endpoint.Cluster != nil {
+		return p.warmNodes(ctx, n)
+	}
 	for range n {
 		c := p.DB(db).Conn()
 		defer func() { _ = c.Close() }() // each once all are there
@@ -101,12 +127,27 @@ func (p *Pool) Warm(ctx context.Context, db, n int) error {
 	return nil
 }
 
+func (p *Pool) warmNodes(ctx context.Context, n int) error {
+	nodes, err := p.Masters(ctx)
+	if err != nil {
+		return err
+	}
+	together, tctx := errgroup.WithContext(ctx)
+	for _, node := range nodes {
+		together.Go(func() error { return node.Warm(tctx, 0, n) })
+	}
+	return together.Wait()
+}
+
 // Close closes every client.
 func (p *Pool) Close() error {
+	errs := []error{p.closeControl()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	var errs []error
+	for _, n := range p.nodes {
+		errs = append(errs, n.Close())
+	}
 	for n, c := range p.clients {
 		if err := c.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
 			errs = append(errs, fmt.Errorf("closing the connections to %s database %d: %w", p, n, err))

@@ -26,6 +26,7 @@ type Wire struct {
 	out     []byte
 	timeout time.Duration
 	server  string
+	node    string // of a cluster: where it is
 	place   router.Place
 	rtt     time.Duration
 	closed  atomic.Bool
@@ -51,15 +52,26 @@ func (p *Pool) Wire(ctx context.Context, db int) (*Wire, error) {
 }
 
 // WireAt is Wire for a place: what is given to Key and About are names of keys there,
-// without the prefix that they have on the server.
+// without the prefix that they have on the server. To a cluster there is none: see Bundle.
 func (p *Pool) WireAt(ctx context.Context, place router.Place) (*Wire, error) {
+	if p.endpoint.Cluster != nil {
+		return nil, fmt.Errorf("connecting to %s: it is a cluster, and one connection leads to one of its nodes only", p)
+	}
 	nc, err := endpoint.Dial(ctx, p.endpoint, p.timeout)
 	if err != nil {
 		return nil, err
 	}
 	w := &Wire{nc: nc, r: bufio.NewReaderSize(nc, wireIn), timeout: p.timeout, server: p.String(), place: place}
+	if p.of != nil {
+		w.node = p.endpoint.Address
+	}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
-	err = w.greet(p)
+	guard := p.guard.Load()
+	if p.of == nil {
+		err = w.greet(p, guard)
+	} else if err = w.greet(p, nil); err == nil && guard != nil { // its key is at another node
+		err = p.of.admitElsewhere(ctx, guard)
+	}
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -70,7 +82,8 @@ func (p *Pool) WireAt(ctx context.Context, place router.Place) (*Wire, error) {
 	return w, nil
 }
 
-func (w *Wire) greet(p *Pool) error {
+// greet says who we are, and asks the guard, where there is one.
+func (w *Wire) greet(p *Pool, guard *Guard) error {
 	e := p.endpoint
 	must := 1
 	switch {
@@ -84,7 +97,6 @@ func (w *Wire) greet(p *Pool) error {
 	// By its name a connection is found and closed whose last write was not answered:
 	// without one that write could arrive late.
 	w.Command("CLIENT", "SETNAME", p.name)
-	guard := p.guard.Load()
 	asked := must // the answers before the guard's
 	if guard != nil {
 		w.Command("GET", guard.Key)

@@ -24,7 +24,7 @@ import (
 func smallIsBig(c *mirror.Config) { c.BigKey, c.Heartbeat = 16<<10, time.Second }
 
 // plain reads a key by the plainest commands, in an order that is the value's.
-func plain(t *testing.T, c *redis.Client, key string) []string {
+func plain(t *testing.T, c redis.UniversalClient, key string) []string {
 	t.Helper()
 	ctx := t.Context()
 	do := func(args ...any) []string {

@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // carriedFunctions remembers the libraries that came from From, so that one
@@ -38,40 +40,59 @@ func (m *Mirror) checkFunctions() {
 	}
 }
 
-// CarryFunctions makes To's function libraries those of From. Servers without
-// functions (before 7.0) have none to carry.
+// CarryFunctions makes To's function libraries those of From, on each master of a cluster.
+// Servers without functions (before 7.0) have none to carry.
 func (m *Mirror) CarryFunctions(ctx context.Context) error {
 	m.functions.mu.Lock()
 	defer m.functions.mu.Unlock()
-	dst := m.cfg.To.DB(0)
-	var to map[string]string
-	var toErr error
-	asked := make(chan struct{})
-	go func() { // both at the same time: clients may be waiting
-		defer close(asked)
-		to, toErr = libraries(ctx, dst)
-	}()
+	servers, err := m.cfg.To.Masters(ctx)
+	if err != nil {
+		return fmt.Errorf("listing the functions of %s: %w", m.cfg.To, err)
+	}
+	to := make([]map[string]string, len(servers))
+	errs := make([]error, len(servers))
+	var asked sync.WaitGroup
+	for i, s := range servers { // all at the same time: clients may be waiting
+		asked.Go(func() { to[i], errs[i] = libraries(ctx, s.DB(0)) })
+	}
 	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
-	<-asked
+	asked.Wait()
 	if err != nil {
 		if unknownCommand(err) {
 			return nil
 		}
 		return fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
 	}
-	if toErr != nil {
-		if unknownCommand(toErr) && len(from) == 0 {
-			return nil
+	for i, s := range servers {
+		if err := errs[i]; err != nil {
+			if unknownCommand(err) && len(from) == 0 {
+				return nil
+			}
+			return fmt.Errorf("listing the functions of %s: %w", s, err)
 		}
-		return fmt.Errorf("listing the functions of %s: %w", m.cfg.To, toErr)
 	}
 	if m.functions.carried == nil {
 		m.functions.carried = make(map[string]bool)
 	}
+	for i, s := range servers {
+		if err := m.carryTo(ctx, s, from, to[i]); err != nil {
+			return err
+		}
+	}
+	clear(m.functions.carried)
+	for name := range from {
+		m.functions.carried[name] = true
+	}
+	m.functions.due = false
+	return nil
+}
+
+// carryTo carries From's libraries to one server that has those of to.
+func (m *Mirror) carryTo(ctx context.Context, s *conn.Pool, from, to map[string]string) error {
 	for name, code := range from {
 		if to[name] != code {
-			if err := dst.FunctionLoadReplace(ctx, code).Err(); err != nil {
-				return fmt.Errorf("loading function library %q on %s: %w", name, m.cfg.To, err)
+			if err := s.DB(0).FunctionLoadReplace(ctx, code).Err(); err != nil {
+				return fmt.Errorf("loading function library %q on %s: %w", name, s, err)
 			}
 		}
 		m.functions.carried[name] = true
@@ -81,13 +102,11 @@ func (m *Mirror) CarryFunctions(ctx context.Context) error {
 			continue
 		}
 		if _, extra := to[name]; extra {
-			if err := dst.FunctionDelete(ctx, name).Err(); err != nil {
-				return fmt.Errorf("deleting function library %q on %s: %w", name, m.cfg.To, err)
+			if err := s.DB(0).FunctionDelete(ctx, name).Err(); err != nil {
+				return fmt.Errorf("deleting function library %q on %s: %w", name, s, err)
 			}
 		}
-		delete(m.functions.carried, name)
 	}
-	m.functions.due = false
 	return nil
 }
 

@@ -60,12 +60,13 @@ func newLane(m *Mirror, db int, from, to router.Place, set *dirty.Set) *lane {
 		m: m, db: db, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake(),
 		pages: make(chan task),
 		ways: &pipe.Ways{
-			Source: func(ctx context.Context) (*conn.Wire, error) { return m.source(ctx, from) },
+			Source: func(ctx context.Context) (*conn.Bundle, error) { return m.source(ctx, from) },
 		},
 	}
 	l.size.fixed = m.cfg.Batch
 	l.ways.Ours = m.mortal(0, from)
 	l.typed.Manner = m.manner()
+	l.typed.Manner.Prefix = to.Prefix
 	l.ways.Takes = l.typed.Manner.Takes
 	l.ways.Big = l.bigSize()
 	l.big = newBigKeys(l)

@@ -109,6 +109,8 @@ type Mirror struct {
 	ends  [2]*sharedScans // for copying, removing
 	count [2]*sharedScans // for counting
 
+	toNodes *nodes // nil: To is one server
+
 	ctx    context.Context // of everything that runs until Stop
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -171,6 +173,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.views.init(m.order, cfg.Only)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
+	m.toNodes = newNodes(cfg.To)
 	return m
 }
 
@@ -459,7 +462,7 @@ func (m *Mirror) Throttle() *throttle.Throttle { return m.throttle }
 
 // manner is how values are copied by type.
 func (m *Mirror) manner() value.Manner {
-	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries, Takes: m.takes()}
+	return value.Manner{DropFieldExpiries: m.cfg.DropFieldExpiries, Takes: m.takes(), Cluster: m.cfg.To.Endpoint().Cluster != nil}
 }
 
 // takes says of which types keys are copied, nil where that does not matter. Ours are

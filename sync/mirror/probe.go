@@ -3,34 +3,35 @@ package mirror
 import (
 	"context"
 
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/throttle"
 )
 
-// probe asks a server PING on a connection of its own, which is made when there is
-// something to ask, and again after it broke.
+// probe asks a server PING on a connection of its own, a cluster on one to each master, which
+// is made when there is something to ask, and again after it broke. A cluster has answered
+// once all have.
 func (m *Mirror) probe(p *conn.Pool, db int) throttle.Probe {
-	var w *conn.Wire
+	var b *conn.Bundle
 	hangUp := func() {
-		if w != nil {
-			w.Close()
-			w = nil
+		if b != nil {
+			b.Close()
+			b = nil
 		}
 	}
 	ask := func(ctx context.Context) (err error) {
-		if w == nil {
-			if w, err = p.Wire(ctx, db); err != nil {
-				w = nil
-				return err
-			}
-		}
-		stop := context.AfterFunc(ctx, w.Close) // ends the wait for an answer
-		defer stop()
-		w.Command("PING")
-		if err = w.Flush(); err == nil {
-			err = w.Status()
+		if b == nil {
+			b, err = p.Bundle(ctx, router.Place{DB: db}, nil)
+		} else {
+			err = b.Renew(ctx)
 		}
 		if err != nil {
+			hangUp()
+			return err
+		}
+		stop := context.AfterFunc(ctx, b.Close) // ends the wait for an answer
+		defer stop()
+		if err = b.Ping(); err != nil {
 			hangUp()
 		}
 		return err

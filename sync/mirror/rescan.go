@@ -87,7 +87,7 @@ func (s *sift) saw(alike, all int) {
 func (s *sift) run() {
 	l := s.l
 	sieve := pipe.NewSieve(l.ways,
-		func(ctx context.Context) (*conn.Wire, error) { return l.m.cfg.To.WireAt(ctx, l.to) }, l.m.mortal(1, l.to))
+		func(ctx context.Context) (*conn.Bundle, error) { return l.m.cfg.To.Bundle(ctx, l.to, nil) }, l.m.mortal(1, l.to))
 	defer sieve.Close()
 	for {
 		next := s.next(sieve.Idle())

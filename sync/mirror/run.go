@@ -22,23 +22,52 @@ func (m *Mirror) Restarted(ctx context.Context) (bool, error) {
 	return err == nil && m.drained != "" && m.drained != id, err
 }
 
-// Filled asks, in p, who the server at the other end is. What it returns is to be called
-// when p has run, and returns an error unless that is the process that the last Drain has
-// filled.
+// Filled asks, in p, who the server at the other end is; of a cluster, all masters behind it.
+// What it returns is to be called when p has run, and returns an error unless that is the
+// process that the last Drain has filled.
 func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
+	if m.toNodes != nil {
+		return func() error {
+			id, _, err := m.lookRun(ctx)
+			if err != nil {
+				return err
+			}
+			return m.filledBy(id)
+		}
+	}
 	info := p.Info(ctx, "server")
 	return func() error {
 		text, err := info.Result()
 		if err != nil {
 			return fmt.Errorf("asking %s for its run id: %w", m.cfg.To, err)
 		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.drained != runIDIn(text) {
-			return fmt.Errorf("%s restarted since it was filled", m.cfg.To)
-		}
-		return nil
+		return m.filledBy(runIDIn(text))
 	}
+}
+
+// Refilled has those who are the masters of a cluster now stand for those that the last Drain
+// has filled, if still says that they have all of it. It reports whether they do.
+func (m *Mirror) Refilled(ctx context.Context, still func(context.Context) (bool, error)) (bool, error) {
+	id, _, err := m.lookRun(ctx) // first: who comes later is another one
+	if err != nil {
+		return false, err
+	}
+	if whole, err := still(ctx); !whole || err != nil {
+		return false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drained = id
+	return true, nil
+}
+
+func (m *Mirror) filledBy(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.drained != id {
+		return fmt.Errorf("%s restarted since it was filled", m.cfg.To)
+	}
+	return nil
 }
 
 // run returns what To was when it was looked at last.
@@ -57,16 +86,26 @@ func (m *Mirror) checkRun(ctx context.Context) (changed bool, err error) {
 // lookRun finds out whether To is still the process that was copied to. One that
 // restarted may have lost what it had acknowledged, so everything is scanned again;
 // changed reports that to one caller or to several, id what To is now. (From needs no
-// such check: its restart ends the feed, which is a gap.)
+// such check: its restart ends the feed, which is a gap.) Of a cluster it is the same with
+// each master, and with one that another has taken the place of.
 func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err error) {
-	if id, err = runID(ctx, m.cfg.To); err != nil {
+	why := fmt.Sprintf("%s restarted and may have lost keys", m.cfg.To)
+	if m.toNodes != nil {
+		var lost string
+		if id, lost, err = m.toNodes.look(ctx); lost != "" {
+			why = lost
+		}
+	} else {
+		id, err = runID(ctx, m.cfg.To)
+	}
+	if err != nil {
 		return "", false, err
 	}
 	m.mu.Lock()
 	was := m.toRun
 	m.mu.Unlock()
 	if changed = was != "" && was != id; changed {
-		m.noteGap(fmt.Sprintf("%s restarted and may have lost keys", m.cfg.To))
+		m.noteGap(why)
 		for _, l := range m.lanes {
 			l.requestScan()
 		}
@@ -98,29 +137,28 @@ func runIDIn(text string) string {
 // source connects to a place of From, the process that is followed and no other: one
 // that took its place may have come back without what it had, and what a worker reads
 // there must not be copied before that is plain, see awaitWhole.
-func (m *Mirror) source(ctx context.Context, place router.Place) (*conn.Wire, error) {
-	wire, err := m.cfg.From.WireAt(ctx, place)
-	if err != nil {
-		return nil, err
-	}
+func (m *Mirror) source(ctx context.Context, place router.Place) (*conn.Bundle, error) {
+	return m.cfg.From.Bundle(ctx, place, m.sameSource)
+}
+
+// sameSource returns an error unless a wire leads to the process that is followed.
+func (m *Mirror) sameSource(wire *conn.Wire) error {
 	wire.Command("INFO", "server")
 	text, err := "", wire.Flush()
 	if err == nil {
 		text, err = wire.Text()
 	}
 	if err != nil {
-		wire.Close()
-		return nil, fmt.Errorf("asking %s for its run id: %w", m.cfg.From, err)
+		return fmt.Errorf("asking %s for its run id: %w", m.cfg.From, err)
 	}
 	m.mu.Lock()
 	same := m.fromRun == runIDIn(text)
 	m.mu.Unlock()
 	if !same {
-		wire.Close()
 		m.dropFeed(fmt.Sprintf("%s restarted", m.cfg.From)) // nobody has noticed yet
-		return nil, fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
+		return fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
 	}
-	return wire, nil
+	return nil
 }
 
 // fromRestarted reports whether From is another process than at the last call.

@@ -31,7 +31,7 @@ type task struct {
 type worker struct {
 	l     *lane
 	pipe  *pipe.Pipe
-	to    *writer // the set that the pipe's connection to To is of
+	to    *writer // the set that the pipe's connections to To are of
 	scans bool    // scanned keys come first; the other workers take dirty ones first
 	sick  []task  // could not be copied: to be tried again after a pause
 }
@@ -43,9 +43,9 @@ func newWorker(l *lane, scans bool) *worker {
 }
 
 // dial connects to To.
-func (w *worker) dial(ctx context.Context) (*conn.Wire, error) {
+func (w *worker) dial(ctx context.Context) (*conn.Bundle, error) {
 	w.to = w.l.m.writer()
-	return w.to.wire(ctx, w.l.to)
+	return w.to.dial(ctx, w.l.to)
 }
 
 // run copies until the mirror stops. What is under way then is not cancelled: an
@@ -226,7 +226,7 @@ func (w *worker) settle(j *pipe.Job) {
 	l := w.l
 	done, _ := j.Note.(func())
 	good := make([]string, 0, len(j.Keys))
-	var bad, again, refused, big, outside []string
+	var bad, again, refused, big, outside, moved []string
 	var bytes int64
 	for i, o := range j.Outcomes {
 		k := j.Keys[i]
@@ -238,6 +238,9 @@ func (w *worker) settle(j *pipe.Job) {
 			continue
 		case errors.Is(o.Err, pipe.ErrChanged):
 			again = append(again, k)
+			continue
+		case errors.Is(o.Err, value.ErrElsewhere):
+			moved = append(moved, k)
 			continue
 		case errors.Is(o.Err, value.ErrOutside):
 			outside = append(outside, k)
@@ -256,6 +259,11 @@ func (w *worker) settle(j *pipe.Job) {
 	}
 	if len(refused) >= refusedFrom && j.Restored == 0 {
 		l.refused.Store(refusedFor)
+	}
+	if len(moved) > 0 {
+		more, bulky, none, sick := w.where(moved)
+		good, big, bad = append(good, more...), append(big, bulky...), append(bad, sick...)
+		refused = append(refused, none...)
 	}
 	if len(big) > 0 {
 		l.copyBig(big, done != nil)

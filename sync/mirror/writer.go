@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 )
@@ -38,18 +40,17 @@ func newWriter(base *conn.Pool, timeout time.Duration, gen int) *writer {
 	}
 }
 
-// wire dials one more connection of the set. It is the caller's to close, and is
-// closed under its hands when the set is replaced.
-func (w *writer) wire(ctx context.Context, place router.Place) (*conn.Wire, error) {
-	wire, err := w.pool.WireAt(ctx, place)
-	if err != nil {
-		return nil, err
-	}
+// dial makes one more connection of the set, to a cluster one to each master. They are the
+// caller's to close, and are closed under its hands when the set is replaced.
+func (w *writer) dial(ctx context.Context, place router.Place) (*conn.Bundle, error) {
+	return w.pool.Bundle(ctx, place, w.keep)
+}
+
+func (w *writer) keep(wire *conn.Wire) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		wire.Close()
-		return nil, errReplaced
+		return errReplaced
 	}
 	for old := range w.wires { // those that their owners have closed meanwhile
 		if old.Closed() {
@@ -57,7 +58,7 @@ func (w *writer) wire(ctx context.Context, place router.Place) (*conn.Wire, erro
 		}
 	}
 	w.wires[wire] = struct{}{}
-	return wire, nil
+	return nil
 }
 
 // close ends every connection of the set. What lies in their sockets may still
@@ -93,7 +94,7 @@ func (m *Mirror) replaceWriter(old *writer) {
 	old.close() // first: what is sent on a connection dialled after the killing would escape it
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
-		err := KillNamed(ctx, m.cfg.To.DB(0), func(name string) bool { return name == old.pool.Name() })
+		err := m.killWrites(ctx, old)
 		cancel()
 		if err == nil {
 			break
@@ -106,6 +107,36 @@ func (m *Mirror) replaceWriter(old *writer) {
 	m.mu.Lock()
 	m.out = next
 	m.mu.Unlock()
+}
+
+// killWrites closes what is left of a writer's connections on To, on each node of a cluster
+// that it has had any to. One that does not answer is left out when it has no slots any more:
+// whoever has taken them over does not take what it still runs.
+func (m *Mirror) killWrites(ctx context.Context, old *writer) error {
+	ours := func(name string) bool { return name == old.pool.Name() }
+	t := cluster.Of(m.cfg.To.Endpoint())
+	if t == nil {
+		return KillNamed(ctx, m.cfg.To.DB(0), ours)
+	}
+	together, tctx := errgroup.WithContext(ctx)
+	for _, address := range old.pool.Dialled() {
+		together.Go(func() error {
+			killing, cancel := context.WithTimeout(tctx, m.cfg.Timeout/2)
+			err := KillNamed(killing, m.cfg.To.Node(address).DB(0), ours)
+			cancel()
+			if err == nil {
+				return nil
+			}
+			t.Doubt(address)
+			if asked := t.Refresh(tctx); asked == nil {
+				if n := t.Map().Node(address); n == nil || len(t.Map().Slots(n)) == 0 {
+					return nil
+				}
+			}
+			return fmt.Errorf("node %s: %w", address, err)
+		})
+	}
+	return together.Wait()
 }
 
 // KillNamed closes every connection on c's server whose CLIENT SETNAME is

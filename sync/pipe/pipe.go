@@ -1,6 +1,6 @@
 // Package pipe copies small keys from one server to another, many at a time: short strings by
 // GETRANGE and SET, all others by DUMP and RESTORE.
-// It owns two wires and what is under way on them: a payload goes through and is never held whole.
+// It owns the wires to both, to a cluster one for each master, and what is under way on them: a payload goes through and is never held whole.
 // It never chooses keys, never copies a big one, and never sends a write again whose outcome is unknown.
 package pipe
 
@@ -18,8 +18,8 @@ import (
 // ErrChanged says that a key changed between the two questions about it. Copy it again.
 var ErrChanged = errors.New("key changed while it was read")
 
-// Dial connects to one of the servers. The wire is the pipe's then.
-type Dial func(context.Context) (*conn.Wire, error)
+// Dial connects to one of the servers. The wires are the pipe's then.
+type Dial func(context.Context) (*conn.Bundle, error)
 
 // Ways is what the pipes between two servers have in common. The fields are set
 // before first use.
@@ -72,6 +72,7 @@ type Job struct {
 	sent    []sent
 	asked   bool // for its sizes, by MEMORY USAGE
 	old     bool // it was asked for without PEXPIRETIME
+	to      *conn.Lines
 	info    bool // the source was asked whether any key expires
 	none    bool // none did, when these keys were in hand already
 }
@@ -108,7 +109,8 @@ func NewJob(keys []string, note any) *Job {
 type Pipe struct {
 	ways     *Ways
 	target   Dial
-	src, dst *conn.Wire
+	src, dst *conn.Bundle
+	from     *conn.Lines // of src, as they are throughout a step
 
 	held []byte // a payload, where types matter
 
@@ -137,9 +139,9 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 	if p.read != nil {
 		asked = p.ask(p.read, 0, false)
 	}
-	if next != nil && len(next.Keys) >= askFrom && !p.ways.noInfo.Load() {
+	if next != nil && len(next.Keys) >= askFrom && !p.ways.noInfo.Load() && !p.src.Many() {
 		next.info = true
-		askMortal(p.src, p.ways.Ours)
+		askMortal(p.from.For(""), p.ways.Ours)
 	}
 	if next != nil {
 		p.askKinds(next)
@@ -191,7 +193,7 @@ func (p *Pipe) Step(ctx context.Context, next *Job) (out []*Job, err error) {
 
 // RTT returns the round-trip time of the connection that has the longer one.
 func (p *Pipe) RTT() (d time.Duration) {
-	for _, w := range []*conn.Wire{p.src, p.dst} {
+	for _, w := range []*conn.Bundle{p.src, p.dst} {
 		if w != nil {
 			d = max(d, w.RTT())
 		}
@@ -214,24 +216,32 @@ func (p *Pipe) Close() {
 // that needs them.
 func (p *Pipe) Connect(ctx context.Context) error { return p.connect(ctx) }
 
-func (p *Pipe) connect(ctx context.Context) (err error) {
-	if p.src == nil {
-		if p.src, err = p.ways.Source(ctx); err != nil {
-			p.src = nil
-			return err
-		}
+func (p *Pipe) connect(ctx context.Context) error {
+	if err := join(ctx, &p.src, p.ways.Source); err != nil {
+		return err
 	}
-	if p.dst == nil {
-		if p.dst, err = p.target(ctx); err != nil {
-			p.dst = nil
-			return err
-		}
+	p.from = p.src.Lines()
+	return join(ctx, &p.dst, p.target)
+}
+
+// join connects, or looks whether the servers are the same as before.
+func join(ctx context.Context, b **conn.Bundle, dial Dial) (err error) {
+	if *b != nil {
+		return (*b).Renew(ctx)
 	}
-	return nil
+	if *b, err = dial(ctx); err != nil {
+		*b = nil
+	}
+	return err
 }
 
 // fail ends everything that is under way, and next.
 func (p *Pipe) fail(next *Job, err error) (out []*Job) {
+	for _, b := range []*conn.Bundle{p.src, p.dst} {
+		if b != nil {
+			b.Broken()
+		}
+	}
 	p.Close()
 	for _, j := range []*Job{p.written, p.read, p.sized, next} {
 		if j == nil {
@@ -262,11 +272,12 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 			continue
 		}
 		var err error
+		w := j.to.For(k)
 		switch j.sent[i] {
 		case restore, set, setPXAT:
-			err = p.dst.Status()
+			err = w.Status()
 		case unlink, del:
-			_, _, err = p.dst.Int()
+			_, _, err = w.Int()
 		}
 		if err != nil && !errors.As(err, new(conn.Refusal)) {
 			return err
@@ -274,18 +285,20 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 		what := j.sent[i]
 		j.sent[i] = nothing // the outcome is known
 		switch {
+		case err != nil && p.dst.Displaced(w, err):
+			j.Outcomes[i] = elsewhere(k, w, err)
 		case err != nil && what == unlink && value.Lacks(err):
 			p.ways.noUnlink.Store(true)
-			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, p.dst, ErrChanged)}
+			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, w, ErrChanged)}
 		case err != nil && what == setPXAT && value.Syntax(err), err != nil && (what == set || what == setPXAT) && value.Lacks(err):
 			p.ways.noShort.Store(true)
-			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("writing key %q to %s: %w", k, p.dst, ErrChanged)}
+			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("writing key %q to %s: %w", k, w, ErrChanged)}
 		case err != nil && (what == set || what == setPXAT):
-			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("writing key %q to %s: %w", k, p.dst, value.Classify(err))}
+			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("writing key %q to %s: %w", k, w, value.Classify(err))}
 		case err != nil && what == restore:
-			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("writing key %q to %s: %w", k, p.dst, value.Forbids(err))}
+			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("writing key %q to %s: %w", k, w, value.Forbids(err))}
 		case err != nil:
-			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, p.dst, value.Classify(err))}
+			j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("removing key %q on %s: %w", k, w, value.Classify(err))}
 		case what == unlink || what == del:
 			j.Outcomes[i].Removed = true
 		default:
@@ -296,4 +309,9 @@ func (p *Pipe) settleThose(j *Job, belated bool) error {
 		}
 	}
 	return nil
+}
+
+// elsewhere is the outcome of a key that is not where it was looked for.
+func elsewhere(key string, w *conn.Wire, err error) value.Outcome {
+	return value.Outcome{Err: fmt.Errorf("copying key %q: %s: %w: %w", key, w, value.ErrElsewhere, err)}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -48,7 +49,7 @@ func dial(t *testing.T, url string, db int) Dial {
 	}
 	pool := conn.New(e, "test", 5*time.Second)
 	t.Cleanup(func() { _ = pool.Close() })
-	return func(ctx context.Context) (*conn.Wire, error) { return pool.Wire(ctx, db) }
+	return func(ctx context.Context) (*conn.Bundle, error) { return pool.Bundle(ctx, router.Place{DB: db}, nil) }
 }
 
 // copy takes all keys through the pipe, some in each job, and returns the outcomes.

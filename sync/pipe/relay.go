@@ -34,16 +34,17 @@ func (p *Pipe) ask(j *Job, from int, belated bool) (to int) {
 			continue
 		}
 		sum += max(1, j.weights[i])
+		src := p.from.For(k)
 		if !j.none {
-			askExpiry(p.src, k, j.old)
+			askExpiry(src, k, j.old)
 		}
 		if j.ways[i] == short {
-			p.src.About("GETRANGE", k, "0", lastOfShort)
+			src.About("GETRANGE", k, "0", lastOfShort)
 		} else {
-			p.src.About("DUMP", k)
+			src.About("DUMP", k)
 		}
 		if j.kinds != nil && j.Outcomes[i].Err == nil {
-			p.src.About("TYPE", k)
+			src.About("TYPE", k)
 		}
 	}
 	return to
@@ -87,27 +88,31 @@ func (p *Pipe) again(j *Job) error {
 // others, and passes it on to the target. more says that some of the others have become
 // late.
 func (p *Pipe) relay(j *Job, from, to int, belated bool) (more bool, err error) {
+	if j.to == nil {
+		j.to = p.dst.Lines()
+	}
 	for i := from; i < to; i++ {
 		if j.Outcomes[i].Err != nil || (j.ways[i] == late) != belated {
 			continue
 		}
+		src, dst := p.from.For(j.Keys[i]), j.to.For(j.Keys[i])
 		expire, refused := int64(noExpiry), error(nil)
 		if !j.none {
-			if expire, refused, err = expiry(p.src, j.old); err != nil {
+			if expire, refused, err = expiry(src, j.old); err != nil {
 				return more, err
 			}
 		}
 		switch {
 		case j.ways[i] == short:
-			err = p.relayShort(j, i, expire, refused)
+			err = p.relayShort(src, dst, j, i, expire, refused)
 			more = more || j.ways[i] == late
 		case j.kinds != nil:
-			err = p.relaySorted(j, i, expire, refused)
+			err = p.relaySorted(src, dst, j, i, expire, refused)
 		default:
-			err = p.relayDump(j, i, expire, refused)
+			err = p.relayDump(src, dst, j, i, expire, refused)
 		}
-		if err == nil && p.dst.Full() {
-			err = p.dst.Flush()
+		if err == nil && dst.Full() {
+			err = dst.Flush()
 		}
 		if err != nil {
 			return more, err
@@ -118,11 +123,13 @@ func (p *Pipe) relay(j *Job, from, to int, belated bool) (more bool, err error) 
 
 // relayShort passes on what GETRANGE has read. Nothing is what it reads of an empty
 // string, and where there is no key.
-func (p *Pipe) relayShort(j *Job, i int, expire int64, refused error) error {
+func (p *Pipe) relayShort(src, dst *conn.Wire, j *Job, i int, expire int64, refused error) error {
 	k := j.Keys[i]
-	size, err := p.src.Bulk()
+	size, err := src.Bulk()
 	if errors.As(err, new(conn.Refusal)) {
 		switch {
+		case p.displaced(src, j, i, err):
+			return nil
 		case strings.HasPrefix(err.Error(), "WRONGTYPE"):
 			p.ways.kinds.learn(k, false)
 		case value.Lacks(err):
@@ -140,21 +147,21 @@ func (p *Pipe) relayShort(j *Job, i int, expire int64, refused error) error {
 		j.sent[i] = set
 		j.Outcomes[i].Bytes = size
 		if expire < 0 {
-			p.dst.Begin(3)
+			dst.Begin(3)
 		} else {
 			j.sent[i] = setPXAT
-			p.dst.Begin(5)
+			dst.Begin(5)
 		}
-		p.dst.Arg("SET")
-		p.dst.Key(k)
-		err := p.dst.Relay(p.src, size)
+		dst.Arg("SET")
+		dst.Key(k)
+		err := dst.Relay(src, size)
 		if expire >= 0 {
-			p.dst.Arg("PXAT")
-			p.dst.Number(max(1, expire)) // SET does not take 0, which is as long ago
+			dst.Arg("PXAT")
+			dst.Number(max(1, expire)) // SET does not take 0, which is as long ago
 		}
 		return err
 	case refused == nil && expire == noKey && size == 0:
-		p.remove(j, i)
+		p.remove(dst, j, i)
 	default:
 		if size >= shortString {
 			p.ways.kinds.learn(k, false)
@@ -162,7 +169,7 @@ func (p *Pipe) relayShort(j *Job, i int, expire int64, refused error) error {
 		p.unknowable(refused)
 		j.ways[i] = late
 	}
-	return p.src.Skip(size)
+	return src.Skip(size)
 }
 
 // unknowable notes where the source does not know PEXPIRETIME.
@@ -173,14 +180,17 @@ func (p *Pipe) unknowable(refused error) {
 }
 
 // relayDump passes on what DUMP has read.
-func (p *Pipe) relayDump(j *Job, i int, expire int64, refused error) error {
+func (p *Pipe) relayDump(src, dst *conn.Wire, j *Job, i int, expire int64, refused error) error {
 	k := j.Keys[i]
 	if refused != nil && !j.old && value.Lacks(refused) {
 		p.unknowable(refused) // for the next job: this one is read as it was asked for
 		refused = ErrChanged
 	}
-	size, err := p.src.Bulk()
+	size, err := src.Bulk()
 	if errors.As(err, new(conn.Refusal)) {
+		if p.displaced(src, j, i, err) {
+			return nil
+		}
 		if refused == nil {
 			refused = value.Forbids(err)
 		}
@@ -191,51 +201,60 @@ func (p *Pipe) relayDump(j *Job, i int, expire int64, refused error) error {
 	switch {
 	case refused != nil:
 		if size > 0 {
-			err = p.src.Skip(size)
+			err = src.Skip(size)
 		}
-		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, refused)
+		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, src, refused)
 		return err
 	case size < 0:
-		p.remove(j, i)
+		p.remove(dst, j, i)
 		return nil
 	case expire == noKey: // it came between the two questions
-		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, ErrChanged)
-		return p.src.Skip(size)
+		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, src, ErrChanged)
+		return src.Skip(size)
 	}
-	if typ, err := p.src.Peek(); err != nil {
+	if typ, err := src.Peek(); err != nil {
 		return err
 	} else {
 		p.ways.kinds.learn(k, typ == typeString && size < shortString)
 	}
 	j.Outcomes[i].Bytes = size
-	p.beginRestore(j, i, expire)
-	err = p.dst.Relay(p.src, size)
-	p.endRestore()
+	p.beginRestore(dst, j, i, expire)
+	err = dst.Relay(src, size)
+	endRestore(dst)
 	return err
 }
 
 // beginRestore and endRestore are what comes before and after the payload.
-func (p *Pipe) beginRestore(j *Job, i int, expire int64) {
+func (p *Pipe) beginRestore(dst *conn.Wire, j *Job, i int, expire int64) {
 	j.sent[i] = restore
-	p.dst.Begin(6)
-	p.dst.Arg("RESTORE")
-	p.dst.Key(j.Keys[i])
+	dst.Begin(6)
+	dst.Arg("RESTORE")
+	dst.Key(j.Keys[i])
 	// 0 is "no expiry" to RESTORE. An expiry already past is right as it
 	// is: RESTORE REPLACE then deletes the old value and adds nothing.
-	p.dst.Number(max(0, expire))
+	dst.Number(max(0, expire))
 }
 
-func (p *Pipe) endRestore() {
-	p.dst.Arg("REPLACE")
-	p.dst.Arg("ABSTTL")
+func endRestore(dst *conn.Wire) {
+	dst.Arg("REPLACE")
+	dst.Arg("ABSTTL")
 }
 
-func (p *Pipe) remove(j *Job, i int) {
+func (p *Pipe) remove(dst *conn.Wire, j *Job, i int) {
 	if p.ways.noUnlink.Load() {
 		j.sent[i] = del
-		p.dst.About("DEL", j.Keys[i])
+		dst.About("DEL", j.Keys[i])
 		return
 	}
 	j.sent[i] = unlink
-	p.dst.About("UNLINK", j.Keys[i])
+	dst.About("UNLINK", j.Keys[i])
+}
+
+// displaced takes note where the source has refused to read a key because it is not there.
+func (p *Pipe) displaced(src *conn.Wire, j *Job, i int, err error) bool {
+	if err == nil || !p.src.Displaced(src, err) {
+		return false
+	}
+	j.Outcomes[i] = elsewhere(j.Keys[i], src, err)
+	return true
 }

@@ -69,10 +69,11 @@ type Sieve struct {
 type end struct {
 	dial   Dial
 	ours   []string // keys of ours that may have an expiry
-	wire   *conn.Wire
-	old    bool    // no PEXPIRETIME: before Redis 7.0
-	noInfo bool    // forbidden
-	none   [2]bool // no key but ours has an expiry: of the lot that is read, and of the next
+	wires  *conn.Bundle
+	lines  *conn.Lines // as they are throughout a step
+	old    bool        // no PEXPIRETIME: before Redis 7.0
+	noInfo bool        // forbidden
+	none   [2]bool     // no key but ours has an expiry: of the lot that is read, and of the next
 
 	payload []byte // of the key that is read, or the string itself
 	expire  int64  // milliseconds since 1970, noExpiry or noKey
@@ -98,6 +99,11 @@ func (s *Sieve) Step(ctx context.Context, next *Lot) (out []*Lot, err error) {
 	lot := s.sized
 	s.sized = nil
 	if err := s.step(ctx, lot, next); err != nil {
+		for i := range s.ends {
+			if b := s.ends[i].wires; b != nil {
+				b.Broken()
+			}
+		}
 		s.Close()
 		for _, l := range []*Lot{lot, next} {
 			if l != nil {
@@ -116,9 +122,9 @@ func (s *Sieve) Step(ctx context.Context, next *Lot) (out []*Lot, err error) {
 // Close closes the wires. Nothing may be under way.
 func (s *Sieve) Close() {
 	for i := range s.ends {
-		if e := &s.ends[i]; e.wire != nil {
-			e.wire.Close()
-			e.wire = nil
+		if e := &s.ends[i]; e.wires != nil {
+			e.wires.Close()
+			e.wires = nil
 		}
 	}
 }
@@ -168,7 +174,7 @@ func (s *Sieve) step(ctx context.Context, lot, next *Lot) error {
 
 func (s *Sieve) flush() error {
 	for i := range s.ends {
-		if err := s.ends[i].wire.Flush(); err != nil {
+		if err := s.ends[i].wires.Flush(); err != nil {
 			return err
 		}
 	}
@@ -181,15 +187,15 @@ func (s *Sieve) askAbout(l *Lot) {
 	for i, k := range l.Keys {
 		l.short[i] = !s.noShort && s.ways.Short(k)
 	}
-	l.mortal = len(l.Keys) >= askFrom && !s.ends[0].noInfo && !s.ends[1].noInfo
+	l.mortal = len(l.Keys) >= askFrom && !s.ends[0].noInfo && !s.ends[1].noInfo && !s.ends[0].wires.Many() && !s.ends[1].wires.Many()
 	for i := range s.ends {
 		e := &s.ends[i]
 		if l.mortal {
-			askMortal(e.wire, e.ours)
+			askMortal(e.lines.For(""), e.ours)
 		}
 		for n, k := range l.Keys {
 			if !l.short[n] {
-				e.wire.Usage(k)
+				e.lines.For(k).Usage(k)
 			}
 		}
 	}
@@ -201,7 +207,7 @@ func (s *Sieve) about(l *Lot) error {
 	for i := range s.ends {
 		e := &s.ends[i]
 		if l.mortal {
-			none, refused, err := mortal(e.wire, e.ours)
+			none, refused, err := mortal(e.lines.For(""), e.ours)
 			if err != nil {
 				return err
 			}
@@ -211,10 +217,12 @@ func (s *Sieve) about(l *Lot) error {
 			if l.short[n] {
 				continue
 			}
-			size, _, err := e.wire.Int()
+			wire := e.lines.For(l.Keys[n])
+			size, _, err := wire.Int()
 			switch {
+			case err != nil && e.wires.Displaced(wire, err): // it is read from elsewhere, or copied
 			case errors.As(err, new(conn.Refusal)):
-				blind = fmt.Errorf("asking %s for the sizes of %d keys: %w: %w", e.wire, len(l.Keys), ErrBlind, value.Forbids(err))
+				blind = fmt.Errorf("asking %s for the sizes of %d keys: %w: %w", wire, len(l.Keys), ErrBlind, value.Forbids(err))
 			case err != nil:
 				return err
 			}
@@ -258,7 +266,7 @@ func (s *Sieve) compare(l *Lot, from, to int) (again bool, err error) {
 			continue
 		}
 		for n := range s.ends {
-			if err := s.ends[n].read(wasOld[n], l.short[i]); err != nil {
+			if err := s.ends[n].read(l.Keys[i], wasOld[n], l.short[i]); err != nil {
 				return false, err
 			}
 		}
@@ -341,34 +349,35 @@ func samePayload(a, b []byte) bool {
 // Redis 7.2, from which Valkey was made.
 const firstDisputed = 22
 
-func (e *end) connect(ctx context.Context) (err error) {
-	if e.wire == nil {
-		if e.wire, err = e.dial(ctx); err != nil {
-			e.wire = nil
-		}
+func (e *end) connect(ctx context.Context) error {
+	if err := join(ctx, &e.wires, e.dial); err != nil {
+		return err
 	}
-	return err
+	e.lines = e.wires.Lines()
+	return nil
 }
 
 // ask asks for a key's expiry, unless there is none, and value. As in the pipe they are
 // two steps: who changes the key in between causes an event, after which it is copied
 // in any case.
 func (e *end) ask(key string, short bool) {
+	wire := e.lines.For(key)
 	if !e.none[0] {
-		askExpiry(e.wire, key, e.old)
+		askExpiry(wire, key, e.old)
 	}
 	if short {
-		e.wire.About("GETRANGE", key, "0", lastOfShort)
+		wire.About("GETRANGE", key, "0", lastOfShort)
 	} else {
-		e.wire.About("DUMP", key)
+		wire.About("DUMP", key)
 	}
 }
 
 // read reads the answers for one key, which was asked for as of an old server or not.
-func (e *end) read(old, short bool) (err error) {
+func (e *end) read(key string, old, short bool) (err error) {
+	wire := e.lines.For(key)
 	e.expire, e.refused = noExpiry, nil
 	if !e.none[0] {
-		if e.expire, e.refused, err = expiry(e.wire, old); err != nil {
+		if e.expire, e.refused, err = expiry(wire, old); err != nil {
 			return err
 		}
 		if e.refused != nil && !old && value.Lacks(e.refused) {
@@ -378,8 +387,9 @@ func (e *end) read(old, short bool) (err error) {
 	if cap(e.payload) > roundBytes {
 		e.payload = nil
 	}
-	e.payload, e.found, err = e.wire.Append(e.payload[:0])
+	e.payload, e.found, err = wire.Append(e.payload[:0])
 	if errors.As(err, new(conn.Refusal)) {
+		_ = e.wires.Displaced(wire, err) // whoever copies it goes where it is
 		if e.refused == nil {
 			e.refused = err
 		}

@@ -201,7 +201,7 @@ func TestSieveLosesAServer(t *testing.T) {
 		t.Errorf("connected anew: %v", got)
 	}
 	s.Close()
-	s.ends[1].dial = func(context.Context) (*conn.Wire, error) { return nil, errors.New("no") }
+	s.ends[1].dial = func(context.Context) (*conn.Bundle, error) { return nil, errors.New("no") }
 	if out, err := s.Step(t.Context(), NewLot([]string{"k"}, 1)); err == nil || len(out) != 1 || out[0].Verdicts[0] != Unlike {
 		t.Errorf("%v, %+v", err, out)
 	}

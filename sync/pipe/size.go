@@ -44,7 +44,7 @@ func (p *Pipe) mortal(j *Job) error {
 	if !j.info {
 		return nil
 	}
-	none, refused, err := mortal(p.src, p.ways.Ours)
+	none, refused, err := mortal(p.from.For(""), p.ways.Ours)
 	if refused {
 		p.ways.noInfo.Store(true)
 	}
@@ -139,7 +139,7 @@ func (p *Pipe) askSizes(j *Job, w way) {
 	}
 	for i, k := range j.Keys {
 		if j.ways[i] == w {
-			p.src.Usage(k)
+			p.from.For(k).Usage(k)
 		}
 	}
 }
@@ -163,7 +163,11 @@ func (p *Pipe) measure(j *Job, w way) error {
 			if j.ways[i] != w {
 				continue
 			}
-			size, _, err := p.src.Int()
+			src := p.from.For(j.Keys[i])
+			size, _, err := src.Int()
+			if p.displaced(src, j, i, err) {
+				continue
+			}
 			if errors.As(err, new(conn.Refusal)) {
 				cannot = true
 				continue
@@ -185,7 +189,7 @@ func (p *Pipe) measure(j *Job, w way) error {
 func (p *Pipe) count(j *Job, w way) error {
 	for i, k := range j.Keys {
 		if j.ways[i] == w {
-			p.src.About("TYPE", k)
+			p.from.For(k).About("TYPE", k)
 		}
 	}
 	if err := p.src.Flush(); err != nil {
@@ -196,7 +200,7 @@ func (p *Pipe) count(j *Job, w way) error {
 		if j.ways[i] != w {
 			continue
 		}
-		kind, err := p.src.Word()
+		kind, err := p.from.For(j.Keys[i]).Word()
 		if err != nil && !errors.As(err, new(conn.Refusal)) {
 			return err
 		}
@@ -204,7 +208,7 @@ func (p *Pipe) count(j *Job, w way) error {
 	}
 	for i, k := range j.Keys {
 		if command, ok := lengths[asked[i]]; ok {
-			p.src.About(command, k)
+			p.from.For(k).About(command, k)
 		}
 	}
 	if err := p.src.Flush(); err != nil {
@@ -214,7 +218,7 @@ func (p *Pipe) count(j *Job, w way) error {
 		if _, ok := lengths[asked[i]]; !ok {
 			continue
 		}
-		n, _, err := p.src.Int()
+		n, _, err := p.from.For(j.Keys[i]).Int()
 		if errors.As(err, new(conn.Refusal)) {
 			continue // another type by now: it is dirty
 		}
@@ -234,6 +238,6 @@ func (p *Pipe) weigh(j *Job, i int, size int64) {
 		return
 	}
 	if size >= p.ways.Big || p.ways.Known != nil && p.ways.Known(j.Keys[i]) {
-		j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("copying key %q from %s: %w: about %d bytes", j.Keys[i], p.src, value.ErrTooBig, size)}
+		j.Outcomes[i] = value.Outcome{Err: fmt.Errorf("copying key %q from %s: %w: about %d bytes", j.Keys[i], p.from.For(j.Keys[i]), value.ErrTooBig, size)}
 	}
 }

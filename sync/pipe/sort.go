@@ -21,7 +21,7 @@ func (p *Pipe) askKinds(j *Job) {
 		return
 	}
 	for _, k := range j.Keys {
-		p.src.About("TYPE", k)
+		p.from.For(k).About("TYPE", k)
 	}
 }
 
@@ -32,14 +32,16 @@ func (p *Pipe) sort(j *Job) error {
 	}
 	j.kinds = make([]string, len(j.Keys))
 	for i, k := range j.Keys {
-		kind, err := p.src.Word()
+		src := p.from.For(k)
+		kind, err := src.Word()
 		switch {
+		case p.displaced(src, j, i, err):
 		case errors.As(err, new(conn.Refusal)):
-			j.Outcomes[i].Err = fmt.Errorf("asking %s for the type of key %q: %w", p.src, k, err)
+			j.Outcomes[i].Err = fmt.Errorf("asking %s for the type of key %q: %w", src, k, err)
 		case err != nil:
 			return err
 		case !p.ways.Takes(k, kind):
-			j.Outcomes[i].Err = fmt.Errorf("copying key %q from %s: %w", k, p.src, value.ErrOutside)
+			j.Outcomes[i].Err = fmt.Errorf("copying key %q from %s: %w", k, src, value.ErrOutside)
 		}
 		j.kinds[i] = kind
 	}
@@ -49,15 +51,16 @@ func (p *Pipe) sort(j *Job) error {
 // relaySorted is relayDump where types matter. The payload is held until it is known
 // that the key was of the same type still: one that may not be on the target is not
 // written, since nobody could say later whose it is.
-func (p *Pipe) relaySorted(j *Job, i int, expire int64, refused error) error {
+func (p *Pipe) relaySorted(src, dst *conn.Wire, j *Job, i int, expire int64, refused error) error {
 	k := j.Keys[i]
 	if refused != nil && !j.old && value.Lacks(refused) {
 		p.unknowable(refused) // for the next job: this one is read as it was asked for
 		refused = ErrChanged
 	}
-	payload, found, err := p.src.Append(p.held[:0])
+	moved := false
+	payload, found, err := src.Append(p.held[:0])
 	if errors.As(err, new(conn.Refusal)) {
-		if refused == nil {
+		if moved = p.displaced(src, j, i, err); refused == nil {
 			refused = value.Forbids(err)
 		}
 	} else if err != nil {
@@ -66,7 +69,7 @@ func (p *Pipe) relaySorted(j *Job, i int, expire int64, refused error) error {
 	if p.held = payload; cap(payload) > mostHeld {
 		p.held = nil
 	}
-	kind, err := p.src.Word()
+	kind, err := src.Word()
 	if errors.As(err, new(conn.Refusal)) {
 		if refused == nil {
 			refused = err
@@ -74,19 +77,22 @@ func (p *Pipe) relaySorted(j *Job, i int, expire int64, refused error) error {
 	} else if err != nil {
 		return err
 	}
+	if moved {
+		return nil
+	}
 	if refused == nil && (kind != j.kinds[i] || found == (kind == "none") || found && expire == noKey) {
 		refused = ErrChanged
 	}
 	switch {
 	case refused != nil:
-		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, p.src, refused)
+		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, src, refused)
 	case !found:
-		p.remove(j, i)
+		p.remove(dst, j, i)
 	default:
 		j.Outcomes[i].Bytes = int64(len(payload))
-		p.beginRestore(j, i, expire)
-		p.dst.Arg(string(payload))
-		p.endRestore()
+		p.beginRestore(dst, j, i, expire)
+		dst.Arg(string(payload))
+		endRestore(dst)
 	}
 	return nil
 }

@@ -191,8 +191,7 @@ func (b *Big) goOn(kind string, seen Changes, w Watch) bool {
 }
 
 func (b *Big) begin(kind string, seen Changes) {
-	t := newTemp(b.through)
-	t.manner = b.Manner
+	t := newTemp(b.through, b.Manner, b.key)
 	t.swap = true
 	// A list that is used at its head stands still when it is counted from its tail.
 	t.fromTail = kind == "list" && seen != 0 && seen.only(Prepended|HeadPopped)

@@ -105,7 +105,7 @@ func TestStringInOneSet(t *testing.T) {
 	run(t, src, "SET", "k", strings.Repeat("0123456789abcdef", 300<<10))
 	run(t, dst, "SET", "k", "old")
 	b, w := NewBig("k", direct(dst)), new(told)
-	tmp := newTemp(direct(dst))
+	tmp := newTemp(direct(dst), Manner{}, "k")
 	if err := streamString(t.Context(), src, "k", tmp, 5<<20); err == nil || Unknown(err) {
 		t.Errorf("more was written than there is: %v", err)
 	}

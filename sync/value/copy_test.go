@@ -124,7 +124,7 @@ func TestExpiryAlreadyPastLeavesNothing(t *testing.T) {
 		t.Error("RESTORE with an expiry already past left the old value")
 	}
 	run(t, dst, "SET", "k", "old")
-	tmp := newTemp(direct(dst))
+	tmp := newTemp(direct(dst), Manner{}, "k")
 	if err := tmp.write(ctx, 3, []any{"SET", tmp.key, "new"}); err != nil {
 		t.Fatal(err)
 	}

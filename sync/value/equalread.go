@@ -47,11 +47,15 @@ func (r *reader) read(ctx context.Context, c *redis.Client, keys []string, weigh
 	}
 	var groups []group
 	var bytes int64
+	most := groupKeys
+	if Clustered(c) { // whose nodes have each some of them
+		most = 1
+	}
 	for i := range keys {
 		if weight[i] >= limit {
 			continue
 		}
-		if n := len(groups); n == 0 || len(groups[n-1].at) == groupKeys || bytes+weight[i] > groupBytes {
+		if n := len(groups); n == 0 || len(groups[n-1].at) == most || bytes+weight[i] > groupBytes {
 			groups, bytes = append(groups, group{}), 0
 		}
 		g := &groups[len(groups)-1]

@@ -93,7 +93,7 @@ func (b *Big) extendStream(ctx context.Context, src *redis.Client, w Watch) erro
 
 // live is a temp that writes to the key itself.
 func (b *Big) live() *temp {
-	t := newTemp(b.through)
+	t := newTemp(b.through, b.Manner, b.key)
 	t.key, t.live, t.began = b.key, true, true
 	b.follow(t, 0)
 	return t

@@ -69,8 +69,7 @@ func (m Manner) logical(ctx context.Context, src, dst *redis.Client, key string)
 	if !ok {
 		return Outcome{}, fmt.Errorf("copying key %q from %s: %w: %s", key, at(src), ErrType, kind)
 	}
-	t := newTemp(direct(dst))
-	t.manner = m
+	t := newTemp(direct(dst), m, key)
 	defer t.drop(ctx)
 	if err := read(ctx, src, key, t); err != nil {
 		if movedOn(err) {

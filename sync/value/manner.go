@@ -18,6 +18,11 @@ type Manner struct {
 	// ("none") unless it takes these, are ErrOutside. nil: all are copied, and what is
 	// not there is removed.
 	Takes func(key, kind string) bool
+	// Cluster says that the target is one: a temporary key is in the slot of its key there.
+	Cluster bool
+	// Prefix begins the names of all keys at their place on the target. It matters for
+	// Cluster: temporary keys have no prefix, and must be in the slots of theirs.
+	Prefix string
 }
 
 // ErrOutside says that a key is not of a type that is copied, or not there. Nothing was

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/internal/slot"
 )
 
 // tempLife is how long a temporary key outlives its last chunk when we die. It
@@ -53,8 +55,19 @@ type temp struct {
 	after func() // is called after each chunk; nil: nothing
 }
 
-func newTemp(through Through) *temp {
-	return &temp{through: through, key: TempPrefix + rand.Text()}
+// newTemp returns the way to a key over a temporary one.
+func newTemp(through Through, manner Manner, key string) *temp {
+	return &temp{through: through, manner: manner, key: manner.tempName(key)}
+}
+
+// tempName returns a new name of a temporary key, which on a cluster is in the slot of key:
+// otherwise it could not take its place.
+func (m Manner) tempName(key string) string {
+	name := TempPrefix + rand.Text()
+	if !m.Cluster {
+		return name
+	}
+	return name + "{" + slot.Tag(slot.Of(m.Prefix+key)) + "}"
 }
 
 // write runs commands on the temporary key, one round trip, and counts bytes of
@@ -173,7 +186,7 @@ func (t *temp) resume(ctx context.Context, size string) error {
 // big one. With swap it gets another name in the same step, and is unlinked.
 func (t *temp) rename(ctx context.Context, key string, expire int64) error {
 	return t.through(ctx, func(ctx context.Context, dst *redis.Client) error {
-		old := TempPrefix + rand.Text()
+		old := t.manner.tempName(key)
 		p := dst.TxPipeline()
 		if t.swap {
 			p.Rename(ctx, key, old) // refused when there is none

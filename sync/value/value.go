@@ -30,6 +30,10 @@ var (
 	// ErrType says that a value is of a type that cannot be copied by type.
 	ErrType = errors.New("no copy by type for this type")
 
+	// ErrElsewhere says that a key's slot of a cluster is with another node, or away for
+	// the moment. Nothing was changed. It is an answer's error, so Unknown is false.
+	ErrElsewhere = errors.New("slot is elsewhere")
+
 	// errChanged says that a key changed under our hands in a way that needs
 	// a new beginning (another type, a group that went away).
 	errChanged = errors.New("key changed while it was read")
@@ -99,6 +103,9 @@ func at(c *redis.Client) string {
 	o := c.Options()
 	return o.Addr + " database " + strconv.Itoa(o.DB)
 }
+
+// Clustered reports whether a client is one of a whole cluster.
+func Clustered(c *redis.Client) bool { return c.Options().Network == "cluster" }
 
 // exec runs a pipeline and returns an error only when the answers are not all
 // there. The commands' own errors are for the caller to look at, one by one:

@@ -203,7 +203,7 @@ func (w *walk) closely(ctx context.Context, s *suspect) (verdict, error) {
 		err := retry(ctx, func() (err error) {
 			truths, others, err = w.burst(ctx, s.key, n)
 			return err
-		})
+		}, w.src, w.dst)
 		if err != nil {
 			return again, err
 		}
@@ -285,7 +285,7 @@ func (w *walk) lookStill(ctx context.Context, s *suspect) (verdict, error) {
 			d = one[0]
 		}
 		return err
-	})
+	}, w.src, w.dst)
 	if err != nil {
 		return again, err
 	}
@@ -324,7 +324,7 @@ func (w *walk) byElements(ctx context.Context, s *suspect) (verdict, error) {
 		d, decided, err = w.comparer.Elements(ctx, w.src, w.dst, w.cfg.Reverse, w.cfg.Settled == nil, s.key,
 			func(ctx context.Context) error { return sleep(ctx, w.cfg.Settle) })
 		return err
-	})
+	}, w.src, w.dst)
 	if err != nil {
 		return again, err
 	}

@@ -38,12 +38,14 @@ func mendOutside(ctx context.Context, cfg Config, from, to *redis.Client, keys [
 // which nobody else copies: two copiers could overtake each other.
 func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 	var batch value.Batch
-	manner := value.Manner{DropFieldExpiries: cfg.NoFieldExpiries}
 	return func(ctx context.Context, db int, keys []string) error {
 		from, to := cfg.Source(router.Place{DB: db}), cfg.Target(cfg.Databases[db])
+		manner := value.Manner{DropFieldExpiries: cfg.NoFieldExpiries, Prefix: cfg.Databases[db].Prefix}
 		if cfg.Reverse {
 			from, to = to, from
+			manner.Prefix = ""
 		}
+		manner.Cluster = value.Clustered(to)
 		keys, err := mendOutside(ctx, cfg, from, to, keys)
 		if err != nil {
 			return err

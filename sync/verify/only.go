@@ -39,7 +39,7 @@ func kinds(ctx context.Context, c *redis.Client, keys []string) (out []string, e
 			out[i] = c.Val()
 		}
 		return nil
-	})
+	}, c)
 	return out, err
 }
 
@@ -82,7 +82,7 @@ func (w *walk) there(ctx context.Context, keys []string) ([]bool, error) {
 			out[i] = found[i].Val() > 0
 		}
 		return err
-	})
+	}, w.truth)
 	return out, err
 }
 

@@ -3,11 +3,13 @@ package verify
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/value"
 )
 
@@ -22,14 +24,27 @@ const (
 	firstWait = 100 * time.Millisecond
 )
 
+// awayFor is for how long a part of a cluster may be away: a master that nobody has taken the
+// place of yet.
+const awayFor = 30 * time.Second
+
 // retry runs what only reads until no connection is lost meanwhile. An answer of a
-// server is final.
-func retry(ctx context.Context, read func() error) error {
-	wait := firstWait
+// server is final, but for that of a cluster which cannot for the moment; who is asked for
+// that are the clients of.
+func retry(ctx context.Context, read func() error, of ...*redis.Client) error {
+	wait, began := firstWait, time.Now()
+	spread := slices.ContainsFunc(of, value.Clustered)
 	for n := 1; ; n++ {
 		err := read()
 		if cause := context.Cause(ctx); cause != nil && err != nil {
 			return cause
+		}
+		if spread && conn.Away(err) && time.Since(began) < awayFor {
+			if err := sleep(ctx, firstWait); err != nil {
+				return err
+			}
+			n--
+			continue
 		}
 		if !value.Unknown(err) || errors.Is(err, errRestarted) || n == tries {
 			return err

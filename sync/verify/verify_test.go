@@ -18,7 +18,11 @@ import (
 	"github.com/crossfade/crossfade/sync/value"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	redistest.SilenceClients()
+	// go-redis tries a node that is gone once a second, up to a second longer than its client lives.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+}
 
 // sides are two servers with clients by database.
 type sides struct{ src, dst map[int]*redis.Client }

@@ -137,18 +137,21 @@ func (w *walk) pass(ctx context.Context, step string, c *redis.Client, cost floa
 }
 
 func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages chan<- []string) error {
-	run := runID(ctx, c)
+	run, spread := "", value.Clustered(c) // whose client looks itself whose cursors it has
+	if !spread {
+		run = runID(ctx, c)
+	}
 	match, kind := w.cfg.Only.Scan()
 	for cursor := uint64(0); ; {
 		var keys []string
 		var next uint64
 		err := retry(ctx, func() (err error) {
 			keys, next, err = scanPage(ctx, c, cursor, match, &kind, w.cfg.Batch)
-			if value.Unknown(err) && runID(ctx, c) != run {
+			if !spread && value.Unknown(err) && runID(ctx, c) != run {
 				return fmt.Errorf("%w: %w", errRestarted, err)
 			}
 			return err
-		})
+		}, c)
 		if err != nil {
 			return fmt.Errorf("scanning %s: %w", c.Options().Addr, err)
 		}
@@ -183,7 +186,7 @@ func (w *walk) pair(ctx context.Context, keys []string) (diffs []value.Diff, err
 			err = w.outside(ctx, keys, diffs)
 		}
 		return err
-	})
+	}, w.src, w.dst)
 	return diffs, err
 }
 

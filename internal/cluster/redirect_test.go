@@ -1,0 +1,42 @@
+package cluster
+
+import "testing"
+
+func TestRedirects(t *testing.T) {
+	const from = "10.0.0.9:7000"
+	for text, want := range map[string]Redirect{
+		"MOVED 3999 127.0.0.1:6381":       {3999, "127.0.0.1:6381", false},
+		"-MOVED 3999 127.0.0.1:6381\r\n":  {3999, "127.0.0.1:6381", false},
+		"ASK 0 redis-3.example.org:6381":  {0, "redis-3.example.org:6381", true},
+		"MOVED 16383 :6381":               {16383, "10.0.0.9:6381", false},
+		"MOVED 1 ?:6381":                  {1, "10.0.0.9:6381", false},
+		"MOVED 1 ::1:6381":                {1, "[::1]:6381", false},
+		"MOVED 1 [fe80::2]:6381":          {1, "[fe80::2]:6381", false},
+		"MOVED 1 127.0.0.1:6381 and more": {1, "127.0.0.1:6381", false},
+	} {
+		if got, ok := ParseRedirect(text, from); !ok || got != want {
+			t.Errorf("%q: %+v, %v, want %+v", text, got, ok, want)
+		}
+	}
+	for _, text := range []string{
+		"", "MOVED", "MOVED 1", "MOVED 1 host", "MOVED 16384 h:1", "MOVED -1 h:1", "MOVED 1 h:0", "MOVED 1 h:65536", "MOVED x h:1",
+		"ERR MOVED 1 h:1", "MOVEDX 1 h:1", "TRYAGAIN Multiple keys", "ASKED 1 h:1",
+	} {
+		if got, ok := ParseRedirect(text, from); ok {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
+	for text, want := range map[string]bool{
+		"TRYAGAIN Multiple keys request during rehashing of slot": true,
+		"-CLUSTERDOWN The cluster is down":                        true,
+		"LOADING Redis is loading the dataset in memory":          true,
+		"MASTERDOWN Link with MASTER is down":                     true,
+		"READONLY You can't write against a read only replica.":   false,
+		"ERR TRYAGAIN": false,
+		"":             false,
+	} {
+		if got := Later(text); got != want {
+			t.Errorf("%q: later %v", text, got)
+		}
+	}
+}
