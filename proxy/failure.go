@@ -30,32 +30,52 @@ type damper struct {
 	mu     sync.Mutex
 	err    error // of the last attempt; nil when that worked
 	at     time.Time
-	trying bool
+	trying chan struct{} // closed when the attempt of this moment ends; nil when there is none
 }
 
 // dialDamped is dial on behalf of a client. While a side cannot be reached, one
-// client in redialWait tries; all others get at once the error that it got.
+// client in redialWait tries; all others get the error that it got. Who comes while it
+// tries waits for what comes of that: the last error may be old, and the server back.
 func (s *Server) dialDamped(ctx context.Context, route router.Route) (*link, error) {
 	d := &s.dampers[route.Side]
-	d.mu.Lock()
-	again := d.err != nil
-	if again && (d.trying || time.Since(d.at) < redialWait) {
-		err := d.err
-		d.mu.Unlock()
+	tries, err := d.ask(ctx)
+	if err != nil {
 		return nil, err
 	}
-	d.trying = again
-	d.mu.Unlock()
 	l, err := s.dial(ctx, route)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if again {
-		d.trying = false
+	if tries != nil {
+		close(tries)
+		d.trying = nil
 	}
 	if err == nil || ctx.Err() == nil {
 		d.err, d.at = err, time.Now()
 	}
 	return l, err
+}
+
+// ask returns when the caller may dial, or the error that it gets instead. tries is not
+// nil when all others wait for it.
+func (d *damper) ask(ctx context.Context) (tries chan struct{}, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if trying := d.trying; trying != nil {
+		d.mu.Unlock()
+		select {
+		case <-trying:
+		case <-ctx.Done():
+		}
+		d.mu.Lock()
+	}
+	switch {
+	case d.err == nil:
+		return nil, nil
+	case d.trying != nil || time.Since(d.at) < redialWait || ctx.Err() != nil:
+		return nil, d.err
+	}
+	d.trying = make(chan struct{})
+	return d.trying, nil
 }
 
 // complaints keeps the log short when many clients have the same reason to complain.

@@ -137,9 +137,12 @@ func (s *Server) unwrap(secure *tls.Conn) (net.Conn, error) {
 		return nil, err
 	}
 	w := &wrapped{secure: secure, inner: inner.(*net.UnixConn)}
-	w.unhook = context.AfterFunc(s.killed, w.close)
+	unhook := context.AfterFunc(s.killed, w.close)
 	s.serving.Go(w.up)
-	s.serving.Go(w.down)
+	s.serving.Go(func() {
+		defer unhook()
+		w.down()
+	})
 	return plain, nil
 }
 
@@ -147,11 +150,9 @@ func (s *Server) unwrap(secure *tls.Conn) (net.Conn, error) {
 type wrapped struct {
 	secure *tls.Conn
 	inner  *net.UnixConn
-	unhook func() bool
 }
 
 func (w *wrapped) close() {
-	w.unhook()
 	_ = w.inner.Close()
 	_ = w.secure.Close()
 }

@@ -89,11 +89,10 @@ func (l *loop) post(f func()) bool {
 		return false
 	}
 	l.posted = append(l.posted, f)
-	first := len(l.posted) == 1
-	l.mu.Unlock()
-	if first {
-		l.poll.Wake()
+	if len(l.posted) == 1 {
+		l.poll.Wake() // with the lock: once the loop has ended, the descriptor may be another's
 	}
+	l.mu.Unlock()
 	return true
 }
 

@@ -218,7 +218,7 @@ func (p *pool) take(key string) *link {
 			delete(p.links, key)
 		}
 		p.mu.Unlock()
-		if silentSocket(k.conn) {
+		if silentSocket(k.conn) && !k.severed.Load() {
 			k.idle, k.between = false, false
 			return k
 		}

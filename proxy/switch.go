@@ -246,14 +246,12 @@ func (s *session) introduce(ctx context.Context, route router.Route) error {
 // session has ended.
 func (s *session) setAside(l *link, at **link) {
 	s.mu.Lock()
-	ended := s.ended
-	if !ended {
-		*at = l
+	other := l
+	if !s.ended {
+		other, *at = *at, l // one that was prepared meanwhile
 	}
 	s.mu.Unlock()
-	if ended {
-		l.close()
-	}
+	closeAll(other)
 }
 
 // stays reports whether the session is not to be moved, or cannot be. It runs under the

@@ -109,8 +109,29 @@ func chaos(t *testing.T, mode setting, seed uint64) {
 	phase("both sides", length, func(ctx context.Context) { up.Storm(ctx, r3, pause) }, func(ctx context.Context) { down.Storm(ctx, r4, pause) })
 	crowd.Strict(direct, true)
 	crowd.Strict(down.Addr(), true)
+	until(t, "the last failures are forgotten", w.forgets)
 	phase("calm again", length/2)
 	if n := w.gate.Inside(); n != 0 {
 		t.Errorf("%d commands are left inside the gate", n)
 	}
+}
+
+// forgets reports whether nobody is being connected, or would be refused for an attempt of
+// before: for redialWait after one that has failed others get what it got.
+func (w *world) forgets() bool {
+	forgets := true
+	for i := range w.proxy.dampers {
+		d := &w.proxy.dampers[i]
+		d.mu.Lock()
+		forgets = forgets && d.trying == nil && (d.err == nil || time.Since(d.at) > redialWait)
+		d.mu.Unlock()
+	}
+	for _, l := range w.proxy.eventLoops() {
+		l.call(func() {
+			for _, tr := range l.trunks {
+				forgets = forgets && (tr.ready || tr.failed != 0 && l.now-tr.failed > int64(redialWait))
+			}
+		})
+	}
+	return forgets
 }

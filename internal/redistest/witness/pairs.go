@@ -16,6 +16,19 @@ func (l *life) partner() (*life, error) {
 	return p, nil
 }
 
+// converse sends what the partner has gathered and reads all that it is answered. An
+// error says that it is the partner's.
+func (l *life) converse() error {
+	err := l.flush()
+	if err == nil {
+		err = l.receive(0)
+	}
+	if err != nil {
+		return fmt.Errorf("the partner, with %d commands outstanding: %w", len(l.pending), err)
+	}
+	return nil
+}
+
 // queueOfTwo has one connection wait for what the other pushes.
 func (l *life) queueOfTwo() error {
 	l.kind = "blocked"
@@ -37,10 +50,7 @@ func (l *life) queueOfTwo() error {
 			return err
 		}
 		p.add("", "RPUSH", l.key("pair"), t).check = func(string) error { return nil }
-		if err := p.flush(); err != nil {
-			return err
-		}
-		if err := p.receive(0); err != nil {
+		if err := p.converse(); err != nil {
 			return err
 		}
 		if err := l.receive(0); err != nil {
@@ -85,10 +95,7 @@ func (l *life) channelOfTwo() error {
 			}
 			p.add(bulk(e), "ECHO", e)
 		}
-		if err := p.flush(); err != nil {
-			return err
-		}
-		if err := p.receive(0); err != nil {
+		if err := p.converse(); err != nil {
 			return err
 		}
 		for len(l.messages) > 0 {
