@@ -43,6 +43,10 @@ func (m *Model) resume(s *State, i int, who string, out *successors) {
 			o.copy, o.conn = message{}, false
 			what = "closes the connections of older tokens, and decides"
 		}
+		n.taken = n.taken || i == 1
+		if i == 1 && m.has(CloseClients) { // and who connects later finds a newer token
+			n.drift = noDrift
+		}
 		c.epoch, c.ahead = c.best.epoch, m.lost()
 		switch {
 		case c.best.phase == committing && m.has(NoSecondDrain):
