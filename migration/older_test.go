@@ -41,7 +41,10 @@ func (c *client) write(line string) error {
 	if _, err := io.WriteString(c.conn, line+"\r\n"); err != nil {
 		return err
 	}
-	_, err := c.in.ReadString('\n')
+	reply, err := c.in.ReadString('\n')
+	if err == nil && reply[0] == '-' {
+		err = errors.New(reply)
+	}
 	return err
 }
 
@@ -66,6 +69,7 @@ func TestWhoTakesOverClosesTheFormersClients(t *testing.T) {
 	}
 	var theirs, others []*client
 	for _, s := range servers {
+		do(t, s.Client(0), "CONFIG", "SET", "protected-mode", "no") // or it takes nobody from elsewhere
 		theirs = append(theirs, clientFrom(t, s, "127.0.0.1"))
 		others = append(others, clientFrom(t, s, "127.0.0.2"))
 	}

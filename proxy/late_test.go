@@ -86,7 +86,7 @@ func TestNoConnectionBehindTheLoss(t *testing.T) {
 		}
 		w.proxy.Release(router.Route{Side: router.Source, Map: w.dbs})
 		plain.want("GET k", bulk("1"))
-		if got := fmt.Sprint(w.do(router.Source, 0, "GET", "k"), w.do(router.Source, 3, "EXISTS", "k")); got != "1 0" {
+		if got := fmt.Sprintf("%v %v", w.do(router.Source, 0, "GET", "k"), w.do(router.Source, 3, "EXISTS", "k")); got != "1 0" {
 			t.Errorf("there is %s", got)
 		}
 	})

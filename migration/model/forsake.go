@@ -1,7 +1,9 @@
 package model
 
 // A client may give up waiting for its sidecar, and go on with another one. What it had sent
-// before has no outcome for it, and may still be in the old one's hands, or on its way.
+// before has no outcome for it, and may still be in the old one's hands, or on its way. Where
+// that is tried, each sidecar is its coordinator's: the second one serves when that has taken
+// over.
 
 // What became of such a write.
 const (
@@ -34,6 +36,24 @@ func (m *Model) forsake(s *State, out *successors) {
 		out.add(sidecars[0], "sends a to "+names[x]+", of a client that has gone", n)
 	case toSource, toTarget:
 		m.arrive(s, int(s.drift-toSource), out)
+	}
+}
+
+// succeed is what coordinator 2 makes of the first sidecar's clients when it takes over.
+func (m *Model) succeed(n *State) {
+	n.taken = true
+	if !m.has(CloseClients) {
+		return
+	}
+	n.drift = noDrift // and who connects later finds a newer token
+	if n.write[writeA] < acked {
+		n.write[writeA] = unknown
+	}
+	if b := n.write[writeB]; b == atSource || b == atTarget {
+		n.write[writeB] = unknown
+	}
+	if !n.elsewhere {
+		n.elsewhere, n.met[1] = true, [2]bool{}
 	}
 }
 
