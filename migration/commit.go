@@ -341,10 +341,12 @@ func (a *attempt) commitAtOnce(ctx context.Context) bool {
 	if fence != nil && w.Alone() {
 		also = func(p redis.Pipeliner) { lowering, unpause = a.fence(a.to).queueLower(ctx, p, fence) }
 	}
+	at := time.Now()
 	if err := a.decided("COMMITTED", w.Save(ctx, e, replicaPatience, also)); err != nil {
 		a.log.Warn("whether the switch is committed is not known, asking again", "server", a.ids[a.to].Pool().String(), "error", err)
 		return false
 	}
+	a.seat.noteSeenAt(a.to, at) // or the connection would have been closed
 	lowered := also != nil && firstBut(unpause, lowering, nil) == nil
 	a.noteCommitted(lowered)
 	return lowered || fence == nil
@@ -404,10 +406,12 @@ func (m *Migration) commit(ctx context.Context, ok store.Condition) error {
 		if err != nil {
 			return err
 		}
+		at := time.Now()
 		err = store.SaveReplicated(ctx, m.ids[to].Pool().Control(), store.RecordKey, e, ok, replicaPatience)
 		if err := m.decided("COMMITTED", err); err != nil {
 			return fmt.Errorf("on %s: %w", m.ids[to].Pool(), err)
 		}
+		m.seat.noteSeenAt(to, at)
 		m.noteCommitted(false)
 	}
 	return m.openEntered(ctx)
@@ -447,6 +451,9 @@ func (m *Migration) openEntered(ctx context.Context) error {
 
 // release lets the clients go on, on the other side.
 func (a *attempt) release(ctx context.Context) error {
+	if err := a.awaitMayOpen(ctx, a.to); err != nil {
+		return err // the process may have been stopped since it was committed
+	}
 	a.opening = make(chan struct{})
 	go func() { // whom an earlier switch has fenced: a failover must not meet clients with a fence
 		defer close(a.opening)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,7 +14,6 @@ import (
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/sync/conn"
-	"github.com/crossfade/crossfade/sync/mirror"
 )
 
 // FenceLevel says what keeps the applications from writing to the server that
@@ -335,24 +333,16 @@ func (f fence) kill(ctx context.Context, spared map[string]struct{}) error {
 // applicationClients returns the ids of connections that are neither ours nor
 // replication's, and do not come from an address in spared.
 func applicationClients(ctx context.Context, c *redis.Client, own string, spared map[string]struct{}) ([]string, error) {
-	list, err := c.ClientList(ctx).Result()
+	text, err := c.ClientList(ctx).Result()
 	if err != nil {
 		return nil, err
 	}
 	var ids []string
-	for line := range strings.Lines(list) {
-		f := make(map[string]string)
-		for field := range strings.FieldsSeq(line) {
-			if k, v, ok := strings.Cut(field, "="); ok {
-				f[k] = v
-			}
+	for _, one := range listed(text) {
+		_, spare := spared[one.addr]
+		if one.isClients() && !spare && (own == "" || one.user != own) {
+			ids = append(ids, one.id)
 		}
-		ours := strings.HasPrefix(f["name"], mirror.KeyPrefix) || own != "" && f["user"] == own
-		_, spare := spared[f["addr"]]
-		if f["id"] == "" || ours || spare || strings.ContainsAny(f["flags"], "SM") {
-			continue
-		}
-		ids = append(ids, f["id"])
 	}
 	return ids, nil
 }

@@ -116,6 +116,8 @@ type Migration struct {
 	verification verification
 	shadow       shadow
 	seat         seat
+	admissions   [2]admissions // by router.Side
+	serves       atomic.Bool   // clients were let in
 	others       others
 	strays       strays
 
@@ -128,10 +130,13 @@ type Migration struct {
 	stopped  chan struct{}
 }
 
+// instanceBytes is of how many bytes the name of a process is made.
+const instanceBytes = 4
+
 // New returns a migration that does nothing yet. The gate must lead to the
 // source or be shut; Recover sets it right.
 func New(opt Options, log *slog.Logger) *Migration {
-	instance := randomHex(4)
+	instance := randomHex(instanceBytes)
 	timeout := opt.Config.Proxy.DialTimeout
 	m := &Migration{
 		cfg: opt.Config, opt: opt, log: log, traffic: opt.Traffic,

@@ -28,6 +28,9 @@ func (m *Migration) Recover(ctx context.Context) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		err := m.settle(ctx)
 		if err == nil {
+			err = m.mayOpen(ctx, m.record().Side)
+		}
+		if err == nil {
 			break
 		}
 		if ctx.Err() != nil {
@@ -48,6 +51,7 @@ func (m *Migration) Recover(ctx context.Context) error {
 		}
 	}
 	m.setProblems()
+	m.serves.Store(true)
 	m.traffic.Release(m.route())
 	return nil
 }
@@ -334,6 +338,7 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 		_ = f.unpause(ctx) // servers before 6.2 do not know it
 		return nil
 	}
+	at := time.Now()
 	if err := f.lower(ctx, st); errors.Is(err, store.ErrSuperseded) {
 		return err
 	} else if err != nil {
@@ -344,6 +349,9 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 	}
 	if m.meet(side); m.record().Servers[side].At != kept.At {
 		return fmt.Errorf("lowering the fence on the %s: another server has become the master meanwhile", side)
+	}
+	if m.seat.has(side) {
+		m.seat.noteSeenAt(side, at) // or the connection would have been closed
 	}
 	if err := m.assume(func(r *Record) { r.Servers[side].Fence = nil }); err != nil {
 		m.log.Error("the fence is lowered, which the state file does not know", "error", err)

@@ -134,8 +134,13 @@ func (m *Migration) lostTo() error {
 // guardConnections has all connections of ours look at the seat.
 func (m *Migration) guardConnections() {
 	for side, id := range m.ids {
-		id.Pool().Guard(&conn.Guard{Key: store.SeatKey, Allow: m.seat.allowOn(router.Side(side))})
+		id.Pool().Guard(m.Guard(router.Side(side)))
 	}
+}
+
+// Guard is that of connections of ours to a side.
+func (m *Migration) Guard(side router.Side) *conn.Guard {
+	return &conn.Guard{Key: store.SeatKey, Allow: m.seat.allowOn(side)}
 }
 
 // sit takes the seat on these servers and closes what others have left there. Behind that
@@ -156,7 +161,7 @@ func (m *Migration) sit(ctx context.Context, sides ...router.Side) error {
 		}
 	}
 	for _, side := range sides {
-		if err := killOlder(ctx, m.ids[side]); err != nil {
+		if err := m.closeOlder(ctx, side); err != nil {
 			return err
 		}
 		if s.noteTaken(side) {

@@ -27,10 +27,28 @@ const sleepAfter = 2 * time.Second
 var errSeatGone = errors.New("nobody has the seat, and this process has not looked at it for a while: it may have slept until another one has ended the migration")
 
 // noteSeen notes that the seat is ours on a server.
-func (s *seat) noteSeen(side router.Side) {
+func (s *seat) noteSeen(side router.Side) { s.noteSeenAt(side, time.Now()) }
+
+// noteSeenAt notes that it was at a moment.
+func (s *seat) noteSeenAt(side router.Side, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seen[side] = time.Now()
+	if at.After(s.seen[side]) {
+		s.seen[side] = at
+	}
+}
+
+// ago is how long ago a moment was. A machine that slept may not have counted that, but its
+// calendar has.
+func ago(at time.Time) time.Duration {
+	return max(time.Since(at), time.Now().Round(0).Sub(at.Round(0)))
+}
+
+// seenWithin reports whether the seat was seen to be ours on a side within d.
+func (s *seat) seenWithin(side router.Side, d time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.seen[side].IsZero() && ago(s.seen[side]) < d
 }
 
 // leave gives the seat up: its keys are about to be removed.
@@ -53,11 +71,10 @@ func (s *seat) unseenFor(d time.Duration) bool {
 	}
 	held := false
 	for _, at := range s.seen {
-		// A machine that slept may not have counted that, but its calendar has.
 		if at.IsZero() {
 			continue
 		}
-		if held = true; max(time.Since(at), time.Now().Round(0).Sub(at.Round(0))) < d {
+		if held = true; ago(at) < d {
 			return false
 		}
 	}

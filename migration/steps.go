@@ -98,8 +98,8 @@ func (a *attempt) prepare(ctx context.Context) error {
 	if err := a.forward.CarryFunctions(ctx); err != nil {
 		return err
 	}
-	a.onUndo(func(context.Context) error {
-		if a.lostTo() != nil {
+	a.onUndo(func(ctx context.Context) error {
+		if a.awaitMayOpen(context.WithoutCancel(ctx), a.from) != nil {
 			return nil // where they belong another one knows; the process ends
 		}
 		a.traffic.Release(a.route())

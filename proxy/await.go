@@ -134,12 +134,15 @@ func silentSocket(conn net.Conn) bool { return !polled(conn, unix.POLLRDHUP|unix
 // connection that cannot be asked has none.
 func polled(conn net.Conn, events int16) bool {
 	var there bool
-	err := onSocket(conn, func(fd int) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
-		n, err := unix.Poll(fds, 0)
-		there = err == nil && n > 0 && fds[0].Revents != 0
-	})
+	err := onSocket(conn, func(fd int) { there = polledAt(fd, events) })
 	return there || err != nil
+}
+
+// polledAt is polled for a descriptor.
+func polledAt(fd int, events int16) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents != 0
 }
 
 // onSocket calls f with the descriptor of a connection, of the one below it with

@@ -199,6 +199,8 @@ func (s *Server) dialTrunk(ctx context.Context, dial dialer, route router.Route,
 		err = errAlone
 	case err == nil && k.busy != nil:
 		err = k.busy
+	case err == nil:
+		err = s.admitted(ctx, k)
 	}
 	if err != nil {
 		k.close()

@@ -53,6 +53,9 @@ func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, to
 	if err == nil && first < to {
 		err = s.tellRest(ctx, l, route, to)
 	}
+	if err == nil {
+		err = s.srv.admitted(ctx, l)
+	}
 	if err != nil {
 		l.close()
 		return nil, err

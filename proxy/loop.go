@@ -286,6 +286,10 @@ func (l *loop) enter() {
 	waited := l.gated
 	l.gated = nil
 	for _, g := range waited {
+		if l.waitedInVain(g) {
+			l.drop(g)
+			continue
+		}
 		l.goOn(g, atGate)
 	}
 }

@@ -26,6 +26,12 @@ import (
 type Upstream struct {
 	Dial               func(ctx context.Context) (net.Conn, error)
 	Username, Password string
+
+	// Admit is asked about each connection to the side once it is set up, and before a
+	// command of a client is sent on it. Its error is why it is not used. So whoever first
+	// has Admit say no and then closes the connections that are there has none left of
+	// ours. nil: all are used. It is called concurrently.
+	Admit func(ctx context.Context) error
 }
 
 // Observer hears of what keyspace notifications do not tell. Each call comes
@@ -151,6 +157,7 @@ type Server struct {
 	stayUntil atomic.Int64                 // see staying; by clock
 	streaming atomic.Int64                 // commands that are being passed on piecewise
 	grace     atomic.Int64
+	lateAfter time.Duration // as the constant; tests have less patience
 
 	mu       sync.Mutex
 	clients  int // all, those of the loops included
@@ -203,7 +210,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	}
 	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts, identities: identitiesOf(cfg),
 		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{}),
-		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan)}
+		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan), lateAfter: lateAfter}
 	s.writes, _ = obs.(WriteObserver)
 	s.elements, _ = obs.(ElementObserver)
 	s.shadows.obs, _ = obs.(ShadowObserver)

@@ -189,11 +189,15 @@ func (s *session) serve() error {
 // connect makes the first upstream connection, once the gate is open.
 func (s *session) connect() error {
 	for {
+		from := time.Now()
 		route, err := s.srv.gate.Enter(s.srv.stopping)
 		if err != nil {
 			return err
 		}
 		s.srv.gate.Leave()
+		if s.srv.waitedInVain(time.Since(from), s.hungUp) {
+			return errClientGone
+		}
 		l, err := s.pooled(route)
 		if l == nil {
 			l, err = s.fresh(s.srv.killed, s.srv.dialDamped, route, whole)
@@ -366,6 +370,10 @@ func (s *session) enter() error {
 		if route, err = s.srv.gate.Enter(s.srv.stopping); err != nil {
 			return err
 		}
+		if s.srv.waitedInVain(time.Since(from), s.hungUp) {
+			s.srv.gate.Leave()
+			return errClientGone
+		}
 		if s.waitFrom.IsZero() {
 			s.waitFrom = from
 		}
@@ -392,6 +400,9 @@ func (s *session) follow(route router.Route) error {
 	s.moved()
 	return nil
 }
+
+// hungUp looks whether the client has closed its end.
+func (s *session) hungUp() bool { return hungUp(s.conn) }
 
 // leave gives the ticket back if no item took it.
 func (s *session) leave() {

@@ -75,6 +75,7 @@ type upstream struct {
 	fleet      *fleet.Fleet // a cluster as one server; nil: it is one
 	now        atomic.Pointer[config.Endpoint]
 	pool       atomic.Pointer[conn.Pool]
+	guard      func() *conn.Guard // of the pool
 }
 
 func newUpstream(e config.Endpoint, timeout time.Duration) *upstream {
@@ -113,6 +114,7 @@ func (u *upstream) follow(text string) error {
 func (u *upstream) own() *conn.Pool {
 	if u.pool.Load() == nil {
 		p := conn.New(*u.now.Load(), "unblock", u.timeout)
+		p.Guard(u.guard())
 		if !u.pool.CompareAndSwap(nil, p) {
 			_ = p.Close()
 		}
@@ -215,7 +217,9 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 	trusted, _ := c.Proxy.Trusted()
 	pc.Headers = proxy.Headers{Networks: trusted.Networks, Unix: trusted.Unix, Required: c.Proxy.ProxyProtocol == "required"}
 	for side, u := range ups {
-		pc.Upstreams[side] = proxy.Upstream{Dial: u.dial, Username: u.configured.Username, Password: u.configured.Password}
+		u.guard = func() *conn.Guard { return o.Guard(router.Side(side)) }
+		pc.Upstreams[side] = proxy.Upstream{Dial: u.dial, Username: u.configured.Username, Password: u.configured.Password,
+			Admit: func(ctx context.Context) error { return o.Admit(ctx, router.Side(side)) }}
 	}
 	return proxy.New(pc, gate, o, log)
 }

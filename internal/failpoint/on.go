@@ -54,10 +54,10 @@ func Hit(name string) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	case action == "stop":
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		stop()
 	case strings.HasPrefix(action, "stop:"):
 		if os.Remove(strings.TrimPrefix(action, "stop:")) == nil {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			stop()
 		}
 	case strings.HasPrefix(action, "wait:"):
 		file := strings.TrimPrefix(action, "wait:")

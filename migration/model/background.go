@@ -43,6 +43,9 @@ func (m *Model) resume(s *State, i int, who string, out *successors) {
 			o.copy, o.conn = message{}, false
 			what = "closes the connections of older tokens, and decides"
 		}
+		if i == 1 && m.bounds.Gives > 0 {
+			m.succeed(&n)
+		}
 		c.epoch, c.ahead = c.best.epoch, m.lost()
 		switch {
 		case c.best.phase == committing && m.has(NoSecondDrain):

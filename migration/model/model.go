@@ -143,6 +143,9 @@ type State struct {
 	car            [2]uint8       // the epoch that each sidecar knows
 	met            [2][2]bool     // sidecar, server: connected since it came up
 	left           Bounds         // what may still happen
+	drift          uint8          // a write of a client that has given up waiting
+	elsewhere      bool           // client 1 has: its next write goes through sidecar 2
+	taken          bool           // coordinator 2 has taken over
 	epoch, decided uint8          // of history: switches committed, and journalled
 	gone           uint8          // writes that servers lost by themselves, or that nobody promised to keep
 	broken         property
@@ -161,6 +164,7 @@ type Bounds struct {
 	Fsync    bool  // which has everything that was acknowledged
 	Cuts     uint8 // of notification connections
 	Replies  uint8 // answers that are lost
+	Gives    uint8 // times that a client gives up waiting, and goes on with another sidecar
 }
 
 // String says the bounds in words.
@@ -182,6 +186,7 @@ func (b Bounds) String() string {
 	add(b.Fails, "failure of a server", "failures of servers")
 	add(b.Cuts, "connection cut", "connections cut")
 	add(b.Replies, "answer lost", "answers lost")
+	add(b.Gives, "client gone elsewhere", "clients gone elsewhere")
 	return strings.Join(parts, ", ")
 }
 
@@ -277,6 +282,9 @@ func (m *Model) judge(s State) State {
 	if !s.late.on {
 		s.late = message{}
 	}
+	if s.left.Gives == 0 && !s.elsewhere {
+		s.taken = false // nobody will ask
+	}
 	for car := range s.car {
 		if s.idle(car) { // what it knows does not matter any more
 			s.car[car], s.met[car] = 0, [2]bool{true, true}
@@ -291,11 +299,11 @@ func (m *Model) judge(s State) State {
 // idle reports whether every write that goes through a sidecar is decided.
 func (s *State) idle(car int) bool {
 	for w, what := range s.write {
-		if w != writeX && of(w) == car && what < acked {
+		if w != writeX && s.of(w) == car && what < acked {
 			return false
 		}
 	}
-	return true
+	return car != 0 || s.drift == noDrift
 }
 
 func (s *State) look() property {

@@ -101,7 +101,8 @@ the entered server can be asked.
 Without any one of these rules the model fails. Each history below is one of the shortest
 that shows it: S is the source and T the target; a and b are writes that a client has
 pipelined through sidecar 1, c one through sidecar 2, x one that bypasses the proxy; on the
-right is what the servers hold, when it has changed.
+right is what the servers hold, when it has changed. Where the client gives up, b is not
+pipelined, but its next write, through sidecar 2.
 `)
 	for i, r := range f.Without {
 		rule := Rules[i]

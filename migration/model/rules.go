@@ -21,6 +21,7 @@ const (
 	Tokens
 	ClaimFirst
 	KillOld
+	CloseClients
 	NewestCounts
 	NoSecondDrain
 	ReplayRefusedOnly
@@ -112,6 +113,11 @@ var Rules = [nRules]struct{ Name, Says, In, Code string }{
 		"Copies of an older token, or whose answer was lost, cannot arrive any more before anything else is done.",
 		"two coordinators", "`migration/seat.go` `sit`, `sync/conn/guard.go` for those that are made later, `sync/mirror/writer.go` `replaceWriter`",
 	},
+	CloseClients: {
+		"old connections of clients are closed too",
+		"What clients had left with a sidecar that was taken over from cannot arrive any more before its successor serves anybody.",
+		"clients that give up", "`migration/older.go` `closeOlder`, `migration/admit.go` `Admit` for those that are made later",
+	},
 	NewestCounts: {
 		"the newest record counts",
 		"State file, record and journal are read, and the epoch never goes back.",
@@ -187,6 +193,11 @@ var Scenarios = []Scenario{
 		"pipelines", "A client has two commands under way at once; an answer is lost.",
 		Bounds{Writes: 0b0011, Switches: 1, Aborts: 1, Replies: 1},
 		Bounds{Writes: 0b1011, Switches: 2, Aborts: 1, Replies: 1},
+	},
+	{
+		"clients that give up", "A client gives up waiting and goes on with the sidecar of a second coordinator, which takes over at any time; the first sidecar is only slow.",
+		Bounds{Writes: 0b0011, Switches: 1, Starts: 1, Gives: 1},
+		Bounds{Writes: 0b1011, Switches: 2, Aborts: 1, Crashes: 1, Starts: 2, Gives: 1},
 	},
 }
 

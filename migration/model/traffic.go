@@ -21,6 +21,7 @@ func (m *Model) traffic(s *State, out *successors) {
 			m.run(s, w, target, out)
 		}
 	}
+	m.forsake(s, out)
 	for x := range s.srv {
 		if s.srv[x].paused {
 			n := *s
@@ -36,8 +37,8 @@ func (s *State) told() uint8 { return max(s.srv[source].key.epoch, s.srv[target]
 var sidecars = [2]string{"sidecar 1", "sidecar 2"}
 
 // of returns the sidecar of a write's client.
-func of(w int) int {
-	if w == writeC {
+func (s *State) of(w int) int {
+	if w == writeC || w == writeB && s.elsewhere {
 		return 1
 	}
 	return 0
@@ -46,10 +47,14 @@ func of(w int) int {
 // send adds the sending of a write, or of one that was refused, to where its
 // sidecar knows the applications to be.
 func (m *Model) send(s *State, w int, out *successors) {
-	car := of(w)
+	car := s.of(w)
 	x := int(s.car[car] & 1)
 	to := uint8(atSource + x)
-	if (w == writeA || w == writeB) && s.write[writeA+writeB-w] == unknown {
+	switch {
+	case w == writeB && s.elsewhere && !s.taken:
+		return // sidecar 2 serves nobody yet
+	case w == writeB && s.elsewhere:
+	case (w == writeA || w == writeB) && s.write[writeA+writeB-w] == unknown:
 		n := *s
 		n.write[w] = unknown
 		out.add(sidecars[car], "closes the connection of client 1, which waits for "+letters[w:w+1]+" as well", n)
