@@ -85,7 +85,7 @@ func (m *Migration) askSeatOf(side router.Side) error {
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.Proxy.DialTimeout)
 	defer cancel()
 	for range seatTries {
-		value, err := m.ids[side].Pool().DB(0).Get(ctx, store.SeatKey).Result()
+		value, err := m.ids[side].Pool().Control().Get(ctx, store.SeatKey).Result()
 		if err == nil || errors.Is(err, redis.Nil) {
 			return m.seat.admits(side, value)
 		}

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/mirror"
@@ -31,7 +34,16 @@ func (m *Migration) closeOlder(ctx context.Context, side router.Side) error {
 // anything else: they have the names that clients give them. It comes before the sidecar's
 // own are closed, so that it may be repeated.
 func closeTheirClients(ctx context.Context, id *identity) (int, error) {
-	c := id.Pool().DB(0)
+	var sum atomic.Int64
+	err := everyNode(ctx, id.Pool(), func(ctx context.Context, c *redis.Client) error {
+		n, err := closeTheirClientsOn(ctx, c, id.instance)
+		sum.Add(int64(n))
+		return err
+	})
+	return int(sum.Load()), err
+}
+
+func closeTheirClientsOn(ctx context.Context, c *redis.Client, instance string) (int, error) {
 	text, err := c.ClientList(ctx).Result()
 	if err != nil {
 		return 0, fmt.Errorf("listing clients: %w", err)
@@ -39,7 +51,7 @@ func closeTheirClients(ctx context.Context, id *identity) (int, error) {
 	all := listed(text)
 	var hosts []string
 	for _, one := range all {
-		if by := sidecarOf(one.name); by != "" && by != id.instance {
+		if by := sidecarOf(one.name); by != "" && by != instance {
 			hosts = append(hosts, one.host())
 		}
 	}
