@@ -102,6 +102,7 @@ func TestASlowCoordinatorWakes(t *testing.T) {
 			now := filepath.Join(t.TempDir(), "now")
 			s := newFronted(t, at.name+"=stop:"+now)
 			s.reach(at.from)
+			left := s.leftovers()
 			if err := os.WriteFile(now, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -110,13 +111,16 @@ func TestASlowCoordinatorWakes(t *testing.T) {
 				first.switchLater(at.from, new(atomic.Bool))
 			}
 			redistest.Eventually(t, time.Minute, s.c.stopped, "the process stops itself")
+			left.write("old")
 			old := s.takeOver()
 			if !at.decided {
 				s.mustSwitch(at.from)
 			}
+			left.goOnAt(s.front.Addr(), "new")
 			s.goOn(300)
 			old.signal(syscall.SIGCONT)
 			old.mustEnd()
+			left.mustBe(s.front.Addr(), "new")
 			s.goOn(200)
 			s.oneWritable(at.from.Other())
 			s.settle(at.from.Other())
@@ -134,12 +138,16 @@ func TestASleeperWakesUnderTraffic(t *testing.T) {
 				t.Parallel()
 				s := newFronted(t, "", "--proxy.upstream", upstream)
 				s.reach(at)
+				left := s.leftovers()
 				s.c.signal(syscall.SIGSTOP)
 				redistest.Eventually(t, time.Minute, s.c.stopped, "the process is stopped")
+				left.write("old")
 				old := s.takeOver()
+				left.goOnAt(s.front.Addr(), "new")
 				s.goOn(300)
 				old.signal(syscall.SIGCONT)
 				old.mustEnd()
+				left.mustBe(s.front.Addr(), "new")
 				s.goOn(200)
 				s.settle(at)
 			})
