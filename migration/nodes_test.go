@@ -57,7 +57,7 @@ func TestMarksOfNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	there(true)
-	c.Move(c.Masters()[1], marks[0])
+	c.Move(c.Owner(marks[1]), marks[0])
 	there(true)
 	if err := m.markNodes(ctx, r, 5*time.Second); err == nil || !strings.Contains(err.Error(), "have changed") {
 		t.Errorf("two marks at one master: %v", err)
@@ -99,7 +99,7 @@ func TestMarksBeforeTheHold(t *testing.T) {
 		t.Fatal(err)
 	}
 	counted(2)
-	at := m.ids[router.Target].Pool().Node(c.Masters()[0].Addr()).DB(0)
+	at := m.ids[router.Target].Pool().Node(c.Owner(marks[0]).Addr()).DB(0)
 	for known, behind := range []bool{false, false, true} {
 		err := store.Mark(ctx, at, markKey(marks[0]), "v", known, 5*time.Second)
 		if errors.Is(err, store.ErrBehind) != behind || !behind && err != nil {

@@ -208,10 +208,18 @@ func (f *fleet) writing(t *testing.T) (stop func()) {
 	return stop
 }
 
+// some is n, or less where tests are to be short.
+func some(n int) int {
+	if testing.Short() {
+		return n / 4
+	}
+	return n
+}
+
 func TestClusterCopyAndTail(t *testing.T) {
 	f := newFleet(t, 0, map[int]router.Place{0: {Prefix: "c0:"}, 3: {Prefix: "{c3}:"}}, nil)
 	for db := range f.places {
-		everyType(t, f.src.Client(db), rand.New(rand.NewPCG(1, uint64(db))), 4000)
+		everyType(t, f.src.Client(db), rand.New(rand.NewPCG(1, uint64(db))), some(4000))
 	}
 	for i := range 200 { // nobody has them on the source
 		ok(t, f.all.Set(t.Context(), fmt.Sprintf("c0:extra:%d", i), 1, 0).Err())
@@ -250,7 +258,7 @@ func TestClusterCopyAndTail(t *testing.T) {
 // TestClusterIsResharded moves slots while keys are copied, and a scan of both sides runs.
 func TestClusterIsResharded(t *testing.T) {
 	f := newFleet(t, 0, map[int]router.Place{0: {}}, nil)
-	everyType(t, f.src.Client(0), rand.New(rand.NewPCG(3, 3)), 4000)
+	everyType(t, f.src.Client(0), rand.New(rand.NewPCG(3, 3)), some(4000))
 	for i := range 500 {
 		ok(t, f.all.Set(t.Context(), fmt.Sprintf("extra:%d", i), 1, 0).Err())
 	}
@@ -265,9 +273,9 @@ func TestClusterIsResharded(t *testing.T) {
 	}
 	list := slices.Sorted(maps.Keys(used))
 	r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	for i, s := range list[:min(len(list), 300)] {
+	for i, s := range list[:min(len(list), some(300))] {
 		f.dst.Move(servers[r.IntN(len(servers))], s)
-		if i == 150 {
+		if i == some(150) {
 			f.m.Rescan(-1, "of a test")
 		}
 	}
@@ -319,7 +327,7 @@ func (f *fleet) quiet(t *testing.T) uint16 {
 // keys are copied.
 func TestClusterLosesMasters(t *testing.T) {
 	f := newFleet(t, 1, map[int]router.Place{0: {Prefix: "p:"}}, nil)
-	everyType(t, f.src.Client(0), rand.New(rand.NewPCG(9, 9)), 3000)
+	everyType(t, f.src.Client(0), rand.New(rand.NewPCG(9, 9)), some(3000))
 	ok(t, f.m.Follow(t.Context(), true))
 	f.drain(t)
 	stop := f.writing(t)
@@ -360,10 +368,14 @@ func TestClusterLosesMasters(t *testing.T) {
 // not for as long as a failover takes: what was sent to it may arrive late, and must not.
 func TestClusterNodeStopsAnswering(t *testing.T) {
 	f := newFleet(t, 0, map[int]router.Place{0: {}}, func(c *mirror.Config) { c.Timeout = time.Second })
-	everyType(t, f.src.Client(0), rand.New(rand.NewPCG(2, 2)), 3000)
+	everyType(t, f.src.Client(0), rand.New(rand.NewPCG(2, 2)), some(3000))
 	ok(t, f.m.Follow(t.Context(), true))
 	f.drain(t)
-	for _, s := range f.dst.Servers {
+	servers := f.dst.Servers
+	if testing.Short() {
+		servers = servers[:1]
+	}
+	for _, s := range servers {
 		stop := f.writing(t)
 		ok(t, s.Stop())
 		redistest.Eventually(t, 20*time.Second, func() bool {
