@@ -277,8 +277,8 @@ func (s *session) lookForSilence(limit time.Duration) {
 	silent := l != nil && busy && !s.raw && now.Sub(since) > limit
 	s.mu.Unlock()
 	if silent {
+		l.close() // at once: if it does answer now, it may soon be another client's
 		s.log().Warn("closing a client: its server does not answer", "side", l.side.String(), "for", limit.String())
 		s.srv.pool.distrust(l.side)
-		l.close()
 	}
 }
