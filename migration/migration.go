@@ -118,6 +118,8 @@ type Migration struct {
 	seat         seat
 	others       others
 	strays       strays
+	switches     switches
+	fenceLost    losses
 
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something
