@@ -15,7 +15,7 @@ AXE        := 4.14.1
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints sentinels model chaos dashboard-test release release-check reference manifests clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints sentinels model chaos dashboard-test release release-check reference manifests alerts clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -33,6 +33,10 @@ manifests: ## check deploy/kubernetes by the types of Kubernetes itself; needs k
 	@for folder in base example; do \
 		kubectl kustomize deploy/kubernetes/$$folder | $(GO) run -C scripts/manifests . || exit 1; \
 	done
+
+alerts: ## have every alert of deploy/prometheus fire by its trouble, against real servers, by Prometheus' own engine
+	scripts/deps.sh
+	$(GO) test -C scripts/alerts -timeout $(TIMEOUT) ./...
 
 test: ## run all tests, against real servers
 	scripts/deps.sh

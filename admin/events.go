@@ -33,7 +33,8 @@ type Moment struct {
 	Status StatusReply `json:"status"`
 }
 
-func pointOf(st StatusReply) Point {
+// PointOf takes a moment out of a status.
+func PointOf(st StatusReply) Point {
 	p := Point{At: time.Now(), LagMS: st.LagMS, OldestMS: st.OldestMS, Dirty: st.Dirty}
 	if m := st.Proxy; m != nil {
 		p.PerSecond, p.P50MS, p.P99MS = m.Recent.PerSecond, m.Recent.TotalMS.P50, m.Recent.TotalMS.P99
@@ -45,7 +46,7 @@ func pointOf(st StatusReply) Point {
 // moment is the watch's look.
 func (s *Server) moment() ([]byte, Point) {
 	m := Moment{Status: s.overview()}
-	m.Point = pointOf(m.Status)
+	m.Point = PointOf(m.Status)
 	text, err := eventText("status", m)
 	if err != nil {
 		s.log.Error("writing the status for the dashboard", "error", err)

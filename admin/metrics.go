@@ -31,9 +31,10 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descBuild = describe("build_info", "The version of the sidecar.", "version")
-	descPhase = describe("phase", "1 for the phase of the migration.", "phase")
+	descPhase = describe("phase", "1 for the phase of the migration, 0 for all others.", "phase")
 	descSide  = describe("side", "1 for the side that answers the clients.", "side")
 	descReady = describe("ready", "Whether a switch could be made now.")
+	descServe = describe("serving", "Whether clients are served; 0 while it finds out where they belong, and while it stops.")
 	descWaits = describe("switch_waiting", "Whether a switch waits for its moment.")
 	descLag   = describe("lag_seconds", "From writing a heartbeat to reading it back on the other server.")
 	descDirty = describe("dirty_keys", "Changed keys whose copy is outstanding.")
@@ -45,6 +46,7 @@ var (
 	descVerified   = describe("verify_keys", "Keys that the newest finished comparison has looked at.", "by")
 	descDiffering  = describe("verify_differing_keys", "Keys that differed at the end of the newest finished comparison; mended ones do not count.", "by")
 	descUndecided  = describe("verify_undecided_keys", "Keys about which the newest finished comparison could not tell.", "by")
+	descVerifying  = describe("verify_background", "1 for what the comparison in the background does: off, waiting (for the copy, or for the next walk) or comparing.", "state")
 	descVerifyGood = describe("verify_holds", "Whether the newest finished comparison found no difference in all keys, and every change since was followed.", "by")
 
 	descCommands  = describe("commands_total", "Commands that were answered.", "family")
@@ -59,16 +61,18 @@ var (
 	descOutput    = describe("clients_output_limit_total", "Clients that were closed because they did not read their replies.")
 	descUpstreams = describe("upstream_connections", "Connections to the servers; idle ones are kept for the next client that needs one.", "side", "kind")
 	descSlow      = describe("slow_commands_total", "Commands that were slow, in the slow log or not.")
+	descReached   = describe("upstream_failures_total", "Attempts to connect to a server for clients that were in vain.", "side")
+	descCame      = describe("commands_received_total", "Commands that clients have sent.")
 )
 
 // Describe implements prometheus.Collector.
 func (c scrape) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descBuild, descPhase, descSide, descReady, descWaits, descLag, descDirty, descGaps,
-		descWalks, descAlarms, descVerifyAge, descVerified, descDiffering, descUndecided, descVerifyGood, descCommands, descDuration,
-		descInFlight, descErrors, descReceived, descSent, descClients, descAccepted, descRefused, descOutput, descUpstreams, descSlow} {
+	for _, d := range []*prometheus.Desc{descBuild, descPhase, descSide, descReady, descServe, descWaits, descLag, descDirty, descGaps,
+		descWalks, descAlarms, descVerifyAge, descVerified, descDiffering, descUndecided, descVerifying, descVerifyGood, descCommands, descDuration,
+		descInFlight, descErrors, descReceived, descSent, descClients, descAccepted, descRefused, descOutput, descUpstreams, descSlow, descReached, descCame} {
 		out <- d
 	}
-	for _, d := range slices.Concat(syncDescs, shadowDescs) {
+	for _, d := range slices.Concat(syncDescs, switchDescs, shadowDescs) {
 		out <- d
 	}
 }
@@ -78,16 +82,20 @@ func (c scrape) Collect(out chan<- prometheus.Metric) {
 	gauge, count := gauges(out), counts(out)
 	st := c.s.opt.Operator.Status()
 	gauge(descBuild, 1, c.s.opt.Version)
-	gauge(descPhase, 1, string(st.Phase))
+	for _, p := range migration.Phases() {
+		gauge(descPhase, one(p == st.Phase), string(p))
+	}
 	for _, side := range []router.Side{router.Source, router.Target} {
 		gauge(descSide, one(side == st.Side), side.String())
 	}
 	gauge(descReady, one(st.Ready))
+	gauge(descServe, one(c.s.opt.Serving()))
 	gauge(descWaits, one(st.Waiting != nil))
 	gauge(descLag, st.LagMS/1000)
 	gauge(descDirty, float64(st.Dirty))
 	count(descGaps, float64(st.Gaps))
 	collectSync(out, st)
+	collectSwitches(out, st)
 	verification(out, st.Verify)
 	judgedShadows(out, st.Shadow)
 	if c.s.opt.Meter == nil {
@@ -116,12 +124,14 @@ func (c scrape) Collect(out chan<- prometheus.Metric) {
 	count(descRefused, float64(n.Refused))
 	count(descOutput, float64(n.Overflowed))
 	count(descSlow, float64(n.SlowLogged))
+	count(descCame, float64(n.Commands))
 	askedShadows(out, &n.Shadowed)
 	for i, u := range n.Connections {
 		side := router.Side(i).String()
 		gauge(descUpstreams, float64(u.Shared), side, "shared")
 		gauge(descUpstreams, float64(u.Pinned), side, "pinned")
 		gauge(descUpstreams, float64(u.Idle), side, "idle")
+		count(descReached, float64(u.Failed), side)
 	}
 }
 
@@ -131,6 +141,9 @@ func verification(out chan<- prometheus.Metric, v migration.VerifyStatus) {
 	gauge, count := gauges(out), counts(out)
 	count(descWalks, float64(v.Background.Walks))
 	count(descAlarms, float64(v.Background.Alarms))
+	for _, state := range []string{"off", "waiting", "comparing"} {
+		gauge(descVerifying, one(state == v.Background.State), state)
+	}
 	list := []*migration.VerifySummary{v.Background.Last}
 	if v.Last != nil && v.Last.By != "background" {
 		list = append(list, v.Last)

@@ -54,9 +54,10 @@ type Clients struct {
 
 // Connections are connections to one side.
 type Connections struct {
-	Shared int `json:"shared"`
-	Pinned int `json:"pinned"`
-	Idle   int `json:"idle"` // kept for the next client that needs one
+	Shared int   `json:"shared"`
+	Pinned int   `json:"pinned"`
+	Idle   int   `json:"idle"`   // kept for the next client that needs one
+	Failed int64 `json:"failed"` // attempts to connect in vain, since the start
 }
 
 // InFlight are commands that are not answered yet.

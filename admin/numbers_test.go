@@ -26,7 +26,7 @@ func (gauge) Numbers() proxy.Numbers {
 	n := proxy.Numbers{At: time.Now(), Shared: 3, Pinned: 2, Sharing: 5, Pinning: 1, Refused: 4, Overflowed: 1, SlowLogged: 9,
 		Stats:  proxy.Stats{Commands: 70, Accepted: 8, BytesIn: 1000, BytesOut: 2000},
 		Errors: map[string]int64{"ERR": 6, "other": 1}}
-	n.Connections[router.Source] = proxy.Upstreams{Shared: 1, Pinned: 2, Idle: 3}
+	n.Connections[router.Source] = proxy.Upstreams{Shared: 1, Pinned: 2, Idle: 3, Failed: 4}
 	read, none := proxy.Family{Name: "string_read", Commands: 60}, proxy.Family{Name: "hash"}
 	read.Upstream.Buckets[2], read.Upstream.Sum = 60, 90*time.Microsecond // 1.5 to 2 µs
 	read.Total.Buckets[0], read.Total.Buckets[20], read.Total.Buckets[len(read.Total.Buckets)-1] = 10, 49, 1
@@ -55,7 +55,7 @@ func TestNumbersAsJSON(t *testing.T) {
 	}
 	p := st.Proxy
 	if p.Clients != (Clients{Shared: 3, Pinned: 2, Accepted: 8, Refused: 4, OutputLimit: 1}) || p.InFlight != (InFlight{5, 1}) ||
-		p.Upstreams["source"] != (Connections{1, 2, 3}) || p.Upstreams["target"] != (Connections{}) || p.BytesIn != 1000 || p.BytesOut != 2000 ||
+		p.Upstreams["source"] != (Connections{1, 2, 3, 4}) || p.Upstreams["target"] != (Connections{}) || p.BytesIn != 1000 || p.BytesOut != 2000 ||
 		p.Errors["ERR"] != 6 || p.SlowLogged != 9 || p.Commands != 70 {
 		t.Errorf("the proxy: %+v", p)
 	}
@@ -149,6 +149,7 @@ func TestMetrics(t *testing.T) {
 		{"commands_total", []string{"string_read"}, 60}, {"errors_total", []string{"ERR"}, 6}, {"commands_in_flight", []string{"shared"}, 5},
 		{"clients", []string{"pinned"}, 2}, {"clients_refused_total", nil, 4}, {"clients_output_limit_total", nil, 1},
 		{"upstream_connections", []string{"idle", "source"}, 3}, {"received_bytes_total", nil, 1000}, {"slow_commands_total", nil, 9},
+		{"upstream_failures_total", []string{"source"}, 4}, {"commands_received_total", nil, 70}, {"phase", []string{"COPYING"}, 0},
 	} {
 		m := metric(t, families, want.name, want.labels...)
 		if got := m.GetGauge().GetValue() + m.GetCounter().GetValue(); got != want.value {

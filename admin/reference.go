@@ -10,7 +10,7 @@ import (
 // Metric is what there is to say about one metric of ours.
 type Metric struct {
 	Name   string // with crossfade_
-	Type   string // counter, gauge or histogram
+	Type   string // counter, gauge, histogram or summary
 	Help   string
 	Labels []string
 }
@@ -31,6 +31,8 @@ func typeOf(name string) string {
 		return "counter"
 	case strings.HasSuffix(name, "_duration_seconds"):
 		return "histogram"
+	case strings.HasSuffix(name, "_heartbeat_lag_seconds"):
+		return "summary"
 	}
 	return "gauge"
 }

@@ -20,10 +20,12 @@ type full struct{ fake }
 func (*full) Status() migration.Status {
 	last := migration.VerifySummary{By: "background"}
 	return migration.Status{
-		Phase: migration.Tailing, Feed: "notifications", Databases: []migration.DatabaseStatus{{}}, Errors: []mirror.Error{{Kind: "copy"}},
-		Views:  mirror.Views{Unannounced: map[string]int64{"set": 1}},
-		Verify: migration.VerifyStatus{Background: migration.BackgroundVerify{Last: &last}},
-		Shadow: migration.ShadowStatus{Families: []migration.ShadowFamily{{Family: "hash"}}},
+		Phase: migration.Tailing, Feed: "notifications", Databases: []migration.DatabaseStatus{{}}, Errors: []mirror.Error{{Kind: "copy"}}, Gates: []migration.Gate{{Name: "course", OK: true}},
+		Switches:    map[string]map[migration.Outcome]int64{"cutover": {migration.Made: 1}},
+		LastCutover: &migration.Report{OK: true, Steps: []migration.StepTime{{Name: "hold", MS: 1}}},
+		Views:       mirror.Views{Unannounced: map[string]int64{"set": 1}},
+		Verify:      migration.VerifyStatus{Background: migration.BackgroundVerify{Last: &last}},
+		Shadow:      migration.ShadowStatus{Families: []migration.ShadowFamily{{Family: "hash"}}},
 	}
 }
 

@@ -184,7 +184,7 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	}
 	a := &attempt{
 		Migration: m, from: from, to: from.Other(), opt: o, forward: m.activeMirror(),
-		report: &Report{From: from, To: from.Other(), DryRun: o.DryRun, Rehearsal: o.Rehearse, Started: time.Now(), Steps: []StepTime{}},
+		report: &Report{From: from, To: from.Other(), DryRun: o.DryRun, Rehearsal: o.Rehearse, MaxStall: ms(o.MaxStall), Started: time.Now(), Steps: []StepTime{}},
 	}
 	if why := m.noReturn(); a.onlyWay() {
 		a.report.Findings = append(a.report.Findings, "there is no way back from a cutover (--one-way): "+why)
@@ -208,6 +208,9 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	m.mu.Unlock()
 	a.report.Finished = time.Now()
 	a.report.OK = err == nil
+	if !o.DryRun && !o.Rehearse {
+		m.switches.add(from, outcomeOf(*a.report, o.MaxStall, err))
+	}
 	if err != nil {
 		a.report.Error = err.Error()
 	}

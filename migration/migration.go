@@ -120,6 +120,8 @@ type Migration struct {
 	serves       atomic.Bool   // clients were let in
 	others       others
 	strays       strays
+	switches     switches
+	fenceLost    losses
 
 	saving   sync.Mutex // held from reading the record to having written its successor
 	operator sync.Mutex // held for the length of an operator's verb that changes something

@@ -55,16 +55,24 @@ type Status struct {
 	LagP50MS float64 `json:"lag_p50_ms"`
 	LagP99MS float64 `json:"lag_p99_ms"`
 	OldestMS float64 `json:"oldest_change_ms"`
+	// Beats are the heartbeats that have arrived since the copy began, and LagSumMS the
+	// sum of their lags.
+	Beats    int     `json:"heartbeats"`
+	LagSumMS float64 `json:"lag_sum_ms"`
 	Gaps     int     `json:"gaps"`   // times that changes may have been missed, since the start
 	Resync   string  `json:"resync"` // why the databases are scanned again, or ""
 
 	// Feed is what tells of changes: notifications or tracking.
 	Feed string `json:"feed,omitempty"`
+	// FeedUp says that it is there, and was proved to tell of changes of late.
+	FeedUp bool `json:"feed_up"`
 	// Views is how the notifications and the proxy's own view of writes differ.
 	Views mirror.Views `json:"views"`
 
-	Fence   string   `json:"fence"`   // level of the fence that is up, or ""
-	Checked *Checked `json:"checked"` // the newest look at both servers, nil before one
+	Fence string `json:"fence"` // level of the fence that is up, or ""
+	// FenceLost counts how often it was found gone, since the start; it is raised again.
+	FenceLost int64    `json:"fence_lost"`
+	Checked   *Checked `json:"checked"` // the newest look at both servers, nil before one
 	// Replicas are those of the server that was left, which are fenced with it, or should be.
 	Replicas []ReplicaStatus `json:"replicas"`
 	// Strays are clients of the server that was left, past the proxy: the fence refuses them.
@@ -72,6 +80,8 @@ type Status struct {
 	Verify      VerifyStatus `json:"verify"`
 	Shadow      ShadowStatus `json:"shadow"`
 	LastCutover *Report      `json:"last_cutover"`
+	// Switches counts attempts since the start, by verb and by how they have ended.
+	Switches map[string]map[Outcome]int64 `json:"switches"`
 	// Waiting is a switch that waits for its moment, Dropped one that was not made.
 	Waiting *WaitingStatus `json:"waiting"`
 	Dropped *Dropped       `json:"dropped"`
@@ -125,6 +135,7 @@ type Report struct {
 	DryRun bool        `json:"dry_run,omitempty"`
 	// Rehearsal: steps were taken under a hold, but for the fence, and taken back.
 	Rehearsal bool      `json:"rehearsal,omitempty"`
+	MaxStall  float64   `json:"max_stall_ms"` // for how long clients might wait
 	Started   time.Time `json:"started"`
 	Finished  time.Time `json:"finished"`
 	OK        bool      `json:"ok"`
@@ -198,6 +209,7 @@ func (m *Migration) Status() Status {
 		}
 	}
 	s.Replicas, s.Strays = m.replicaStatus(r), m.strayNames()
+	s.FenceLost, s.Switches = m.fenceLost.count.Load(), m.switches.all()
 	if mi == nil {
 		for _, db := range pairs.Sources() {
 			to, _ := pairs.Place(db)
@@ -207,11 +219,12 @@ func (m *Migration) Status() Status {
 		p := mi.Progress()
 		s.Dirty, s.LagMS, s.Gaps, s.Resync = p.Dirty, ms(p.Lag), p.Gaps, p.Reason
 		s.LagP50MS, s.LagP99MS, s.OldestMS = ms(p.Recent.P50), ms(p.Recent.P99), ms(p.Oldest)
+		s.Beats, s.LagSumMS = p.Recent.All, ms(p.Recent.Sum)
 		s.Errors = append(s.Errors, p.Errors...)
 		m.mu.Lock()
 		scan = m.throttled(mi.Throttle().Status())
 		m.mu.Unlock()
-		s.Feed, s.Views = p.Feed, p.Views
+		s.Feed, s.FeedUp, s.Views = p.Feed, p.Hears, p.Views
 		for _, d := range p.Databases {
 			s.Databases = append(s.Databases, databaseStatus(d))
 		}

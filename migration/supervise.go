@@ -112,6 +112,7 @@ func (m *Migration) guard(ctx context.Context) {
 		m.guardFence(ctx, left, st)
 		m.guardStrays(ctx, left)
 	} else {
+		m.fenceLost.over()
 		m.noteStrays(nil)
 	}
 	m.guardRecord(ctx, r)
@@ -152,8 +153,12 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 	f := m.fence(left)
 	err := f.check(ctx, st)
 	if !errors.Is(err, errFenceLost) {
+		if err == nil {
+			m.fenceLost.over()
+		}
 		return // it stands, or the server does not answer: nobody writes there now
 	}
+	m.fenceLost.found()
 	m.log.Error("the fence was gone, raising it again; what clients that bypass the proxy wrote meanwhile is not kept", "server", f.pool.String(), "error", err)
 	fresh, err := f.save(ctx, st.Level)
 	if err != nil {

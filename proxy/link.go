@@ -58,6 +58,7 @@ func (s *Server) dial(ctx context.Context, route router.Route) (*link, error) {
 	cuts := s.cuts(route.Side)
 	conn, err := s.cfg.Upstreams[route.Side].Dial(ctx)
 	if err != nil {
+		s.failed[route.Side].Add(1)
 		return nil, fmt.Errorf("connecting to the %s: %w", route.Side, err)
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {

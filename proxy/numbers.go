@@ -23,8 +23,9 @@ type Numbers struct {
 // Upstreams are the connections to one side.
 type Upstreams struct {
 	Shared int
-	Pinned int // in use, or made ready for a switch
-	Idle   int // kept for the next client that needs one
+	Pinned int   // in use, or made ready for a switch
+	Idle   int   // kept for the next client that needs one
+	Failed int64 // attempts to connect in vain, since the start
 }
 
 // Family is what was measured of one group of commands. Upstream is from when a
@@ -113,6 +114,7 @@ func (s *Server) countConnections(n *Numbers) {
 	for side := range n.Connections {
 		c := &n.Connections[side]
 		c.Pinned = max(0, all[side]-c.Shared-c.Idle)
+		c.Failed = s.failed[side].Load()
 	}
 }
 

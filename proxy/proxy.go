@@ -131,6 +131,7 @@ type Server struct {
 	learned  atomic.Pointer[map[string]*spec] // commands that are not in the table, by name
 
 	commands, received, sent, accepted, refused, overflowed atomic.Int64
+	failed                                                  [2]atomic.Int64 // attempts to connect in vain, by router.Side
 
 	base     time.Time // of the clocks
 	measures [8]sharedMeasure

@@ -14,12 +14,14 @@ const watchInterval = time.Second
 
 func statusVerb() *verb {
 	return &verb{name: "status", short: "say where the migration stands", run: status, long: `
-With --json: one JSON object with stable names, or with --watch one a line.`}
+With --json: one JSON object with stable names, or with --watch one a line.
+On a terminal --watch draws a screen of its own: q or Ctrl-C ends it, the arrows
+show what does not fit, and NO_COLOR is obeyed.`}
 }
 
 func status(ctx context.Context, s *session) error {
 	f := s.flagsOf(doorFlags...)
-	watch := f.set.Bool("watch", false, "again every second, until Ctrl-C")
+	watch := f.set.Bool("watch", false, "again every second, until Ctrl-C or q")
 	asJSON := f.set.Bool("json", false, "print JSON")
 	c, err := f.parse()
 	if err != nil {
@@ -30,17 +32,16 @@ func status(ctx context.Context, s *session) error {
 		return err
 	}
 	defer door.Close()
-	screen := !*asJSON && isTerminal(s.stdout)
 	if !*watch {
 		return showStatus(ctx, door, s.stdout, *asJSON, false, "")
+	}
+	if !*asJSON && fullScreen(s) {
+		return watchScreen(ctx, door, s)
 	}
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	before := ""
 	for first := true; ; first = false {
-		if screen {
-			before = "\x1b[H\x1b[J" // from the top, on an empty screen
-		}
 		err := showStatus(ctx, door, s.stdout, *asJSON, true, before)
 		before = "\n"
 		switch {
@@ -59,7 +60,7 @@ func status(ctx context.Context, s *session) error {
 	}
 }
 
-// showStatus writes one status in one piece, so that a screen does not flicker.
+// showStatus writes one status in one piece.
 func showStatus(ctx context.Context, door *admin.Client, w io.Writer, asJSON, compact bool, before string) error {
 	st, err := door.Overview(ctx)
 	if err != nil {

@@ -41,7 +41,9 @@ type Progress struct {
 	Pressing time.Duration
 	Errors   []Error
 	Feed     string // FeedNotifications or FeedTracking
-	Views    Views  // how the notifications and the proxy's own view differ
+	// Hears says that the feed is there, and was proved to tell of changes of late.
+	Hears bool
+	Views Views // how the notifications and the proxy's own view differ
 }
 
 // Database is the progress of one database.
@@ -102,6 +104,7 @@ func (m *Mirror) Progress() Progress {
 	}
 	following, up, silent := m.following, m.feed != nil, m.silent || m.deaf != ""
 	m.mu.Unlock()
+	p.Hears = following && up && !silent
 	complete, stuck := true, 0
 	for _, db := range m.order {
 		d := m.lanes[db].progress()
@@ -162,6 +165,9 @@ func (l *lane) progress() Database {
 	}
 	return d
 }
+
+// ErrorKinds are all kinds of trouble that there can be, by name.
+var ErrorKinds = []string{"commandstats", "compare", "copy", "feed", "functions", "gap", "heartbeat", "loss", "notifications", "scan", "target", "unannounced", "untold"}
 
 // Error is one kind of trouble: how often, when last, and the last text.
 type Error struct {
