@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/crossfade/crossfade/internal/failpoint"
 	"github.com/crossfade/crossfade/migration/store"
@@ -105,10 +106,10 @@ func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 // killOlder makes sure that no connection of another sidecar of this migration is left on
 // a server.
 func killOlder(ctx context.Context, id *identity) error {
-	mine := mirror.KeyPrefix + id.instance + ":"
+	mine, member := mirror.KeyPrefix+id.instance+":", mirror.KeyPrefix+memberInstance
 	err := mirror.KillNamed(ctx, id.Pool().DB(0), func(name string) bool {
 		return len(name) > len(mirror.KeyPrefix) && name[:len(mirror.KeyPrefix)] == mirror.KeyPrefix &&
-			(len(name) < len(mine) || name[:len(mine)] != mine)
+			(len(name) < len(mine) || name[:len(mine)] != mine) && !strings.HasPrefix(name, member)
 	})
 	if err != nil {
 		return fmt.Errorf("closing connections of an earlier run on %s: %w", id.Pool(), err)

@@ -117,6 +117,7 @@ type Migration struct {
 	shadow       shadow
 	seat         seat
 	others       others
+	crew         *crew // traffic, as the members have it too
 	strays       strays
 
 	saving   sync.Mutex // held from reading the record to having written its successor
@@ -145,6 +146,8 @@ func New(opt Options, log *slog.Logger) *Migration {
 	m.ids[router.Source] = newIdentity(router.Source, opt.Source, instance, timeout)
 	m.ids[router.Target] = newIdentity(router.Target, opt.Target, instance, timeout)
 	m.guardConnections()
+	m.crew = newCrew(m, opt.Traffic)
+	m.traffic = m.crew
 	return m
 }
 
@@ -236,6 +239,7 @@ func (m *Migration) fence(side router.Side) fence {
 		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: r.Token,
 		migration: r.ID, known: r.knownFence, before: r.Servers[side].Fence,
 		proxied: func() map[string]struct{} { return m.traffic.UpstreamAddrs(side) },
+		shared:  m.crew.exists(),
 	}
 }
 
@@ -404,6 +408,7 @@ func (m *Migration) Run(ctx context.Context) error {
 	defer m.noteOusted()
 	beside.Go(func() { m.resume(ctx) })
 	beside.Go(func() { m.watchSeat(ctx) })
+	beside.Go(func() { m.crew.watch(ctx) })
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		m.openStale(ctx)
 		err := m.begin(ctx)

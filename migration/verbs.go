@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/crossfade/crossfade/migration/fleet"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
@@ -160,6 +161,7 @@ func (m *Migration) removeKeys(ctx context.Context, side router.Side, p *conn.Po
 		}
 		if db == 0 {
 			keys = append(keys, store.RecordKey, store.JournalKey, store.FenceKey, store.SeatKey, store.DrainedKey)
+			keys = append(keys, fleet.Keys()...)
 		}
 		iter := c.Scan(ctx, 0, value.TempPrefix+"*", 1000).Iterator()
 		for iter.Next(ctx) {

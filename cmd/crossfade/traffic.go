@@ -157,7 +157,7 @@ func (u *upstream) close() {
 }
 
 // newProxy makes the proxy in front of both servers.
-func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer, log *slog.Logger) (*proxy.Server, error) {
+func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o proxy.Observer, log *slog.Logger) (*proxy.Server, error) {
 	pc := proxy.Config{
 		MaxClients:        c.Proxy.MaxClients,
 		Shared:            c.Proxy.Upstream == "shared",
@@ -179,6 +179,9 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 		Locate: func(ctx context.Context, side router.Side) (map[string]int64, error) {
 			return ups[side].locate(ctx)
 		},
+	}
+	if f, ok := o.(interface{ RefusedByFence() }); ok {
+		pc.Refused = f.RefusedByFence
 	}
 	listeners, _ := c.Listeners() // Validate has told its problems
 	for _, l := range listeners {
