@@ -5,17 +5,15 @@ import (
 	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/router"
 )
 
 // A sidecar that has not heard of a switch sends commands to a server that refuses them:
 // that one was fenced. They have certainly not run, so they may be said again, on the other
 // side when the switch is over. Until that is known they are set aside, and all of their
 // client's that follow; see Config.Refused. Where the server has run one that came behind a
-// refused one, the fence was lowered in between, and the order of both is lost: then the
-// refused one is answered by an error, which says that it has not run.
-
-// errNotRun answers a command that cannot be said again in its place.
-var errNotRun = []byte("-TRYAGAIN Crossfade: the command was refused during a switch that was given up, and has not run\r\n")
+// refused one, there is no fence, or none any more, and the order of both would be lost: then
+// the client gets what the server has said.
 
 // fenceRefuses reports whether an error, '-' and all, is one that a fence answers to a
 // command, and that means that nothing of it has run. A script may have run in part when it
@@ -35,13 +33,15 @@ func fenceRefuses(sp *spec, word, reply []byte) bool {
 }
 
 // runsFenced reports whether a fence lets a command through, which changes nothing on the
-// server but the connection that it came on.
-func runsFenced(args [][]byte) bool {
+// server, and whether it changes something about the connection that it came on.
+func runsFenced(args [][]byte) (runs, tells bool) {
 	switch {
-	case is(args[0], "ping"), is(args[0], "hello"), is(args[0], "auth"), is(args[0], "select"):
-		return true
+	case is(args[0], "ping"), is(args[0], "get") && len(args) == 2 && strings.HasPrefix(string(args[1]), router.OurKeys):
+		return true, false
+	case is(args[0], "hello"), is(args[0], "auth"), is(args[0], "select"), is(args[0], "client") && len(args) > 1 && is(args[1], "setname"):
+		return true, true
 	}
-	return is(args[0], "client") && len(args) > 1 && is(args[1], "setname")
+	return false, false
 }
 
 // sent are commands in flight as their clients have written them, oldest first.
@@ -81,35 +81,51 @@ func (s *sent) pop() []byte {
 
 // aside are a client's commands that were refused by a fence, in order.
 type aside struct {
-	raw []byte
-	n   int
+	raw     []byte
+	n       int
+	replies []byte // what the server has said to them
+	told    bool   // it has obeyed some of them, and nobody has followed that
 	// again is how many of those in flight were said again because no fence was found: what
 	// they are answered now is the answer.
 	again int
 }
 
 // takes decides about the reply to a command, which was said as raw: true is that the
-// command is set aside, and the client gets nothing. lost is how many that were set aside
-// before have to be given up.
-func (a *aside) takes(raw, reply []byte) (taken bool, lost int) {
+// command is set aside, and the client gets nothing. before is what it gets first, because
+// what was set aside cannot be said again.
+func (a *aside) takes(raw, reply []byte) (taken bool, before given) {
 	second, failed := a.again > 0, len(reply) > 0 && reply[0] == '-'
 	if second {
 		a.again--
 	}
 	if !failed && a.n == 0 {
-		return false, 0
+		return false, given{}
 	}
 	args := parsed(raw)
 	refused := failed && fenceRefuses(lookup(args[0]), args[0], reply)
-	switch {
-	case refused && !second, a.n > 0 && (refused || runsFenced(args)):
-		a.raw = append(a.raw, raw...)
-		a.n++
-		return true, 0
+	runs, tells := runsFenced(args)
+	if refused && !second || a.n > 0 && (refused || runs) {
+		a.add(raw)
+		a.replies = append(a.replies, reply...)
+		a.told = a.told || tells && !failed
+		return true, given{}
 	}
-	lost = a.n
-	a.raw, a.n = nil, 0
-	return false, lost
+	before = given{n: a.n, replies: a.replies, told: a.told}
+	*a = aside{again: a.again}
+	return false, before
+}
+
+// given is what becomes of commands that cannot be said again.
+type given struct {
+	n       int
+	replies []byte
+	told    bool // as in aside
+}
+
+// add sets a command aside.
+func (a *aside) add(raw []byte) {
+	a.raw = append(a.raw, raw...)
+	a.n++
 }
 
 // before returns requests that begin with what was set aside, and what is still to be parsed
@@ -127,7 +143,7 @@ func (a *aside) before(in *resp.Requests, into *resp.Requests) {
 			b = b[n:]
 		}
 	}
-	a.raw, a.n = nil, 0
+	*a = aside{again: a.again}
 }
 
 // Retry says again what was set aside, where it was said before: no fence is there, so what
@@ -145,15 +161,11 @@ func (l *loop) refusal(t *trunk, g *guest, piece []byte) bool {
 	reply := piece
 	if len(t.held) > 0 {
 		reply = append(t.held, piece...)
-	} else if !t.reply.failing {
-		reply = nil
 	}
-	taken, lost := g.aside.takes(t.sent.pop(), reply)
-	for range lost {
-		l.deliver(g, errNotRun)
-	}
-	if lost > 0 {
-		g.inflight -= lost
+	taken, before := g.aside.takes(t.sent.pop(), reply)
+	if before.n > 0 {
+		l.deliver(g, before.replies)
+		g.inflight -= before.n
 		l.goOn(g, setAside)
 	}
 	if taken { // it counts as one in flight until it is said again

@@ -42,12 +42,6 @@ func (s *Server) retrySessions(final bool) {
 	}
 }
 
-// add sets a command aside.
-func (a *aside) add(raw []byte) {
-	a.raw = append(a.raw, raw...)
-	a.n++
-}
-
 // keepRaw keeps how the client wrote a command, where a fence may refuse it. It runs under
 // the lock.
 func (s *session) keepRaw(it *item) {
@@ -83,9 +77,10 @@ func (r *reader) refusedPlain() bool {
 func (r *reader) setsAside(raw []byte) bool {
 	s := r.s
 	first := s.aside.n == 0
-	taken, lost := s.aside.takes(raw, r.coll)
-	for range lost {
-		s.out.append(errNotRun)
+	taken, before := s.aside.takes(raw, r.coll)
+	s.out.append(before.replies)
+	if before.told { // nobody knows any more which database it is in, or who it is
+		_ = r.l.conn.Close()
 	}
 	if taken && first {
 		s.asideIn, _, _ = s.srv.rounds.now()
@@ -118,8 +113,9 @@ func (s *session) hasAside() bool {
 }
 
 // sayAgain waits until it is known where to, and puts what was set aside before what the
-// client has sent since. What the server knows of an unfinished transaction is void, so
-// where it is the same one it is told on another connection.
+// client has sent since. What the server knows of an unfinished transaction is void, and of
+// the rest it may know what was to come later: so where it is the same one it is told anew,
+// on another connection.
 func (s *session) sayAgain() error {
 	if err := s.awaitEmpty(); err != nil {
 		return err
@@ -152,7 +148,7 @@ func (s *session) sayAgain() error {
 	}
 	s.broken = s.broken || s.execNils
 	s.execNils = false
-	anew := s.down || s.st.multi || s.st.watch
+	anew := s.down || s.st.multi || s.st.watch || said.told
 	s.down = false // nothing is in flight, so nothing is lost
 	s.mu.Unlock()
 	var before resp.Requests
