@@ -39,9 +39,9 @@ type crew struct {
 	ever  bool // there have been members, so there may be some of whom nobody has heard
 	seen  map[string]sighting
 	seq   uint64
-	holds []string // members that have done what was said last
-	plan  *FleetReport
-	next  router.Route // where the attempt leads
+	holds []string     // members that have done what was said last
+	plan  *FleetReport // of the attempt
+	next  router.Route // where that leads
 }
 
 // sighting is a heartbeat and when it has changed last, by our own clock.
@@ -69,6 +69,7 @@ type MemberStatus struct {
 	ID       string      `json:"id"`
 	Name     string      `json:"name"`
 	Version  string      `json:"version"`
+	Protocol int         `json:"protocol"` // what it understands of others: all need the same
 	State    fleet.State `json:"state"`
 	Side     router.Side `json:"side"` // where its clients' commands go
 	Epoch    uint64      `json:"epoch"`
@@ -84,7 +85,7 @@ func (c *crew) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
+	now, epoch := time.Now(), c.m.record().Epoch
 	var old []string
 	c.mu.Lock()
 	there := make(map[string]sighting, len(list))
@@ -94,7 +95,7 @@ func (c *crew) look(ctx context.Context) error {
 			s.at = now
 		}
 		s.Member = m
-		if now.Sub(s.at) > shownFor {
+		if now.Sub(s.at) > shownFor && s.Epoch >= epoch { // one that is behind may only be asleep
 			old = append(old, m.ID)
 			continue
 		}
@@ -131,7 +132,7 @@ func (c *crew) members() []MemberStatus {
 	for _, s := range c.seen {
 		age := time.Since(s.at)
 		out = append(out, MemberStatus{
-			ID: s.ID, Name: s.Name, Version: s.Version, State: s.State, Side: s.Side, Epoch: s.Epoch,
+			ID: s.ID, Name: s.Name, Version: s.Version, Protocol: s.Protocol, State: s.State, Side: s.Side, Epoch: s.Epoch,
 			InFlight: s.Inside, Commands: s.Commands, AgeMS: ms(age), Alive: age < aliveFor,
 		})
 	}
@@ -155,6 +156,40 @@ func (c *crew) alive() (names map[string]string, against []string) {
 	}
 	slices.Sort(against)
 	return names, against
+}
+
+// behind says which members may still send their clients' commands to a server that is about
+// to lose its fence: those that have not followed all switches, and have connections. One
+// that has died has none; one that only sleeps has.
+func (c *crew) behind(ctx context.Context) (why []string) {
+	if !c.exists() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*crewTime)
+	defer cancel()
+	if err := c.look(ctx); err != nil {
+		return []string{"whether all other sidecars have followed the switches cannot be asked: " + err.Error()}
+	}
+	epoch := c.m.record().Epoch
+	c.mu.Lock()
+	var late []fleet.Member
+	for _, s := range c.seen {
+		if s.Epoch < epoch {
+			late = append(late, s.Member)
+		}
+	}
+	c.mu.Unlock()
+	for _, m := range late {
+		for _, id := range c.m.ids {
+			is, err := connected(ctx, id.Pool(), memberInstance+m.ID)
+			if is || err != nil {
+				why = append(why, fmt.Sprintf("sidecar %s has not followed all switches, and would send commands to the %s, which is about to be opened: let it go on, or end it; where it is gone for good, HDEL %s %s on the target", m.Name, m.Side, fleet.MembersKey, m.ID))
+				break
+			}
+		}
+	}
+	slices.Sort(why)
+	return why
 }
 
 // say makes a word the present one.

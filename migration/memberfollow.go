@@ -211,6 +211,7 @@ func (m *Member) do(ctx context.Context, w fleet.Word) error {
 			// Those connect at the switch.
 			m.log.Info("some clients cannot be connected ahead of a switch", "error", err)
 		}
+		m.carryScripts(cctx, w.To)
 		return m.traffic.Settle(cctx)
 	case fleet.Hold:
 		if state != fleet.Open {
@@ -353,4 +354,20 @@ func (m *Member) epoch() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.route.Epoch
+}
+
+// carryScripts loads what clients have used as scripts on the side that is entered, so that
+// EVALSHA works there from the first command on. Those that cannot be loaded answer NOSCRIPT,
+// as clients expect.
+func (m *Member) carryScripts(ctx context.Context, to router.Side) {
+	pipe := m.ids[to].Pool().DB(0).Pipeline()
+	for _, body := range m.traffic.Scripts() {
+		pipe.ScriptLoad(ctx, body)
+	}
+	if pipe.Len() == 0 {
+		return
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		m.log.Info("not all scripts are loaded ahead of a switch", "error", err)
+	}
 }

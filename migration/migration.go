@@ -72,6 +72,8 @@ type Options struct {
 	Audit *audit.Log
 	// Only says which keys are copied, see Only; nil: all.
 	Only *filter.Filter
+	// Version is this program's, to be compared with those of other sidecars.
+	Version string
 }
 
 // Only returns what a configuration says about which keys are copied and compared; nil:

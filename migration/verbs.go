@@ -71,6 +71,8 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 	}
 	if r.Phase.Ended() {
 		end = r.Phase
+	} else if behind := m.crew.behind(ctx); len(behind) > 0 {
+		return nil, &Refused{behind}
 	}
 	if err := m.save(true, func(r *Record) { r.Phase = end }); err != nil {
 		return nil, err
