@@ -102,7 +102,26 @@ func (a *armada) settle(side router.Side, lossy bool) {
 	report := a.through.mustHold(a.t, server.Addr(), same)
 	a.direct.mustHold(a.t, server.Addr(), same)
 	a.t.Logf("the fleet's history: %s", report)
+	for _, m := range a.members {
+		m.awaitOpen(side)
+	}
 	a.c.end(side == router.Source)
+	redistest.Eventually(a.t, time.Minute, func() error {
+		for _, server := range []*redistest.Server{a.src, a.dst} {
+			if keys := server.Client(0).Keys(context.Background(), "crossfade:*").Val(); len(keys) > 0 {
+				return fmt.Errorf("left behind: %q", keys)
+			}
+		}
+		return nil
+	}, "nothing of ours is left on the servers")
+	for _, m := range a.members { // they serve on, where the applications are
+		c := (&lookouts{}).client(m.addr)
+		err := c.Set(context.Background(), "after", m.addr, 0).Err()
+		_ = c.Close()
+		if got := server.Client(0).Get(context.Background(), "after").Val(); err != nil || got != m.addr {
+			a.t.Errorf("a member after the end: %v, %q", err, got)
+		}
+	}
 }
 
 // TestFleetSwitches has all sidecars of a fleet moved there and back, under load and with a

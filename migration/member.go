@@ -67,6 +67,7 @@ type Member struct {
 	state   fleet.State
 	problem string
 	beat    uint64
+	over    bool // the servers know of no migration any more: nothing is left there
 
 	// What follows belongs to Run's goroutine that follows.
 	heard    fleet.Word // the newest that was obeyed
@@ -102,6 +103,9 @@ func memberName(c config.Config) string {
 	}
 	return fmt.Sprintf("%s:%d", host, os.Getpid())
 }
+
+// errNoMigration means that the servers know of none.
+var errNoMigration = errors.New("the servers tell of no migration: start the sidecar that copies first (role: full); where it was completed, point the applications at their server and leave the sidecars out")
 
 // errUndecided means that a switch is under way, or that nobody has begun one.
 var errUndecided = errors.New("a switch is under way")
@@ -205,7 +209,7 @@ func (m *Member) read(ctx context.Context) (Record, error) {
 	case !t.found && len(t.silent) > 0:
 		return Record{}, fmt.Errorf("reading the control records: %w", errors.Join(t.silent...))
 	case !t.found:
-		return Record{}, errors.New("the servers tell of no migration: start the sidecar that copies first (role: full); where it was completed, point the applications at their server and leave the sidecars out")
+		return Record{}, errNoMigration
 	}
 	return t.rec, nil
 }

@@ -254,6 +254,32 @@ func TestMemberBelievesTheRecordAlone(t *testing.T) {
 	s.goes(router.Target, 1)
 }
 
+// TestMemberLeavesNothing: when the migration is completed, a member's clients stay where
+// they are, and nothing of it stays on the servers.
+func TestMemberLeavesNothing(t *testing.T) {
+	s := newStand(t, nil)
+	s.tell(router.Target, store.RecordKey, func(r *Record) { r.Side, r.Epoch, r.Phase = 1, 1, ReverseTailing })
+	if err := s.m.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.run()
+	c := s.servers[1].ClientAs("admin", "secret", 0)
+	redistest.Eventually(t, testTimeout, func() error {
+		if c.HLen(t.Context(), fleet.MembersKey).Val() != 1 {
+			return errors.New("it is not there")
+		}
+		return nil
+	}, "it is a member")
+	do(t, c, "DEL", store.RecordKey)
+	redistest.Eventually(t, testTimeout, func() error {
+		if keys := c.Keys(t.Context(), "*").Val(); len(keys) > 0 {
+			return errors.New(strings.Join(keys, ", "))
+		}
+		return nil
+	}, "nothing is left")
+	s.goes(router.Target, 1)
+}
+
 // TestMemberIsGivenBack: a switch that is given up, and one of which nobody says how it ends.
 func TestMemberIsGivenBack(t *testing.T) {
 	s := newStand(t, func(c *config.Config) { c.Cutover.MaxStall = 100 * time.Millisecond })

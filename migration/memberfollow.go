@@ -18,7 +18,8 @@ const (
 	truthEvery  = time.Second            // between two looks at the record, while nothing is said
 	storeTime   = time.Second            // for a question to the store
 	heldEvery   = 100 * time.Millisecond // … while clients wait
-	aloneEvery  = 10 * time.Millisecond  // … while they wait for no word
+	aloneLeast  = 10 * time.Millisecond  // … while they wait for no word, at first
+	aloneMost   = 500 * time.Millisecond // … and after long
 	goTime      = 5 * time.Second        // to let what is in flight on the side that is left end
 )
 
@@ -29,15 +30,20 @@ func (m *Member) Run(ctx context.Context) error {
 	beside.Go(func() { m.beats(ctx) })
 	m.follow(ctx)
 	beside.Wait()
-	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTime)
-	defer cancel()
-	if err := m.store.Leave(bye, m.id); err != nil {
-		m.log.Debug("the fleet is not told that this sidecar has gone", "error", err)
-	}
+	m.leave(context.WithoutCancel(ctx))
 	for _, id := range m.ids {
 		_ = id.Pool().Close()
 	}
 	return nil
+}
+
+// leave takes what was said of this process off the store.
+func (m *Member) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
+	if err := m.store.Leave(ctx, m.id); err != nil {
+		m.log.Debug("the fleet is not told that this sidecar has gone", "error", err)
+	}
 }
 
 // listen wakes follow whenever somebody speaks.
@@ -70,12 +76,15 @@ func (m *Member) beats(ctx context.Context) {
 			ID: m.id, Name: m.name, Version: m.opt.Version, Protocol: fleet.Protocol, State: m.state,
 			Side: m.route.Side, Epoch: m.route.Epoch, Token: m.rec.Token, Beat: m.beat,
 		}
+		over := m.over
 		m.mu.Unlock()
 		said.Inside = m.opt.Gate.Inside()
 		said.Commands, _ = m.traffic.Served()
 		cctx, cancel := context.WithTimeout(ctx, storeTime)
-		if err := m.store.Beat(cctx, said); err != nil && ctx.Err() == nil {
-			m.log.Debug("the fleet does not hear of this sidecar", "error", err)
+		if !over { // a completed migration leaves nothing on the servers
+			if err := m.store.Beat(cctx, said); err != nil && ctx.Err() == nil {
+				m.log.Debug("the fleet does not hear of this sidecar", "error", err)
+			}
 		}
 		cancel()
 		select {
@@ -126,7 +135,7 @@ func (m *Member) step(ctx context.Context, refused bool) {
 	switch {
 	case refused && m.held.IsZero():
 		m.refused(ctx)
-	case m.alone && time.Since(m.looked) > aloneEvery:
+	case m.alone && time.Since(m.looked) > min(aloneMost, max(aloneLeast, time.Since(m.held)/10)):
 		m.refused(ctx)
 	case !since.IsZero() && time.Since(since) > m.patience():
 		m.settleAlone(ctx)
@@ -262,9 +271,21 @@ func (m *Member) resolve(ctx context.Context) bool {
 	if err == nil {
 		err = m.mine(r)
 	}
+	m.mu.Lock()
+	m.over = errors.Is(err, errNoMigration)
+	over := m.over
+	m.mu.Unlock()
+	if over {
+		m.leave(ctx)
+	}
 	if err != nil {
 		if m.note(err.Error()) {
 			m.log.Warn("where commands go cannot be read; they go where they did", "error", err)
+		}
+		for _, id := range m.ids { // our own user is not there any more, or not yet again
+			if id.isOwn() && loginRefused(id.Pool().DB(0).Ping(ctx).Err()) {
+				id.stepBack()
+			}
 		}
 		return false
 	}
