@@ -17,6 +17,12 @@ type Config struct {
 	// is there.
 	TakeOver bool `koanf:"take_over"`
 
+	// Role is "full", or "proxy" for a sidecar that serves clients and leaves all else to
+	// another one.
+	Role string `koanf:"role"`
+	// Instance is what people call this sidecar; empty: by its machine and process.
+	Instance string `koanf:"instance"`
+
 	Source Server `koanf:"source"`
 	Target Server `koanf:"target"`
 
@@ -260,6 +266,7 @@ func Default() Config {
 	return Config{
 		Listen: []string{"127.0.0.1:6380"},
 		State:  "crossfade.state",
+		Role:   "full",
 		Source: Server{Sentinel: Sentinel{TLS: "same"}},
 		Target: Server{Sentinel: Sentinel{TLS: "same"}},
 		Admin:  Admin{Address: "unix:crossfade.sock"},

@@ -156,6 +156,7 @@ func (c Config) checkListenTLS() []error {
 func (c Config) checkWords() []error {
 	var problems []error
 	for _, set := range []struct{ key, value string }{
+		{"role", c.Role},
 		{"proxy.upstream", c.Proxy.Upstream},
 		{"sync.feed", c.Sync.Feed},
 		{"sync.field_expiries", c.Sync.FieldExpiries},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -108,10 +109,10 @@ func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 // killOlder makes sure that no connection of another sidecar of this migration is left on
 // a server.
 func killOlder(ctx context.Context, id *identity) error {
-	mine := mirror.KeyPrefix + id.instance + ":"
+	mine, member := mirror.KeyPrefix+id.instance+":", mirror.KeyPrefix+memberInstance
 	older := func(name string) bool {
 		return name != cluster.ConnName && len(name) > len(mirror.KeyPrefix) && name[:len(mirror.KeyPrefix)] == mirror.KeyPrefix &&
-			(len(name) < len(mine) || name[:len(mine)] != mine)
+			(len(name) < len(mine) || name[:len(mine)] != mine) && !strings.HasPrefix(name, member)
 	}
 	err := everyNode(ctx, id.Pool(), func(ctx context.Context, c *redis.Client) error { return mirror.KillNamed(ctx, c, older) })
 	if err != nil {

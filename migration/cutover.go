@@ -206,7 +206,7 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	m.mu.Lock()
 	m.abort, m.attempting = nil, false
 	m.mu.Unlock()
-	a.report.Finished = time.Now()
+	a.report.Finished, a.report.Fleet = time.Now(), m.crew.reported()
 	a.report.OK = err == nil
 	if !o.DryRun && !o.Rehearse {
 		m.switches.add(from, outcomeOf(*a.report, o.MaxStall, err))

@@ -72,6 +72,8 @@ type Options struct {
 	Audit *audit.Log
 	// Only says which keys are copied, see Only; nil: all.
 	Only *filter.Filter
+	// Version is this program's, to be compared with those of other sidecars.
+	Version string
 }
 
 // Only returns what a configuration says about which keys are copied and compared; nil:
@@ -119,6 +121,7 @@ type Migration struct {
 	admissions   [2]admissions // by router.Side
 	serves       atomic.Bool   // clients were let in
 	others       others
+	crew         *crew // traffic, as the members have it too
 	strays       strays
 	switches     switches
 	fenceLost    losses
@@ -152,6 +155,8 @@ func New(opt Options, log *slog.Logger) *Migration {
 	m.ids[router.Source] = newIdentity(router.Source, opt.Source, instance, timeout)
 	m.ids[router.Target] = newIdentity(router.Target, opt.Target, instance, timeout)
 	m.guardConnections()
+	m.crew = newCrew(m, opt.Traffic)
+	m.traffic = m.crew
 	return m
 }
 
@@ -243,6 +248,7 @@ func (m *Migration) fence(side router.Side) fence {
 		pool: m.ids[side].Pool(), own: m.ids[side].user(), token: r.Token,
 		migration: r.ID, known: r.knownFence, before: r.Servers[side].Fence,
 		proxied: func() map[string]struct{} { return m.traffic.UpstreamAddrs(side) },
+		shared:  m.crew.exists(),
 	}
 }
 
@@ -411,6 +417,7 @@ func (m *Migration) Run(ctx context.Context) error {
 	defer m.noteOusted()
 	beside.Go(func() { m.resume(ctx) })
 	beside.Go(func() { m.watchSeat(ctx) })
+	beside.Go(func() { m.crew.watch(ctx) })
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		m.openStale(ctx)
 		err := m.begin(ctx)

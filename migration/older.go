@@ -84,7 +84,10 @@ func sidecarOf(name string) string {
 }
 
 // listedClient is a line of CLIENT LIST.
-type listedClient struct{ id, addr, name, user, flags string }
+type listedClient struct {
+	id, addr, name, user, flags string
+	listens                     bool // to channels or patterns
+}
 
 func listed(text string) []listedClient {
 	var all []listedClient
@@ -102,6 +105,8 @@ func listed(text string) []listedClient {
 				c.user = v
 			case "flags":
 				c.flags = v
+			case "sub", "psub", "ssub":
+				c.listens = c.listens || v != "0" && v != ""
 			}
 		}
 		if c.id != "" {

@@ -16,6 +16,10 @@ type Status struct {
 	Phase Phase       `json:"phase"`
 	Side  router.Side `json:"side"` // where the applications' commands go
 	Epoch uint64      `json:"epoch"`
+	// Role is "proxy" for a sidecar that only proxies, and State what it does with its
+	// clients; both are "" for one that copies.
+	Role  string `json:"role,omitempty"`
+	State string `json:"state,omitempty"`
 
 	// Ready says that a switch could be made now: a cutover while side is
 	// source, a rollback while it is target. Reasons say why not.
@@ -76,10 +80,12 @@ type Status struct {
 	// Replicas are those of the server that was left, which are fenced with it, or should be.
 	Replicas []ReplicaStatus `json:"replicas"`
 	// Strays are clients of the server that was left, past the proxy: the fence refuses them.
-	Strays      []string     `json:"strays"`
-	Verify      VerifyStatus `json:"verify"`
-	Shadow      ShadowStatus `json:"shadow"`
-	LastCutover *Report      `json:"last_cutover"`
+	Strays []string `json:"strays"`
+	// Members are the sidecars that only proxy.
+	Members     []MemberStatus `json:"members,omitempty"`
+	Verify      VerifyStatus   `json:"verify"`
+	Shadow      ShadowStatus   `json:"shadow"`
+	LastCutover *Report        `json:"last_cutover"`
 	// Switches counts attempts since the start, by verb and by how they have ended.
 	Switches map[string]map[Outcome]int64 `json:"switches"`
 	// Waiting is a switch that waits for its moment, Dropped one that was not made.
@@ -152,6 +158,8 @@ type Report struct {
 	Steps     []StepTime `json:"steps"`
 	Checked   int        `json:"checked"` // keys compared while both sides were frozen
 	Findings  []string   `json:"findings,omitempty"`
+	// Fleet is what other sidecars have done, where there are any.
+	Fleet *FleetReport `json:"fleet,omitempty"`
 }
 
 // StallMS is in milliseconds.
@@ -208,8 +216,8 @@ func (m *Migration) Status() Status {
 			s.Fence = string(k.Fence.Level)
 		}
 	}
-	s.Replicas, s.Strays = m.replicaStatus(r), m.strayNames()
 	s.FenceLost, s.Switches = m.fenceLost.count.Load(), m.switches.all()
+	s.Replicas, s.Strays, s.Members = m.replicaStatus(r), m.strayNames(), m.crew.members()
 	if mi == nil {
 		for _, db := range pairs.Sources() {
 			to, _ := pairs.Place(db)

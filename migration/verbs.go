@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/crossfade/crossfade/migration/fleet"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
@@ -78,6 +79,8 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 	}
 	if r.Phase.Ended() {
 		end = r.Phase
+	} else if behind := m.crew.behind(ctx); len(behind) > 0 {
+		return nil, &Refused{behind}
 	}
 	if err := m.save(true, func(r *Record) { r.Phase = end }); err != nil {
 		return nil, err
@@ -171,6 +174,7 @@ func (m *Migration) removeKeys(ctx context.Context, side router.Side, p *conn.Po
 		}
 		if db == 0 {
 			keys = append(keys, store.RecordKey, store.JournalKey, store.FenceKey, store.SeatKey, store.DrainedKey)
+			keys = append(keys, fleet.Keys()...)
 		}
 		iter := c.Scan(ctx, 0, value.TempPrefix+"*", 1000).Iterator()
 		for iter.Next(ctx) {

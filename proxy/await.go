@@ -121,6 +121,9 @@ func (s *session) settleDown() error {
 	defer timer.Stop()
 	s.eof = true
 	_ = s.awaitEmpty()
+	if s.hasAside() {
+		return s.sayAgain()
+	}
 	return errClientGone
 }
 

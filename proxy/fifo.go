@@ -49,8 +49,9 @@ type item struct {
 
 	wake  bool // the session waits for it
 	done  bool
-	retry bool // nothing happened: it must be sent again
-	lost  bool // the outcome is unknown
+	retry bool   // nothing happened: it must be sent again
+	again []byte // as the client wrote it, where a fence may refuse it
+	lost  bool   // the outcome is unknown
 	reply []byte
 	heard chan struct{} // closed when done, where somebody else than the session waits
 }
@@ -68,7 +69,7 @@ func (it *item) shed() {
 // size returns about how many bytes are kept for it while it is in flight.
 func (it *item) size() int {
 	if it.kept == 0 {
-		n := int(unsafe.Sizeof(*it)) + len(it.raw) + len(it.text)
+		n := int(unsafe.Sizeof(*it)) + len(it.raw) + len(it.text) + len(it.again)
 		for _, a := range it.args {
 			n += len(a) + int(unsafe.Sizeof(a))
 		}
@@ -123,9 +124,11 @@ type slot struct {
 type fifo struct {
 	slots []slot
 	head  int
-	bytes int   // that are kept of items
-	n     int   // commands in all slots
-	calls calls // the plain ones, for the numbers
+	bytes int    // that are kept of items
+	n     int    // commands in all slots
+	calls calls  // the plain ones, for the numbers
+	sent  *sent  // … as their client wrote them, where a fence may refuse them; nil elsewhere
+	raw   []byte // the one that was popped last, good until the next push
 }
 
 func (f *fifo) empty() bool { return f.head == len(f.slots) }
@@ -170,6 +173,9 @@ func (f *fifo) pop() (c call, known bool) {
 		f.bytes -= s.x.size()
 	} else {
 		c, known = f.calls.pop()
+		if f.sent != nil {
+			f.raw = f.sent.pop()
+		}
 	}
 	if s.n > 0 {
 		return c, known

@@ -37,7 +37,7 @@ func (s *session) barred(sp *spec) string {
 // dispatch forwards one command. The session holds a ticket of the gate.
 func (s *session) dispatch(cmd redcon.Command) error {
 	sp := s.srv.rowOf(cmd.Args[0])
-	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(cmd.Args), len(cmd.Raw)), sp, cmd.Args
+	s.cur, s.curSpec, s.curArgs, s.curRaw = sp.call(s.readAt, len(cmd.Args), len(cmd.Raw)), sp, cmd.Args, cmd.Raw
 	if s.home != nil && (!sp.share || len(cmd.Raw) > shareRequest) {
 		s.pinnedAt = time.Now()
 	}
@@ -290,6 +290,7 @@ func (s *session) push(it *item, wire []byte) error {
 	if it.role != ours {
 		it.call = s.cur
 		it.call.sent = int64(it.sent.Sub(s.srv.base))
+		s.keepRaw(it)
 	}
 	s.fifo.push(it)
 	s.pushed = true
@@ -341,6 +342,12 @@ func (s *session) pushPlain(raw []byte) error {
 		}
 	}
 	s.fifo.pushPlain(c)
+	if s.srv.cfg.Refused != nil {
+		if s.fifo.sent == nil {
+			s.fifo.sent = new(sent)
+		}
+		s.fifo.sent.push(s.curRaw)
+	}
 	s.mu.Unlock()
 	s.ticket = false
 	return s.send(raw)
@@ -350,6 +357,10 @@ func (s *session) pushPlain(raw []byte) error {
 func (s *session) local(reply []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.aside.n > 0 { // what came before it is said again
+		s.aside.add(s.curRaw)
+		return
+	}
 	if s.fifo.empty() && !s.mid {
 		if !s.mute && !s.skip {
 			s.out.append(reply)
@@ -358,7 +369,9 @@ func (s *session) local(reply []byte) {
 		s.skip, s.skipNext = s.skipNext, false
 		return
 	}
-	s.fifo.push(&item{spec: ownSpec, local: true, text: reply, gate: s.ticket, call: s.cur})
+	it := &item{spec: ownSpec, local: true, text: reply, gate: s.ticket, call: s.cur}
+	s.keepRaw(it)
+	s.fifo.push(it)
 	s.pushed = true
 	s.ticket = false
 }

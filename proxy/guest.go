@@ -28,6 +28,7 @@ const (
 	forPin           // what is in flight must be answered before it is pinned
 	tooDeep          // it has too much in flight
 	hungUpEnd        // it has closed its end, or is to be closed
+	setAside         // a fence has refused what it said last
 )
 
 // unwatched is the interest in a guest that has hung up while it is not read from.
@@ -52,6 +53,7 @@ type guest struct {
 	reply    int // bytes that a reply has of late; 0 while there was none
 
 	stop     uint16
+	aside    aside
 	interest uint32
 	gone     bool
 	letIn    bool  // as session.letIn

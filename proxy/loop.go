@@ -36,6 +36,7 @@ type loop struct {
 	dirty   []*trunk         // have something to write
 	resumed []*guest         // may go on
 	gated   []*guest         // wait for the gate
+	parked  []*guest         // wait until it is known whether a fence has refused them
 	closing map[*guest]int64 // until when they may take their last replies
 	spare   []*resp.Requests
 	replies []byte
@@ -292,6 +293,7 @@ func (l *loop) enter() {
 		}
 		l.goOn(g, atGate)
 	}
+	l.sayAgain(false)
 }
 
 // reroute says where commands go from the next opening of the gate on. Nothing

@@ -49,7 +49,7 @@ func (s *session) clean() bool {
 	st := &s.st
 	return st.subscribed() == 0 && len(st.past) == 0 && st.tracking == nil && st.caching == nil && !st.noEvict && !st.noTouch && !st.readonly &&
 		!st.multi && !st.watch && st.stuck == "" && len(st.effects) == 0 &&
-		!s.kept && !s.doubtful && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty()
+		!s.kept && !s.doubtful && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty() && s.aside.n == 0
 }
 
 // goHome gives the client back to the loop that it came from, with what it has sent

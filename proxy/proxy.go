@@ -106,6 +106,11 @@ type Config struct {
 	// own. Without it, clients that block are closed by a Hold.
 	Unblock func(ctx context.Context, side router.Side, ids []int64) error
 
+	// Refused is called when a server has refused commands as a fence does: they, and what
+	// follows of their clients, wait for a Release or a Retry. It must not block. nil: clients
+	// get what the server says.
+	Refused func()
+
 	// Locate returns the server's ids of its connections by their other end's address,
 	// under an identity of our own, for clients that may not ask for theirs. Without it
 	// such clients are closed by a Hold when they block.
@@ -148,6 +153,8 @@ type Server struct {
 	pool  pool    // of pinned connections between two uses
 
 	shadows shadows
+
+	rounds rounds // of saying again what a fence has refused
 
 	dampers    [2]damper // by router.Side
 	complaints complaints

@@ -197,6 +197,9 @@ func (r *reader) assign(c byte) {
 		return
 	case it == nil:
 		r.owner, r.mode, r.drop = plainCommand, modePass, s.mute || s.skip
+		if s.mayBeRefused(c) {
+			r.mode = modeWhole
+		}
 		return
 	}
 	r.owner, r.it, r.mode = ofItem, it, it.mode
@@ -221,6 +224,9 @@ func (r *reader) assign(c byte) {
 	}
 	if it.left == 0 {
 		it.left = r.replies(it)
+	}
+	if it.role != ours && s.mayBeRefused(c) {
+		r.mode = modeWhole
 	}
 }
 
@@ -363,11 +369,17 @@ func (r *reader) finish() {
 		r.finishPush()
 	case nobody:
 	case plainCommand:
+		c, known := s.fifo.pop()
+		if s.fifo.sent != nil && r.refusedPlain() {
+			r.wrote(c, known)
+			r.took(c, known, nil)
+			r.leaves++
+			break
+		}
 		if s.st.multi && s.st.stuck == "" {
 			s.st.stuck = "its transaction was not followed"
 		}
 		s.letIn = s.letIn || !r.tally.head.failing
-		c, known := s.fifo.pop()
 		r.wrote(c, known)
 		r.took(c, known, nil)
 		r.leaves++
@@ -435,6 +447,9 @@ func (r *reader) finishPush() {
 // finishItem handles one reply of an item; the last one completes it.
 func (r *reader) finishItem() {
 	s, it := r.s, r.it
+	if it.again != nil && r.refusedItem() {
+		return
+	}
 	out := r.coll
 	passed := r.mode == modePass || r.mode == modeHeads
 	if r.mode == modeScan {
@@ -526,7 +541,9 @@ func (r *reader) locals() {
 		if it == nil || !it.local {
 			return
 		}
-		if !s.mute && !s.skip {
+		if it.again != nil && s.aside.n > 0 {
+			s.aside.add(it.again)
+		} else if !s.mute && !s.skip {
 			s.out.append(it.text)
 		}
 		if c, _ := s.fifo.pop(); len(it.text) > 0 {

@@ -62,6 +62,7 @@ type session struct {
 	cur      call  // the command that is being forwarded
 	curSpec  *spec // … its row
 	curArgs  [][]byte
+	curRaw   []byte // … as the client wrote it
 	rewriter prefix.Rewriter
 	scratch  []byte // for a command as it is written
 
@@ -100,6 +101,9 @@ type session struct {
 	told       bool // that what it remembers may have changed, for the switch that is under way
 	doubtful   bool // a HELLO was refused that may have been obeyed in part
 	letIn      bool // a server has taken a command of the client, so it has let it in
+	aside      aside
+	asideIn    uint64 // the round in which something was set aside
+	execNils   bool   // what was set aside ends a transaction that must not run
 }
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
@@ -259,6 +263,9 @@ func (s *session) read() error {
 			// A poke that comes after this ends the wait, one before it is seen below.
 			_ = s.conn.SetReadDeadline(time.Now().Add(quietFor))
 		}
+		if s.hasAside() {
+			return s.sayAgain()
+		}
 		if s.isDown() {
 			return errUpstreamGone
 		}
@@ -295,6 +302,11 @@ func (s *session) commands() error {
 	}
 	s.mu.Unlock()
 	for !s.quit && !s.isRaw() {
+		if s.hasAside() {
+			if err := s.sayAgain(); err != nil {
+				return err
+			}
+		}
 		// Before the next command is looked at: while it waits here, what follows is read.
 		if err := s.makeRoom(); err != nil {
 			return err

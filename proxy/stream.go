@@ -22,7 +22,7 @@ const (
 // inside the gate. It reports whether a command was passed on.
 func (s *session) stream() (bool, error) {
 	head, ok := s.in.Big(streamFrom)
-	if !ok || s.multi || s.srv.whole.Load() || s.mayRead() {
+	if !ok || s.multi || s.srv.whole.Load() || s.mayRead() || s.srv.cfg.Refused != nil { // it may have to be said again
 		return false, nil
 	}
 	sp := s.srv.rowOf(head[0])

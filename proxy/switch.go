@@ -363,6 +363,7 @@ func (s *Server) Release(route router.Route) {
 	for _, l := range s.eventLoops() {
 		l.post(l.enter)
 	}
+	s.retrySessions(false)
 	m := new(move)
 	moving := sessions[:0]
 	for _, sess := range sessions {

@@ -72,6 +72,8 @@ type trunk struct {
 	begins [4]byte   // … its first bytes
 
 	part   []byte       // of it, when it comes in several pieces and its shape is wanted
+	sent   *sent        // what is in flight, where a fence may refuse it; nil elsewhere
+	held   []byte       // the beginning of an error, until all of it has come
 	staged *shadowBatch // reads of this round that the other server is asked too
 	lane   *lane        // … by whom
 }
@@ -104,6 +106,12 @@ func (t *trunk) begin(g *guest, now int64) {
 // submit adds one whole request to the entry that was begun last.
 func (l *loop) submit(t *trunk, sp *spec, args [][]byte, raw []byte) {
 	t.fifo[len(t.fifo)-1].n++
+	if l.srv.cfg.Refused != nil {
+		if t.sent == nil {
+			t.sent = new(sent)
+		}
+		t.sent.push(raw)
+	}
 	if t.with == "" {
 		t.out = append(t.out, raw...)
 	} else { // none of those that are shared is refused
@@ -216,10 +224,10 @@ func (l *loop) trunkEvent(t *trunk, what uint32) {
 // answer finds the replies in what the upstream said and hands each to whom it
 // belongs, in one piece where several follow each other.
 func (l *loop) answer(t *trunk, b []byte) error {
-	from, pos := 0, 0
+	from, pos, start := 0, 0, 0
 	for pos < len(b) {
 		if t.fr.AtStart() {
-			t.size = 0
+			t.size, start = 0, pos
 			t.stray = b[pos] == '>' // said unasked; a shared connection has asked for nothing of the kind
 			switch {
 			case t.stray && from < pos:
@@ -269,9 +277,20 @@ func (l *loop) answer(t *trunk, b []byte) error {
 			whole = b[pos-n : pos]
 		}
 		l.replied(t, g, whole)
+		aside := false
+		if t.sent != nil {
+			if aside = l.refusal(t, g, b[start:pos]); aside {
+				if from < start {
+					l.deliver(g, b[from:start])
+				}
+				from = pos
+			}
+		}
 		e.n--
 		if e.n > 0 {
-			l.answeredOne(g)
+			if !aside {
+				l.answeredOne(g)
+			}
 			continue
 		}
 		*e = entry{}
@@ -281,11 +300,20 @@ func (l *loop) answer(t *trunk, b []byte) error {
 		}
 		// The outcome is known, so the gate need not wait for the client to read it.
 		l.srv.gate.Leave()
-		if t.head == len(t.fifo) || t.fifo[t.head].g != g || pos == len(b) {
+		if from < pos && (t.head == len(t.fifo) || t.fifo[t.head].g != g || pos == len(b)) {
 			l.deliver(g, b[from:pos])
 			from = pos
 		}
-		l.answered(g, 1)
+		if !aside {
+			l.answered(g, 1)
+		}
+		if t.sent != nil {
+			l.parks(g)
+		}
+	}
+	if t.sent != nil && t.reply.failing && !t.fr.AtStart() && !t.stray {
+		t.held = append(t.held, b[start:pos]...)
+		pos = start
 	}
 	if from < pos && !t.stray {
 		l.deliver(t.fifo[t.head].g, b[from:pos])
@@ -340,6 +368,7 @@ func (l *loop) lose(t *trunk, err error) {
 	for _, e := range entries {
 		l.srv.gate.Leave()
 		e.g.inflight -= e.n
+		e.g.giveUp()
 		if !e.g.gone {
 			l.finish(e.g)
 		}

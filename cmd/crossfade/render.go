@@ -43,6 +43,9 @@ func renderStatus(st admin.StatusReply, width int) string {
 	}
 	line("phase", string(st.Phase))
 	line("clients", "on the "+st.Side.String())
+	if st.Role != "" {
+		line("role", st.Role+", "+st.State)
+	}
 	line("source", withMaster(st.Source, st.SourceMaster))
 	line("target", withMaster(st.Target, st.TargetMaster))
 	for i, text := range nodeLines(st.TargetNodes) {
@@ -94,7 +97,14 @@ func renderStatus(st admin.StatusReply, width int) string {
 		}
 		line(name, who)
 	}
-	if !st.Phase.Ended() {
+	for i, text := range memberLines(st.Members, st.Side) {
+		name := "fleet"
+		if i > 0 {
+			name = ""
+		}
+		line(name, text)
+	}
+	if !st.Phase.Ended() && st.Role == "" {
 		line("lag", lagLine(st.Status))
 	}
 	if t := st.Throttle; t != (throttle.Status{}) && scanning(st.Databases) {
@@ -391,6 +401,9 @@ func renderReport(r migration.Report, name string, again func(verb string) strin
 	fmt.Fprintf(&b, "stall     %s\n", stallLine(r))
 	if r.Sessions > 0 {
 		fmt.Fprintf(&b, "held      %s\n", millis(r.Held))
+	}
+	if r.Fleet != nil {
+		fmt.Fprintf(&b, "fleet     %s\n", fleetLine(r.Fleet))
 	}
 	fmt.Fprintf(&b, "fence     %s\n", fenceWords(r.Fence))
 	fmt.Fprintf(&b, "compared  %s while both servers stood still\n", plural(r.Checked, "key"))

@@ -18,7 +18,9 @@ func TestStatusFits(t *testing.T) {
 	st := migration.Status{
 		Phase: migration.ReverseLost, Side: router.Target, Source: "redis://a:1", Target: "redis://b:2", Fence: "F3",
 		Replicas: []migration.ReplicaStatus{{Side: router.Source, Address: "10.0.0.1:7001", Fence: "F3"}, {Side: router.Source, Address: "10.0.0.2:7001", Problem: long}},
-		Reasons:  []string{long, "short"}, Dirty: 12345678, LagMS: 123456, Gaps: 3, Resync: long, LeaveOut: []int{4, 5},
+		Members: []migration.MemberStatus{{Name: "app-7", Version: "v1.2", State: "open", Side: router.Target, Alive: true, Commands: 12},
+			{Name: long, Version: "v1.1", State: "held", AgeMS: 12345}},
+		Reasons: []string{long, "short"}, Dirty: 12345678, LagMS: 123456, Gaps: 3, Resync: long, LeaveOut: []int{4, 5},
 		Databases: []migration.DatabaseStatus{
 			{Source: 0, Target: 0, Total: 123_456_789_012, Copied: 99_999_999, Dirty: 9_999_999, Percent: 99.9, Rate: 999_999, ETA: 359_999},
 			{Source: 1000, Target: 9999, Total: 999_999, Done: true},
@@ -40,7 +42,7 @@ func TestStatusFits(t *testing.T) {
 		}
 	}
 	for _, want := range []string{"REVERSE_LOST", "not ready", "short", "F3", "123.5 s", "12345678 keys dirty", "0 → 0", "99.9%", "123.5G",
-		"99h59m", "1000 → 9999", "and 2 databases without keys", "10.00M/s, 1000.0G commands, 100.00M in flight", "p50 0.12ms, p99 1m40s", "rollback at", "failed", "after 2 of 4 attempts", "for: nothing", "the rollback of", "preflight 12345.6", "copy, 3 times", "list, 1.2GB written, 12.3 %", "again in 1m15s", "10.0.0.1:7001 of the source: F3", "10.0.0.2:7001 of the source: NOT fenced"} {
+		"99h59m", "1000 → 9999", "and 2 databases without keys", "10.00M/s, 1000.0G commands, 100.00M in flight", "p50 0.12ms, p99 1m40s", "rollback at", "failed", "after 2 of 4 attempts", "for: nothing", "the rollback of", "preflight 12345.6", "copy, 3 times", "list, 1.2GB written, 12.3 %", "again in 1m15s", "10.0.0.1:7001 of the source: F3", "1 of 2 sidecars that only proxy", "app-7 (v1.2): open on the target", "SILENT for 12 s", "10.0.0.2:7001 of the source: NOT fenced"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("it does not say %q", want)
 		}

@@ -19,7 +19,6 @@ import (
 	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/fleet"
 	"github.com/crossfade/crossfade/internal/sentinel"
-	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/proxy"
@@ -68,7 +67,7 @@ type sidecar struct {
 	nodes     [2]*cluster.Topology  // nil where it is no cluster
 	proxy     *proxy.Server
 	meter     *meter
-	migration *migration.Migration
+	migration core
 	door      *admin.Server
 	serving   atomic.Bool
 }
@@ -122,20 +121,13 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 	if err := gate.Shut(ctx); err != nil {
 		return nil, err
 	}
-	see := &observer{}
-	if s.proxy, err = newProxy(c, s.ups, gate, see, log); err != nil {
+	parts := s.copies
+	if c.Role == "proxy" {
+		parts = s.onlyProxies
+	}
+	if err = parts(ends, gate); err != nil {
 		return nil, err
 	}
-	only, err := migration.Only(c)
-	if err != nil {
-		return nil, usage(problems(err))
-	}
-	s.migration = migration.New(migration.Options{
-		Only:   only,
-		Config: c, Source: ends[router.Source], Target: ends[router.Target],
-		Gate: gate, Traffic: traffic{s.proxy}, File: s.file, Hooks: s.hooks, Audit: s.audit,
-	}, log)
-	see.Migration = s.migration
 	for side, f := range s.masters {
 		if f != nil {
 			f.OnMove(func(from, to string) { s.masterMoved(router.Side(side), from, to) })

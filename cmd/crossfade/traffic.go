@@ -171,8 +171,17 @@ func (u *upstream) close() {
 	}
 }
 
+// overseer is who sees what the proxy forwards, and knows whether it may.
+type overseer interface {
+	proxy.Observer
+	// Guard looks at connections of our own to a side; nil is none.
+	Guard(side router.Side) *conn.Guard
+	// Admit looks at those of clients, see proxy.Upstream.
+	Admit(ctx context.Context, side router.Side) error
+}
+
 // newProxy makes the proxy in front of both servers.
-func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer, log *slog.Logger) (*proxy.Server, error) {
+func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o overseer, log *slog.Logger) (*proxy.Server, error) {
 	pc := proxy.Config{
 		MaxClients:        c.Proxy.MaxClients,
 		Shared:            c.Proxy.Upstream == "shared",
@@ -194,6 +203,9 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o *observer,
 		Locate: func(ctx context.Context, side router.Side) (map[string]int64, error) {
 			return ups[side].locate(ctx)
 		},
+	}
+	if f, ok := o.(interface{ RefusedByFence() }); ok {
+		pc.Refused = f.RefusedByFence
 	}
 	listeners, _ := c.Listeners() // Validate has told its problems
 	for _, l := range listeners {

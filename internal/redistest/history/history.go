@@ -38,7 +38,8 @@ func AllKinds() []Kind {
 
 // Config says where and what to write. Only Addr is required.
 type Config struct {
-	Addr               string // host:port, usually the proxy's
+	Addr               string   // host:port, usually the proxy's
+	Addrs              []string // … of several: the writers take them in turn; Addr may be empty then
 	Username, Password string
 	Databases          []int  // default {0}; each writer uses all of them
 	Writers            int    // default 4, each with one connection a database
@@ -112,6 +113,9 @@ func (c Config) withDefaults() (Config, error) {
 	orElse(&c.ItemsPerKey, 4096)
 	orElse(&c.MaxItems, 2_000_000)
 	var errs []error
+	if c.Addr == "" && len(c.Addrs) > 0 {
+		c.Addr = c.Addrs[0]
+	}
 	if c.Addr == "" {
 		errs = append(errs, errors.New("history: no address"))
 	}

@@ -116,8 +116,12 @@ func (w *writer) client(db int) *redis.Client {
 		return c
 	}
 	cfg := &w.h.cfg
+	addr := cfg.Addr
+	if n := len(cfg.Addrs); n > 0 {
+		addr = cfg.Addrs[w.n%n]
+	}
 	c := redis.NewClient(&redis.Options{
-		Addr: cfg.Addr, Username: cfg.Username, Password: cfg.Password, DB: db, Protocol: cfg.Protocol,
+		Addr: addr, Username: cfg.Username, Password: cfg.Password, DB: db, Protocol: cfg.Protocol,
 		PoolSize: 1, MaxActiveConns: 1, PipelinePoolSize: -1, // one connection, for pipelines too
 		MaxRetries: -1, DialerRetries: 1, // a retry would hide what happened
 		ReadTimeout: cfg.OpTimeout, WriteTimeout: cfg.OpTimeout, DialTimeout: cfg.OpTimeout,

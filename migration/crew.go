@@ -1,0 +1,406 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/migration/fleet"
+	"github.com/crossfade/crossfade/router"
+)
+
+const (
+	crewEvery   = time.Second      // between two looks at the heartbeats
+	aliveFor    = 3 * time.Second  // after a heartbeat
+	shownFor    = 10 * time.Minute // after which one that says nothing is not shown any more
+	prepareFor  = time.Second      // in which members connect ahead of a switch; nobody waits yet
+	answerMost  = 250 * time.Millisecond
+	answerShare = 8 // of the time that clients may still wait, a part goes to a member that does not answer
+	crewTime    = time.Second
+)
+
+// crew is the traffic of all sidecars of a migration: the clients of this one, and, by what
+// is said in the fleet's store, those of the members, which only proxy. It makes a switch
+// shorter, and free of refusals. That it is safe rests on the fence alone, so a member that
+// does not answer is named and not waited for. Without members it is this process's traffic
+// and nothing else.
+type crew struct {
+	Traffic
+	m     *Migration
+	store fleet.Store
+
+	mu    sync.Mutex
+	ever  bool // there have been members, so there may be some of whom nobody has heard
+	seen  map[string]sighting
+	seq   uint64
+	holds []string     // members that have done what was said last
+	plan  *FleetReport // of the attempt
+	next  router.Route // where that leads
+}
+
+// sighting is a heartbeat and when it has changed last, by our own clock.
+type sighting struct {
+	fleet.Member
+	at time.Time
+}
+
+func newCrew(m *Migration, local Traffic) *crew {
+	return &crew{
+		Traffic: local, m: m, seen: make(map[string]sighting),
+		store: fleet.Target{Client: func() *redis.Client { return m.ids[router.Target].Pool().DB(0) }},
+	}
+}
+
+// FleetReport is what the members have done in one attempt.
+type FleetReport struct {
+	Members int      `json:"members"` // that were alive
+	Held    int      `json:"held"`    // that held their clients before the fence went up
+	Missing []string `json:"missing"` // that did not, and why; the fence has refused their clients
+}
+
+// MemberStatus is one sidecar that only proxies.
+type MemberStatus struct {
+	ID       string      `json:"id"`
+	Name     string      `json:"name"`
+	Version  string      `json:"version"`
+	Protocol int         `json:"protocol"` // what it understands of others: all need the same
+	State    fleet.State `json:"state"`
+	Side     router.Side `json:"side"` // where its clients' commands go
+	Epoch    uint64      `json:"epoch"`
+	InFlight int64       `json:"in_flight"` // commands
+	Commands int64       `json:"commands"`  // since it started
+	AgeMS    float64     `json:"age_ms"`    // of its newest heartbeat
+	Alive    bool        `json:"alive"`
+}
+
+// look reads the heartbeats.
+func (c *crew) look(ctx context.Context) error {
+	list, err := c.store.Members(ctx)
+	if err != nil {
+		return err
+	}
+	now, epoch := time.Now(), c.m.record().Epoch
+	var old []string
+	c.mu.Lock()
+	there := make(map[string]sighting, len(list))
+	for _, m := range list {
+		s, known := c.seen[m.ID]
+		if !known || s.Beat != m.Beat {
+			s.at = now
+		}
+		s.Member = m
+		if now.Sub(s.at) > shownFor && s.Epoch >= epoch { // one that is behind may only be asleep
+			old = append(old, m.ID)
+			continue
+		}
+		there[m.ID] = s
+	}
+	c.seen = there
+	c.ever = c.ever || len(list) > 0
+	known := c.ever
+	c.mu.Unlock()
+	if !known { // there may have been some before this process
+		w, err := c.store.Heard(ctx)
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.ever = c.ever || w.Says()
+		c.mu.Unlock()
+	}
+	return c.store.Leave(ctx, old...)
+}
+
+// exists reports whether there are, or have been, members.
+func (c *crew) exists() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ever
+}
+
+// members returns the sidecars that only proxy, by name.
+func (c *crew) members() []MemberStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []MemberStatus
+	for _, s := range c.seen {
+		age := time.Since(s.at)
+		out = append(out, MemberStatus{
+			ID: s.ID, Name: s.Name, Version: s.Version, Protocol: s.Protocol, State: s.State, Side: s.Side, Epoch: s.Epoch,
+			InFlight: s.Inside, Commands: s.Commands, AgeMS: ms(age), Alive: age < aliveFor,
+		})
+	}
+	slices.SortFunc(out, func(a, b MemberStatus) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
+	return out
+}
+
+// alive returns those whose heart beats, by id, and why a switch cannot be made with them.
+func (c *crew) alive() (names map[string]string, against []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names = make(map[string]string)
+	for _, s := range c.seen {
+		if time.Since(s.at) >= aliveFor {
+			continue
+		}
+		names[s.ID] = s.Name
+		if s.Protocol != fleet.Protocol {
+			against = append(against, fmt.Sprintf("sidecar %s of version %q speaks another language in the fleet (%d, this one %d): bring all to one version first", s.Name, s.Version, s.Protocol, fleet.Protocol))
+		}
+	}
+	slices.Sort(against)
+	return names, against
+}
+
+// behind says which members may still send their clients' commands to a server that is about
+// to lose its fence: those that have not followed all switches, and have connections. One
+// that has died has none; one that only sleeps has.
+func (c *crew) behind(ctx context.Context) (why []string) {
+	if !c.exists() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*crewTime)
+	defer cancel()
+	if err := c.look(ctx); err != nil {
+		return []string{"whether all other sidecars have followed the switches cannot be asked: " + err.Error()}
+	}
+	epoch := c.m.record().Epoch
+	c.mu.Lock()
+	var late []fleet.Member
+	for _, s := range c.seen {
+		if s.Epoch < epoch {
+			late = append(late, s.Member)
+		}
+	}
+	c.mu.Unlock()
+	for _, m := range late {
+		for _, id := range c.m.ids {
+			is, err := connected(ctx, id.Pool(), memberInstance+m.ID)
+			if is || err != nil {
+				why = append(why, fmt.Sprintf("sidecar %s has not followed all switches, and would send commands to the %s, which is about to be opened: let it go on, or end it; where it is gone for good, HDEL %s %s on the target", m.Name, m.Side, fleet.MembersKey, m.ID))
+				break
+			}
+		}
+	}
+	slices.Sort(why)
+	return why
+}
+
+// say makes a word the present one.
+func (c *crew) say(ctx context.Context, stage fleet.Stage, r router.Route) (fleet.Word, error) {
+	c.mu.Lock()
+	c.seq++
+	w := fleet.Word{By: c.m.seat.holder, Seq: c.seq, Token: c.m.record().Token, Stage: stage, To: r.Side, Epoch: r.Epoch}
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, crewTime)
+	defer cancel()
+	return w, c.store.Say(ctx, w)
+}
+
+// answered waits until all have answered a word, for at most patience, and returns who has
+// done what it says, and what is to be said of the others.
+func (c *crew) answered(ctx context.Context, w fleet.Word, ids []string, patience time.Duration) (done []string, missing map[string]string) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	wait := 200 * time.Microsecond
+	for {
+		list, err := c.store.Answers(ctx, ids)
+		done, missing = nil, make(map[string]string)
+		open := 0
+		for _, id := range ids {
+			switch a, ok := list[id]; {
+			case !ok || a.Word != w.ID():
+				missing[id] = "did not answer to " + string(w.Stage)
+				open++
+			case a.Failed != "":
+				missing[id] = a.Failed
+			default:
+				done = append(done, id)
+			}
+		}
+		if open == 0 && err == nil {
+			return done, missing
+		}
+		select {
+		case <-time.After(wait):
+			wait = min(2*wait, 2*time.Millisecond)
+		case <-ctx.Done():
+			return done, missing
+		}
+	}
+}
+
+// obey says a word, has this process do the same, and waits for those members that have done
+// all that was said before. The error is this process's: nobody else's matters.
+func (c *crew) obey(ctx context.Context, stage fleet.Stage, r router.Route, patience time.Duration, here func() error) error {
+	c.mu.Lock()
+	ids, plan := c.holds, c.plan
+	c.mu.Unlock()
+	if len(ids) == 0 {
+		return here()
+	}
+	said := make(chan struct{})
+	var w fleet.Word
+	var sayErr error
+	go func() {
+		defer close(said)
+		w, sayErr = c.say(ctx, stage, r)
+	}()
+	err := here()
+	<-said
+	if err != nil {
+		return err
+	}
+	done, missing := ids, map[string]string{}
+	if sayErr != nil {
+		if errors.Is(sayErr, fleet.ErrOld) {
+			return sayErr
+		}
+		done = nil
+		for _, id := range ids {
+			missing[id] = sayErr.Error()
+		}
+	} else {
+		done, missing = c.answered(ctx, w, ids, patience)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holds = done
+	for id, why := range missing {
+		plan.Missing = append(plan.Missing, c.nameOf(id)+": "+why)
+	}
+	slices.Sort(plan.Missing)
+	if stage == fleet.Hold {
+		plan.Held = len(done)
+	}
+	if len(missing) > 0 {
+		c.m.log.Warn("not all sidecars do what a switch asks for: the fence refuses their clients, who wait until these find out", "stage", stage, "missing", plan.Missing)
+	}
+	return nil
+}
+
+// nameOf is called with mu held.
+func (c *crew) nameOf(id string) string {
+	if s, ok := c.seen[id]; ok {
+		return s.Name
+	}
+	return id
+}
+
+// Prepare implements Traffic. A switch is refused where members could not be kept off the
+// server that is left, or do not understand what they are told.
+func (c *crew) Prepare(ctx context.Context, to router.Side) error {
+	cctx, cancel := context.WithTimeout(ctx, crewTime)
+	err := c.look(cctx)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("looking for other sidecars: %w", err)
+	}
+	if !c.exists() {
+		return c.Traffic.Prepare(ctx, to)
+	}
+	names, against := c.alive()
+	rec := c.m.record()
+	if f := rec.Servers[to.Other()].Fence; f != nil && f.Level != FenceACL {
+		against = append(against, fmt.Sprintf("other sidecars serve clients of this migration, and those of them that a word does not reach are kept off the %s by a fence of ACL users only (F3); here it would be %s", to.Other(), f.Level))
+	}
+	if len(against) > 0 {
+		return &Refused{against}
+	}
+	ids := make([]string, 0, len(names))
+	for id := range names {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	next := router.Route{Side: to, Epoch: rec.Epoch + 1, Map: c.m.databases()}
+	c.mu.Lock()
+	c.holds, c.plan, c.next = ids, &FleetReport{Members: len(ids), Missing: []string{}}, next
+	c.mu.Unlock()
+	return c.obey(ctx, fleet.Prepare, next, prepareFor, func() error { return c.Traffic.Prepare(ctx, to) })
+}
+
+// Hold implements Traffic.
+func (c *crew) Hold(ctx context.Context) error {
+	return c.obey(ctx, fleet.Hold, c.following(), patienceOf(ctx), func() error { return c.Traffic.Hold(ctx) })
+}
+
+// Align implements Traffic.
+func (c *crew) Align(ctx context.Context, r router.Route) error {
+	return c.obey(ctx, fleet.Align, r, patienceOf(ctx), func() error { return c.Traffic.Align(ctx, r) })
+}
+
+// Release implements Traffic.
+func (c *crew) Release(r router.Route) {
+	var said sync.WaitGroup
+	if c.exists() {
+		said.Go(func() {
+			if _, err := c.say(context.Background(), fleet.Release, r); err != nil {
+				c.m.log.Warn("the other sidecars are not told where commands go now: they find out by themselves", "error", err)
+			}
+		})
+	}
+	c.Traffic.Release(r)
+	said.Wait()
+	c.mu.Lock()
+	c.holds = nil
+	c.mu.Unlock()
+}
+
+func (c *crew) following() router.Route {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.next
+}
+
+// patienceOf is for how long an answer is waited for, while clients wait.
+func patienceOf(ctx context.Context) time.Duration {
+	end, bounded := ctx.Deadline()
+	if !bounded {
+		return answerMost
+	}
+	return max(time.Millisecond, min(answerMost, time.Until(end)/answerShare))
+}
+
+// reported returns what the members have done since the last Prepare; nil: there were none.
+func (c *crew) reported() *FleetReport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.plan
+	c.plan = nil
+	return p
+}
+
+// watch keeps up with the heartbeats until ctx ends. At first it says where commands go: an
+// earlier process may have ended in the middle of a switch.
+func (c *crew) watch(ctx context.Context) {
+	tick := time.NewTicker(crewEvery)
+	defer tick.Stop()
+	for first := true; ; {
+		cctx, cancel := context.WithTimeout(ctx, crewTime)
+		err := c.look(cctx)
+		cancel()
+		if err == nil && first && c.exists() {
+			c.m.whileIdle(func() {
+				if _, err = c.say(ctx, fleet.Release, c.m.route()); err == nil {
+					first = false
+				}
+			})
+		}
+		if err != nil {
+			c.m.log.Debug("the other sidecars are not known", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-c.m.seat.ended:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
