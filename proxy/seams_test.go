@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -109,3 +111,24 @@ func TestOnlyOneConnectionIsSetAside(t *testing.T) {
 }
 
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// TestClientWithTLSThatComesAtTheEnd has clients be through with their handshake when all
+// is being closed: so are they.
+func TestClientWithTLSThatComesAtTheEnd(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	<-w.stopped
+	for range 100 {
+		here, there := net.Pipe()
+		plain, err := w.proxy.unwrap(tls.Server(here, new(tls.Config)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = plain.SetReadDeadline(time.Now().Add(patience))
+		if _, err := plain.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Fatal("it is not closed:", err)
+		}
+		_, _ = plain.Close(), there.Close()
+	}
+	w.proxy.serving.Wait()
+}
