@@ -22,7 +22,7 @@ const lateAfter = time.Second
 
 // waitedInVain reports whether a client that has waited for so long is not there any more.
 func (s *Server) waitedInVain(waited time.Duration, hungUp func() bool) bool {
-	return waited > s.lateAfter && hungUp()
+	return waited > s.cfg.lateAfter && hungUp()
 }
 
 // waitedInVain reports it of a guest that has waited at the gate. The loop's own time is that

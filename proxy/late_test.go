@@ -15,8 +15,7 @@ import (
 // of what they had sent is run, on either side. Who is there is served.
 func TestWhoGaveUpAtTheGate(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode setting) {
-		w := newWorld(t, mode)
-		w.proxy.lateAfter = time.Nanosecond
+		w := newWorld(t, mode, func(c *Config) { c.lateAfter = time.Nanosecond })
 		plain, begun, stays, queues := w.client(), w.client(), w.client(), w.client()
 		plain.want("SET k source", ok)
 		stays.want("PING", "+PONG\r\n")

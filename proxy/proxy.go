@@ -115,6 +115,8 @@ type Config struct {
 	// under an identity of our own, for clients that may not ask for theirs. Without it
 	// such clients are closed by a Hold when they block.
 	Locate func(ctx context.Context, side router.Side) (map[string]int64, error)
+
+	lateAfter time.Duration // 0 means the constant; tests have less patience
 }
 
 // Server accepts clients. Make one with New, then Listen, then Serve.
@@ -165,7 +167,6 @@ type Server struct {
 	stayUntil atomic.Int64                 // see staying; by clock
 	streaming atomic.Int64                 // commands that are being passed on piecewise
 	grace     atomic.Int64
-	lateAfter time.Duration // as the constant; tests have less patience
 
 	mu       sync.Mutex
 	clients  int // all, those of the loops included
@@ -209,6 +210,9 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	if cfg.ScriptCache <= 0 {
 		cfg.ScriptCache = 1000
 	}
+	if cfg.lateAfter <= 0 {
+		cfg.lateAfter = lateAfter
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -218,7 +222,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	}
 	s := &Server{cfg: cfg, gate: gate, obs: obs, log: log, scripts: scripts, identities: identitiesOf(cfg),
 		counters: newCounters(), sessions: make(map[*session]struct{}), links: make(map[*link]struct{}),
-		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan), lateAfter: lateAfter}
+		base: time.Now(), slow: newSlowLog(cfg.SlowLogEntries, cfg.SlowLogSlowerThan)}
 	s.writes, _ = obs.(WriteObserver)
 	s.elements, _ = obs.(ElementObserver)
 	s.shadows.obs, _ = obs.(ShadowObserver)
