@@ -9,13 +9,14 @@ CHAOS_TIME ?= 10m
 CHAOS_SEED ?= 0
 FUZZTIME   ?= 1h
 QUEUE_SWITCHES ?= 200
+CLUSTER_RUNS ?= 10
 BENCH      ?= all
 LINT       := v2.15.0
 AXE        := 4.14.1
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks big failpoints sentinels model chaos dashboard-test release release-check reference manifests alerts clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks clusters big failpoints sentinels model chaos dashboard-test release release-check reference manifests alerts clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -66,6 +67,11 @@ queues: ## 200 switches with asynq and with BullMQ as the load, each job counted
 rollbacks: ## 15 million writes on the target between three cutovers and rollbacks
 	scripts/deps.sh
 	E2E_VOLUME=5000000 $(GO) test ./e2e -run '^TestRollbackAfterVolume$$' -count 1 -v -timeout 2h
+
+clusters: ## move into a Redis Cluster whose masters die and whose slots move, over and over; CLUSTER_RUNS
+	scripts/deps.sh
+	$(GO) test ./internal/fleet ./sync/conn ./sync/mirror ./sync/verify -run 'Slot|Scan|Fails|Failover|Master|Cluster' -count $(CLUSTER_RUNS) -timeout 4h
+	$(GO) test ./e2e -run '^TestCluster' -count $(CLUSTER_RUNS) -v -timeout 4h
 
 big: ## move a list and a hash of 1 GB that change all the time, and 20 million keys (4 GB of memory)
 	scripts/deps.sh

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -167,24 +168,30 @@ func (c *Cluster) finish(from, to *Server, slot uint16) error {
 }
 
 // owner returns the server that says itself that it has a slot. What others say may be some
-// seconds old after a move.
-func (c *Cluster) owner(slot uint16) (*Server, error) {
-	var owner *Server
-	err := Within(clusterWait, func() error {
-		var all []*Server
-		var errs []error // of servers that do not answer, and need not where another one has it
+// seconds old after a move; but one of them says whom to ask first, as some may be stopped.
+func (c *Cluster) owner(slot uint16) (owner *Server, err error) {
+	err = Within(clusterWait, func() error {
+		hint := ""
 		for _, s := range c.running() {
+			if owners, err := c.owners(s); err == nil {
+				hint = owners[int(slot)]
+				break
+			}
+		}
+		list := c.running()
+		if i := slices.IndexFunc(list, func(s *Server) bool { return s.Addr() == hint }); i > 0 {
+			list[0], list[i] = list[i], list[0]
+		}
+		errs := []error{fmt.Errorf("nobody says that slot %d is his", slot)}
+		for _, s := range list {
 			has, err := c.has(s, slot)
 			if has {
-				all = append(all, s)
+				owner = s
+				return nil
 			}
 			errs = append(errs, err)
 		}
-		if len(all) != 1 {
-			return errors.Join(append(errs, fmt.Errorf("%d servers say that slot %d is theirs", len(all), slot))...)
-		}
-		owner = all[0]
-		return nil
+		return errors.Join(errs...)
 	})
 	return owner, err
 }
