@@ -130,11 +130,11 @@ func TestFleetSwitches(t *testing.T) {
 	t.Parallel()
 	n, switches := fleetSize()
 	a := newArmada(t, n, "")
-	var stalls []time.Duration
+	var stalls, quiet, held []time.Duration
 	side := router.Source
 	for i := range switches {
 		a.c.awaitReady()
-		a.looks.longest()
+		quiet = append(quiet, a.looks.longest())
 		a.mustSwitch(side)
 		side = side.Other()
 		for _, m := range a.members {
@@ -149,9 +149,11 @@ func TestFleetSwitches(t *testing.T) {
 		if r.Fleet.Held < len(a.members) {
 			t.Logf("switch %d: %d of %d held their clients: %q", i, r.Fleet.Held, len(a.members), r.Fleet.Missing)
 		}
+		held = append(held, time.Duration(r.Held*float64(time.Millisecond)))
 		a.goOn(50)
 	}
-	t.Logf("%d switches of %d sidecars: the longest operation of any client took %v in the middle, %v at most", switches, n, median(stalls), maxOf(stalls))
+	t.Logf("%d switches of %d sidecars: the longest operation of any client took %v in the middle, %v at most; between switches %v, %v; the hold itself %v, %v",
+		switches, n, median(stalls), maxOf(stalls), median(quiet), maxOf(quiet), median(held), maxOf(held))
 	a.settle(side, false)
 }
 

@@ -387,6 +387,9 @@ func (c *crew) watch(ctx context.Context) {
 		cancel()
 		if err == nil && first && c.exists() {
 			c.m.whileIdle(func() {
+				if c.m.record().Phase.Ended() {
+					return // nothing of it stays on the servers
+				}
 				if _, err = c.say(ctx, fleet.Release, c.m.route()); err == nil {
 					first = false
 				}
