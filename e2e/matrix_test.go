@@ -131,12 +131,14 @@ func hasSelectors(tb testing.TB, s *redistest.Server) bool {
 // replicator is a user who may replicate and nothing else: no fence concerns it.
 const replicator, password = "replicator", "secret"
 
-// look returns a client of a new replica, since nobody is let in where the fence is.
+// look returns a client of a new replica, since nobody is let in where the fence is. It
+// announces an address at which nobody listens, or it would soon be fenced as well.
 // It speaks RESP2, in which all servers answer alike. The replica ends with close.
 func look(tb testing.TB, s *redistest.Server, p redistest.Program) (client func(db int) *redis.Client, closeAll func()) {
 	tb.Helper()
 	opts := []redistest.Option{redistest.WithConfig("replicaof", "127.0.0.1", fmt.Sprint(s.Port())),
-		redistest.WithConfig("masteruser", replicator), redistest.WithConfig("masterauth", password)}
+		redistest.WithConfig("masteruser", replicator), redistest.WithConfig("masterauth", password),
+		redistest.WithConfig("replica-announce-ip", "127.0.0.1"), redistest.WithConfig("replica-announce-port", "1")}
 	if p.Path != "" {
 		opts = append(opts, redistest.WithBinary(p.Path))
 	}

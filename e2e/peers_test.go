@@ -344,3 +344,13 @@ func one(pipe redis.Pipeliner, rng *rand.Rand, a, b string) {
 		pipe.ZAdd(ctx, a+":z", redis.Z{Score: rng.Float64(), Member: b})
 	}
 }
+
+// TestPeersPage: the page for those who come from there has every case.
+func TestPeersPage(t *testing.T) {
+	page := must[[]byte](t)(os.ReadFile("../docs/redisshake.md"))
+	for _, pc := range peerCases {
+		if line := "| " + pc.name + " | " + pc.shake + " |\n"; !strings.Contains(string(page), line) {
+			t.Errorf("docs/redisshake.md lacks the line %s", line)
+		}
+	}
+}

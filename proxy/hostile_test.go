@@ -288,7 +288,9 @@ func TestMillionArguments(t *testing.T) {
 						t.Errorf("got %.200q, want %.200q", got, want)
 					}
 					t.Logf("%d MiB for %d bytes", added>>20, len(input))
-					if name == "DEL" && added > 32<<20 || added > 200<<20 {
+					// What is allocated while the collector marks counts as live, and on a
+					// busy machine it marks for long: some 100 are usual for EVAL.
+					if name == "DEL" && added > 32<<20 || added > 256<<20 {
 						t.Errorf("%d MiB were needed for %d bytes", added>>20, len(input))
 					}
 				})

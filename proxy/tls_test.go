@@ -231,6 +231,18 @@ func (l *logged) has(text string) bool {
 	return strings.Contains(l.b.String(), text)
 }
 
+// end returns the newest lines, of at most n bytes.
+func (l *logged) end(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.b.Bytes()
+	if len(b) > n {
+		b = b[len(b)-n:]
+		b = b[bytes.IndexByte(b, '\n')+1:]
+	}
+	return string(b)
+}
+
 // TestUpstreamsWithTLS runs a switch between servers that want certificates, and
 // replaces ours on the way.
 func TestUpstreamsWithTLS(t *testing.T) {

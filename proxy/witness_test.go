@@ -61,6 +61,11 @@ func chaos(t *testing.T, mode setting, seed uint64) {
 		}
 		c.Loops = 2
 	})
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of the proxy's log:\n%s", w.logs.end(8<<10))
+		}
+	})
 	direct := w.proxy.Addr().String()
 	down := redistest.NewLink(t, direct)
 	crowd := witness.New(witness.Config{

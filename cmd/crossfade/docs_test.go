@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -142,6 +143,74 @@ func TestREADMEListsVerbsAndStatuses(t *testing.T) {
 	for _, s := range exitStatuses {
 		if !strings.Contains(text, fmt.Sprintf("\n| %d |", s.code)) {
 			t.Errorf("the README does not list the status %d", s.code)
+		}
+	}
+}
+
+// TestConfigurationForThoseFromRedisShake: the example is one, and the page is linked.
+func TestConfigurationForThoseFromRedisShake(t *testing.T) {
+	texts := pagesOfDocs(t)
+	_, after, found := strings.Cut(texts["docs/redisshake.md"], "is this `crossfade.yaml`:\n")
+	if !found {
+		t.Fatal("the page has no example")
+	}
+	var example strings.Builder
+	for line := range strings.Lines(after) {
+		code, indented := strings.CutPrefix(line, "    ")
+		if !indented && strings.TrimSpace(line) != "" {
+			break
+		}
+		example.WriteString(code)
+	}
+	c, err := load(t, nil, nil, []byte(example.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Source.Username != "reader" || c.Target.Username != "writer" {
+		t.Errorf("it is read as %+v", c.Source)
+	}
+	for _, name := range []string{"README.md", "docs/operating.md"} {
+		if !strings.Contains(texts[name], "redisshake.md)") {
+			t.Errorf("%s does not link the page", name)
+		}
+	}
+}
+
+// TestDocsNameTestsThatAre: what is said to be proved by a test is.
+func TestDocsNameTestsThatAre(t *testing.T) {
+	known := map[string]bool{}
+	aTest := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, found := range aTest.FindAllSubmatch(text, -1) {
+			known[string(found[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`(Test[A-Z]\\w+)`")
+	for name, text := range pagesOfDocs(t) {
+		for _, found := range named.FindAllStringSubmatch(text, -1) {
+			if !known[found[1]] {
+				t.Errorf("%s: there is no %s", name, found[1])
+			}
+		}
+	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := regexp.MustCompile("`make ([a-z][a-z0-9-]*)")
+	for name, text := range pagesOfDocs(t) {
+		for _, found := range target.FindAllStringSubmatch(text, -1) {
+			if !regexp.MustCompile(`(?m)^`+found[1]+`:`).Match(makefile) && !strings.HasPrefix(found[1], "suite-") {
+				t.Errorf("%s: there is no make %s", name, found[1])
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -74,15 +75,19 @@ func (l *replicaLook) at(ctx context.Context, addresses []string) {
 // one looks at one replica. Nothing is tried on a server before it is proved to be one.
 func (l *replicaLook) one(ctx context.Context, address string) Finding {
 	in := l.in
-	bounded, cancel := context.WithTimeoutCause(ctx, replicaWait, fmt.Errorf("no answer within %v", replicaWait))
+	silent := fmt.Errorf("no answer within %v", replicaWait)
+	bounded, cancel := context.WithTimeoutCause(ctx, replicaWait, silent)
 	defer cancel()
 	env := in.Env
 	env.From, env.Proxied = conn.New(in.From.Endpoint().At(address), "check", replicaWait), nil
 	env.From.Guard(in.Beside) // not From's: somebody else's may answer there
 	defer func() { _ = env.From.Close() }()
 	cannot := func(err error) Finding {
-		if bounded.Err() != nil {
+		switch {
+		case bounded.Err() != nil:
 			err = context.Cause(bounded)
+		case errors.Is(err, os.ErrDeadlineExceeded): // the socket's timer was ahead of the context's
+			err = silent
 		}
 		return warn("Have it announce an address at which it can be reached from here (replica-announce-ip, replica-announce-port), and let us in with the user and password of "+in.FromName+".url, and with the same rights; else, should it become the master after the switch, it takes writes for a moment, which are not kept.",
 			"%s: its replica %s cannot be fenced with it: %v", in.from, address, err)
