@@ -71,7 +71,7 @@ rollbacks: ## 15 million writes on the target between three cutovers and rollbac
 clusters: ## move into a Redis Cluster whose masters die and whose slots move, over and over; CLUSTER_RUNS
 	scripts/deps.sh
 	$(GO) test ./internal/fleet ./sync/conn ./sync/mirror ./sync/verify -run 'Slot|Scan|Fails|Failover|Master|Cluster' -count $(CLUSTER_RUNS) -timeout 4h
-	$(GO) test ./e2e -run '^TestCluster' -count $(CLUSTER_RUNS) -v -timeout 4h
+	E2E_CLUSTER=all $(GO) test ./e2e -run '^TestCluster' -count $(CLUSTER_RUNS) -v -timeout 4h
 
 big: ## move a list and a hash of 1 GB that change all the time, and 20 million keys (4 GB of memory)
 	scripts/deps.sh
