@@ -252,9 +252,8 @@ func TestNoTwoTakeOverFromEachOtherForEver(t *testing.T) {
 
 // TestASleeperWakesAfterTheEnd: a sidecar is stopped, with a copy in hand or with none, until
 // another one has taken its place, moved the applications and ended the migration, so that
-// no key of ours is left that could tell it. It copies nothing more when it wakes, ends, and
-// is not started again without being told to. (What clients had sent to it, and it had not
-// read, it may run on the source, which nobody uses; they have been told of no answer.)
+// no key of ours is left that could tell it. It copies nothing more when it wakes, passes on
+// nothing of what clients had sent to it, ends, and is not started again without being told to.
 func TestASleeperWakesAfterTheEnd(t *testing.T) {
 	for _, at := range []string{"", "mirror.step.source"} {
 		t.Run("at "+at, func(t *testing.T) {
@@ -265,15 +264,18 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 				failpoints = at + "=stop:" + now
 			}
 			s := newFronted(t, failpoints)
+			left := s.leftovers()
 			if at == "" {
 				s.c.signal(syscall.SIGSTOP)
 			} else if err := os.WriteFile(now, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			redistest.Eventually(t, time.Minute, s.c.stopped, "the process is stopped")
+			left.write("old")
 			asleep := time.After(outlasting + 4*time.Second)
 			old := s.takeOver()
 			s.mustSwitch(router.Source)
+			left.goOnAt(s.front.Addr(), "new")
 			s.goOn(200)
 			if err := s.direct.end(); err != nil {
 				t.Fatal(err)
@@ -285,6 +287,7 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 			asWasAsleep := must[[]byte](t)(os.ReadFile(old.state))
 			old.signal(syscall.SIGCONT)
 			old.mustEnd()
+			left.mustBe(s.src.Addr(), "new")
 			s.goOn(200)
 			s.through.mustHold(t, s.dst.Addr(), mapping(crashMap))
 			for _, server := range []*redistest.Server{s.src, s.dst} {
