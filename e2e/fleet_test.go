@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/redistest/history"
 	"github.com/crossfade/crossfade/migration"
@@ -184,6 +186,62 @@ func TestFleetSleeper(t *testing.T) {
 		a.goOn(100)
 	}
 	a.settle(side, false)
+}
+
+// TestFleetWriteInHand: a member wakes up behind a switch with writes in hand. The source
+// refuses them, they are said again on the target, and each client sees one success.
+func TestFleetWriteInHand(t *testing.T) {
+	t.Parallel()
+	s := newServers(t, keeping, keeping)
+	s.c = newSidecar(t, setup{source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr()})
+	s.c.start("")
+	s.c.awaitReady()
+	m := s.member("sleeper")
+	m.start("")
+	m.awaitOpen(router.Source)
+	ctx := context.Background()
+	plain, queues := (&lookouts{}).client(m.addr), (&lookouts{}).client(m.addr)
+	defer func() { _, _ = plain.Close(), queues.Close() }()
+	if err := errors.Join(plain.Ping(ctx).Err(), queues.Ping(ctx).Err()); err != nil {
+		t.Fatal(err)
+	}
+	m.signal(syscall.SIGSTOP)
+	redistest.Eventually(t, time.Minute, m.stopped, "the member stops")
+	results := make(chan error, 2)
+	go func() {
+		n, err := plain.Incr(ctx, "once").Result()
+		if err == nil && n != 1 {
+			err = fmt.Errorf("once is %d", n)
+		}
+		results <- err
+	}()
+	go func() {
+		var n *redis.IntCmd
+		_, err := queues.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			n = p.RPush(ctx, "queued", "x")
+			return nil
+		})
+		if err == nil && n.Val() != 1 {
+			err = fmt.Errorf("queued has %d", n.Val())
+		}
+		results <- err
+	}()
+	redistest.Eventually(t, time.Minute, func() error { return s.switchOnce(router.Source) }, "a cutover without the member")
+	m.signal(syscall.SIGCONT)
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	m.awaitOpen(router.Target)
+	c := s.dst.Client(0)
+	if once, queued := c.Get(ctx, "once").Val(), c.LLen(ctx, "queued").Val(); once != "1" || queued != 1 {
+		t.Errorf("on the target there is %q, %d", once, queued)
+	}
+	s.c.end(false)
+	if text := s.src.Client(0).Info(ctx, "commandstats").Val(); !strings.Contains(text, "cmdstat_incr:calls=0") || !strings.Contains(text, "cmdstat_multi:") {
+		t.Errorf("the source has not refused what it was sent: %s", text)
+	}
 }
 
 // TestFleetSleepsThroughTwo: a member sleeps through a switch there and one back.

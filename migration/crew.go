@@ -257,12 +257,12 @@ func (c *crew) obey(ctx context.Context, stage fleet.Stage, r router.Route, pati
 	if err != nil {
 		return err
 	}
-	done, missing := ids, map[string]string{}
+	var done []string
+	missing := make(map[string]string)
 	if sayErr != nil {
 		if errors.Is(sayErr, fleet.ErrOld) {
 			return sayErr
 		}
-		done = nil
 		for _, id := range ids {
 			missing[id] = sayErr.Error()
 		}

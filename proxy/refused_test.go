@@ -52,12 +52,6 @@ func (f *fencedWorld) lower() {
 	f.admin("ACL", "SETUSER", "default", "+@all", "clearselectors")
 }
 
-// refused waits until the proxy has said that the fence has refused somebody.
-func (f *fencedWorld) refused() {
-	f.t.Helper()
-	until(f.t, "a refusal is noticed", func() bool { return f.refusals.Load() > 0 })
-}
-
 // late ends a switch that the proxy has not heard of.
 func (f *fencedWorld) late(side router.Side) {
 	f.t.Helper()

@@ -107,6 +107,9 @@ func (r *reader) refusedItem() bool {
 }
 
 func (s *session) hasAside() bool {
+	if s.srv.cfg.Refused == nil {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.aside.n > 0
