@@ -103,8 +103,7 @@ type fence struct {
 	// proxied are the local addresses of the proxy's connections, which hold still
 	// while a fence is raised; asked for anew each time.
 	proxied func() map[string]struct{}
-	// shared says that other sidecars have connections there, whose clients the fence refuses
-	// and which these move: only such are closed as would get what they must not.
+	// shared says that other sidecars have connections there, see killWaiting.
 	shared bool
 }
 
@@ -313,16 +312,17 @@ func (f fence) unpause(ctx context.Context) error {
 }
 
 // killOthers closes every application connection on the server.
-func (f fence) killOthers(ctx context.Context) error { return f.kill(ctx, nil) }
+func (f fence) killOthers(ctx context.Context) error {
+	if f.shared {
+		return f.killWaiting(ctx)
+	}
+	return f.kill(ctx, nil)
+}
 
 // kill closes every application connection on the server but those that come
 // from an address in spared.
 func (f fence) kill(ctx context.Context, spared map[string]struct{}) error {
-	which := func(map[string]string) bool { return true }
-	if f.shared {
-		which = waitsOrListens
-	}
-	clients, err := applicationClients(ctx, f.db(), f.own, spared, which)
+	clients, err := applicationClients(ctx, f.db(), f.own, spared)
 	if err != nil {
 		return fmt.Errorf("closing the applications' connections to %s: %w", f.pool, err)
 	}
@@ -340,9 +340,8 @@ func (f fence) kill(ctx context.Context, spared map[string]struct{}) error {
 }
 
 // applicationClients returns the ids of connections that are neither ours nor
-// replication's, do not come from an address in spared, and are of those that which chooses
-// by what CLIENT LIST says of them.
-func applicationClients(ctx context.Context, c *redis.Client, own string, spared map[string]struct{}, which func(map[string]string) bool) ([]string, error) {
+// replication's, and do not come from an address in spared.
+func applicationClients(ctx context.Context, c *redis.Client, own string, spared map[string]struct{}) ([]string, error) {
 	list, err := c.ClientList(ctx).Result()
 	if err != nil {
 		return nil, err
@@ -357,26 +356,12 @@ func applicationClients(ctx context.Context, c *redis.Client, own string, spared
 		}
 		ours := strings.HasPrefix(f["name"], mirror.KeyPrefix) || own != "" && f["user"] == own
 		_, spare := spared[f["addr"]]
-		if f["id"] == "" || ours || spare || strings.ContainsAny(f["flags"], "SM") || !which(f) {
+		if f["id"] == "" || ours || spare || strings.ContainsAny(f["flags"], "SM") {
 			continue
 		}
 		ids = append(ids, f["id"])
 	}
 	return ids, nil
-}
-
-// waitsOrListens reports whether a connection waits in a blocking command, which a copy may
-// serve, or hears what others write or publish. A fenced one cannot begin to any more.
-func waitsOrListens(f map[string]string) bool {
-	if strings.ContainsAny(f["flags"], "bOPt") {
-		return true
-	}
-	for _, kind := range []string{"sub", "psub", "ssub"} {
-		if n := f[kind]; n != "" && n != "0" {
-			return true
-		}
-	}
-	return false
 }
 
 // firstError returns the first command's own error: a pipeline's error alone

@@ -41,3 +41,19 @@ func TestFleetFindings(t *testing.T) {
 		}
 	}
 }
+
+func TestWaitsOrListens(t *testing.T) {
+	for line, want := range map[string]bool{
+		"flags=N sub=0 psub=0": false, "flags=b sub=0": true, "flags=P sub=1": true, "flags=N sub=0 psub=0 ssub=2": true,
+		"flags=t": true, "flags=O": true, "flags=S sub=1": false, "flags=x multi=1": false,
+	} {
+		c := make(map[string]string)
+		for _, f := range strings.Fields(line) {
+			k, v, _ := strings.Cut(f, "=")
+			c[k] = v
+		}
+		if got := waitsOrListens(c); got != want {
+			t.Errorf("%s: %v", line, got)
+		}
+	}
+}
