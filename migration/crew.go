@@ -211,6 +211,9 @@ func (c *crew) answered(ctx context.Context, w fleet.Word, ids []string, patienc
 	wait := 200 * time.Microsecond
 	for {
 		list, err := c.store.Answers(ctx, ids)
+		if err != nil && missing != nil {
+			return done, missing // the time is up: what was known before counts
+		}
 		done, missing = nil, make(map[string]string)
 		open := 0
 		for _, id := range ids {

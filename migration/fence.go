@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -102,8 +101,7 @@ type fence struct {
 	// proxied are the local addresses of the proxy's connections, which hold still
 	// while a fence is raised; asked for anew each time.
 	proxied func() map[string]struct{}
-	// shared says that other sidecars have connections there, whose clients the fence refuses
-	// and which these move: only such are closed as would get what they must not.
+	// shared says that other sidecars have connections there, see killWaiting.
 	shared bool
 }
 
@@ -312,16 +310,17 @@ func (f fence) unpause(ctx context.Context) error {
 }
 
 // killOthers closes every application connection on the server.
-func (f fence) killOthers(ctx context.Context) error { return f.kill(ctx, nil) }
+func (f fence) killOthers(ctx context.Context) error {
+	if f.shared {
+		return f.killWaiting(ctx)
+	}
+	return f.kill(ctx, nil)
+}
 
 // kill closes every application connection on the server but those that come
 // from an address in spared.
 func (f fence) kill(ctx context.Context, spared map[string]struct{}) error {
-	which := func(listedClient) bool { return true }
-	if f.shared {
-		which = waitsOrListens
-	}
-	clients, err := applicationClients(ctx, f.db(), f.own, spared, which)
+	clients, err := applicationClients(ctx, f.db(), f.own, spared)
 	if err != nil {
 		return fmt.Errorf("closing the applications' connections to %s: %w", f.pool, err)
 	}
@@ -339,9 +338,8 @@ func (f fence) kill(ctx context.Context, spared map[string]struct{}) error {
 }
 
 // applicationClients returns the ids of connections that are neither ours nor
-// replication's, do not come from an address in spared, and are of those that which chooses
-// by what CLIENT LIST says of them.
-func applicationClients(ctx context.Context, c *redis.Client, own string, spared map[string]struct{}, which func(listedClient) bool) ([]string, error) {
+// replication's, and do not come from an address in spared.
+func applicationClients(ctx context.Context, c *redis.Client, own string, spared map[string]struct{}) ([]string, error) {
 	text, err := c.ClientList(ctx).Result()
 	if err != nil {
 		return nil, err
@@ -349,17 +347,11 @@ func applicationClients(ctx context.Context, c *redis.Client, own string, spared
 	var ids []string
 	for _, one := range listed(text) {
 		_, spare := spared[one.addr]
-		if one.isClients() && !spare && (own == "" || one.user != own) && which(one) {
+		if one.isClients() && !spare && (own == "" || one.user != own) {
 			ids = append(ids, one.id)
 		}
 	}
 	return ids, nil
-}
-
-// waitsOrListens reports whether a connection waits in a blocking command, which a copy may
-// serve, or hears what others write or publish. A fenced one cannot begin to any more.
-func waitsOrListens(c listedClient) bool {
-	return strings.ContainsAny(c.flags, "bOPt") || c.listens
 }
 
 // firstError returns the first command's own error: a pipeline's error alone

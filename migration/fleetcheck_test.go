@@ -41,3 +41,15 @@ func TestFleetFindings(t *testing.T) {
 		}
 	}
 }
+
+func TestWaitsOrListens(t *testing.T) {
+	for line, want := range map[string]bool{
+		"flags=N sub=0 psub=0": false, "flags=b sub=0": true, "flags=P sub=1": true, "flags=N sub=0 psub=0 ssub=2": true,
+		"flags=t": true, "flags=O": true, "flags=S sub=1": false, "flags=x multi=1": false,
+	} {
+		c := listed("id=1 " + line)[0]
+		if got := c.isClients() && c.waitsOrListens(); got != want {
+			t.Errorf("%s: %v", line, got)
+		}
+	}
+}
