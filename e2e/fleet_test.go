@@ -15,6 +15,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/redistest/history"
+	"github.com/crossfade/crossfade/internal/redistest/linear"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/migration/fleet"
 	"github.com/crossfade/crossfade/router"
@@ -25,6 +26,8 @@ type armada struct {
 	*stage
 	members []*sidecar
 	looks   *lookouts
+	order   *linear.History // of clients of all sidecars, on the same keys
+	ordered func()          // ends it
 }
 
 // fleetSize is how many sidecars there are, and how many switches are made: E2E_FLEET=12
@@ -71,6 +74,12 @@ func newArmada(t *testing.T, n int, failpoints string) *armada {
 	}
 	a.allAlive()
 	a.looks = watchFrom(t, addrs)
+	a.order = linear.New(linear.Config{Addrs: addrs, Clients: 2 * n, Rate: 50, OpTimeout: 30 * time.Second})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); a.order.Run(ctx) }()
+	a.ordered = func() { cancel(); <-ended }
+	t.Cleanup(a.ordered)
 	a.through = startLoad(t, history.Config{Addrs: addrs, Writers: 3 * n, MaxRate: 100, OpTimeout: 30 * time.Second})
 	a.direct = startLoad(t, history.Config{Addr: a.src.Addr(), Writers: 1, MaxRate: 100, OpTimeout: 30 * time.Second})
 	a.goOn(200)
@@ -96,6 +105,14 @@ func (a *armada) settle(side router.Side, lossy bool) {
 	a.t.Helper()
 	a.goOn(100)
 	a.looks.mustHold(lossy)
+	a.ordered()
+	if !lossy { // a client whose sidecar is killed knows too little of what it has done
+		if err := errors.Join(a.order.Errors(), a.order.Check(2*time.Minute)); err != nil {
+			a.t.Errorf("the whole fleet as one server: %v", err)
+		}
+	}
+	n, unknown := a.order.Ops()
+	a.t.Logf("%d operations on shared keys, %d of them with an unknown outcome", n, unknown)
 	server := a.src
 	if side == router.Target {
 		server = a.dst
