@@ -43,7 +43,7 @@ func fleetSize() (sidecars, switches int) {
 func (s *stage) member(name string, extra ...string) *sidecar {
 	s.t.Helper()
 	return newSidecar(s.t, setup{
-		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: append([]string{"--role", "proxy", "--instance", name}, extra...),
+		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: append([]string{"--role", "proxy", "--trial", "--instance", name}, extra...),
 	})
 }
 
@@ -405,7 +405,7 @@ func TestFleetNeedsTheTruth(t *testing.T) {
 		return len(st.Members) == 1 && st.Members[0].Name == "early" && st.Members[0].Alive && st.Members[0].Version != ""
 	})
 	other := redistest.Start(t)
-	wrong := newSidecar(t, setup{source: "redis://" + other.Addr(), target: "redis://" + s.dst.Addr(), extra: []string{"--role", "proxy"}})
+	wrong := newSidecar(t, setup{source: "redis://" + other.Addr(), target: "redis://" + s.dst.Addr(), extra: []string{"--role", "proxy", "--trial"}})
 	wrong.start("")
 	var exit interface{ ExitCode() int }
 	if err := wrong.awaitExit(time.Minute); !errors.As(err, &exit) || exit.ExitCode() != 3 {

@@ -207,6 +207,10 @@ func TestNumbersAgree(t *testing.T) {
 	before := n.ofRedis()
 
 	end := n.writes()
+	redistest.Eventually(t, time.Minute, func() bool {
+		p := n.status().Proxy
+		return p != nil && p.Clients.Pinned == 0 && p.Clients.Shared >= censusWriters
+	}, "no client has a connection of its own any more")
 	n.underLoad(before)
 	end()
 	c.await("nothing dirty", func(s migration.Status) bool { return s.Ready && s.Dirty == 0 })

@@ -39,15 +39,18 @@ func (m *Migration) Recover(ctx context.Context) error {
 		if m.findSeat(ctx); m.lostTo() != nil {
 			return m.lostTo()
 		}
-		if errors.Is(err, errNewer) || errors.Is(err, store.ErrSuperseded) {
-			err = errors.Join(err, m.readAgain(ctx))
-		}
+		rival := errors.Is(err, errNewer) || errors.Is(err, store.ErrSuperseded)
 		m.setProblems(err.Error())
 		m.log.Error("clients wait: an interrupted switch cannot be settled yet", "phase", m.record().Phase, "error", err, "again_in", wait.String())
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+		if rival { // after the wait: who has gone on with it may have written since
+			if err := m.readAgain(ctx); err != nil {
+				m.log.Warn("the record cannot be read again", "error", err)
+			}
 		}
 	}
 	m.setProblems()

@@ -132,6 +132,7 @@ func (c *Cluster) Churn(next func(i int) (to *Server, slot uint16)) (stop func()
 // move moves one slot. It gives up when a node does not answer, or keys are left, for as long
 // as clusterWait.
 func (c *Cluster) move(to *Server, slot uint16) error {
+	c.agreeOnEpoch()
 	from, err := c.owner(slot)
 	if err != nil || from == to {
 		return err
@@ -151,6 +152,30 @@ func (c *Cluster) move(to *Server, slot uint16) error {
 		return fail(err)
 	}
 	return nil
+}
+
+// agreeOnEpoch waits until all nodes that answer know of the newest epoch, for some seconds
+// at most. A node that takes a slot makes itself an epoch from what it has heard
+// (clusterBumpConfigEpochWithoutConsensus). If that is an older one than that of the node
+// which gives it, a third one that has not been told yet says so to the taker, which then
+// drops the slot again: nobody has it any more, and its keys are gone.
+func (c *Cluster) agreeOnEpoch() {
+	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); {
+		epochs := make(map[string]bool)
+		for _, s := range c.running() {
+			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+			info, err := c.clients[s].ClusterInfo(ctx).Result()
+			cancel()
+			if _, epoch, ok := strings.Cut(info, "cluster_current_epoch:"); err == nil && ok {
+				epoch, _, _ = strings.Cut(epoch, "\r\n")
+				epochs[epoch] = true
+			}
+		}
+		if len(epochs) <= 1 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // finish carries all keys of an open slot, and hands it over.
