@@ -82,8 +82,9 @@ func inTerminal(t *testing.T, dir string, columns, lines uint16, env []string, a
 		<-x.ended
 		_ = slave.Close()
 		_ = ours.Close()
+		// Not the screen's own Close, which may not be called beside Read.
+		_ = x.screen.InputPipe().(io.Closer).Close()
 		<-read
-		_ = x.screen.Close()
 		<-answered
 	})
 	return x
