@@ -18,7 +18,8 @@ import (
 const (
 	crewEvery   = time.Second      // between two looks at the heartbeats
 	aliveFor    = 3 * time.Second  // after a heartbeat
-	shownFor    = 10 * time.Minute // after which one that says nothing is not shown any more
+	shownFor    = 10 * time.Minute // after which one that says nothing and is not connected is forgotten
+	forgetEvery = time.Minute      // between two looks for such ones
 	prepareFor  = time.Second      // in which members connect ahead of a switch; nobody waits yet
 	answerMost  = 250 * time.Millisecond
 	answerShare = 8 // of the time that clients may still wait, a part goes to a member that does not answer
@@ -38,6 +39,7 @@ type crew struct {
 	mu    sync.Mutex
 	ever  bool // there have been members, so there may be some of whom nobody has heard
 	seen  map[string]sighting
+	swept time.Time // when those that are gone were looked for last
 	seq   uint64
 	holds []string     // members that have done what was said last
 	plan  *FleetReport // of the attempt
@@ -97,11 +99,14 @@ func (c *crew) look(ctx context.Context) error {
 		s.Member = m
 		if now.Sub(s.at) > shownFor && s.Epoch >= epoch { // one that is behind may only be asleep
 			old = append(old, m.ID)
-			continue
 		}
 		there[m.ID] = s
 	}
 	c.seen = there
+	due := len(old) > 0 && now.Sub(c.swept) > forgetEvery
+	if due {
+		c.swept = now
+	}
 	c.ever = c.ever || len(list) > 0
 	known := c.ever
 	c.mu.Unlock()
@@ -114,7 +119,10 @@ func (c *crew) look(ctx context.Context) error {
 		c.ever = c.ever || w.Says()
 		c.mu.Unlock()
 	}
-	return c.store.Leave(ctx, old...)
+	if due {
+		return c.forget(ctx, old)
+	}
+	return nil
 }
 
 // exists reports whether there are, or have been, members.
@@ -156,40 +164,6 @@ func (c *crew) alive() (names map[string]string, against []string) {
 	}
 	slices.Sort(against)
 	return names, against
-}
-
-// behind says which members may still send their clients' commands to a server that is about
-// to lose its fence: those that have not followed all switches, and have connections. One
-// that has died has none; one that only sleeps has.
-func (c *crew) behind(ctx context.Context) (why []string) {
-	if !c.exists() {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*crewTime)
-	defer cancel()
-	if err := c.look(ctx); err != nil {
-		return []string{"whether all other sidecars have followed the switches cannot be asked: " + err.Error()}
-	}
-	epoch := c.m.record().Epoch
-	c.mu.Lock()
-	var late []fleet.Member
-	for _, s := range c.seen {
-		if s.Epoch < epoch {
-			late = append(late, s.Member)
-		}
-	}
-	c.mu.Unlock()
-	for _, m := range late {
-		for _, id := range c.m.ids {
-			is, err := connected(ctx, id.Pool(), memberInstance+m.ID)
-			if is || err != nil {
-				why = append(why, fmt.Sprintf("sidecar %s has not followed all switches, and would send commands to the %s, which is about to be opened: let it go on, or end it; where it is gone for good, HDEL %s %s on the target", m.Name, m.Side, fleet.MembersKey, m.ID))
-				break
-			}
-		}
-	}
-	slices.Sort(why)
-	return why
 }
 
 // say makes a word the present one.

@@ -67,14 +67,19 @@ type Member struct {
 	state   fleet.State
 	problem string
 	beat    uint64
-	over    bool // the servers know of no migration any more: nothing is left there
+	over    bool      // the servers know of no migration any more: nothing is left there
+	lost    bool      // they know of none, and it is not known where it has ended
+	known   time.Time // when where commands go was known last
 
 	// What follows belongs to Run's goroutine that follows.
 	heard    fleet.Word // the newest that was obeyed
 	prepared time.Time  // since when the clients are prepared for a switch; zero: they are not
 	held     time.Time  // since when they wait
 	looked   time.Time  // when the truth was read last
-	alone    bool       // they wait because a fence has refused some, and not because of a word
+	alone    bool       // they wait because a fence has refused some, or nobody knows where they belong, and not because of a word
+	parked   bool       // some were refused, and why is not known yet
+
+	admissions [2]admissions // by router.Side
 }
 
 // NewMember returns a member that does nothing yet. The gate must be shut.
@@ -158,6 +163,7 @@ func (m *Member) begin(ctx context.Context) error {
 		return err
 	}
 	route, ok := r.decided()
+	m.noteKnown(time.Now())
 	m.mu.Lock()
 	m.rec = r
 	if !ok {
@@ -248,6 +254,9 @@ func (m *Member) failOpen(ctx context.Context, why error) error {
 	m.mu.Lock()
 	route := m.route
 	m.mu.Unlock()
+	if err := m.against(route); err != nil {
+		return err
+	}
 	fenced, err := m.fenced(ctx, route.Side)
 	switch {
 	case err != nil:
@@ -273,7 +282,8 @@ func (m *Member) fenced(ctx context.Context, side router.Side) (bool, error) {
 	return false, err
 }
 
-// open lets clients through to a route. It is kept first: a restart never goes back.
+// open lets clients through to a route. It is kept first: a restart never goes back. Where
+// they were, they go on only if nothing is against it.
 func (m *Member) open(route router.Route) error {
 	m.mu.Lock()
 	r := m.rec
@@ -290,7 +300,7 @@ func (m *Member) open(route router.Route) error {
 	moved := m.route.Side != route.Side || m.state == fleet.Starting
 	m.route, m.state, m.problem = route, fleet.Open, ""
 	m.mu.Unlock()
-	m.held, m.prepared, m.alone = time.Time{}, time.Time{}, false
+	m.held, m.prepared, m.alone, m.parked = time.Time{}, time.Time{}, false, false
 	if moved {
 		m.log.Info("the clients' commands go to the "+route.Side.String(), "epoch", route.Epoch)
 	}

@@ -133,16 +133,16 @@ func (m *Member) step(ctx context.Context, refused bool) {
 		since = m.prepared
 	}
 	switch {
-	case refused && m.held.IsZero():
+	case refused && m.held.IsZero(), m.parked && m.held.IsZero() && time.Since(m.looked) > aloneMost:
 		m.refused(ctx)
 	case m.alone && time.Since(m.looked) > min(aloneMost, max(aloneLeast, time.Since(m.held)/10)):
 		m.refused(ctx)
 	case !since.IsZero() && time.Since(since) > m.patience():
 		m.settleAlone(ctx)
 	case !m.held.IsZero() && time.Since(m.looked) > heldEvery && time.Since(m.held) > heldEvery:
-		m.resolve(ctx) // whoever coordinates may have died behind the commit
+		_ = m.resolve(ctx) // whoever coordinates may have died behind the commit
 	case since.IsZero() && time.Since(m.looked) > truthEvery:
-		m.resolve(ctx)
+		_ = m.resolve(ctx)
 	}
 }
 
@@ -150,26 +150,26 @@ func (m *Member) step(ctx context.Context, refused bool) {
 // or under way, or for a reason of its own.
 func (m *Member) refused(ctx context.Context) {
 	before := m.epoch()
-	if m.resolve(ctx); m.epoch() > before {
+	unread := m.resolve(ctx)
+	if m.epoch() > before {
 		return
 	}
 	route, _ := m.now()
+	why := m.against(route)
 	fenced, err := m.fenced(ctx, route.Side)
+	free := why == nil && err == nil && !fenced
 	switch {
-	case err == nil && !fenced && m.alone: // the switch was given up
+	case free && unread == nil && m.alone: // the switch was given up
 		_ = m.open(route)
 		m.traffic.Retry()
-	case err == nil && !fenced:
+	case free && unread == nil:
+		m.parked = false
 		m.traffic.Retry()
+	case free && !m.alone: // a wrong guess would not be refused if the migration was ended
+		m.parked = true
 	case !m.alone:
 		m.log.Warn("a switch is under way that this sidecar has not heard of: its clients wait", "side", route.Side)
-		m.alone, m.held = true, time.Now()
-		cctx, cancel := context.WithTimeout(ctx, goTime)
-		defer cancel()
-		if err := m.traffic.Hold(cctx); err != nil {
-			m.log.Warn("some clients do not wait", "error", err)
-		}
-		m.setState(fleet.Held)
+		m.wait(ctx, fleet.Held)
 	case time.Since(m.held) > m.patience():
 		if _, state := m.now(); state != fleet.Waiting {
 			m.log.Error("clients wait: the server that they were on is fenced, and the record does not say that they belong elsewhere", "side", route.Side)
@@ -191,7 +191,7 @@ func (m *Member) obey(ctx context.Context, w fleet.Word) {
 		return
 	}
 	if route, _ := m.now(); route.Side == w.To || route.Epoch+1 != w.Epoch {
-		m.resolve(ctx) // a switch was missed, or all of this one
+		_ = m.resolve(ctx) // a switch was missed, or all of this one
 	}
 	a := fleet.Answer{Word: w.ID()}
 	if err := m.do(ctx, w); err != nil {
@@ -252,31 +252,32 @@ func (m *Member) do(ctx context.Context, w fleet.Word) error {
 func (m *Member) released(ctx context.Context, w fleet.Word) {
 	route, state := m.now()
 	if route.Side == w.To && w.Epoch <= route.Epoch {
-		if state != fleet.Open || !m.prepared.IsZero() {
+		if state == fleet.Open && m.prepared.IsZero() {
+			return
+		}
+		if m.against(route) == nil {
 			_ = m.open(route)
 		}
 		return
 	}
-	m.resolve(ctx)
+	_ = m.resolve(ctx)
 	if now, _ := m.now(); now.Epoch < w.Epoch {
 		m.looked = time.Time{} // a record that could not be read is asked for again soon
 		m.log.Warn("a switch is said to be over, and the record does not say so yet", "epoch", w.Epoch)
 	}
 }
 
-// resolve reads the truth and goes there; false: it is not known, or nothing is new.
-func (m *Member) resolve(ctx context.Context) bool {
-	m.looked = time.Now()
+// resolve reads the truth and goes there. The error is that it is not known; that the
+// migration was ended where the clients are is none.
+func (m *Member) resolve(ctx context.Context) error {
+	began := time.Now()
+	m.looked = began
 	r, err := m.read(ctx)
 	if err == nil {
 		err = m.mine(r)
 	}
-	m.mu.Lock()
-	m.over = errors.Is(err, errNoMigration)
-	over := m.over
-	m.mu.Unlock()
-	if over {
-		m.leave(ctx)
+	if errors.Is(err, errNoMigration) {
+		return m.resolveNone(ctx)
 	}
 	if err != nil {
 		if m.note(err.Error()) {
@@ -287,9 +288,10 @@ func (m *Member) resolve(ctx context.Context) bool {
 				id.stepBack()
 			}
 		}
-		return false
+		return err
 	}
 	m.mu.Lock()
+	m.over, m.lost = false, false
 	if newer(r, m.rec) {
 		m.rec = r
 	}
@@ -299,21 +301,57 @@ func (m *Member) resolve(ctx context.Context) bool {
 	m.login(ctx, r)
 	route, ok := r.decided()
 	switch {
-	case !ok || route.Epoch < now.Epoch:
-		return false
+	case !ok:
+		m.noteKnown(began)
+		if why := m.against(now); why != nil && state == fleet.Open { // it may have no fence any more
+			m.log.Warn("clients wait", "why", why)
+			m.wait(ctx, fleet.Held)
+		}
+		return nil
+	case route.Epoch < now.Epoch:
+		return nil
 	case route.Epoch == now.Epoch && route.Side != now.Side:
 		m.log.Error("the record contradicts itself: two sides by the same switch", "epoch", route.Epoch)
-		return false
+		return errContradicts
 	case route.Epoch > now.Epoch:
 		m.goTo(ctx, route)
-	case state != fleet.Open || !m.prepared.IsZero():
-		// Whoever coordinates may be about to begin: only time, or a word, ends the wait.
-		return false
+		if m.epoch() < route.Epoch {
+			return nil
+		}
+		m.noteKnown(began)
+	default:
+		m.noteKnown(began)
+		if state != fleet.Open || !m.prepared.IsZero() {
+			// Whoever coordinates may be about to begin: only time, or a word, ends the wait.
+			return nil
+		}
 	}
 	m.mu.Lock()
 	m.problem = ""
 	m.mu.Unlock()
-	return true
+	return nil
+}
+
+// errContradicts means that two sides are the applications' by the same switch.
+var errContradicts = errors.New("the record contradicts itself")
+
+// resolveNone is resolve where the servers know of no migration.
+func (m *Member) resolveNone(ctx context.Context) error {
+	if m.isOver() {
+		if m.note(errNoMigration.Error()) {
+			m.log.Warn("where commands go cannot be read; they go where they did", "error", errNoMigration)
+		}
+		m.leave(ctx)
+		return nil
+	}
+	if m.note(errGap.Error()) {
+		m.log.Error("clients wait", "error", errGap)
+	}
+	m.mu.Lock()
+	m.lost = true
+	m.mu.Unlock()
+	m.wait(ctx, fleet.Waiting)
+	return errGap
 }
 
 // goTo follows a switch that is over. Who was held for it is there at once. Otherwise the
@@ -353,10 +391,10 @@ func (m *Member) goTo(ctx context.Context, route router.Route) {
 func (m *Member) settleAlone(ctx context.Context) {
 	route, state := m.now()
 	before := route.Epoch
-	if m.resolve(ctx); m.epoch() > before {
+	if _ = m.resolve(ctx); m.epoch() > before {
 		return
 	}
-	if state == fleet.Open && m.held.IsZero() {
+	if state == fleet.Open && m.held.IsZero() && m.against(route) == nil {
 		_ = m.open(route) // it was prepared for a switch that has not come
 		return
 	}
