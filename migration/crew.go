@@ -280,12 +280,18 @@ func (c *crew) Prepare(ctx context.Context, to router.Side) error {
 		return fmt.Errorf("looking for other sidecars: %w", err)
 	}
 	if !c.exists() {
-		return c.Traffic.Prepare(ctx, to)
+		return here()
 	}
 	names, against := c.alive()
 	rec := c.m.record()
 	if f := rec.Servers[to.Other()].Fence; f != nil && f.Level != FenceACL {
 		against = append(against, fmt.Sprintf("other sidecars serve clients of this migration, and those of them that a word does not reach are kept off the %s by a fence of ACL users only (F3); here it would be %s", to.Other(), f.Level))
+	here := func() error {
+		if err := c.Traffic.Prepare(ctx, to); err != nil {
+			return &sessionsError{err}
+		}
+		return nil
+	}
 	}
 	if len(against) > 0 {
 		return &Refused{against}
@@ -299,7 +305,7 @@ func (c *crew) Prepare(ctx context.Context, to router.Side) error {
 	c.mu.Lock()
 	c.holds, c.plan, c.next = ids, &FleetReport{Members: len(ids), Missing: []string{}}, next
 	c.mu.Unlock()
-	return c.obey(ctx, fleet.Prepare, next, prepareFor, func() error { return c.Traffic.Prepare(ctx, to) })
+	return c.obey(ctx, fleet.Prepare, next, prepareFor, here)
 }
 
 // Hold implements Traffic.
@@ -310,6 +316,13 @@ func (c *crew) Hold(ctx context.Context) error {
 // Align implements Traffic.
 func (c *crew) Align(ctx context.Context, r router.Route) error {
 	return c.obey(ctx, fleet.Align, r, patienceOf(ctx), func() error { return c.Traffic.Align(ctx, r) })
+// sessionsError is that this process's own sessions cannot be connected ahead. Every other
+// error of Prepare has something against the switch.
+type sessionsError struct{ err error }
+
+func (e *sessionsError) Error() string { return e.err.Error() }
+func (e *sessionsError) Unwrap() error { return e.err }
+
 }
 
 // Release implements Traffic.
