@@ -36,14 +36,15 @@ type crew struct {
 	m     *Migration
 	store fleet.Store
 
-	mu    sync.Mutex
-	ever  bool // there have been members, so there may be some of whom nobody has heard
-	seen  map[string]sighting
-	swept time.Time // when those that are gone were looked for last
-	seq   uint64
-	holds []string     // members that have done what was said last
-	plan  *FleetReport // of the attempt
-	next  router.Route // where that leads
+	mu      sync.Mutex
+	ever    bool // there have been members, so there may be some of whom nobody has heard
+	seen    map[string]sighting
+	swept   time.Time // when those that are gone were looked for last
+	seq     uint64
+	holds   []string     // members that have done what was said last
+	aligned []string     // members that did so in time, for the switch that next is
+	plan    *FleetReport // of the attempt
+	next    router.Route // where that leads
 }
 
 // sighting is a heartbeat and when it has changed last, by our own clock.
@@ -171,6 +172,9 @@ func (c *crew) say(ctx context.Context, stage fleet.Stage, r router.Route) (flee
 	c.mu.Lock()
 	c.seq++
 	w := fleet.Word{By: c.m.seat.holder, Seq: c.seq, Token: c.m.record().Token, Stage: stage, To: r.Side, Epoch: r.Epoch}
+	if stage == fleet.Release && r.Side == c.next.Side && r.Epoch == c.next.Epoch {
+		w.Aligned = c.aligned
+	}
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, crewTime)
 	defer cancel()
@@ -253,8 +257,11 @@ func (c *crew) obey(ctx context.Context, stage fleet.Stage, r router.Route, pati
 		plan.Missing = append(plan.Missing, c.nameOf(id)+": "+why)
 	}
 	slices.Sort(plan.Missing)
-	if stage == fleet.Hold {
+	switch stage {
+	case fleet.Hold:
 		plan.Held = len(done)
+	case fleet.Align:
+		c.aligned = done
 	}
 	if len(missing) > 0 {
 		c.m.log.Warn("not all sidecars do what a switch asks for: the fence refuses their clients, who wait until these find out", "stage", stage, "missing", plan.Missing)
@@ -279,6 +286,12 @@ func (c *crew) Prepare(ctx context.Context, to router.Side) error {
 	if err != nil {
 		return fmt.Errorf("looking for other sidecars: %w", err)
 	}
+	here := func() error {
+		if err := c.Traffic.Prepare(ctx, to); err != nil {
+			return &sessionsError{err}
+		}
+		return nil
+	}
 	if !c.exists() {
 		return here()
 	}
@@ -286,12 +299,6 @@ func (c *crew) Prepare(ctx context.Context, to router.Side) error {
 	rec := c.m.record()
 	if f := rec.Servers[to.Other()].Fence; f != nil && f.Level != FenceACL {
 		against = append(against, fmt.Sprintf("other sidecars serve clients of this migration, and those of them that a word does not reach are kept off the %s by a fence of ACL users only (F3); here it would be %s", to.Other(), f.Level))
-	here := func() error {
-		if err := c.Traffic.Prepare(ctx, to); err != nil {
-			return &sessionsError{err}
-		}
-		return nil
-	}
 	}
 	if len(against) > 0 {
 		return &Refused{against}
@@ -303,10 +310,18 @@ func (c *crew) Prepare(ctx context.Context, to router.Side) error {
 	slices.Sort(ids)
 	next := router.Route{Side: to, Epoch: rec.Epoch + 1, Map: c.m.databases()}
 	c.mu.Lock()
+	c.aligned = nil
 	c.holds, c.plan, c.next = ids, &FleetReport{Members: len(ids), Missing: []string{}}, next
 	c.mu.Unlock()
 	return c.obey(ctx, fleet.Prepare, next, prepareFor, here)
 }
+
+// sessionsError is that this process's own sessions cannot be connected ahead. Every other
+// error of Prepare has something against the switch.
+type sessionsError struct{ err error }
+
+func (e *sessionsError) Error() string { return e.err.Error() }
+func (e *sessionsError) Unwrap() error { return e.err }
 
 // Hold implements Traffic.
 func (c *crew) Hold(ctx context.Context) error {
@@ -316,13 +331,6 @@ func (c *crew) Hold(ctx context.Context) error {
 // Align implements Traffic.
 func (c *crew) Align(ctx context.Context, r router.Route) error {
 	return c.obey(ctx, fleet.Align, r, patienceOf(ctx), func() error { return c.Traffic.Align(ctx, r) })
-// sessionsError is that this process's own sessions cannot be connected ahead. Every other
-// error of Prepare has something against the switch.
-type sessionsError struct{ err error }
-
-func (e *sessionsError) Error() string { return e.err.Error() }
-func (e *sessionsError) Unwrap() error { return e.err }
-
 }
 
 // Release implements Traffic.

@@ -77,6 +77,7 @@ type Member struct {
 	held     time.Time  // since when they wait
 	looked   time.Time  // when the truth was read last
 	alone    bool       // they wait because a fence has refused some, or nobody knows where they belong, and not because of a word
+	aligned  uint64     // the switch for which the subscribers hear the other side; 0: none
 	parked   bool       // some were refused, and why is not known yet
 
 	admissions [2]admissions // by router.Side

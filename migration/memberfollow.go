@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ const (
 	aloneLeast  = 10 * time.Millisecond  // … while they wait for no word, at first
 	aloneMost   = 500 * time.Millisecond // … and after long
 	goTime      = 5 * time.Second        // to let what is in flight on the side that is left end
+	wordAfter   = 200 * time.Millisecond // behind a record, until the word about it is heard
 )
 
 // Run follows the migration until ctx ends. Recover must have succeeded.
@@ -243,7 +245,11 @@ func (m *Member) do(ctx context.Context, w fleet.Word) error {
 		route.Side, route.Epoch = w.To, w.Epoch
 		cctx, cancel := context.WithTimeout(ctx, m.cfg.Cutover.MaxStall)
 		defer cancel()
-		return m.traffic.Align(cctx, route)
+		if err := m.traffic.Align(cctx, route); err != nil {
+			return err
+		}
+		m.aligned = w.Epoch
+		return nil
 	}
 	return fmt.Errorf("stage %q is not known to this version", w.Stage)
 }
@@ -303,6 +309,34 @@ func (m *Member) resolve(ctx context.Context) error {
 	switch {
 	case !ok:
 		m.noteKnown(began)
+// heardAll reports whether this process's subscribers have missed nothing on the side that a
+// switch has led to: whoever coordinated it says so, of those that have answered in time. The
+// word comes right behind the record.
+func (m *Member) heardAll(ctx context.Context, route router.Route) bool {
+	if m.aligned != route.Epoch {
+		return false
+	}
+	for end := time.Now().Add(wordAfter); ; {
+		if w := m.heard; w.Stage == fleet.Release && w.To == route.Side && w.Epoch == route.Epoch {
+			return slices.Contains(w.Aligned, m.id)
+		}
+		select {
+		case <-time.After(switchEvery):
+		case <-ctx.Done():
+			return false
+		}
+		cctx, cancel := context.WithTimeout(ctx, wordAfter)
+		w, err := m.store.Heard(cctx)
+		cancel()
+		switch {
+		case err == nil && w.Stage == fleet.Release && w.To == route.Side && w.Epoch == route.Epoch:
+			return slices.Contains(w.Aligned, m.id)
+		case time.Now().After(end):
+			return false
+		}
+	}
+}
+
 		if why := m.against(now); why != nil && state == fleet.Open { // it may have no fence any more
 			m.log.Warn("clients wait", "why", why)
 			m.wait(ctx, fleet.Held)
@@ -380,9 +414,9 @@ func (m *Member) goTo(ctx context.Context, route router.Route) {
 				return
 			}
 		}
-		if was.Side != route.Side {
-			m.traffic.DropListeners(route.Side)
-		}
+	}
+	if was.Side != route.Side && !m.heardAll(ctx, route) {
+		m.traffic.DropListeners(route.Side)
 	}
 	_ = m.open(route)
 }
