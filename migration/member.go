@@ -269,10 +269,28 @@ func (m *Member) failOpen(ctx context.Context, why error) error {
 	return m.open(route)
 }
 
-// fenced reports whether a server refuses the operator's own user what any user may do.
+// fenced reports whether a server refuses the operator's own user what any user may do. Where
+// there is no user of ours, the fence spares the operator's, and the record has to say so.
 func (m *Member) fenced(ctx context.Context, side router.Side) (bool, error) {
 	id := m.ids[side]
 	p := id.Pool().Like(id.url, memberInstance+m.id+":"+side.String()+":fence", id.timeout)
+	m.mu.Lock()
+	kept := m.rec.Servers[side]
+	m.mu.Unlock()
+	if m.isSpared(side, kept) {
+		return kept.Fence != nil && kept.Fence.Raised, nil
+	}
+	return m.refuses(ctx, side)
+}
+
+// isSpared reports whether a fence lets the operator's own user do everything.
+func (m *Member) isSpared(side router.Side, kept Kept) bool {
+	user := m.ids[side].url.Username
+	return !kept.User && user != "" && user != "default"
+}
+
+// refuses is fenced where the fence does not spare who asks.
+func (m *Member) refuses(ctx context.Context, side router.Side) (bool, error) {
 	defer func() { _ = p.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, id.timeout)
 	defer cancel()

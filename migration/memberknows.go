@@ -109,16 +109,19 @@ func (m *Member) mayUse(ctx context.Context, side router.Side) error {
 	if s := r.Switch; r.Phase == Committing && s != nil && s.To != side {
 		return errUndecided
 	}
-	route, decided := r.decided()
+	_, decided := r.decided()
 	now, _ := m.now()
 	switch {
-	case decided && route.Side != side: // who refuses its clients is meant
-		fenced, err := m.fenced(ctx, side)
+	case r.Side != side && (decided || r.Epoch > now.Epoch): // unless that refuses its clients
+		fenced, err := false, error(nil)
+		if !m.isSpared(side, r.Servers[side]) { // what the record says of it may be past
+			fenced, err = m.refuses(ctx, side)
+		}
 		if err == nil && !fenced {
-			err = fmt.Errorf("the applications are on the %s", route.Side)
+			err = fmt.Errorf("the applications are on the %s", r.Side)
 		}
 		return err
-	case !decided || route.Epoch == now.Epoch && route.Side == now.Side:
+	case r.Epoch == now.Epoch && r.Side == now.Side && r.Phase != Committing:
 		m.noteKnown(began)
 	}
 	return nil
