@@ -79,6 +79,7 @@ type Member struct {
 	alone    bool       // they wait because a fence has refused some, or nobody knows where they belong, and not because of a word
 	aligned  uint64     // the switch for which the subscribers hear the other side; 0: none
 	parked   bool       // some were refused, and why is not known yet
+	kept     [2]uint64  // token and number of the record that the state file has
 
 	admissions [2]admissions // by router.Side
 }
@@ -163,6 +164,7 @@ func (m *Member) begin(ctx context.Context) error {
 	if err := m.mine(r); err != nil {
 		return err
 	}
+	r = m.decidedBefore(r)
 	route, ok := r.decided()
 	m.noteKnown(time.Now())
 	m.mu.Lock()
@@ -272,8 +274,6 @@ func (m *Member) failOpen(ctx context.Context, why error) error {
 // fenced reports whether a server refuses the operator's own user what any user may do. Where
 // there is no user of ours, the fence spares the operator's, and the record has to say so.
 func (m *Member) fenced(ctx context.Context, side router.Side) (bool, error) {
-	id := m.ids[side]
-	p := id.Pool().Like(id.url, memberInstance+m.id+":"+side.String()+":fence", id.timeout)
 	m.mu.Lock()
 	kept := m.rec.Servers[side]
 	m.mu.Unlock()
@@ -291,6 +291,8 @@ func (m *Member) isSpared(side router.Side, kept Kept) bool {
 
 // refuses is fenced where the fence does not spare who asks.
 func (m *Member) refuses(ctx context.Context, side router.Side) (bool, error) {
+	id := m.ids[side]
+	p := id.Pool().Like(id.url, memberInstance+m.id+":"+side.String()+":fence", id.timeout)
 	defer func() { _ = p.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, id.timeout)
 	defer cancel()
@@ -307,13 +309,7 @@ func (m *Member) open(route router.Route) error {
 	m.mu.Lock()
 	r := m.rec
 	m.mu.Unlock()
-	e, err := r.entry()
-	if err == nil {
-		err = m.opt.File.Save(e, false)
-	}
-	if err != nil {
-		m.log.Error("where commands go is not kept over a restart; it is read on the servers then", "error", err)
-	}
+	m.keep(r)
 	m.traffic.Release(route)
 	m.mu.Lock()
 	moved := m.route.Side != route.Side || m.state == fleet.Starting

@@ -158,6 +158,9 @@ func (m *Member) refused(ctx context.Context) {
 	}
 	route, _ := m.now()
 	why := m.against(route)
+	if why != nil {
+		m.note(why.Error())
+	}
 	fenced, err := m.fenced(ctx, route.Side)
 	free := why == nil && err == nil && !fenced
 	switch {
@@ -174,7 +177,7 @@ func (m *Member) refused(ctx context.Context) {
 		m.wait(ctx, fleet.Held)
 	case time.Since(m.held) > m.patience():
 		if _, state := m.now(); state != fleet.Waiting {
-			m.log.Error("clients wait: the server that they were on is fenced, and the record does not say that they belong elsewhere", "side", route.Side)
+			m.log.Error("clients wait: the server that they were on is fenced, or may be left, and the record does not say that they belong elsewhere", "side", route.Side)
 			m.setState(fleet.Waiting)
 		}
 	}
@@ -273,121 +276,6 @@ func (m *Member) released(ctx context.Context, w fleet.Word) {
 	}
 }
 
-// resolve reads the truth and goes there. The error is that it is not known; that the
-// migration was ended where the clients are is none.
-func (m *Member) resolve(ctx context.Context) error {
-	began := time.Now()
-	m.looked = began
-	r, err := m.read(ctx)
-	if err == nil {
-		err = m.mine(r)
-	}
-	if errors.Is(err, errNoMigration) {
-		return m.resolveNone(ctx)
-	}
-	if err != nil {
-		if m.note(err.Error()) {
-			m.log.Warn("where commands go cannot be read; they go where they did", "error", err)
-		}
-		for _, id := range m.ids { // our own user is not there any more, or not yet again
-			if id.isOwn() && loginRefused(id.Pool().DB(0).Ping(ctx).Err()) {
-				id.stepBack()
-			}
-		}
-		return err
-	}
-	m.mu.Lock()
-	m.over, m.lost = false, false
-	if newer(r, m.rec) {
-		m.rec = r
-	}
-	state := m.state
-	now := m.route
-	m.mu.Unlock()
-	m.login(ctx, r)
-	route, ok := r.decided()
-	switch {
-	case !ok:
-		m.noteKnown(began)
-// heardAll reports whether this process's subscribers have missed nothing on the side that a
-// switch has led to: whoever coordinated it says so, of those that have answered in time. The
-// word comes right behind the record.
-func (m *Member) heardAll(ctx context.Context, route router.Route) bool {
-	if m.aligned != route.Epoch {
-		return false
-	}
-	for end := time.Now().Add(wordAfter); ; {
-		if w := m.heard; w.Stage == fleet.Release && w.To == route.Side && w.Epoch == route.Epoch {
-			return slices.Contains(w.Aligned, m.id)
-		}
-		select {
-		case <-time.After(switchEvery):
-		case <-ctx.Done():
-			return false
-		}
-		cctx, cancel := context.WithTimeout(ctx, wordAfter)
-		w, err := m.store.Heard(cctx)
-		cancel()
-		switch {
-		case err == nil && w.Stage == fleet.Release && w.To == route.Side && w.Epoch == route.Epoch:
-			return slices.Contains(w.Aligned, m.id)
-		case time.Now().After(end):
-			return false
-		}
-	}
-}
-
-		if why := m.against(now); why != nil && state == fleet.Open { // it may have no fence any more
-			m.log.Warn("clients wait", "why", why)
-			m.wait(ctx, fleet.Held)
-		}
-		return nil
-	case route.Epoch < now.Epoch:
-		return nil
-	case route.Epoch == now.Epoch && route.Side != now.Side:
-		m.log.Error("the record contradicts itself: two sides by the same switch", "epoch", route.Epoch)
-		return errContradicts
-	case route.Epoch > now.Epoch:
-		m.goTo(ctx, route)
-		if m.epoch() < route.Epoch {
-			return nil
-		}
-		m.noteKnown(began)
-	default:
-		m.noteKnown(began)
-		if state != fleet.Open || !m.prepared.IsZero() {
-			// Whoever coordinates may be about to begin: only time, or a word, ends the wait.
-			return nil
-		}
-	}
-	m.mu.Lock()
-	m.problem = ""
-	m.mu.Unlock()
-	return nil
-}
-
-// errContradicts means that two sides are the applications' by the same switch.
-var errContradicts = errors.New("the record contradicts itself")
-
-// resolveNone is resolve where the servers know of no migration.
-func (m *Member) resolveNone(ctx context.Context) error {
-	if m.isOver() {
-		if m.note(errNoMigration.Error()) {
-			m.log.Warn("where commands go cannot be read; they go where they did", "error", errNoMigration)
-		}
-		m.leave(ctx)
-		return nil
-	}
-	if m.note(errGap.Error()) {
-		m.log.Error("clients wait", "error", errGap)
-	}
-	m.mu.Lock()
-	m.lost = true
-	m.mu.Unlock()
-	m.wait(ctx, fleet.Waiting)
-	return errGap
-}
-
 // goTo follows a switch that is over. Who was held for it is there at once. Otherwise the
 // side that was left refuses what is in flight there, and subscribers have missed what was
 // published since: they are closed, so that they know.
@@ -419,6 +307,34 @@ func (m *Member) goTo(ctx context.Context, route router.Route) {
 		m.traffic.DropListeners(route.Side)
 	}
 	_ = m.open(route)
+}
+
+// heardAll reports whether this process's subscribers have missed nothing on the side that a
+// switch has led to: whoever coordinated it says so, of those that have answered in time. The
+// word comes right behind the record.
+func (m *Member) heardAll(ctx context.Context, route router.Route) bool {
+	if m.aligned != route.Epoch {
+		return false
+	}
+	for end := time.Now().Add(wordAfter); ; {
+		if w := m.heard; w.Stage == fleet.Release && w.To == route.Side && w.Epoch == route.Epoch {
+			return slices.Contains(w.Aligned, m.id)
+		}
+		select {
+		case <-time.After(switchEvery):
+		case <-ctx.Done():
+			return false
+		}
+		cctx, cancel := context.WithTimeout(ctx, wordAfter)
+		w, err := m.store.Heard(cctx)
+		cancel()
+		switch {
+		case err == nil && w.Stage == fleet.Release && w.To == route.Side && w.Epoch == route.Epoch:
+			return slices.Contains(w.Aligned, m.id)
+		case time.Now().After(end):
+			return false
+		}
+	}
 }
 
 // settleAlone is for a coordinator that says nothing any more.

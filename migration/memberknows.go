@@ -63,10 +63,139 @@ func (m *Member) against(route router.Route) error {
 	if m.lost {
 		return errGap
 	}
-	if s := m.rec.Switch; m.rec.Phase == Committing && s != nil && s.To != route.Side {
+	if m.rec.Epoch > route.Epoch {
+		return fmt.Errorf("%w, and others were made before it that this sidecar has not followed", errUndecided)
+	}
+	if m.rec.leaves(route.Side) {
 		return fmt.Errorf("%w: it is decided (%s), and whoever coordinates has to finish it: nobody goes on on the %s", errUndecided, Committing, route.Side)
 	}
 	return nil
+}
+
+// leaves reports whether it is decided that the applications leave a side, and not so yet.
+func (r Record) leaves(side router.Side) bool {
+	return r.Phase == Committing && r.Switch != nil && r.Switch.To != side
+}
+
+// keep has the state file know a record, which a restart then goes by as well.
+func (m *Member) keep(r Record) {
+	if m.kept == [2]uint64{r.Token, r.Seq} {
+		return
+	}
+	e, err := r.entry()
+	if err == nil {
+		err = m.opt.File.Save(e, false)
+	}
+	if err != nil {
+		m.log.Error("where commands go is not kept over a restart; it is read on the servers then", "error", err)
+		return
+	}
+	m.kept = [2]uint64{r.Token, r.Seq}
+}
+
+// decidedBefore returns r, or what the state file knows if that is newer and says that a
+// switch is decided: the server on which that stood may have forgotten it.
+func (m *Member) decidedBefore(r Record) Record {
+	e, found, err := m.opt.File.Load()
+	if err != nil || !found {
+		return r
+	}
+	if was, err := decode(e); err == nil && was.ID == r.ID && was.Phase == Committing && newer(was, r) {
+		return was
+	}
+	return r
+}
+
+// resolve reads the truth and goes there. The error is that it is not known; that the
+// migration was ended where the clients are is none.
+func (m *Member) resolve(ctx context.Context) error {
+	began := time.Now()
+	m.looked = began
+	r, err := m.read(ctx)
+	if err == nil {
+		err = m.mine(r)
+	}
+	if errors.Is(err, errNoMigration) {
+		return m.resolveNone(ctx)
+	}
+	if err != nil {
+		if m.note(err.Error()) {
+			m.log.Warn("where commands go cannot be read; they go where they did", "error", err)
+		}
+		for _, id := range m.ids { // our own user is not there any more, or not yet again
+			if id.isOwn() && loginRefused(id.Pool().DB(0).Ping(ctx).Err()) {
+				id.stepBack()
+			}
+		}
+		return err
+	}
+	m.mu.Lock()
+	m.over, m.lost = false, false
+	if newer(r, m.rec) {
+		m.rec = r
+	}
+	state := m.state
+	now := m.route
+	m.mu.Unlock()
+	m.login(ctx, r)
+	route, ok := r.decided()
+	switch {
+	case !ok:
+		switch {
+		case r.leaves(now.Side):
+			m.keep(r)
+		case r.Epoch == now.Epoch:
+			m.noteKnown(began)
+		}
+		if why := m.against(now); why != nil && state == fleet.Open { // it may have no fence any more
+			m.log.Warn("clients wait", "why", why)
+			m.wait(ctx, fleet.Held)
+		}
+		return nil
+	case route.Epoch < now.Epoch:
+		return nil
+	case route.Epoch == now.Epoch && route.Side != now.Side:
+		m.log.Error("the record contradicts itself: two sides by the same switch", "epoch", route.Epoch)
+		return errContradicts
+	case route.Epoch > now.Epoch:
+		m.goTo(ctx, route)
+		if m.epoch() < route.Epoch {
+			return nil
+		}
+		m.noteKnown(began)
+	default:
+		m.noteKnown(began)
+		if state != fleet.Open || !m.prepared.IsZero() {
+			// Whoever coordinates may be about to begin: only time, or a word, ends the wait.
+			return nil
+		}
+	}
+	m.mu.Lock()
+	m.problem = ""
+	m.mu.Unlock()
+	return nil
+}
+
+// errContradicts means that two sides are the applications' by the same switch.
+var errContradicts = errors.New("the record contradicts itself")
+
+// resolveNone is resolve where the servers know of no migration.
+func (m *Member) resolveNone(ctx context.Context) error {
+	if m.isOver() {
+		if m.note(errNoMigration.Error()) {
+			m.log.Warn("where commands go cannot be read; they go where they did", "error", errNoMigration)
+		}
+		m.leave(ctx)
+		return nil
+	}
+	if m.note(errGap.Error()) {
+		m.log.Error("clients wait", "error", errGap)
+	}
+	m.mu.Lock()
+	m.lost = true
+	m.mu.Unlock()
+	m.wait(ctx, fleet.Waiting)
+	return errGap
 }
 
 // Admit returns an error when a connection to a side, on which the server has answered, must
@@ -106,7 +235,7 @@ func (m *Member) mayUse(ctx context.Context, side router.Side) error {
 	case err != nil: // one of the servers is away, perhaps
 		return m.goesOn(ctx, side, err)
 	}
-	if s := r.Switch; r.Phase == Committing && s != nil && s.To != side {
+	if r.leaves(side) {
 		return errUndecided
 	}
 	_, decided := r.decided()
