@@ -24,6 +24,9 @@ import (
 // ended the migration without this process being connected, see crew.behind.
 const overAfter = 2 * sleepAfter
 
+// readMost is how long a client waits for its connection because a server does not answer.
+const readMost = 500 * time.Millisecond
+
 // errGap means that the servers know of no migration, and that nobody here has looked for so
 // long that it may have gone on meanwhile.
 var errGap = fmt.Errorf("%w; and this sidecar has not looked at it for a while: switches may have been made since, and the server that was left opened. Its clients wait: end it, and point the applications at their server", errNoMigration)
@@ -219,7 +222,9 @@ func (m *Member) Admit(ctx context.Context, side router.Side) error {
 // mayUse finds out whether clients may use a connection that is there already.
 func (m *Member) mayUse(ctx context.Context, side router.Side) error {
 	began := time.Now()
-	r, err := m.read(ctx)
+	rctx, cancel := context.WithTimeout(ctx, readMost)
+	r, err := m.read(rctx)
+	cancel()
 	if err == nil {
 		err = m.mine(r)
 	}

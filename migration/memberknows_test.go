@@ -48,7 +48,13 @@ func TestMemberAdmits(t *testing.T) {
 			s.tell(router.Source, store.JournalKey, func(r *Record) { r.Phase, r.Switch = Committing, &Switch{To: router.Target} })
 		}, [2]string{"under way", ""}},
 		"it has ended, nobody knows where": {false, func(s *stand) { do(s.t, s.servers[1].ClientAs("admin", "secret", 0), "FLUSHALL") }, [2]string{"no migration", "no migration"}},
-		"the target is away":               {false, func(s *stand) { s.servers[1].Kill() }, [2]string{"", ""}},
+		"the target hangs": {false, func(s *stand) {
+			if err := s.servers[1].Stop(); err != nil {
+				s.t.Fatal(err)
+			}
+			s.t.Cleanup(func() { _ = s.servers[1].Cont() })
+		}, [2]string{"", ""}},
+		"the target is away": {false, func(s *stand) { s.servers[1].Kill() }, [2]string{"", ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStand(t, nil)
@@ -62,10 +68,14 @@ func TestMemberAdmits(t *testing.T) {
 			}
 			tt.tell(s)
 			for side, says := range tt.says {
-				if name == "the target is away" && router.Side(side) == router.Target {
+				if strings.HasPrefix(name, "the target ") && router.Side(side) == router.Target {
 					continue
 				}
+				began := time.Now()
 				err := s.m.Admit(t.Context(), router.Side(side))
+				if took := time.Since(began); took > readMost+testTimeout/2 {
+					t.Errorf("the %s: it is asked for %v", router.Side(side), took)
+				}
 				if says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
 					t.Errorf("the %s: %v, want %q", router.Side(side), err, says)
 				}
