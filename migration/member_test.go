@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -227,6 +228,21 @@ func (s *stand) keep(epoch uint64) {
 	}
 }
 
+// looks waits until the member has looked at the record and the journal so many times more. On
+// the source nothing else is read with GET.
+func (s *stand) looks(times int) {
+	s.t.Helper()
+	c := s.servers[router.Source].ClientAs("admin", "secret", 0)
+	reads := func() (n int) {
+		text := c.Info(s.t.Context(), "commandstats").Val()
+		_, text, _ = strings.Cut(text, "cmdstat_get:calls=")
+		_, _ = fmt.Sscanf(text, "%d", &n)
+		return n
+	}
+	before := reads()
+	redistest.Eventually(s.t, testTimeout, func() bool { return reads() >= before+2*times+1 }, "the member looks at the record")
+}
+
 // TestMemberBelievesTheRecordAlone: what is said moves nobody.
 func TestMemberBelievesTheRecordAlone(t *testing.T) {
 	s := newStand(t, nil)
@@ -243,14 +259,14 @@ func TestMemberBelievesTheRecordAlone(t *testing.T) {
 	s.say(fleet.Align, 3, 6, router.Target, 1)
 	s.did("align")
 	s.say(fleet.Release, 4, 6, router.Target, 1)
-	time.Sleep(3 * heldEvery) // it asks, and is told otherwise
+	s.looks(3) // it asks, and is told otherwise
 	s.did("align")
 	s.tell(router.Target, store.RecordKey, func(r *Record) { r.Token, r.Side, r.Epoch, r.Phase = 6, 1, 1, Committed })
 	s.goes(router.Target, 1)
 	// An older record misleads nobody.
 	do(t, s.servers[1].ClientAs("admin", "secret", 0), "DEL", store.RecordKey)
 	s.tell(router.Target, store.RecordKey, func(r *Record) { r.Seq, r.Side, r.Epoch, r.Phase = 1, 0, 0, Tailing })
-	time.Sleep(2 * truthEvery)
+	s.looks(2)
 	s.goes(router.Target, 1)
 }
 

@@ -160,7 +160,7 @@ func (c *Cluster) move(to *Server, slot uint16) error {
 // which gives it, a third one that has not been told yet says so to the taker, which then
 // drops the slot again: nobody has it any more, and its keys are gone.
 func (c *Cluster) agreeOnEpoch() {
-	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); {
+	_ = Within(5*time.Second, func() bool {
 		epochs := make(map[string]bool)
 		for _, s := range c.running() {
 			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
@@ -171,11 +171,8 @@ func (c *Cluster) agreeOnEpoch() {
 				epochs[epoch] = true
 			}
 		}
-		if len(epochs) <= 1 {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return len(epochs) <= 1
+	})
 }
 
 // finish carries all keys of an open slot, and hands it over.
