@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -93,15 +94,43 @@ func (m *Migration) settle(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	switch r := m.record(); {
+	r := m.record()
+	var err error
+	switch {
 	case r.Phase == Committing:
-		return m.rollForward(ctx)
+		err = m.rollForward(ctx)
 	case r.Phase.Switching():
-		return m.undoSwitch(ctx)
+		err = m.undoSwitch(ctx)
 	case r.Phase == Committed:
-		return m.finish(ctx)
+		err = m.finish(ctx)
 	case r.Servers[r.Side].Fence != nil:
-		return m.lowerFence(ctx, r.Side) // an attempt that could not be taken back whole
+		err = m.lowerFence(ctx, r.Side) // an attempt that could not be taken back whole
+	}
+	if err == nil && len(needed(r)) < len(m.ids) {
+		err = m.sitOnTheOther(ctx, r.Side.Other())
+	}
+	return err
+}
+
+// restPatience is how long clients wait for the server that a switch was settled without.
+const restPatience = 500 * time.Millisecond
+
+// sitOnTheOther takes the seat on the server that a switch was settled without, before
+// anybody is served: what a coordinator that was started at the same moment has written
+// there is gone on with now, and would end this process when the copy begins. A server that
+// does not answer in time is one of which that is found out later.
+func (m *Migration) sitOnTheOther(ctx context.Context, side router.Side) error {
+	ctx, cancel := context.WithTimeout(ctx, restPatience)
+	defer cancel()
+	err := m.login(ctx, side)
+	if err == nil {
+		err = m.sit(ctx, side)
+	}
+	if errors.Is(err, errNewer) || errors.Is(err, store.ErrSuperseded) {
+		return err
+	}
+	if err != nil {
+		m.log.Warn("another coordinator, if there is one, is kept out later", "error", err)
 	}
 	return nil
 }
