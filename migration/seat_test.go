@@ -220,3 +220,32 @@ func TestAForeignSwitchIsNotTakenBackBlindly(t *testing.T) {
 		}
 	}
 }
+
+// What another coordinator of the same moment has written on the server that a switch is
+// settled without is gone on with before anybody is served: found when the copy begins, it
+// would end this process, and the other one has ended already.
+func TestASwitchIsSettledWithBothSeats(t *testing.T) {
+	other, next, source, _ := twoCoordinators(t)
+	if err := other.save(true, func(r *Record) { r.Phase, r.Switch = Resync, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.publish(t.Context(), router.Target, store.RecordKey); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.settle(t.Context()); !errors.Is(err, errNewer) {
+		t.Fatalf("what another one has written on the target is not seen: %v", err)
+	}
+	if err := next.readAgain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.sitBoth(t); err != nil {
+		t.Errorf("the copy cannot begin: %v", err)
+	}
+	isOut(t, other)
+	if err := source.Client(0).Set(t.Context(), "k", "v", 0).Err(); err != nil {
+		t.Errorf("the application is refused: %v", err)
+	}
+}
