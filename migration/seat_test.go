@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -226,8 +227,13 @@ func TestAForeignSwitchIsNotTakenBackBlindly(t *testing.T) {
 // would end this process, and the other one has ended already.
 func TestASwitchIsSettledWithBothSeats(t *testing.T) {
 	other, next, source, _ := twoCoordinators(t)
-	if err := other.save(true, func(r *Record) { r.Phase, r.Switch = Resync, nil }); err != nil {
+	if err := other.sitBoth(t); err != nil {
 		t.Fatal(err)
+	}
+	for _, step := range []func(*Migration, context.Context) error{(*Migration).noteAborting, (*Migration).noteAborted} {
+		if err := step(other, t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := other.publish(t.Context(), router.Target, store.RecordKey); err != nil {
 		t.Fatal(err)
