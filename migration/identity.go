@@ -96,7 +96,7 @@ func (id *identity) become(ctx context.Context, password string) error {
 			}
 		}()
 	}
-	err := own.DB(0).Ping(ctx).Err()
+	err := known(ctx, own, password)
 	if err == nil {
 		id.use(own, true)
 		return nil
@@ -112,7 +112,7 @@ func (id *identity) become(ctx context.Context, password string) error {
 	}
 	_ = plain.Close()
 	if err == nil {
-		err = own.DB(0).Ping(ctx).Err()
+		err = known(ctx, own, password)
 	}
 	if err == nil {
 		id.use(own, true)
@@ -125,6 +125,12 @@ func (id *identity) become(ctx context.Context, password string) error {
 	id.reason = fmt.Sprintf("user %q cannot be created on %s: %v", OwnUser, id.url, err)
 	id.mu.Unlock()
 	return nil
+}
+
+// known asks a server whether it knows our user by this password. That a connection answers
+// says nothing of the next one: who sets another password closes none of them.
+func known(ctx context.Context, own *conn.Pool, password string) error {
+	return own.DB(0).Do(ctx, "AUTH", OwnUser, password).Err()
 }
 
 // enter logs in as our own user where that is there already. Otherwise the credentials stay

@@ -126,6 +126,29 @@ func TestIdentityAfterARestartThatForgotIt(t *testing.T) {
 	}
 }
 
+// Who sets another password closes no connection: that ours answer does not say that the
+// next one can log in.
+func TestIdentityWhosePasswordSomebodyHasSet(t *testing.T) {
+	s := redistest.Start(t)
+	id := identityOf(t, s, "", "")
+	if err := id.become(t.Context(), ownPassword); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Client(0).Do(t.Context(), "ACL", "SETUSER", OwnUser, "resetpass", ">another").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.Pool().DB(0).Ping(t.Context()).Err(); err != nil {
+		t.Fatalf("the connection that is there: %v", err)
+	}
+	wantRefusal(t, "a new connection", id.Pool().DB(1).Ping(t.Context()).Err(), "WRONGPASS")
+	if err := id.become(t.Context(), ownPassword); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.Pool().DB(1).Ping(t.Context()).Err(); err != nil {
+		t.Errorf("a new connection, once our user is made again: %v", err)
+	}
+}
+
 // Where users may not be made, the operator's credentials stay in use and the
 // reason is told; it is no error.
 func TestIdentityWhereACLIsForbidden(t *testing.T) {
@@ -182,5 +205,25 @@ func TestUserThatTheFenceSpares(t *testing.T) {
 			t.Errorf("logged in as %q the fence spares %q, want %q", name, got, want)
 		}
 		_ = id.Pool().Close()
+	}
+}
+
+// A copy that goes on needs new connections: the guard's round finds that they are refused.
+func TestTheGuardLogsInAgain(t *testing.T) {
+	servers := [2]*redistest.Server{redistest.Start(t), redistest.Start(t)}
+	m := quietMigration(t, endpointOf(servers[0], "", ""), endpointOf(servers[1], "", ""), nil)
+	if err := m.login(t.Context(), router.Source, router.Target); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		if err := s.Client(0).Do(t.Context(), "ACL", "SETUSER", OwnUser, "resetpass", ">another").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.loginWhereForgotten(t.Context())
+	for _, id := range m.ids {
+		if err := id.Pool().DB(1).Ping(t.Context()).Err(); err != nil {
+			t.Errorf("a new connection to the %s: %v", id.side, err)
+		}
 	}
 }

@@ -140,12 +140,18 @@ func (m *Migration) guardFormer(ctx context.Context) {
 	}
 }
 
-// loginWhereForgotten makes our user again on a server that restarted.
+// loginWhereForgotten makes our user again on a server that restarted, or where somebody has
+// set another password, as a sidecar does that was started at the same moment.
 func (m *Migration) loginWhereForgotten(ctx context.Context) {
 	for _, id := range m.ids {
-		if id.isOwn() {
-			m.relogin(ctx, id.Pool().DB(0).Ping(ctx).Err())
+		if !id.isOwn() {
+			continue
 		}
+		password, err := m.ownPassword()
+		if err == nil {
+			err = known(ctx, id.Pool(), password)
+		}
+		m.relogin(ctx, err)
 	}
 }
 
