@@ -628,7 +628,7 @@ func TestClusterRows(t *testing.T) {
 		w.switchTo(router.Target)
 	}
 	for _, s := range c.Masters() {
-		for n := uint16(0); n < hash.Count; n++ {
+		for n := uint16(0); n < hash.Count; n += 500 { // each asks the nodes
 			if c.Owner(n) == s {
 				r.key = append(r.key, "{"+hash.Tag(n)+"}k")
 				break

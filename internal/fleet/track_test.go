@@ -152,13 +152,14 @@ func TestTrackingOvertakesNothing(t *testing.T) {
 	c := redistest.StartCluster(t, 2, 0)
 	f := over(t, c)
 	e, writer := dial(t, f), dial(t, f)
-	slow, quick := at(c, c.Masters()[0], "k"), at(c, c.Masters()[1], "k")
+	stops := c.Masters()[0]
+	slow, quick := at(c, stops, "k"), at(c, c.Masters()[1], "k")
 	e.line("HELLO 3")
 	e.want("CLIENT TRACKING ON", "+OK\r\n")
 	writer.want("SET "+quick+" 1", "+OK\r\n")
 	e.want("MGET "+slow+" "+quick, "*2\r\n_\r\n$1\r\n1\r\n") // it is connected to both
 	for i := range 5 {
-		if err := c.Masters()[0].Stop(); err != nil {
+		if err := stops.Stop(); err != nil {
 			t.Fatal(err)
 		}
 		e.send(fields("GET "+slow), fields("GET "+quick))
@@ -176,7 +177,7 @@ func TestTrackingOvertakesNothing(t *testing.T) {
 		}
 		redistest.Eventually(t, patience, waits, "one reply waits for the other")
 		writer.want(fmt.Sprintf("SET %s %d", quick, i), "+OK\r\n")
-		if err := c.Masters()[0].Cont(); err != nil {
+		if err := stops.Cont(); err != nil {
 			t.Fatal(err)
 		}
 		var got []string
