@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/internal/slot"
 )
@@ -650,15 +649,19 @@ func (c *conn) mend() error {
 	return nil
 }
 
-// heed has the subscriptions follow a new map: a new master tells of its keys itself.
-func (c *conn) heed(*cluster.Map) {
+// heed has the subscriptions follow a new map: a new master tells of its keys itself. moved
+// says that slots have other masters by it.
+func (c *conn) heed(moved bool) {
 	c.mu.Lock()
 	t := c.me.track
-	if c.stale(); c.subs.any() || t != nil && t.bcast {
+	if moved {
+		c.stale()
+	}
+	if c.subs.any() || t != nil && t.bcast {
 		c.tendSoon()
 	}
 	c.mu.Unlock()
-	if t != nil {
+	if moved && t != nil {
 		c.flush()
 	}
 }
