@@ -26,7 +26,7 @@ func (s *session) flushAll(cmd redcon.Command) error {
 	watching := s.st.watch
 	s.mu.Unlock()
 	if targets := s.route.Map.Targets(); len(targets) == 1 {
-		return s.flushOnly(targets[0], back, mapped, watching, mode)
+		return s.flushOnly(targets[0], back, mapped, mode)
 	}
 	var wires [][]byte
 	if watching { // a changed key must not keep our own EXEC from running
@@ -70,8 +70,8 @@ func (s *session) flushAll(cmd redcon.Command) error {
 
 // flushOnly is flushAll where all mapped databases are one on the target. It needs no
 // transaction, of which a Redis Cluster could not make it a part; and what is not where it
-// should be is not flushed.
-func (s *session) flushOnly(db, back int, mapped, watching bool, mode []string) error {
+// should be is not flushed. What is watched the server itself takes for changed.
+func (s *session) flushOnly(db, back int, mapped bool, mode []string) error {
 	if !mapped {
 		back = 0
 	}
