@@ -25,6 +25,9 @@ func (s *session) flushAll(cmd redcon.Command) error {
 	back, mapped := s.route.DB(s.st.db)
 	watching := s.st.watch
 	s.mu.Unlock()
+	if targets := s.route.Map.Targets(); len(targets) == 1 {
+		return s.flushOnly(targets[0], back, mapped, mode)
+	}
 	var wires [][]byte
 	if watching { // a changed key must not keep our own EXEC from running
 		wires = append(wires, words("UNWATCH"))
@@ -62,5 +65,46 @@ func (s *session) flushAll(cmd redcon.Command) error {
 		s.srv.tell([]event{{kind: flushed, db: -1}})
 	}
 	s.local(reply)
+	return nil
+}
+
+// flushOnly is flushAll where all mapped databases are one on the target. It needs no
+// transaction, of which a Redis Cluster could not make it a part; and what is not where it
+// should be is not flushed. What is watched the server itself takes for changed.
+func (s *session) flushOnly(db, back int, mapped bool, mode []string) error {
+	if !mapped {
+		back = 0
+	}
+	if db != back {
+		replies, err := s.ask(words("SELECT", fmt.Sprint(db)))
+		if err != nil {
+			return err
+		}
+		if resp.IsError(replies[0]) {
+			s.local(replies[0])
+			return nil
+		}
+	}
+	counter := s.srv.counters["flushdb"]
+	counter.pending.Add(1)
+	counter.forwarded.Add(1)
+	replies, err := s.ask(words(append([]string{"FLUSHDB"}, mode...)...))
+	if err != nil {
+		s.srv.tell([]event{{kind: flushed, db: -1}})
+		return err
+	}
+	counter.pending.Add(-1)
+	if refused(resp.ErrorText(replies[0])) {
+		counter.forwarded.Add(-1)
+	} else {
+		s.srv.tell([]event{{kind: flushed, db: -1}})
+	}
+	if db != back {
+		there, err := s.ask(words("SELECT", fmt.Sprint(back)))
+		if err != nil || resp.IsError(there[0]) {
+			return errUpstreamGone // what comes next would go to another database
+		}
+	}
+	s.local(replies[0])
 	return nil
 }

@@ -17,6 +17,7 @@ type call struct {
 	lone     bool               // its reply is only for who waits for it
 	silent   bool               // … and its end is nothing to wake anybody for
 	then     func(reply []byte) // is called with each reply, and mu held
+	before   []byte             // CLIENT CACHING, which is said before it
 	confirms string             // its replies are confirmations of this kind; "" for all others
 	left     int                // … of which so many are still to come
 

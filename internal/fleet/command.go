@@ -25,6 +25,10 @@ func (c *conn) command(args [][]byte, raw []byte) bool {
 	if c.txn != nil {
 		return c.inTransaction(args, raw)
 	}
+	if c.caching != nil && !is(args[0], "client") {
+		c.choice, c.caching = c.caching, nil
+		defer c.unopted() // if nothing below sends it
+	}
 	if c.me.proto == 2 && c.subbed.Load() && !forSubscribers(args[0]) {
 		return c.local(errorOf("ERR Can't execute '" + string(bytes.ToLower(args[0])) + "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"))
 	}
@@ -129,6 +133,9 @@ func (c *conn) send(cl *call, several bool) bool {
 		}
 		c.mu.Unlock() // something was refused meanwhile, which is to be done before
 	}
+	if c.choice != nil {
+		cl.before = c.opted()
+	}
 	c.enlist(cl)
 	c.pass(n, cl)
 	full := n != nil && len(n.out) > nodeFlush
@@ -157,6 +164,10 @@ func (c *conn) pass(n *node, cl *call) {
 	if n == nil || n.dead {
 		cl.collect = true
 		c.redoLater(cl, nil)
+		return
+	}
+	if cl.before != nil {
+		n.append(cl, cl.before)
 		return
 	}
 	n.append(cl)
@@ -218,7 +229,9 @@ func (c *conn) toParts(args [][]byte, raw []byte, row spread.Row) bool {
 	}
 	f.left = len(f.parts)
 	several := false
+	opted := c.opted()
 	for i, part := range f.parts {
+		part.before = opted
 		part.raw = wireOf(parts[i]...)
 		several = several || len(parts[i]) > 1+step && c.f.isUnstable(part.slot)
 	}

@@ -24,17 +24,19 @@ type conn struct {
 	stop context.CancelFunc
 
 	// Of the goroutine that serves.
-	in     resp.Requests
-	slab   slab
-	view   *cluster.Map // by which it goes as long as anything is in flight
-	dirty  []*node
-	me     identity
-	txn    *txn
-	watch  *watched
-	spare  map[string]*node // connections of ours that nobody uses now, by address
-	keys   []keyAt
-	unsaid bool // something may be out that nobody has written
-	unsure bool // the nodes want AUTH, so they are asked about everything
+	in      resp.Requests
+	slab    slab
+	view    *cluster.Map // by which it goes as long as anything is in flight
+	dirty   []*node
+	me      identity
+	txn     *txn
+	watch   *watched
+	spare   map[string]*node // connections of ours that nobody uses now, by address
+	keys    []keyAt
+	caching []byte // CLIENT CACHING, which is about the command that is next
+	choice  []byte // … of the one that is served
+	unsaid  bool   // something may be out that nobody has written
+	unsure  bool   // the nodes want AUTH, so they are asked about everything
 
 	readers   sync.WaitGroup
 	settling  atomic.Bool // something is to be sent again; written under mu
@@ -45,24 +47,28 @@ type conn struct {
 
 	wmu sync.Mutex // one writes to the client at a time; before mu
 
-	mu      sync.Mutex // guards what follows
-	cond    *sync.Cond
-	waiting int
-	fifo    []*call // in the order of the requests
-	head    int
-	flying  int // bytes of them
-	held    int // bytes of replies that wait for their turn
-	out     []byte
-	old     []byte // the last out, to be used again
-	pushes  []byte // for the client, once the reply that it is getting has ended
-	redo    []*call
-	nodes   map[string]*node // by address: those that plain commands go to
-	all     map[*node]struct{}
-	home    string // the master that is asked what any could be
-	blocked *call
-	subs    subscriptions
-	doomed  bool // closed as soon as out is written
-	closed  bool
+	mu        sync.Mutex // guards what follows
+	cond      *sync.Cond
+	waiting   int
+	fifo      []*call // in the order of the requests
+	head      int
+	flying    int // bytes of them
+	held      int // bytes of replies that wait for their turn
+	out       []byte
+	old       []byte    // the last out, to be used again
+	passed    uint64    // calls that have left it
+	pushes    []byte    // for the client, once the reply that it is getting has ended
+	later     []delayed // … and once all replies have that were under way
+	laterSize int       // bytes of these
+	gen       uint64    // how often what the nodes are told of the client has changed
+	redo      []*call
+	nodes     map[string]*node // by address: those that plain commands go to
+	all       map[*node]struct{}
+	home      string // the master that is asked what any could be
+	blocked   *call
+	subs      subscriptions
+	doomed    bool // closed as soon as out is written
+	closed    bool
 }
 
 // lastWords is how long a client that has hung up has for what it has asked for before.
@@ -399,10 +405,14 @@ func (c *conn) advance() {
 		}
 		c.fifo[c.head] = nil
 		c.head++
+		c.passed++
 		c.flying -= h.size
 		if len(c.pushes) > 0 {
 			c.out = append(c.out, c.pushes...)
 			c.pushes = nil
+		}
+		if len(c.later) > 0 {
+			c.pushDue()
 		}
 	}
 	if c.head == len(c.fifo) {

@@ -51,8 +51,11 @@ func (f *fan) merged(c *conn) []byte {
 // oddText is the answer where nodes say what they do not say.
 const oddText = "ERR Crossfade: the nodes of the cluster have answered in different ways"
 
-// merge makes one reply of several: any error is the whole's, too.
+// merge makes one reply of several: any error is the whole's, too, unless one success is enough.
 func merge(f *fan, replies [][]byte) []byte {
+	if f.merge == spread.One {
+		return bestOf(replies)
+	}
 	for _, r := range replies {
 		if resp.IsError(r) {
 			return r
@@ -61,7 +64,7 @@ func merge(f *fan, replies [][]byte) []byte {
 	switch f.merge {
 	case spread.Sum, spread.Least:
 		return mergeNumbers(f.merge, replies)
-	case spread.And, spread.Sums:
+	case spread.And, spread.Sums, spread.Heard:
 		return mergeEach(f.merge, replies)
 	case spread.Concat, spread.Union:
 		return concatenated(replies, f.merge == spread.Union)
@@ -69,6 +72,21 @@ func merge(f *fan, replies [][]byte) []byte {
 		return inOrder(f, replies)
 	}
 	return replies[0]
+}
+
+// bestOf is the first success, or the error that says the most: that a node had nothing to do
+// says less than any other.
+func bestOf(replies [][]byte) []byte {
+	best := replies[0]
+	for _, r := range replies {
+		if !resp.IsError(r) {
+			return r
+		}
+		if prefixed(resp.ErrorText(best), "NOTBUSY") {
+			best = r
+		}
+	}
+	return best
 }
 
 func mergeNumbers(how spread.Merge, replies [][]byte) []byte {
@@ -99,12 +117,16 @@ func mergeEach(how spread.Merge, replies [][]byte) []byte {
 	}
 	for at, el := range first {
 		total, isNumber := number(el)
+		everywhere := how == spread.Heard && at > 0 && isNotification(textOf(first[at-1]))
 		for _, other := range all[1:] {
 			n, _ := number(other[at])
-			if how == spread.Sums {
-				total += n
-			} else {
+			switch {
+			case everywhere: // each of our clients listens at every master, once
+				total = max(total, n)
+			case how == spread.And:
 				total = min(total, n)
+			default:
+				total += n
 			}
 		}
 		if isNumber {
@@ -113,6 +135,11 @@ func mergeEach(how spread.Merge, replies [][]byte) []byte {
 		b = append(b, el...)
 	}
 	return b
+}
+
+func textOf(el []byte) string {
+	text, _, _ := resp.Text(el)
+	return string(text)
 }
 
 // concatenated is one array of the elements of all; once means that no element is twice.

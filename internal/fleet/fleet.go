@@ -259,7 +259,7 @@ func (f *Fleet) isUnstable(s int) bool {
 // answer: what is in flight there would wait for ever. It looks now and then even where the
 // map stays as it is, as what a failed node is asked later gets no answer either.
 func (f *Fleet) watch() {
-	news := f.topo.Changed()
+	news, last := f.topo.Changed(), f.topo.Map()
 	for {
 		changed := false
 		select {
@@ -278,10 +278,12 @@ func (f *Fleet) watch() {
 			f.brought.Clear()
 		}
 		m := f.topo.Map()
+		moved := changed && len(last.Moved(m)) > 0
+		last = m
 		for _, c := range f.all() {
 			c.cutDemoted(m, changed)
 			if changed {
-				c.heed(m)
+				c.heed(moved)
 			}
 		}
 	}

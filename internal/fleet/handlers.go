@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/internal/slot"
 	"github.com/crossfade/crossfade/internal/spread"
 )
 
@@ -22,7 +23,7 @@ func init() { // not a literal: handlers call command, which looks here
 		"script": (*conn).script, "scan": (*conn).scan, "randomkey": (*conn).randomKey,
 		"subscribe": (*conn).subscribe, "psubscribe": (*conn).subscribe, "ssubscribe": (*conn).subscribe,
 		"unsubscribe": (*conn).unsubscribe, "punsubscribe": (*conn).unsubscribe, "sunsubscribe": (*conn).unsubscribe,
-		"ping": (*conn).ping, "info": (*conn).info, "role": (*conn).role,
+		"ping": (*conn).ping, "info": (*conn).info, "role": (*conn).role, "debug": (*conn).debug,
 		"wait": (*conn).toAnyBlocking, "waitaof": (*conn).toAnyBlocking,
 	}
 }
@@ -150,7 +151,7 @@ func (c *conn) reset(args [][]byte, raw []byte) bool {
 		return false
 	}
 	c.endSubscriptions()
-	c.txn, c.watch = nil, nil
+	c.txn, c.watch, c.caching = nil, nil, nil
 	c.become(func(me *identity) { *me = identity{proto: 2} })
 	c.renew(nil, nil)
 	n, done, ok := c.settled()
@@ -243,10 +244,28 @@ func (c *conn) role(args [][]byte, raw []byte) bool {
 	return c.local(append(b, "*0\r\n"...))
 }
 
+// debug is what DEBUG says of keys, of which servers tell no places. The rest of it is one
+// server's.
+func (c *conn) debug(args [][]byte, raw []byte) bool {
+	if len(args) < 3 {
+		return c.toAny(args, raw)
+	}
+	at := int(slot.Of(args[2]))
+	if is(args[1], "digest-value") {
+		for _, key := range args[3:] {
+			if int(slot.Of(key)) != at {
+				return c.local(errorOf(crossText))
+			}
+		}
+	}
+	cl := c.slab.call()
+	*cl = call{raw: c.slab.keep(raw), slot: at, reads: true}
+	return c.send(cl, false)
+}
+
 const (
-	noReply    = "ERR Crossfade: CLIENT REPLY OFF and SKIP are kept by who stands before this connection"
-	noTracking = "ERR Crossfade: CLIENT TRACKING is not offered where the server is a Redis Cluster"
-	noList     = "ERR Crossfade: behind this address are the nodes of a Redis Cluster, each of which has its own clients: ask them"
+	noReply = "ERR Crossfade: CLIENT REPLY OFF and SKIP are kept by who stands before this connection"
+	noList  = "ERR Crossfade: behind this address are the nodes of a Redis Cluster, each of which has its own clients: ask them"
 )
 
 func (c *conn) client(args [][]byte, raw []byte) bool {
@@ -270,9 +289,9 @@ func (c *conn) client(args [][]byte, raw []byte) bool {
 			return c.local(errorOf(noReply))
 		}
 	case "tracking":
-		if len(args) > 2 && is(args[2], "on") {
-			return c.local(errorOf(noTracking))
-		}
+		return c.track(args, raw)
+	case "caching":
+		return c.setCaching(args, raw)
 	case "list", "kill":
 		return c.local(errorOf(noList))
 	case "unblock":

@@ -18,6 +18,7 @@ type identity struct {
 	info       []attribute
 	noEvict    bool
 	noTouch    bool
+	track      *tracking // nil: nothing
 }
 
 // attribute is one of CLIENT SETINFO.
@@ -34,8 +35,8 @@ func (me *identity) setInfo(name, value string) {
 }
 
 // greeting is what brings a fresh connection to a node there: what must succeed, and what
-// need not.
-func (me *identity) greeting() (must, may [][]byte) {
+// need not. tracks says that what is read on it is to be tracked, where the client wants that.
+func (me *identity) greeting(tracks bool) (must, may [][]byte) {
 	switch {
 	case me.proto == 3 && me.authed:
 		user := me.user
@@ -49,6 +50,9 @@ func (me *identity) greeting() (must, may [][]byte) {
 		must = append(must, wireOf([]byte("AUTH"), me.pass))
 	case me.authed:
 		must = append(must, wireOf([]byte("AUTH"), me.user, me.pass))
+	}
+	if tracks && me.track != nil {
+		must = append(must, me.track.lines...)
 	}
 	if len(me.name) > 0 {
 		may = append(may, wireOf([]byte("CLIENT"), []byte("SETNAME"), me.name))
@@ -65,8 +69,9 @@ func (me *identity) greeting() (must, may [][]byte) {
 	return must, may
 }
 
-// connect makes a connection to a node, and introduces the client.
-func (c *conn) connect(address string) (*node, error) {
+// connect makes a connection to a node, and introduces the client. tracks says that something
+// is to be read on it that the client may remember.
+func (c *conn) connect(address string, tracks bool) (*node, error) {
 	sock, err := c.f.dial(c.ctx, address)
 	if err != nil {
 		return nil, err
@@ -77,8 +82,9 @@ func (c *conn) connect(address string) (*node, error) {
 	}
 	c.mu.Lock()
 	me := c.me
+	n.gen = c.gen
 	c.mu.Unlock()
-	must, may := me.greeting()
+	must, may := me.greeting(tracks)
 	if len(must)+len(may) > 0 {
 		var replies [][]byte
 		err := c.hurried(n, c.f.opts.DialTimeout, func() (err error) {
@@ -96,11 +102,16 @@ func (c *conn) connect(address string) (*node, error) {
 			}
 		}
 	}
+	if tracks && me.track != nil {
+		c.mu.Lock()
+		n.tracks = true
+		c.mu.Unlock()
+	}
 	return n, nil
 }
 
-// main returns the connection to a node that plain commands go to. It may dial. Only the
-// goroutine that serves calls it, and settle while that waits.
+// main returns the connection to a node that plain commands go to. It may dial. The goroutine
+// that serves calls it, settle while that waits, and tend.
 func (c *conn) main(address string) (*node, error) {
 	c.mu.Lock()
 	n := c.nodes[address]
@@ -108,12 +119,15 @@ func (c *conn) main(address string) (*node, error) {
 	if n != nil {
 		return n, nil
 	}
-	n, err := c.connect(address)
+	n, err := c.connect(address, true)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if n.gen != c.gen { // the client has become somebody else meanwhile
+		n.fail(errClosed)
+	}
 	if n.dead {
 		return nil, errNodeGone
 	}
@@ -134,7 +148,7 @@ func (c *conn) private(address string) (*node, error) {
 			return n, nil
 		}
 	}
-	return c.connect(address)
+	return c.connect(address, c.me.track != nil && !c.me.track.bcast)
 }
 
 // retire keeps a connection that private has returned, and of which the node knows nothing
@@ -176,6 +190,7 @@ func (c *conn) renew(keep *node, raw []byte) {
 func (c *conn) become(change func(me *identity)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.gen++
 	change(&c.me)
 }
 

@@ -43,7 +43,9 @@ type node struct {
 	seq      uint64 // calls that were appended
 	written  uint64 // … of which so many may have reached the node
 	dead     bool
-	messages bool // what it says is looked at as messages of subscriptions
+	tracks   bool   // it tells what has changed of what was read
+	gen      uint64 // of what it was told of the client
+	messages bool   // what it says is looked at as messages of subscriptions
 	id       int64
 	since    time.Time // when the oldest call was sent, or the last reply came
 

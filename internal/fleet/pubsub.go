@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/internal/slot"
 )
@@ -91,6 +90,9 @@ func (n *node) message(el []byte) {
 		name = string(text)
 	}
 	switch kind {
+	case "invalidate":
+		c.invalidated(el)
+		return
 	case "message", "smessage", "pmessage":
 		if n == c.subs.hub || kind == "smessage" || c.hears(kind, name, el) {
 			c.push(el)
@@ -286,7 +288,7 @@ func (c *conn) pose(n *node, cl *call) error {
 
 // listener makes a connection from which messages come.
 func (c *conn) listener(address string) (*node, error) {
-	n, err := c.connect(address)
+	n, err := c.connect(address, false)
 	if err != nil {
 		return nil, err
 	}
@@ -564,6 +566,11 @@ func (c *conn) lostNode(n *node) {
 	if n.messages && c.subs.any() && !c.closed && (n == c.subs.hub || c.subs.others[n.address] == n || c.subs.shardAt[n.address] == n) {
 		c.tendSoon()
 	}
+	if t := c.me.track; n.tracks && t != nil && !c.closed {
+		if c.stale(); t.bcast {
+			c.tendSoon()
+		}
+	}
 }
 
 // tendSoon has the subscriptions looked after. mu is held.
@@ -588,7 +595,7 @@ func (c *conn) tend() {
 	c.subs.tending = false
 	c.mu.Unlock()
 	until := c.f.until("")
-	for hop := 0; c.subbed.Load() && !c.isClosed(); hop++ {
+	for hop := 0; (c.subbed.Load() || c.broadcasts()) && !c.isClosed(); hop++ {
 		if hop > 0 && !c.pause(hop, until) {
 			c.f.log.Info("closing a connection: its subscriptions have no node any more")
 			c.close()
@@ -603,6 +610,9 @@ func (c *conn) tend() {
 
 // mend makes the connections that are missing. The caller has subMu.
 func (c *conn) mend() error {
+	if err := c.listenAgain(); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	classic := c.subs.count(channels) > 0
 	c.mu.Unlock()
@@ -639,11 +649,19 @@ func (c *conn) mend() error {
 	return nil
 }
 
-// heed has the subscriptions follow a new map: a new master tells of its keys itself.
-func (c *conn) heed(*cluster.Map) {
+// heed has the subscriptions follow a new map: a new master tells of its keys itself. moved
+// says that slots have other masters by it.
+func (c *conn) heed(moved bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.subs.any() {
+	t := c.me.track
+	if moved {
+		c.stale()
+	}
+	if c.subs.any() || t != nil && t.bcast {
 		c.tendSoon()
+	}
+	c.mu.Unlock()
+	if moved && t != nil {
+		c.flush()
 	}
 }

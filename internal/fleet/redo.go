@@ -298,9 +298,15 @@ func (c *conn) attempt(cl *call, address string, asking bool) (*call, error) {
 		c.mu.Unlock()
 		return again, errNodeGone
 	}
-	if asking {
+	switch {
+	case asking:
+		if cl.before != nil { // a node forgets the one where the other is said
+			c.stale()
+		}
 		n.append(again, askingWire)
-	} else {
+	case cl.before != nil:
+		n.append(again, cl.before)
+	default:
 		n.append(again)
 	}
 	c.mu.Unlock()

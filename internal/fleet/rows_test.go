@@ -29,7 +29,7 @@ func TestRefusals(t *testing.T) {
 		"SELECT 1": "SELECT is not allowed in cluster mode", "MOVE a 1": "cluster", "SWAPDB 0 1": "SWAPDB is not allowed in cluster mode",
 		"COPY {t}a {t}b DB 1": "cluster", "MONITOR": "no one stream", "SYNC": "no one stream", "PSYNC ? -1": "no one stream",
 		"CLUSTER NODES": "cluster support disabled", "CLUSTER SLOTS": "cluster support disabled", "CLUSTER KEYSLOT a": "cluster support disabled",
-		"READONLY": "cluster support disabled", "ASKING": "cluster support disabled", "CLIENT TRACKING ON": "CLIENT TRACKING is not offered",
+		"READONLY": "cluster support disabled", "ASKING": "cluster support disabled", "CLIENT TRACKING ON": "needs RESP3", "CLIENT TRACKING ON REDIRECT 1": "cannot redirect", "CLIENT CACHING YES": "only when the client is in tracking mode",
 		"CLIENT LIST": "its own clients", "CLIENT KILL 1.2.3.4:5": "its own clients", "DEBUG JMAP": "ERR", "SHUTDOWN": "one server's process",
 		"REPLICAOF NO ONE": "replication", "FAILOVER": "replication", "MIGRATE h 1 a 0 1": "moves its keys", "ACL SETUSER x": "each of its nodes",
 		"MODULE LOAD x": "each of its nodes", "LATENCY LATEST": "one server's process", "MEMORY STATS": "one server's process",

@@ -25,9 +25,10 @@ type txn struct {
 	begun    bool  // … and MULTI was said
 	asking   bool  // … a node to which the slot is on its way
 	cmds     [][]byte
-	queued   int  // of which the node has so many
-	answered int  // … and the client knows of so many
-	bad      bool // one was refused, so EXEC is
+	queued   int    // of which the node has so many
+	answered int    // … and the client knows of so many
+	bad      bool   // one was refused, so EXEC is
+	caching  []byte // CLIENT CACHING, which was said before it
 	watched  bool
 	null     bool // what was watched may have changed
 }
@@ -60,7 +61,7 @@ func (c *conn) multi(args [][]byte, raw []byte) bool {
 	if !c.drain() {
 		return false
 	}
-	c.txn = &txn{slot: -1}
+	c.txn = &txn{slot: -1, caching: c.opted()}
 	if w := c.watch; w != nil {
 		c.txn.slot, c.txn.node, c.txn.watched, c.txn.null = w.slot, w.node, true, w.broken || w.node.gone()
 	}
@@ -272,9 +273,12 @@ func (c *conn) queueOnce(t *txn, to *cluster.Redirect) (replies [][]byte, again 
 	begin := (*call)(nil)
 	if !t.begun {
 		begin = &call{raw: multiWire, slot: -1, lone: true}
-		if t.asking { // which holds until EXEC; within, it would be a command like others
+		switch {
+		case t.asking: // which holds until EXEC; within, it would be a command like others
 			n.append(begin, askingWire)
-		} else {
+		case t.caching != nil:
+			n.append(begin, t.caching)
+		default:
 			n.append(begin)
 		}
 	}
@@ -387,6 +391,11 @@ func (c *conn) exec() bool {
 	c.txn, c.watch = nil, nil
 	if !c.drain() {
 		return false
+	}
+	if t.caching != nil && t.asking { // it was not tracked
+		c.mu.Lock()
+		c.stale()
+		c.mu.Unlock()
 	}
 	c.retire(t.node)
 	return true

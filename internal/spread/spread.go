@@ -21,16 +21,18 @@ const (
 )
 
 // Merge says how the answers of several masters become one. Any error among them is the
-// answer, whatever the others are.
+// answer, whatever the others are, but for One.
 type Merge uint8
 
 // The merges.
 const (
 	First   Merge = iota // all must have succeeded; the first one's is the answer
+	One                  // one must have succeeded; its is the answer
 	Sum                  // numbers are added
 	Least                // the smallest number
 	And                  // of each element, whether all say 1
 	Sums                 // of each element the sum; what is no number is the first one's
+	Heard                // Sums, but for channels of notifications, to which clients listen everywhere
 	Concat               // the elements of all, one after the other
 	Union                // the same, each but once
 	InOrder              // of a command that was split: each element at its key's place

@@ -82,8 +82,7 @@ func TestKeys(t *testing.T) {
 func TestTips(t *testing.T) {
 	others := map[string]string{
 		"ping": "any one answers", "info": "made of all", "wait": "in steps", "script|load": "its text is kept", "script|flush": "…",
-		"client|setinfo": "told to every connection", "script|kill": "one that runs none has nothing to kill", "function|kill": "…",
-		"msetnx": "cannot be split", "msetex": "…", "latency|reset": "says how many", "function|stats": "one server's", "randomkey": "", "scan": "", "waitaof": "in steps",
+		"client|setinfo": "told to every connection", "msetnx": "cannot be split", "msetex": "…", "latency|reset": "says how many", "function|stats": "one server's", "randomkey": "", "scan": "", "waitaof": "in steps",
 		"memory|doctor": "refused", "memory|malloc-stats": "refused", "memory|stats": "refused",
 	}
 	check := func(name string, row Row, tips string) {
@@ -97,7 +96,7 @@ func TestTips(t *testing.T) {
 		if strings.Contains(tips, "request_policy:multi_shard") && row.Way != Split {
 			t.Errorf("%s: %s, but it goes %d", name, tips, row.Way)
 		}
-		for tip, merge := range map[string]Merge{"agg_sum": Sum, "all_succeeded": First, "agg_logical_and": And} {
+		for tip, merge := range map[string]Merge{"agg_sum": Sum, "all_succeeded": First, "agg_logical_and": And, "one_succeeded": One} {
 			if strings.Contains(tips, "response_policy:"+tip) && row.Merge != merge && !refused {
 				t.Errorf("%s: %s, but merged %d", name, tips, row.Merge)
 			}

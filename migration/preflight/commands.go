@@ -45,7 +45,7 @@ func topics() []topic {
 			"Change functions through the proxy only."},
 		{[]string{"monitor"}, false, false, "somebody watches all commands; such connections are closed at the switch", "Connect again afterwards."},
 		{[]string{"sync", "psync"}, false, false, "a replica or a replicating tool is, or was, connected; it does not move by itself", "Give the other server replicas of its own before the switch."},
-		{[]string{"client|tracking", "client|caching"}, false, false, "clients cache values; after the switch their caches are emptied once", "Nothing has to be done."},
+		{[]string{"client|tracking", "client|caching"}, false, false, "clients cache values; after the switch their caches are emptied once", "Nothing has to be done, unless the other server is a Redis Cluster: there a client must speak RESP3 and not redirect to another connection, or it is closed at the switch and refused afterwards."},
 		{[]string{"wait", "waitaof"}, false, false, "clients wait for replicas of this server", "Give the other server as many replicas before the switch."},
 		{[]string{"cluster", "cluster|slots", "cluster|shards", "cluster|nodes", "readonly", "asking"}, false, false, "clients try to speak to a cluster", "Set these clients to standalone mode."},
 		{[]string{"debug", "debug|jmap", "debug|set-active-expire"}, false, false, "DEBUG can change values without a notification", "Do not use it during the migration."},
