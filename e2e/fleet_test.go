@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/redistest/history"
 	"github.com/crossfade/crossfade/internal/redistest/linear"
@@ -258,6 +259,49 @@ func TestFleetWriteInHand(t *testing.T) {
 	s.c.end(false)
 	if text := s.src.Client(0).Info(ctx, "commandstats").Val(); !strings.Contains(text, "cmdstat_incr:calls=0") || !strings.Contains(text, "cmdstat_multi:") {
 		t.Errorf("the source has not refused what it was sent: %s", text)
+	}
+}
+
+// TestFleetNotEndedUnderASleeper: the source is not opened under a member that sleeps, also
+// where nothing tells of it but its connections; what it has in hand is not lost.
+func TestFleetNotEndedUnderASleeper(t *testing.T) {
+	t.Parallel()
+	s := newServers(t, keeping, keeping)
+	s.c = newSidecar(t, setup{source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr()})
+	s.c.start("")
+	s.c.awaitReady()
+	m := s.member("sleeper")
+	m.start("")
+	m.awaitOpen(router.Source)
+	ctx := context.Background()
+	c := (&lookouts{}).client(m.addr)
+	defer func() { _ = c.Close() }()
+	if err := c.Set(ctx, "k", "early", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	m.signal(syscall.SIGSTOP)
+	redistest.Eventually(t, time.Minute, m.stopped, "the member stops")
+	result := make(chan error, 1)
+	go func() { result <- c.Set(ctx, "k", "late", 0).Err() }()
+	redistest.Eventually(t, time.Minute, func() error { return s.switchOnce(router.Source) }, "a cutover without the member")
+	s.c.awaitReady()
+	if err := s.dst.Client(0).Del(ctx, fleet.MembersKey).Err(); err != nil { // as FLUSHALL does
+		t.Fatal(err)
+	}
+	if _, err := s.c.admin.Complete(ctx, admin.CompleteRequest{}); err == nil || !strings.Contains(err.Error(), "has not followed") {
+		t.Errorf("the migration is ended under it: %v", err)
+	}
+	m.signal(syscall.SIGCONT)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	m.awaitOpen(router.Target)
+	redistest.Eventually(t, time.Minute, func() error {
+		_, err := s.c.admin.Complete(ctx, admin.CompleteRequest{})
+		return err
+	}, "it is ended once the member has followed")
+	if got := s.dst.Client(0).Get(ctx, "k").Val(); got != "late" {
+		t.Errorf("on the target there is %q", got)
 	}
 }
 

@@ -133,7 +133,12 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 		}
 	}
 	if m.record().Servers[side].Fence != nil {
-		if err := m.lowerFence(ctx, side); err != nil {
+		err := m.lowerFenceBy(ctx, side, func(side router.Side) fence {
+			f := m.fence(side)
+			f.ends = side != m.record().Side // who is left there has not heard of the switch
+			return f
+		})
+		if err != nil {
 			return done, err
 		}
 		done = append(done, "lowered the fence on "+name)
