@@ -45,6 +45,7 @@ type crew struct {
 	aligned []string     // members that did so in time, for the switch that next is
 	plan    *FleetReport // of the attempt
 	next    router.Route // where that leads
+	let     time.Time    // when clients were let go on last; at first: when this process has begun
 }
 
 // sighting is a heartbeat and when it has changed last, by our own clock.
@@ -55,7 +56,7 @@ type sighting struct {
 
 func newCrew(m *Migration, local Traffic) *crew {
 	return &crew{
-		Traffic: local, m: m, seen: make(map[string]sighting),
+		Traffic: local, m: m, seen: make(map[string]sighting), let: time.Now(),
 		store: fleet.Target{Client: func() *redis.Client { return m.ids[router.Target].Pool().DB(0) }},
 	}
 }
@@ -292,15 +293,18 @@ func (c *crew) Prepare(ctx context.Context, to router.Side) error {
 		}
 		return nil
 	}
+	rec := c.m.record()
+	weak := unkept(c.m.ids[to.Other()], rec.Servers[to.Other()])
+	if len(weak) > 0 && !c.exists() {
+		if err := c.meetSilent(ctx, to.Other()); err != nil {
+			return err
+		}
+	}
 	if !c.exists() {
 		return here()
 	}
 	names, against := c.alive()
-	rec := c.m.record()
-	if f := rec.Servers[to.Other()].Fence; f != nil && f.Level != FenceACL {
-		against = append(against, fmt.Sprintf("other sidecars serve clients of this migration, and those of them that a word does not reach are kept off the %s by a fence of ACL users only (F3); here it would be %s", to.Other(), f.Level))
-	}
-	if len(against) > 0 {
+	if against = append(against, weak...); len(against) > 0 {
 		return &Refused{against}
 	}
 	ids := make([]string, 0, len(names))
@@ -335,6 +339,9 @@ func (c *crew) Align(ctx context.Context, r router.Route) error {
 
 // Release implements Traffic.
 func (c *crew) Release(r router.Route) {
+	c.mu.Lock()
+	c.let = time.Now()
+	c.mu.Unlock()
 	var said sync.WaitGroup
 	if c.exists() {
 		said.Go(func() {

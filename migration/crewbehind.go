@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
@@ -51,6 +52,49 @@ func (c *crew) connected(ctx context.Context, side router.Side) (map[string]bool
 		}
 	}
 	return ids, nil
+}
+
+// unkept says why the fence on a server that is to be left would not keep the clients of
+// members from it that a word does not reach.
+func unkept(id *identity, kept Kept) (why []string) {
+	if f := kept.Fence; f != nil && f.Level != FenceACL {
+		why = append(why, fmt.Sprintf("other sidecars serve clients of this migration, and those of them that a word does not reach are kept off the %s by a fence of ACL users only (F3); here it would be %s", id.side, f.Level))
+	}
+	if sparesOperator(id, kept) {
+		why = append(why, fmt.Sprintf("other sidecars serve clients of this migration, and the fence on the %s would spare the user of its URL, as whom those of their clients go that have not logged in: allow cutover.create_user", id.side))
+	}
+	return why
+}
+
+// meetSilent finds out about members of which nothing was ever heard, because they do not
+// reach the target, by their connections to a server that is to be left.
+func (c *crew) meetSilent(ctx context.Context, from router.Side) error {
+	there, err := c.connected(ctx, from)
+	if err != nil {
+		return fmt.Errorf("looking for other sidecars: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ever = c.ever || len(there) > 0
+	return nil
+}
+
+// letKnow waits until nobody can hold anything for known any more that was so before the last
+// switch: a member that has lost its connections since uses new ones without asking for as
+// long as it has looked lately, and behind cannot see it.
+func (c *crew) letKnow(ctx context.Context) error {
+	if !c.exists() || c.m.record().Phase.Ended() {
+		return nil
+	}
+	c.mu.Lock()
+	wait := overAfter - time.Since(c.let)
+	c.mu.Unlock()
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // behind says which members may still send their clients' commands to a server that is about

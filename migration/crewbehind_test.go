@@ -1,10 +1,12 @@
 package migration
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -105,6 +107,45 @@ func TestEndClosesWhoIsLeft(t *testing.T) {
 	}
 	if n := f.db().Exists(t.Context(), store.SeatKey).Val(); n != 0 {
 		t.Error("the seat is still there")
+	}
+}
+
+// TestEndLetsMembersKnow: the end waits until nobody uses a connection any more by what was
+// known before the last switch, and without members for nothing.
+func TestEndLetsMembersKnow(t *testing.T) {
+	for _, tt := range []struct {
+		members []fleet.Member
+		ago     time.Duration
+		waits   bool
+	}{
+		{[]fleet.Member{{ID: "1", Protocol: fleet.Protocol, Epoch: 1}}, 0, true},
+		{[]fleet.Member{{ID: "1", Protocol: fleet.Protocol, Epoch: 1}}, overAfter, false},
+		{nil, 0, false},
+	} {
+		c, _, _ := crewOf(t, FenceACL, tt.members...)
+		c.m.rec.Side, c.m.rec.Epoch, c.m.rec.Phase = router.Target, 1, ReverseTailing
+		if err := c.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.let = time.Now().Add(-tt.ago)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		if err := c.letKnow(ctx); (err != nil) != tt.waits {
+			t.Errorf("%+v: %v", tt, err)
+		}
+		cancel()
+	}
+}
+
+// TestCrewOfTheSilent: a member that does not reach the target is there all the same, where
+// the fence would not keep its clients from reading what is old.
+func TestCrewOfTheSilent(t *testing.T) {
+	for level, says := range map[FenceLevel]string{FenceReplicas: "F3", FenceACL: ""} {
+		c, _, _ := crewOf(t, level)
+		connects(t, c.m, router.Source, "1")
+		err := c.Prepare(t.Context(), router.Target)
+		if says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+			t.Errorf("%s: %v", level, err)
+		}
 	}
 }
 

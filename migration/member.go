@@ -157,6 +157,7 @@ func (m *Member) begin(ctx context.Context) error {
 			return &Refused{[]string{"role: proxy is not made for servers that sentinels watch yet: give the addresses of the servers, or run one sidecar"}}
 		}
 	}
+	began := time.Now()
 	r, err := m.read(ctx)
 	if err != nil {
 		return err
@@ -166,7 +167,7 @@ func (m *Member) begin(ctx context.Context) error {
 	}
 	r = m.decidedBefore(r)
 	route, ok := r.decided()
-	m.noteKnown(time.Now())
+	m.noteKnown(began)
 	m.mu.Lock()
 	m.rec = r
 	if !ok {
@@ -277,15 +278,16 @@ func (m *Member) fenced(ctx context.Context, side router.Side) (bool, error) {
 	m.mu.Lock()
 	kept := m.rec.Servers[side]
 	m.mu.Unlock()
-	if m.isSpared(side, kept) {
+	if sparesOperator(m.ids[side], kept) {
 		return kept.Fence != nil && kept.Fence.Raised, nil
 	}
 	return m.refuses(ctx, side)
 }
 
-// isSpared reports whether a fence lets the operator's own user do everything.
-func (m *Member) isSpared(side router.Side, kept Kept) bool {
-	user := m.ids[side].url.Username
+// sparesOperator reports whether a fence lets the user of the operator's URL do everything,
+// because there is none of ours.
+func sparesOperator(id *identity, kept Kept) bool {
+	user := id.url.Username
 	return !kept.User && user != "" && user != "default"
 }
 

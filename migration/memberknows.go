@@ -24,6 +24,10 @@ import (
 // ended the migration without this process being connected, see crew.behind.
 const overAfter = 2 * sleepAfter
 
+// overFor is for how long it is believed, without asking again, that the migration was ended:
+// not for as long as another one may have needed since, on the same servers.
+const overFor = time.Minute
+
 // readMost is how long a client waits for its connection because a server does not answer.
 const readMost = 500 * time.Millisecond
 
@@ -45,16 +49,17 @@ func (m *Member) knows() bool {
 	return !m.known.IsZero() && ago(m.known) < sleepAfter
 }
 
-// isOver judges by the servers' knowing of no migration: true is that it was ended where
-// this process's clients are.
-func (m *Member) isOver() bool {
+// isOver judges by the servers' knowing of no migration, as they were asked at a moment: true
+// is that it was ended where this process's clients are.
+func (m *Member) isOver(asked time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.over && !m.known.IsZero() && ago(m.known) < overAfter {
-		m.over = true
-	}
+	most := overAfter
 	if m.over {
-		m.known = time.Now()
+		most = overFor
+	}
+	if m.over = !m.known.IsZero() && ago(m.known) < most; m.over {
+		m.known = asked
 	}
 	return m.over
 }
@@ -119,7 +124,7 @@ func (m *Member) resolve(ctx context.Context) error {
 		err = m.mine(r)
 	}
 	if errors.Is(err, errNoMigration) {
-		return m.resolveNone(ctx)
+		return m.resolveNone(ctx, began)
 	}
 	if err != nil {
 		if m.note(err.Error()) {
@@ -128,7 +133,13 @@ func (m *Member) resolve(ctx context.Context) error {
 		for _, id := range m.ids { // our own user is not there any more, or not yet again
 			if id.isOwn() && loginRefused(id.Pool().DB(0).Ping(ctx).Err()) {
 				id.stepBack()
+				m.looked = time.Time{} // asked again as the operator's user, before it is long ago
 			}
+		}
+		if errors.As(err, new(*Refused)) || errors.Is(err, errTwoMigrations) { // another one has begun
+			m.mu.Lock()
+			m.over = false
+			m.mu.Unlock()
 		}
 		return err
 	}
@@ -183,8 +194,8 @@ func (m *Member) resolve(ctx context.Context) error {
 var errContradicts = errors.New("the record contradicts itself")
 
 // resolveNone is resolve where the servers know of no migration.
-func (m *Member) resolveNone(ctx context.Context) error {
-	if m.isOver() {
+func (m *Member) resolveNone(ctx context.Context, asked time.Time) error {
+	if m.isOver(asked) {
 		if m.note(errNoMigration.Error()) {
 			m.log.Warn("where commands go cannot be read; they go where they did", "error", errNoMigration)
 		}
@@ -231,7 +242,7 @@ func (m *Member) mayUse(ctx context.Context, side router.Side) error {
 	var refused *Refused
 	switch {
 	case errors.Is(err, errNoMigration):
-		if !m.isOver() {
+		if !m.isOver(began) {
 			return errGap
 		}
 		return nil
@@ -248,7 +259,7 @@ func (m *Member) mayUse(ctx context.Context, side router.Side) error {
 	switch {
 	case r.Side != side && (decided || r.Epoch > now.Epoch): // unless that refuses its clients
 		fenced, err := false, error(nil)
-		if !m.isSpared(side, r.Servers[side]) { // what the record says of it may be past
+		if !sparesOperator(m.ids[side], r.Servers[side]) { // what the record says of it may be past
 			fenced, err = m.refuses(ctx, side)
 		}
 		if err == nil && !fenced {

@@ -112,6 +112,46 @@ func TestMemberDoesNotGuessTheEnd(t *testing.T) {
 	}
 }
 
+// TestMemberForgetsTheEnd: that a migration was ended is known for a while only, for another
+// one may have been begun and ended since, and no longer once that one was read.
+func TestMemberForgetsTheEnd(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(s *stand)
+		over   bool
+	}{
+		"at once":         {func(*stand) {}, true},
+		"a moment away":   {func(s *stand) { s.m.noteKnown(time.Now().Add(-2 * overAfter)) }, true},
+		"asleep for long": {func(s *stand) { s.m.noteKnown(time.Now().Add(-2 * overFor)) }, false},
+		"another one was begun": {func(s *stand) {
+			s.tell(router.Target, store.RecordKey, func(r *Record) { r.ID = "two" })
+			if err := s.m.resolve(s.t.Context()); err == nil {
+				s.t.Error("it takes part in another migration")
+			}
+			s.m.noteKnown(time.Now().Add(-2 * overAfter))
+			do(s.t, s.servers[1].ClientAs("admin", "secret", 0), "DEL", store.RecordKey)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStand(t, nil)
+			s.tell(router.Target, store.RecordKey, nil)
+			if err := s.m.Recover(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			do(t, s.servers[1].ClientAs("admin", "secret", 0), "DEL", store.RecordKey)
+			if err := s.m.resolve(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			tt.change(s)
+			if err := s.m.mayUse(t.Context(), router.Source); (err == nil) != tt.over {
+				t.Errorf("a new connection: %v", err)
+			}
+			if err := s.m.resolve(t.Context()); (err == nil) != tt.over {
+				t.Errorf("where commands go: %v", err)
+			}
+		})
+	}
+}
+
 // TestMemberRefusedWithoutTheRecord: where the record cannot be read, what was refused is not
 // said again on a server that has no fence, and nobody else waits.
 func TestMemberRefusedWithoutTheRecord(t *testing.T) {

@@ -63,6 +63,9 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 		return nil, errBusy
 	}
 	defer m.operator.Unlock()
+	if err := m.crew.letKnow(ctx); err != nil {
+		return nil, fmt.Errorf("waiting until all other sidecars must have looked: %w", err)
+	}
 	m.verb.Lock() // the background work's turns are short
 	defer m.verb.Unlock()
 	r := m.record()
