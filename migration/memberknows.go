@@ -251,18 +251,18 @@ func (m *Member) mayUse(ctx context.Context, side router.Side) error {
 	case err != nil: // one of the servers is away, perhaps
 		return m.goesOn(ctx, side, err)
 	}
-	if r.leaves(side) {
-		return errUndecided
-	}
 	_, decided := r.decided()
 	now, _ := m.now()
 	switch {
-	case r.Side != side && (decided || r.Epoch > now.Epoch): // unless that refuses its clients
+	case r.leaves(side), r.Side != side && (decided || r.Epoch > now.Epoch): // unless that refuses its clients
 		fenced, err := false, error(nil)
 		if !sparesOperator(m.ids[side], r.Servers[side]) { // what the record says of it may be past
 			fenced, err = m.refuses(ctx, side)
 		}
-		if err == nil && !fenced {
+		switch {
+		case err == nil && !fenced && r.leaves(side):
+			err = errUndecided
+		case err == nil && !fenced:
 			err = fmt.Errorf("the applications are on the %s", r.Side)
 		}
 		return err

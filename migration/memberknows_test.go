@@ -47,6 +47,10 @@ func TestMemberAdmits(t *testing.T) {
 		"it is decided": {false, func(s *stand) {
 			s.tell(router.Source, store.JournalKey, func(r *Record) { r.Phase, r.Switch = Committing, &Switch{To: router.Target} })
 		}, [2]string{"under way", ""}},
+		"it is decided, and the fence stands": {false, func(s *stand) {
+			s.fence(router.Source, true)
+			s.tell(router.Source, store.JournalKey, func(r *Record) { r.Phase, r.Switch = Committing, &Switch{To: router.Target} })
+		}, [2]string{}},
 		"it has ended, nobody knows where": {false, func(s *stand) { do(s.t, s.servers[1].ClientAs("admin", "secret", 0), "FLUSHALL") }, [2]string{"no migration", "no migration"}},
 		"the target hangs": {false, func(s *stand) {
 			if err := s.servers[1].Stop(); err != nil {
