@@ -103,10 +103,10 @@ func (f fence) lowerOn(ctx context.Context, tx *redis.Tx, st *FenceState) error 
 // since kill, and takes the seat away: who connects later finds that the migration is over,
 // see Member.Admit.
 func (f fence) queueEnd(ctx context.Context, p redis.Pipeliner, st *FenceState) {
-	p.Del(ctx, store.SeatKey)
-	if st.Level != FenceACL {
+	if st.Level != FenceACL { // F2 refuses the write, while the transaction is queued; no fleet is switched with these
 		return
 	}
+	p.Del(ctx, store.SeatKey)
 	for _, u := range st.Users {
 		for _, kind := range []string{"normal", "pubsub"} { // replicas may log in like them
 			p.Do(ctx, "CLIENT", "KILL", "TYPE", kind, "USER", u.Name)
