@@ -44,7 +44,7 @@ func fleetSize() (sidecars, switches int) {
 func (s *stage) member(name string, extra ...string) *sidecar {
 	s.t.Helper()
 	return newSidecar(s.t, setup{
-		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: append([]string{"--role", "proxy", "--trial", "--instance", name}, extra...),
+		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: append([]string{"--role", "proxy", "--instance", name}, extra...),
 	})
 }
 
@@ -333,7 +333,7 @@ func (s *stage) twoByLinks(name string) (member *sidecar) {
 	}
 	s.c = by()
 	s.c.awaitReady()
-	return by("--role", "proxy", "--trial", "--instance", name)
+	return by("--role", "proxy", "--instance", name)
 }
 
 // TestFleetSleepsPastTheEnd: a member that has lost its connections sleeps until the migration
@@ -521,7 +521,7 @@ func TestFleetNeedsTheTruth(t *testing.T) {
 		return len(st.Members) == 1 && st.Members[0].Name == "early" && st.Members[0].Alive && st.Members[0].Version != ""
 	})
 	other := redistest.Start(t)
-	wrong := newSidecar(t, setup{source: "redis://" + other.Addr(), target: "redis://" + s.dst.Addr(), extra: []string{"--role", "proxy", "--trial"}})
+	wrong := newSidecar(t, setup{source: "redis://" + other.Addr(), target: "redis://" + s.dst.Addr(), extra: []string{"--role", "proxy"}})
 	wrong.start("")
 	var exit interface{ ExitCode() int }
 	if err := wrong.awaitExit(time.Minute); !errors.As(err, &exit) || exit.ExitCode() != 3 {
