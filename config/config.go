@@ -20,8 +20,6 @@ type Config struct {
 	// Role is "full", or "proxy" for a sidecar that serves clients and leaves all else to
 	// another one.
 	Role string `koanf:"role"`
-	// Trial allows what is on trial.
-	Trial bool `koanf:"trial"`
 	// Instance is what people call this sidecar; empty: by its machine and process.
 	Instance string `koanf:"instance"`
 

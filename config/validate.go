@@ -168,9 +168,6 @@ func (c Config) checkWords() []error {
 			problems = append(problems, fmt.Errorf("%s: %q is unknown: give %s", set.key, set.value, oneOf(set.key)))
 		}
 	}
-	if c.Role == "proxy" && !c.Trial {
-		problems = append(problems, errors.New("role: proxy is on trial, and loses writes in cases that docs/operating.md names (\"A fleet\"): say trial: true where that may be"))
-	}
 	return problems
 }
 

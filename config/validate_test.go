@@ -179,16 +179,3 @@ func TestValidateServers(t *testing.T) {
 		t.Errorf("both missing: %v", err)
 	}
 }
-
-// TestTrial: what is on trial wants to be asked for.
-func TestTrial(t *testing.T) {
-	c := Default()
-	c.Role = "proxy"
-	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "trial: true") {
-		t.Errorf("a member of a fleet: %v", err)
-	}
-	c.Trial = true
-	if err := c.Validate(); err != nil {
-		t.Error(err)
-	}
-}

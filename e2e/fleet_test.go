@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/admin"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/redistest/history"
 	"github.com/crossfade/crossfade/internal/redistest/linear"
@@ -43,7 +44,7 @@ func fleetSize() (sidecars, switches int) {
 func (s *stage) member(name string, extra ...string) *sidecar {
 	s.t.Helper()
 	return newSidecar(s.t, setup{
-		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: append([]string{"--role", "proxy", "--trial", "--instance", name}, extra...),
+		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: append([]string{"--role", "proxy", "--instance", name}, extra...),
 	})
 }
 
@@ -205,16 +206,15 @@ func TestFleetSleeper(t *testing.T) {
 	a.settle(side, false)
 }
 
-// TestFleetWriteInHand: a member wakes up behind a switch with writes in hand. The source
-// refuses them, they are said again on the target, and each client sees one success.
+// TestFleetWriteInHand: a member wakes up behind a switch with writes in hand, and hears of
+// that only once the source has refused them. They are said again on the target, and each
+// client sees one success.
 func TestFleetWriteInHand(t *testing.T) {
 	t.Parallel()
-	s := newServers(t, keeping, keeping)
-	s.c = newSidecar(t, setup{source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr()})
-	s.c.start("")
-	s.c.awaitReady()
-	m := s.member("sleeper")
-	m.start("")
+	onlooker := redistest.WithACL("onlooker on >secret allchannels -@all +slaveof +info +ping") // like sentinels: not fenced
+	s := newServers(t, append([]redistest.Option{onlooker}, keeping...), keeping)
+	link := s.links[router.Target]
+	m := s.twoByLinks("sleeper")
 	m.awaitOpen(router.Source)
 	ctx := context.Background()
 	plain, queues := (&lookouts{}).client(m.addr), (&lookouts{}).client(m.addr)
@@ -244,7 +244,17 @@ func TestFleetWriteInHand(t *testing.T) {
 		results <- err
 	}()
 	redistest.Eventually(t, time.Minute, func() error { return s.switchOnce(router.Source) }, "a cutover without the member")
+	link.Stall(true) // what the member would hear it from
 	m.signal(syscall.SIGCONT)
+	seen := s.src.ClientAs("onlooker", "secret", 0)
+	redistest.Eventually(t, time.Minute, func() error {
+		text, err := seen.Info(ctx, "commandstats").Result()
+		if err == nil && (!hasRefused(text, "incr") || !hasRefused(text, "exec")) {
+			err = errors.New(text)
+		}
+		return err
+	}, "the source has refused what it was sent")
+	link.Stall(false)
 	for range 2 {
 		if err := <-results; err != nil {
 			t.Error(err)
@@ -256,8 +266,114 @@ func TestFleetWriteInHand(t *testing.T) {
 		t.Errorf("on the target there is %q, %d", once, queued)
 	}
 	s.c.end(false)
-	if text := s.src.Client(0).Info(ctx, "commandstats").Val(); !strings.Contains(text, "cmdstat_incr:calls=0") || !strings.Contains(text, "cmdstat_multi:") {
-		t.Errorf("the source has not refused what it was sent: %s", text)
+	if text := s.src.Client(0).Info(ctx, "commandstats").Val(); !strings.Contains(text, "cmdstat_incr:calls=0,") {
+		t.Errorf("the source has run what it was sent: %s", text)
+	}
+}
+
+// hasRefused reports whether a server's count of commands has one that was refused.
+func hasRefused(stats, command string) bool {
+	_, line, there := strings.Cut(stats, "cmdstat_"+command+":")
+	line, _, _ = strings.Cut(line, "\r\n")
+	return there && !strings.Contains(line, "rejected_calls=0")
+}
+
+// TestFleetNotEndedUnderASleeper: the source is not opened under a member that sleeps, also
+// where nothing tells of it but its connections; what it has in hand is not lost.
+func TestFleetNotEndedUnderASleeper(t *testing.T) {
+	t.Parallel()
+	s := newServers(t, keeping, keeping)
+	s.c = newSidecar(t, setup{source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr()})
+	s.c.start("")
+	s.c.awaitReady()
+	m := s.member("sleeper")
+	m.start("")
+	m.awaitOpen(router.Source)
+	ctx := context.Background()
+	c := (&lookouts{}).client(m.addr)
+	defer func() { _ = c.Close() }()
+	if err := c.Set(ctx, "k", "early", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	m.signal(syscall.SIGSTOP)
+	redistest.Eventually(t, time.Minute, m.stopped, "the member stops")
+	result := make(chan error, 1)
+	go func() { result <- c.Set(ctx, "k", "late", 0).Err() }()
+	redistest.Eventually(t, time.Minute, func() error { return s.switchOnce(router.Source) }, "a cutover without the member")
+	s.c.awaitReady()
+	if err := s.dst.Client(0).Del(ctx, fleet.MembersKey).Err(); err != nil { // as FLUSHALL does
+		t.Fatal(err)
+	}
+	if _, err := s.c.admin.Complete(ctx, admin.CompleteRequest{}); err == nil || !strings.Contains(err.Error(), "has not followed") {
+		t.Errorf("the migration is ended under it: %v", err)
+	}
+	m.signal(syscall.SIGCONT)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	m.awaitOpen(router.Target)
+	redistest.Eventually(t, time.Minute, func() error {
+		_, err := s.c.admin.Complete(ctx, admin.CompleteRequest{})
+		return err
+	}, "it is ended once the member has followed")
+	if got := s.dst.Client(0).Get(ctx, "k").Val(); got != "late" {
+		t.Errorf("on the target there is %q", got)
+	}
+}
+
+// twoByLinks starts the one that copies, and a member, which reach the servers by the links.
+func (s *stage) twoByLinks(name string) (member *sidecar) {
+	s.t.Helper()
+	by := func(extra ...string) *sidecar {
+		c := newSidecar(s.t, setup{
+			source: "redis://" + s.links[router.Source].Addr(), target: "redis://" + s.links[router.Target].Addr(), extra: extra,
+		})
+		c.start("")
+		return c
+	}
+	s.c = by()
+	s.c.awaitReady()
+	return by("--role", "proxy", "--instance", name)
+}
+
+// TestFleetSleepsPastTheEnd: a member that has lost its connections sleeps until the migration
+// was completed without it. It cannot know where, so nothing of its clients runs anywhere.
+func TestFleetSleepsPastTheEnd(t *testing.T) {
+	t.Parallel()
+	s := newServers(t, keeping, keeping)
+	m := s.twoByLinks("sleeper")
+	m.awaitOpen(router.Source)
+	ctx := context.Background()
+	c := (&lookouts{}).client(m.addr)
+	defer func() { _ = c.Close() }()
+	if err := c.Set(ctx, "k", "early", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	m.signal(syscall.SIGSTOP)
+	redistest.Eventually(t, time.Minute, m.stopped, "the member stops")
+	result := make(chan error, 1)
+	go func() { result <- c.Set(ctx, "k", "late", 0).Err() }()
+	redistest.Eventually(t, time.Minute, func() error { return s.switchOnce(router.Source) }, "a cutover without the member")
+	s.c.awaitReady()
+	for _, link := range s.links {
+		link.Cut()
+	}
+	redistest.Eventually(t, time.Minute, func() error {
+		_, err := s.c.admin.Complete(ctx, admin.CompleteRequest{})
+		return err
+	}, "it is ended: the member is not connected")
+	m.signal(syscall.SIGCONT)
+	m.await("it waits, and says why", func(st migration.Status) bool {
+		return st.State == string(fleet.Waiting) && strings.Contains(strings.Join(st.Reasons, " "), "not looked")
+	})
+	_ = c.Close()
+	if err := <-result; err == nil {
+		t.Error("a write was acknowledged that belongs nowhere")
+	}
+	for _, server := range []*redistest.Server{s.src, s.dst} {
+		if got := server.Client(0).Get(ctx, "k").Val(); got != "early" {
+			t.Errorf("on %s there is %q", server.Addr(), got)
+		}
 	}
 }
 
@@ -405,7 +521,7 @@ func TestFleetNeedsTheTruth(t *testing.T) {
 		return len(st.Members) == 1 && st.Members[0].Name == "early" && st.Members[0].Alive && st.Members[0].Version != ""
 	})
 	other := redistest.Start(t)
-	wrong := newSidecar(t, setup{source: "redis://" + other.Addr(), target: "redis://" + s.dst.Addr(), extra: []string{"--role", "proxy", "--trial"}})
+	wrong := newSidecar(t, setup{source: "redis://" + other.Addr(), target: "redis://" + s.dst.Addr(), extra: []string{"--role", "proxy"}})
 	wrong.start("")
 	var exit interface{ ExitCode() int }
 	if err := wrong.awaitExit(time.Minute); !errors.As(err, &exit) || exit.ExitCode() != 3 {

@@ -40,7 +40,11 @@ func (m *Migration) Admit(ctx context.Context, side router.Side) error {
 	if !m.seat.holds(side) {
 		return m.lostTo()
 	}
-	q := &m.admissions[side]
+	return m.admissions[side].ask(ctx, func() error { return m.askSeatOf(side) })
+}
+
+// ask returns what a question has as its answer that is asked after the call.
+func (q *admissions) ask(ctx context.Context, question func() error) error {
 	q.mu.Lock()
 	a := q.next
 	if a == nil {
@@ -48,7 +52,7 @@ func (m *Migration) Admit(ctx context.Context, side router.Side) error {
 		q.next = a
 		if !q.asked {
 			q.asked = true
-			go m.askAdmissions(side)
+			go q.run(question)
 		}
 	}
 	q.mu.Unlock()
@@ -60,9 +64,8 @@ func (m *Migration) Admit(ctx context.Context, side router.Side) error {
 	}
 }
 
-// askAdmissions asks until nobody waits for an answer.
-func (m *Migration) askAdmissions(side router.Side) {
-	q := &m.admissions[side]
+// run asks until nobody waits for an answer.
+func (q *admissions) run(question func() error) {
 	for {
 		q.mu.Lock()
 		a := q.next
@@ -72,7 +75,7 @@ func (m *Migration) askAdmissions(side router.Side) {
 			return
 		}
 		q.mu.Unlock()
-		a.err = m.askSeatOf(side)
+		a.err = question()
 		close(a.done)
 	}
 }

@@ -18,7 +18,8 @@ import (
 const (
 	crewEvery   = time.Second      // between two looks at the heartbeats
 	aliveFor    = 3 * time.Second  // after a heartbeat
-	shownFor    = 10 * time.Minute // after which one that says nothing is not shown any more
+	shownFor    = 10 * time.Minute // after which one that says nothing and is not connected is forgotten
+	forgetEvery = time.Minute      // between two looks for such ones
 	prepareFor  = time.Second      // in which members connect ahead of a switch; nobody waits yet
 	answerMost  = 250 * time.Millisecond
 	answerShare = 8 // of the time that clients may still wait, a part goes to a member that does not answer
@@ -35,13 +36,16 @@ type crew struct {
 	m     *Migration
 	store fleet.Store
 
-	mu    sync.Mutex
-	ever  bool // there have been members, so there may be some of whom nobody has heard
-	seen  map[string]sighting
-	seq   uint64
-	holds []string     // members that have done what was said last
-	plan  *FleetReport // of the attempt
-	next  router.Route // where that leads
+	mu      sync.Mutex
+	ever    bool // there have been members, so there may be some of whom nobody has heard
+	seen    map[string]sighting
+	swept   time.Time // when those that are gone were looked for last
+	seq     uint64
+	holds   []string     // members that have done what was said last
+	aligned []string     // members that did so in time, for the switch that next is
+	plan    *FleetReport // of the attempt
+	next    router.Route // where that leads
+	let     time.Time    // when clients were let go on last; at first: when this process has begun
 }
 
 // sighting is a heartbeat and when it has changed last, by our own clock.
@@ -52,7 +56,7 @@ type sighting struct {
 
 func newCrew(m *Migration, local Traffic) *crew {
 	return &crew{
-		Traffic: local, m: m, seen: make(map[string]sighting),
+		Traffic: local, m: m, seen: make(map[string]sighting), let: time.Now(),
 		store: fleet.Target{Client: func() *redis.Client { return m.ids[router.Target].Pool().DB(0) }},
 	}
 }
@@ -97,11 +101,14 @@ func (c *crew) look(ctx context.Context) error {
 		s.Member = m
 		if now.Sub(s.at) > shownFor && s.Epoch >= epoch { // one that is behind may only be asleep
 			old = append(old, m.ID)
-			continue
 		}
 		there[m.ID] = s
 	}
 	c.seen = there
+	due := len(old) > 0 && now.Sub(c.swept) > forgetEvery
+	if due {
+		c.swept = now
+	}
 	c.ever = c.ever || len(list) > 0
 	known := c.ever
 	c.mu.Unlock()
@@ -114,7 +121,10 @@ func (c *crew) look(ctx context.Context) error {
 		c.ever = c.ever || w.Says()
 		c.mu.Unlock()
 	}
-	return c.store.Leave(ctx, old...)
+	if due {
+		return c.forget(ctx, old)
+	}
+	return nil
 }
 
 // exists reports whether there are, or have been, members.
@@ -158,45 +168,14 @@ func (c *crew) alive() (names map[string]string, against []string) {
 	return names, against
 }
 
-// behind says which members may still send their clients' commands to a server that is about
-// to lose its fence: those that have not followed all switches, and have connections. One
-// that has died has none; one that only sleeps has.
-func (c *crew) behind(ctx context.Context) (why []string) {
-	if !c.exists() {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*crewTime)
-	defer cancel()
-	if err := c.look(ctx); err != nil {
-		return []string{"whether all other sidecars have followed the switches cannot be asked: " + err.Error()}
-	}
-	epoch := c.m.record().Epoch
-	c.mu.Lock()
-	var late []fleet.Member
-	for _, s := range c.seen {
-		if s.Epoch < epoch {
-			late = append(late, s.Member)
-		}
-	}
-	c.mu.Unlock()
-	for _, m := range late {
-		for _, id := range c.m.ids {
-			is, err := connected(ctx, id.Pool(), memberInstance+m.ID)
-			if is || err != nil {
-				why = append(why, fmt.Sprintf("sidecar %s has not followed all switches, and would send commands to the %s, which is about to be opened: let it go on, or end it; where it is gone for good, HDEL %s %s on the target", m.Name, m.Side, fleet.MembersKey, m.ID))
-				break
-			}
-		}
-	}
-	slices.Sort(why)
-	return why
-}
-
 // say makes a word the present one.
 func (c *crew) say(ctx context.Context, stage fleet.Stage, r router.Route) (fleet.Word, error) {
 	c.mu.Lock()
 	c.seq++
 	w := fleet.Word{By: c.m.seat.holder, Seq: c.seq, Token: c.m.record().Token, Stage: stage, To: r.Side, Epoch: r.Epoch}
+	if stage == fleet.Release && r.Side == c.next.Side && r.Epoch == c.next.Epoch {
+		w.Aligned = c.aligned
+	}
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, crewTime)
 	defer cancel()
@@ -279,8 +258,11 @@ func (c *crew) obey(ctx context.Context, stage fleet.Stage, r router.Route, pati
 		plan.Missing = append(plan.Missing, c.nameOf(id)+": "+why)
 	}
 	slices.Sort(plan.Missing)
-	if stage == fleet.Hold {
+	switch stage {
+	case fleet.Hold:
 		plan.Held = len(done)
+	case fleet.Align:
+		c.aligned = done
 	}
 	if len(missing) > 0 {
 		c.m.log.Warn("not all sidecars do what a switch asks for: the fence refuses their clients, who wait until these find out", "stage", stage, "missing", plan.Missing)
@@ -305,15 +287,24 @@ func (c *crew) Prepare(ctx context.Context, to router.Side) error {
 	if err != nil {
 		return fmt.Errorf("looking for other sidecars: %w", err)
 	}
+	here := func() error {
+		if err := c.Traffic.Prepare(ctx, to); err != nil {
+			return &sessionsError{err}
+		}
+		return nil
+	}
+	rec := c.m.record()
+	weak := unkept(c.m.ids[to.Other()], rec.Servers[to.Other()])
+	if len(weak) > 0 && !c.exists() {
+		if err := c.meetSilent(ctx, to.Other()); err != nil {
+			return err
+		}
+	}
 	if !c.exists() {
-		return c.Traffic.Prepare(ctx, to)
+		return here()
 	}
 	names, against := c.alive()
-	rec := c.m.record()
-	if f := rec.Servers[to.Other()].Fence; f != nil && f.Level != FenceACL {
-		against = append(against, fmt.Sprintf("other sidecars serve clients of this migration, and those of them that a word does not reach are kept off the %s by a fence of ACL users only (F3); here it would be %s", to.Other(), f.Level))
-	}
-	if len(against) > 0 {
+	if against = append(against, weak...); len(against) > 0 {
 		return &Refused{against}
 	}
 	ids := make([]string, 0, len(names))
@@ -323,10 +314,18 @@ func (c *crew) Prepare(ctx context.Context, to router.Side) error {
 	slices.Sort(ids)
 	next := router.Route{Side: to, Epoch: rec.Epoch + 1, Map: c.m.databases()}
 	c.mu.Lock()
+	c.aligned = nil
 	c.holds, c.plan, c.next = ids, &FleetReport{Members: len(ids), Missing: []string{}}, next
 	c.mu.Unlock()
-	return c.obey(ctx, fleet.Prepare, next, prepareFor, func() error { return c.Traffic.Prepare(ctx, to) })
+	return c.obey(ctx, fleet.Prepare, next, prepareFor, here)
 }
+
+// sessionsError is that this process's own sessions cannot be connected ahead. Every other
+// error of Prepare has something against the switch.
+type sessionsError struct{ err error }
+
+func (e *sessionsError) Error() string { return e.err.Error() }
+func (e *sessionsError) Unwrap() error { return e.err }
 
 // Hold implements Traffic.
 func (c *crew) Hold(ctx context.Context) error {
@@ -340,6 +339,9 @@ func (c *crew) Align(ctx context.Context, r router.Route) error {
 
 // Release implements Traffic.
 func (c *crew) Release(r router.Route) {
+	c.mu.Lock()
+	c.let = time.Now()
+	c.mu.Unlock()
 	var said sync.WaitGroup
 	if c.exists() {
 		said.Go(func() {

@@ -103,6 +103,9 @@ type fence struct {
 	proxied func() map[string]struct{}
 	// shared says that other sidecars have connections there, see killWaiting.
 	shared bool
+	// ends says that lowering it is the migration's end: nobody may go on there by a
+	// connection from before.
+	ends bool
 }
 
 func (f fence) db() *redis.Client { return f.pool.DB(0) }

@@ -39,6 +39,11 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 // lower puts everything back as save found it, unless a newer coordinator's token is
 // there: then the fence is its own (ErrSuperseded). It may be repeated.
 func (f fence) lower(ctx context.Context, st *FenceState) error {
+	if f.ends {
+		if err := f.kill(ctx, nil); err != nil {
+			return err
+		}
+	}
 	err := f.db().Watch(ctx, func(tx *redis.Tx) error {
 		p := tx.Pipeline()
 		may := f.mayLower(ctx, p)
@@ -80,11 +85,33 @@ func (f fence) mayLower(ctx context.Context, p redis.Pipeliner) func() error {
 
 func (f fence) lowerOn(ctx context.Context, tx *redis.Tx, st *FenceState) error {
 	var unpause *redis.Cmd
+	var ours []redis.Cmder
 	cmds, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		_, unpause = f.queueLower(ctx, p, st)
+		ours, unpause = f.queueLower(ctx, p, st)
+		if f.ends {
+			f.queueEnd(ctx, p, st)
+		}
 		return nil
 	})
-	return firstBut(unpause, cmds, err)
+	if !f.ends || errorPrefix(err, "EXECABORT") || errors.Is(err, redis.TxFailedErr) {
+		return firstBut(unpause, cmds, err)
+	}
+	return firstBut(unpause, ours, nil) // where it cannot close by user, kill has closed them all
+}
+
+// queueEnd closes, in the same instant in which the fence falls, who has connected behind it
+// since kill, and takes the seat away: who connects later finds that the migration is over,
+// see Member.Admit.
+func (f fence) queueEnd(ctx context.Context, p redis.Pipeliner, st *FenceState) {
+	if st.Level != FenceACL { // F2 refuses the write, while the transaction is queued; no fleet is switched with these
+		return
+	}
+	p.Del(ctx, store.SeatKey)
+	for _, u := range st.Users {
+		for _, kind := range []string{"normal", "pubsub"} { // replicas may log in like them
+			p.Do(ctx, "CLIENT", "KILL", "TYPE", kind, "USER", u.Name)
+		}
+	}
 }
 
 // queueLower puts into p what lowers the fence, and returns all of it and, of that, the end

@@ -67,14 +67,21 @@ type Member struct {
 	state   fleet.State
 	problem string
 	beat    uint64
-	over    bool // the servers know of no migration any more: nothing is left there
+	over    bool      // the servers know of no migration any more: nothing is left there
+	lost    bool      // they know of none, and it is not known where it has ended
+	known   time.Time // when where commands go was known last
 
 	// What follows belongs to Run's goroutine that follows.
 	heard    fleet.Word // the newest that was obeyed
 	prepared time.Time  // since when the clients are prepared for a switch; zero: they are not
 	held     time.Time  // since when they wait
 	looked   time.Time  // when the truth was read last
-	alone    bool       // they wait because a fence has refused some, and not because of a word
+	alone    bool       // they wait because a fence has refused some, or nobody knows where they belong, and not because of a word
+	aligned  uint64     // the switch for which the subscribers hear the other side; 0: none
+	parked   bool       // some were refused, and why is not known yet
+	kept     [2]uint64  // token and number of the record that the state file has
+
+	admissions [2]admissions // by router.Side
 }
 
 // NewMember returns a member that does nothing yet. The gate must be shut.
@@ -150,6 +157,7 @@ func (m *Member) begin(ctx context.Context) error {
 			return &Refused{[]string{"role: proxy is not made for servers that sentinels watch yet: give the addresses of the servers, or run one sidecar"}}
 		}
 	}
+	began := time.Now()
 	r, err := m.read(ctx)
 	if err != nil {
 		return err
@@ -157,7 +165,9 @@ func (m *Member) begin(ctx context.Context) error {
 	if err := m.mine(r); err != nil {
 		return err
 	}
+	r = m.decidedBefore(r)
 	route, ok := r.decided()
+	m.noteKnown(began)
 	m.mu.Lock()
 	m.rec = r
 	if !ok {
@@ -248,6 +258,9 @@ func (m *Member) failOpen(ctx context.Context, why error) error {
 	m.mu.Lock()
 	route := m.route
 	m.mu.Unlock()
+	if err := m.against(route); err != nil {
+		return err
+	}
 	fenced, err := m.fenced(ctx, route.Side)
 	switch {
 	case err != nil:
@@ -259,8 +272,27 @@ func (m *Member) failOpen(ctx context.Context, why error) error {
 	return m.open(route)
 }
 
-// fenced reports whether a server refuses the operator's own user what any user may do.
+// fenced reports whether a server refuses the operator's own user what any user may do. Where
+// there is no user of ours, the fence spares the operator's, and the record has to say so.
 func (m *Member) fenced(ctx context.Context, side router.Side) (bool, error) {
+	m.mu.Lock()
+	kept := m.rec.Servers[side]
+	m.mu.Unlock()
+	if sparesOperator(m.ids[side], kept) {
+		return kept.Fence != nil && kept.Fence.Raised, nil
+	}
+	return m.refuses(ctx, side)
+}
+
+// sparesOperator reports whether a fence lets the user of the operator's URL do everything,
+// because there is none of ours.
+func sparesOperator(id *identity, kept Kept) bool {
+	user := id.url.Username
+	return !kept.User && user != "" && user != "default"
+}
+
+// refuses is fenced where the fence does not spare who asks.
+func (m *Member) refuses(ctx context.Context, side router.Side) (bool, error) {
 	id := m.ids[side]
 	p := id.Pool().Like(id.url, memberInstance+m.id+":"+side.String()+":fence", id.timeout)
 	defer func() { _ = p.Close() }()
@@ -273,24 +305,19 @@ func (m *Member) fenced(ctx context.Context, side router.Side) (bool, error) {
 	return false, err
 }
 
-// open lets clients through to a route. It is kept first: a restart never goes back.
+// open lets clients through to a route. It is kept first: a restart never goes back. Where
+// they were, they go on only if nothing is against it.
 func (m *Member) open(route router.Route) error {
 	m.mu.Lock()
 	r := m.rec
 	m.mu.Unlock()
-	e, err := r.entry()
-	if err == nil {
-		err = m.opt.File.Save(e, false)
-	}
-	if err != nil {
-		m.log.Error("where commands go is not kept over a restart; it is read on the servers then", "error", err)
-	}
+	m.keep(r)
 	m.traffic.Release(route)
 	m.mu.Lock()
 	moved := m.route.Side != route.Side || m.state == fleet.Starting
 	m.route, m.state, m.problem = route, fleet.Open, ""
 	m.mu.Unlock()
-	m.held, m.prepared, m.alone = time.Time{}, time.Time{}, false
+	m.held, m.prepared, m.alone, m.parked = time.Time{}, time.Time{}, false, false
 	if moved {
 		m.log.Info("the clients' commands go to the "+route.Side.String(), "epoch", route.Epoch)
 	}

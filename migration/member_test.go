@@ -413,6 +413,15 @@ func TestCrewRefuses(t *testing.T) {
 			t.Errorf("%s: %v, %q", tt.level, err, proxy.all())
 		}
 	}
+	c, proxy, _ := crewOf(t, FenceACL, member) // clients that have not logged in would be its user
+	c.m.ids[router.Source].url.Username = "operator"
+	if err := c.Prepare(t.Context(), router.Target); err == nil || !strings.Contains(err.Error(), "create_user") || len(proxy.all()) > 0 {
+		t.Errorf("the fence spares the operator's user: %v, %q", err, proxy.all())
+	}
+	c.m.rec.Servers[router.Source].User = true
+	if err := c.Prepare(t.Context(), router.Target); err != nil {
+		t.Errorf("it does not: %v", err)
+	}
 }
 
 // TestCrewDoesNotWait: a member that does not answer is named, and asked for nothing more.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ const (
 	aloneLeast  = 10 * time.Millisecond  // … while they wait for no word, at first
 	aloneMost   = 500 * time.Millisecond // … and after long
 	goTime      = 5 * time.Second        // to let what is in flight on the side that is left end
+	wordAfter   = 200 * time.Millisecond // behind a record, until the word about it is heard
 )
 
 // Run follows the migration until ctx ends. Recover must have succeeded.
@@ -133,16 +135,16 @@ func (m *Member) step(ctx context.Context, refused bool) {
 		since = m.prepared
 	}
 	switch {
-	case refused && m.held.IsZero():
+	case refused && m.held.IsZero(), m.parked && m.held.IsZero() && time.Since(m.looked) > aloneMost:
 		m.refused(ctx)
 	case m.alone && time.Since(m.looked) > min(aloneMost, max(aloneLeast, time.Since(m.held)/10)):
 		m.refused(ctx)
 	case !since.IsZero() && time.Since(since) > m.patience():
 		m.settleAlone(ctx)
 	case !m.held.IsZero() && time.Since(m.looked) > heldEvery && time.Since(m.held) > heldEvery:
-		m.resolve(ctx) // whoever coordinates may have died behind the commit
+		_ = m.resolve(ctx) // whoever coordinates may have died behind the commit
 	case since.IsZero() && time.Since(m.looked) > truthEvery:
-		m.resolve(ctx)
+		_ = m.resolve(ctx)
 	}
 }
 
@@ -150,29 +152,32 @@ func (m *Member) step(ctx context.Context, refused bool) {
 // or under way, or for a reason of its own.
 func (m *Member) refused(ctx context.Context) {
 	before := m.epoch()
-	if m.resolve(ctx); m.epoch() > before {
+	unread := m.resolve(ctx)
+	if m.epoch() > before {
 		return
 	}
 	route, _ := m.now()
+	why := m.against(route)
+	if why != nil {
+		m.note(why.Error())
+	}
 	fenced, err := m.fenced(ctx, route.Side)
+	free := why == nil && err == nil && !fenced
 	switch {
-	case err == nil && !fenced && m.alone: // the switch was given up
+	case free && unread == nil && m.alone: // the switch was given up
 		_ = m.open(route)
 		m.traffic.Retry()
-	case err == nil && !fenced:
+	case free && unread == nil:
+		m.parked = false
 		m.traffic.Retry()
+	case free && !m.alone: // a wrong guess would not be refused if the migration was ended
+		m.parked = true
 	case !m.alone:
 		m.log.Warn("a switch is under way that this sidecar has not heard of: its clients wait", "side", route.Side)
-		m.alone, m.held = true, time.Now()
-		cctx, cancel := context.WithTimeout(ctx, goTime)
-		defer cancel()
-		if err := m.traffic.Hold(cctx); err != nil {
-			m.log.Warn("some clients do not wait", "error", err)
-		}
-		m.setState(fleet.Held)
+		m.wait(ctx, fleet.Held)
 	case time.Since(m.held) > m.patience():
 		if _, state := m.now(); state != fleet.Waiting {
-			m.log.Error("clients wait: the server that they were on is fenced, and the record does not say that they belong elsewhere", "side", route.Side)
+			m.log.Error("clients wait: the server that they were on is fenced, or may be left, and the record does not say that they belong elsewhere", "side", route.Side)
 			m.setState(fleet.Waiting)
 		}
 	}
@@ -191,7 +196,7 @@ func (m *Member) obey(ctx context.Context, w fleet.Word) {
 		return
 	}
 	if route, _ := m.now(); route.Side == w.To || route.Epoch+1 != w.Epoch {
-		m.resolve(ctx) // a switch was missed, or all of this one
+		_ = m.resolve(ctx) // a switch was missed, or all of this one
 	}
 	a := fleet.Answer{Word: w.ID()}
 	if err := m.do(ctx, w); err != nil {
@@ -243,7 +248,11 @@ func (m *Member) do(ctx context.Context, w fleet.Word) error {
 		route.Side, route.Epoch = w.To, w.Epoch
 		cctx, cancel := context.WithTimeout(ctx, m.cfg.Cutover.MaxStall)
 		defer cancel()
-		return m.traffic.Align(cctx, route)
+		if err := m.traffic.Align(cctx, route); err != nil {
+			return err
+		}
+		m.aligned = w.Epoch
+		return nil
 	}
 	return fmt.Errorf("stage %q is not known to this version", w.Stage)
 }
@@ -252,68 +261,19 @@ func (m *Member) do(ctx context.Context, w fleet.Word) error {
 func (m *Member) released(ctx context.Context, w fleet.Word) {
 	route, state := m.now()
 	if route.Side == w.To && w.Epoch <= route.Epoch {
-		if state != fleet.Open || !m.prepared.IsZero() {
+		if state == fleet.Open && m.prepared.IsZero() {
+			return
+		}
+		if m.against(route) == nil {
 			_ = m.open(route)
 		}
 		return
 	}
-	m.resolve(ctx)
+	_ = m.resolve(ctx)
 	if now, _ := m.now(); now.Epoch < w.Epoch {
 		m.looked = time.Time{} // a record that could not be read is asked for again soon
 		m.log.Warn("a switch is said to be over, and the record does not say so yet", "epoch", w.Epoch)
 	}
-}
-
-// resolve reads the truth and goes there; false: it is not known, or nothing is new.
-func (m *Member) resolve(ctx context.Context) bool {
-	m.looked = time.Now()
-	r, err := m.read(ctx)
-	if err == nil {
-		err = m.mine(r)
-	}
-	m.mu.Lock()
-	m.over = errors.Is(err, errNoMigration)
-	over := m.over
-	m.mu.Unlock()
-	if over {
-		m.leave(ctx)
-	}
-	if err != nil {
-		if m.note(err.Error()) {
-			m.log.Warn("where commands go cannot be read; they go where they did", "error", err)
-		}
-		for _, id := range m.ids { // our own user is not there any more, or not yet again
-			if id.isOwn() && loginRefused(id.Pool().DB(0).Ping(ctx).Err()) {
-				id.stepBack()
-			}
-		}
-		return false
-	}
-	m.mu.Lock()
-	if newer(r, m.rec) {
-		m.rec = r
-	}
-	state := m.state
-	now := m.route
-	m.mu.Unlock()
-	m.login(ctx, r)
-	route, ok := r.decided()
-	switch {
-	case !ok || route.Epoch < now.Epoch:
-		return false
-	case route.Epoch == now.Epoch && route.Side != now.Side:
-		m.log.Error("the record contradicts itself: two sides by the same switch", "epoch", route.Epoch)
-		return false
-	case route.Epoch > now.Epoch:
-		m.goTo(ctx, route)
-	case state != fleet.Open || !m.prepared.IsZero():
-		// Whoever coordinates may be about to begin: only time, or a word, ends the wait.
-		return false
-	}
-	m.mu.Lock()
-	m.problem = ""
-	m.mu.Unlock()
-	return true
 }
 
 // goTo follows a switch that is over. Who was held for it is there at once. Otherwise the
@@ -342,21 +302,49 @@ func (m *Member) goTo(ctx context.Context, route router.Route) {
 				return
 			}
 		}
-		if was.Side != route.Side {
-			m.traffic.DropListeners(route.Side)
-		}
+	}
+	if was.Side != route.Side && !m.heardAll(ctx, route) {
+		m.traffic.DropListeners(route.Side)
 	}
 	_ = m.open(route)
+}
+
+// heardAll reports whether this process's subscribers have missed nothing on the side that a
+// switch has led to: whoever coordinated it says so, of those that have answered in time. The
+// word comes right behind the record.
+func (m *Member) heardAll(ctx context.Context, route router.Route) bool {
+	if m.aligned != route.Epoch {
+		return false
+	}
+	for end := time.Now().Add(wordAfter); ; {
+		if w := m.heard; w.Stage == fleet.Release && w.To == route.Side && w.Epoch == route.Epoch {
+			return slices.Contains(w.Aligned, m.id)
+		}
+		select {
+		case <-time.After(switchEvery):
+		case <-ctx.Done():
+			return false
+		}
+		cctx, cancel := context.WithTimeout(ctx, wordAfter)
+		w, err := m.store.Heard(cctx)
+		cancel()
+		switch {
+		case err == nil && w.Stage == fleet.Release && w.To == route.Side && w.Epoch == route.Epoch:
+			return slices.Contains(w.Aligned, m.id)
+		case time.Now().After(end):
+			return false
+		}
+	}
 }
 
 // settleAlone is for a coordinator that says nothing any more.
 func (m *Member) settleAlone(ctx context.Context) {
 	route, state := m.now()
 	before := route.Epoch
-	if m.resolve(ctx); m.epoch() > before {
+	if _ = m.resolve(ctx); m.epoch() > before {
 		return
 	}
-	if state == fleet.Open && m.held.IsZero() {
+	if state == fleet.Open && m.held.IsZero() && m.against(route) == nil {
 		_ = m.open(route) // it was prepared for a switch that has not come
 		return
 	}

@@ -3,8 +3,8 @@ package migration
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
@@ -34,33 +34,47 @@ func (m *Migration) closeOlder(ctx context.Context, side router.Side) error {
 // anything else: they have the names that clients give them. It comes before the sidecar's
 // own are closed, so that it may be repeated.
 func closeTheirClients(ctx context.Context, id *identity) (int, error) {
-	var sum atomic.Int64
+	var mu sync.Mutex
+	hosts := make(map[string]bool) // of a cluster it need not be connected to each node
 	err := everyNode(ctx, id.Pool(), func(ctx context.Context, c *redis.Client) error {
-		n, err := closeTheirClientsOn(ctx, c, id.instance)
+		all, err := listOf(ctx, c)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, one := range all {
+			if by := sidecarOf(one.name); by != "" && by != id.instance {
+				hosts[one.host()] = true
+			}
+		}
+		return err
+	})
+	if err != nil || len(hosts) == 0 {
+		return 0, err
+	}
+	var sum atomic.Int64
+	err = everyNode(ctx, id.Pool(), func(ctx context.Context, c *redis.Client) error {
+		n, err := closeClientsFrom(ctx, c, hosts)
 		sum.Add(int64(n))
 		return err
 	})
 	return int(sum.Load()), err
 }
 
-func closeTheirClientsOn(ctx context.Context, c *redis.Client, instance string) (int, error) {
+func listOf(ctx context.Context, c *redis.Client) ([]listedClient, error) {
 	text, err := c.ClientList(ctx).Result()
 	if err != nil {
-		return 0, fmt.Errorf("listing clients: %w", err)
+		return nil, fmt.Errorf("listing clients: %w", err)
 	}
-	all := listed(text)
-	var hosts []string
-	for _, one := range all {
-		if by := sidecarOf(one.name); by != "" && by != instance {
-			hosts = append(hosts, one.host())
-		}
-	}
-	if len(hosts) == 0 {
-		return 0, nil
+	return listed(text), nil
+}
+
+func closeClientsFrom(ctx context.Context, c *redis.Client, hosts map[string]bool) (int, error) {
+	all, err := listOf(ctx, c)
+	if err != nil {
+		return 0, err
 	}
 	pipe, n := c.Pipeline(), 0
 	for _, one := range all {
-		if one.isClients() && slices.Contains(hosts, one.host()) {
+		if one.isClients() && hosts[one.host()] {
 			pipe.ClientKillByFilter(ctx, "ID", one.id)
 			n++
 		}

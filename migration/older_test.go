@@ -194,3 +194,29 @@ func TestAdmitWithoutAnAnswer(t *testing.T) {
 		t.Errorf("asleep, and nobody answers: %v", err)
 	}
 }
+
+// TestClientsOfAllNodes: of a cluster a sidecar need not be connected to each node on which it
+// serves clients.
+func TestClientsOfAllNodes(t *testing.T) {
+	c := redistest.StartCluster(t, 2, 0)
+	m := intoCluster(t, c)
+	theirs := c.Servers[0].Client(0).Conn()
+	client := c.Servers[1].Client(0).Conn()
+	t.Cleanup(func() { _, _ = theirs.Close(), client.Close() })
+	if err := theirs.ClientSetName(t.Context(), "crossfade:0123abcd:target").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Ping(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	n, err := closeTheirClients(t.Context(), m.ids[router.Target])
+	if err != nil || n == 0 {
+		t.Errorf("closed are %d, %v", n, err)
+	}
+	if client.Ping(t.Context()).Err() == nil {
+		t.Error("its client on the other node is still there")
+	}
+	if err := theirs.Ping(t.Context()).Err(); err != nil {
+		t.Errorf("its own are closed before all are found: %v", err)
+	}
+}

@@ -333,7 +333,12 @@ func (m *Migration) ownPassword() (string, error) {
 
 // lowerFence takes the fence on one server down, ends its pause, and records it.
 func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
-	f := m.fence(side)
+	return m.lowerFenceBy(ctx, side, m.fence)
+}
+
+// lowerFenceBy is lowerFence for who makes more of the fence.
+func (m *Migration) lowerFenceBy(ctx context.Context, side router.Side, fence func(router.Side) fence) error {
+	f := fence(side)
 	m.meet(side)
 	kept := m.record().Servers[side]
 	st := kept.Fence
@@ -346,7 +351,7 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 		return err
 	} else if err != nil {
 		m.relogin(ctx, err) // a restarted server may have forgotten our user
-		if err := m.fence(side).lower(ctx, st); err != nil {
+		if err := fence(side).lower(ctx, st); err != nil {
 			return err
 		}
 	}

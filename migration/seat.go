@@ -85,6 +85,9 @@ func (s *seat) allow(value string) error {
 		return nil
 	}
 	s.above = max(s.above, there.Token)
+	if s.over && there.Migration != "" && there.Migration != s.of {
+		return s.lose(there)
+	}
 	if s.token == 0 || !there.After(mine) { // whoever it is may be dead
 		return nil
 	}
@@ -109,9 +112,13 @@ func (s *seat) allowOn(side router.Side) func(value string) error {
 	}
 }
 
-// lose is called with mu held.
+// lose is called with mu held. Whoever has ended its own migration loses nothing: it goes on
+// serving its clients, and changes nothing on servers that are part of the next one.
 func (s *seat) lose(there store.Seat) error {
 	to := there.String()
+	if s.over {
+		return fmt.Errorf("%w: this one has ended, and %s has begun the next", store.ErrSuperseded, to)
+	}
 	if !s.taken[router.Source] && !s.taken[router.Target] { // with a higher token it may be had
 		s.token = 0
 		return fmt.Errorf("%w: %s has it", store.ErrSuperseded, to)

@@ -132,7 +132,8 @@ func (a *attempt) armBack(ctx context.Context) error {
 // stay so.
 func (a *attempt) prepareTraffic(ctx context.Context) error {
 	err := a.traffic.Prepare(ctx, a.to)
-	if err != nil && a.record().Servers[a.to].Fence != nil {
+	var sessions *sessionsError
+	if errors.As(err, &sessions) && a.record().Servers[a.to].Fence != nil {
 		// That side is fenced from the last switch and refuses part of what
 		// sessions say; they connect again when the fence is down.
 		a.log.Info("some sessions cannot be prepared while the fence is up", "error", err)

@@ -63,6 +63,9 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 		return nil, errBusy
 	}
 	defer m.operator.Unlock()
+	if err := m.crew.letKnow(ctx); err != nil {
+		return nil, fmt.Errorf("waiting until all other sidecars must have looked: %w", err)
+	}
 	m.verb.Lock() // the background work's turns are short
 	defer m.verb.Unlock()
 	r := m.record()
@@ -133,7 +136,12 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 		}
 	}
 	if m.record().Servers[side].Fence != nil {
-		if err := m.lowerFence(ctx, side); err != nil {
+		err := m.lowerFenceBy(ctx, side, func(side router.Side) fence {
+			f := m.fence(side)
+			f.ends = side != m.record().Side // who is left there has not heard of the switch
+			return f
+		})
+		if err != nil {
 			return done, err
 		}
 		done = append(done, "lowered the fence on "+name)

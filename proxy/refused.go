@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
 )
@@ -194,6 +196,10 @@ func (l *loop) sayAgain(final bool) {
 	l.parked = nil
 	for _, g := range waited {
 		if g.gone || g.aside.n == 0 {
+			continue
+		}
+		if polledAt(g.fd, unix.POLLRDHUP) { // see late.go: it may have written something newer since
+			l.drop(g)
 			continue
 		}
 		g.inflight -= g.aside.n

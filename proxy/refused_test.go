@@ -161,31 +161,46 @@ func TestRefusedForGood(t *testing.T) {
 	})
 }
 
-// TestHalfClosedWhileRefused: a client says all it has to say and closes its end.
-func TestHalfClosedWhileRefused(t *testing.T) {
-	eachMode(t, func(t *testing.T, mode setting) {
-		f := newFencedWorld(t, mode)
-		guest, session := f.client(), f.client()
-		guest.want("PING", "+PONG\r\n")
-		session.want("MULTI", ok)
-		session.want("INCR n", "+QUEUED\r\n")
-		f.fence()
-		guest.send("SET k 1", "GET k")
-		session.send("EXEC", "GET n")
-		for _, c := range []*raw{guest, session} {
-			if err := c.conn.(*net.TCPConn).CloseWrite(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		until(t, "both are refused", func() bool { return f.refusals.Load() > 1 })
-		f.late(router.Target)
-		for _, want := range []string{ok, bulk("1"), "EOF"} {
-			guest.expect(want)
-		}
-		for _, want := range []string{"*1\r\n:1\r\n", bulk("1"), "EOF"} {
-			session.expect(want)
-		}
-	})
+// TestHungUpWhileRefused: who has hung up, or cannot be told from one that has, may have
+// written something newer by another sidecar. What it had said is not said again.
+func TestHungUpWhileRefused(t *testing.T) {
+	for name, end := range map[string]func(f *fencedWorld){
+		"the switch is over": func(f *fencedWorld) { f.late(router.Target) },
+		"it is given up":     func(f *fencedWorld) { f.lower(); f.late(router.Source) },
+		"there was no fence": func(f *fencedWorld) { f.lower(); f.proxy.Retry() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, mode setting) {
+				f := newFencedWorld(t, mode)
+				guest, session, stays := f.client(), f.client(), f.client()
+				for _, c := range []*raw{guest, stays} {
+					c.want("PING", "+PONG\r\n")
+				}
+				session.want("MULTI", ok)
+				session.want("INCR n", "+QUEUED\r\n")
+				f.fence()
+				guest.send("SET k old", "GET k")
+				session.send("EXEC", "GET n")
+				stays.send("INCR m")
+				for _, c := range []*raw{guest, session} {
+					if err := c.conn.(*net.TCPConn).CloseWrite(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				until(t, "all are refused", func() bool { return f.refusals.Load() > 2 })
+				end(f)
+				stays.expect(":1\r\n")
+				for _, c := range []*raw{guest, session} {
+					c.expect("EOF")
+				}
+				for _, got := range []any{f.admin("EXISTS", "k", "n"), f.do(router.Target, 0, "EXISTS", "k", "n")} {
+					if fmt.Sprint(got) != "0" {
+						t.Errorf("what they had said was said again: %v", got)
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestRefusedInPieces: an error comes in pieces, between other replies.

@@ -163,6 +163,9 @@ func (s *session) sayAgain() error {
 		return err
 	}
 	defer s.leave()
+	if s.hungUp() { // see late.go: it may have written something newer since
+		return errClientGone
+	}
 	if anew && s.route.Side == side {
 		return s.cross(s.route)
 	}

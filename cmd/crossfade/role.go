@@ -70,12 +70,13 @@ func (*unseen) Flushed(int)            {}
 func (*unseen) Swapped(int, int)       {}
 func (*unseen) Functions()             {}
 
-// Guard and Admit keep nobody back: a member has no seat to lose, and is told by the fence
-// where its clients do not belong.
+// Guard keeps nobody back: a member has no seat to lose.
 func (*unseen) Guard(router.Side) *conn.Guard { return nil }
 
-// Admit is explained with Guard.
-func (*unseen) Admit(context.Context, router.Side) error { return nil }
+// Admit has the member look where clients belong, when it has not for a while.
+func (u *unseen) Admit(ctx context.Context, side router.Side) error {
+	return u.member.Admit(ctx, side)
+}
 
 // RefusedByFence has the member find out whether a switch was made without it.
 func (u *unseen) RefusedByFence() { u.member.RefusedByFence() }

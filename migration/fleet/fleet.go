@@ -35,6 +35,9 @@ type Word struct {
 	Stage Stage       `json:"stage"`
 	To    router.Side `json:"to"`    // where the switch leads; of Release: where commands go
 	Epoch uint64      `json:"epoch"` // of the route that it leads to, or that commands go by
+	// Aligned are, of Release behind a switch, the members whose subscribers have heard the
+	// other side since before anybody could write there.
+	Aligned []string `json:"aligned,omitempty"`
 }
 
 // ID names the word among all words.
