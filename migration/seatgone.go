@@ -51,13 +51,14 @@ func (s *seat) seenWithin(side router.Side, d time.Duration) bool {
 	return !s.seen[side].IsZero() && ago(s.seen[side]) < d
 }
 
-// leave gives the seat up: its keys are about to be removed.
-func (s *seat) leave() {
+// leave gives the seat up: its keys are about to be removed. of is the migration's id, which a
+// process that was started behind the end has nobody told of.
+func (s *seat) leave(of string) {
 	s.keeping.Lock() // who takes it again does so before they are removed
 	defer s.keeping.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over = true
+	s.over, s.of = true, of
 }
 
 // slept reports whether the seat was ours and has not been seen for long, on either server.

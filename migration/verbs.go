@@ -88,7 +88,7 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 	if err := m.save(true, func(r *Record) { r.Phase = end }); err != nil {
 		return nil, err
 	}
-	m.seat.leave()
+	m.seat.leave(m.record().ID)
 	m.noteStrays(nil)
 	if mi := m.activeMirror(); mi != nil {
 		mi.Stop()
