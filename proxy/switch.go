@@ -171,6 +171,11 @@ func (s *Server) Hold(ctx context.Context) error {
 	result := make(chan error, 1)
 	go func() { result <- s.gate.Shut(ctx) }()
 	<-shutting
+	// Whoever waits for a slow client from now on sees that there is a hurry. A subscriber's
+	// replies keep nobody inside, but Align is to hear the last of them.
+	for _, sess := range s.snapshotSessions() {
+		sess.out.poke()
+	}
 	for _, l := range s.eventLoops() {
 		l.post(l.hasten)
 	}
