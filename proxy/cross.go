@@ -305,8 +305,12 @@ func (s *session) moveIdle() error {
 		return nil
 	}
 	s.ticket = true
+	from := time.Now()
 	err := s.follow(route)
 	s.leave()
+	if err == nil && s.srv.waitedInVain(time.Since(from), s.hungUp) {
+		return errClientGone // with what it has sent meanwhile, which was not read
+	}
 	return err
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"sync"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -129,7 +130,7 @@ func (s *session) sayAgain() error {
 	if n == 0 {
 		return nil
 	}
-	final := false
+	from, final := time.Now(), false
 	for {
 		no, last, next := s.srv.rounds.now()
 		if no != in {
@@ -142,6 +143,9 @@ func (s *session) sayAgain() error {
 		case <-s.srv.stopping.Done():
 			return errStopping
 		}
+	}
+	if s.srv.waitedInVain(time.Since(from), s.hungUp) {
+		return errClientGone
 	}
 	s.mu.Lock()
 	said := s.aside
