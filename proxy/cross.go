@@ -245,6 +245,7 @@ func (s *session) replace(old, l *link, route router.Route) error {
 		stale = s.invalidation()
 	}
 	s.st.watch, s.letIn, s.told = false, false, false // the other server may want a password
+	s.st.broken = s.st.broken || watched
 	if x := s.st.named; x != nil {
 		s.srv.names.arrive(x, old.side, 0)
 	}
@@ -252,7 +253,6 @@ func (s *session) replace(old, l *link, route router.Route) error {
 	_ = old.conn.SetReadDeadline(time.Unix(1, 0))
 	<-old.done
 	s.srv.closeLater(old)
-	s.broken = s.broken || watched
 	if stale != nil {
 		s.out.append(stale)
 	}

@@ -24,11 +24,11 @@ func (s *session) flushAll(cmd redcon.Command) error {
 	s.mu.Lock()
 	back, mapped := s.route.DB(s.st.db)
 	watching := s.st.watch
+	s.st.broken = s.st.broken || watching
 	s.mu.Unlock()
 	var wires [][]byte
 	if watching { // a changed key must not keep our own EXEC from running
 		wires = append(wires, words("UNWATCH"))
-		s.broken = true
 	}
 	wires = append(wires, words("MULTI"))
 	for _, db := range s.route.Map.Targets() {

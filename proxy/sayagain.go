@@ -97,7 +97,6 @@ func (r *reader) refusedItem() bool {
 	if it.settled || !r.setsAside(it.again) {
 		return false
 	}
-	s.execNils = s.execNils || it.role == execNil
 	s.srv.uncount(it)
 	_, _ = s.fifo.pop()
 	if it.gate {
@@ -153,8 +152,7 @@ func (s *session) sayAgain() error {
 	if final {
 		s.aside.again = said.n
 	}
-	s.broken = s.broken || s.execNils
-	s.execNils = false
+	s.multi = s.st.multi // what was sent has not happened
 	anew := s.down || s.st.multi || s.st.watch || said.told
 	s.down = false // nothing is in flight, so nothing is lost
 	s.mu.Unlock()

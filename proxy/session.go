@@ -51,7 +51,6 @@ type session struct {
 	multi    bool // the commands sent so far end inside a transaction
 	queuedIn int  // 1 + the database that a SELECT in it has gone to; 0: none
 	prefixed bool // some keys have other names where it is
-	broken   bool // keys were watched on another server: the next EXEC answers nil
 	noDB     bool // the current database is not in the map
 	quit     bool
 	eof      bool
@@ -103,7 +102,6 @@ type session struct {
 	letIn      bool // a server has taken a command of the client, so it has let it in
 	aside      aside
 	asideIn    uint64 // the round in which something was set aside
-	execNils   bool   // what was set aside ends a transaction that must not run
 }
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
