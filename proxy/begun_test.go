@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -152,4 +153,74 @@ func TestSpoiltTransactionsStayThat(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTransactionOfASubscriberSurvivesWhatIsUndone: what finds out which was the last message
+// of the source leaves a transaction as it is.
+func TestTransactionOfASubscriberSurvivesWhatIsUndone(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		rule := redistest.WithACL("app on >a ~* &* +@all")
+		w := newWorldOn(t, redistest.Start(t, rule), redistest.Start(t, rule), mode)
+		plain, listens, watches, moves := w.client(), w.client(), w.client(), w.client()
+		w.do(router.Source, 0, "SET", "text", "x")
+		for _, c := range []*raw{plain, listens, watches, moves} {
+			c.do("HELLO 3 AUTH app a")
+			c.do("SUBSCRIBE c")
+		}
+		watches.want("WATCH w", ok)
+		for _, c := range []*raw{plain, listens, watches, moves} {
+			c.want("MULTI", ok)
+			c.want("INCR n", queued)
+		}
+		listens.want("SUBSCRIBE d e", queued)
+		undo := func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			old := w.gate.Route()
+			route := old
+			route.Side, route.Epoch = router.Target, old.Epoch+1
+			if err := w.proxy.Prepare(ctx, router.Target); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.proxy.Hold(ctx); err != nil {
+				t.Fatal(err)
+			}
+			for _, rule := range []string{"-@all", "+ping", "+hello", "+auth", "+select"} {
+				w.do(router.Source, 0, "ACL", "SETUSER", "app", rule)
+			}
+			if err := w.proxy.Align(ctx, route); err != nil {
+				t.Fatal(err)
+			}
+			w.do(router.Source, 0, "ACL", "SETUSER", "app", "+@all")
+			w.proxy.Release(old)
+		}
+		undo()
+		for _, c := range []*raw{plain, listens, watches, moves} {
+			c.want("LPUSH text x", queued)
+			c.want("SELECT 3", queued)
+			c.want("SET in 3", queued)
+		}
+		undo()
+		wrong := "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+		plain.want("EXEC", "*4\r\n:1\r\n"+wrong+"+OK\r\n+OK\r\n")
+		watches.want("EXEC", "*4\r\n:2\r\n"+wrong+"+OK\r\n+OK\r\n")
+		// What SUBSCRIBE answers for a second channel stands behind the array.
+		listens.send("EXEC", "ECHO end")
+		if got, want := listens.transcript(bulk("end")), "*5\r\n:3\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\nd\r\n:2\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\ne\r\n:3\r\n"+wrong+ok+ok+bulk("end"); got != want {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+		for _, c := range []*raw{plain, listens, watches} {
+			c.want("GET in", bulk("3"))
+		}
+		w.switchTo(router.Target)
+		moves.want("EXEC", "*4\r\n:1\r\n:1\r\n+OK\r\n+OK\r\n")
+		w.do(router.Target, 0, "PUBLISH", "c", "m")
+		for _, c := range []*raw{plain, listens, watches, moves} {
+			c.expect(">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n")
+			c.want("GET in", bulk("3"))
+		}
+		if got := fmt.Sprintf("%v, %v", w.do(router.Target, 5, "GET", "in"), w.do(router.Source, 3, "GET", "in")); got != "3, 3" {
+			t.Errorf("there is %s", got)
+		}
+	})
 }

@@ -246,6 +246,7 @@ func (s *session) replace(old, l *link, route router.Route) error {
 	}
 	s.st.watch, s.letIn, s.told = false, false, false // the other server may want a password
 	s.st.broken = s.st.broken || watched
+	s.st.forgetOurs()
 	if x := s.st.named; x != nil {
 		s.srv.names.arrive(x, old.side, 0)
 	}

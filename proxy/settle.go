@@ -122,6 +122,9 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 			}
 		}
 		s.srv.turns.pass(it.turn)
+		if st.multi && string(reply) == "+QUEUED\r\n" {
+			st.enqueueOurs(it)
+		}
 		return nil
 	case replaced:
 		out = it.text
@@ -242,6 +245,9 @@ func (r *reader) settleExec(reply []byte, failed bool, text string) {
 			el = els[i]
 		}
 		shift += confirmations(st, q) - 1
+		if q.role == ours {
+			continue
+		}
 		bad := resp.IsError(el)
 		s.srv.ran(q)
 		r.events = append(r.events, eventsOf(q, st.db, bad)...)
