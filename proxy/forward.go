@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/keyspec"
@@ -38,6 +39,12 @@ func (s *session) barred(sp *spec) string {
 func (s *session) dispatch(cmd redcon.Command) error {
 	sp := s.srv.rowOf(cmd.Args[0])
 	s.cur, s.curSpec, s.curArgs, s.curRaw = sp.call(s.readAt, len(cmd.Args), len(cmd.Raw)), sp, cmd.Args, cmd.Raw
+	if s.srv.cfg.Refused != nil {
+		switch sp.verb {
+		case vAuth, vHello, vBlock, vFlushAll: // the client may be read before they are sent
+			s.curRaw = bytes.Clone(cmd.Raw)
+		}
+	}
 	if s.home != nil && (!sp.share || len(cmd.Raw) > shareRequest) {
 		s.pinnedAt = time.Now()
 	}
