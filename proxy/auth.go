@@ -196,7 +196,7 @@ func (s *session) reset(it *item, wire []byte) error {
 	if it.lost || !fresh {
 		return nil
 	}
-	s.multi, s.broken, s.noDB, s.queuedIn = false, false, !mapped, 0
+	s.multi, s.noDB, s.queuedIn = false, !mapped, 0
 	s.link.unselected, s.link.open, s.link.busy = false, false, nil
 	return s.tell(lines)
 }

@@ -62,6 +62,7 @@ func (l *loop) bind(g *guest) *trunk {
 		t = &trunk{l: l, key: key, side: l.route.Side, db: st.db, lines: lines}
 		l.trunks[key] = t
 		l.dial(t, l.route, lines)
+		g.isHeld(l.now)
 		t.wait(g)
 		return nil
 	case t.alone:
@@ -71,6 +72,7 @@ func (l *loop) bind(g *guest) *trunk {
 		l.refuse(g, t.err)
 		return nil
 	case !t.ready:
+		g.isHeld(l.now)
 		t.wait(g)
 		return nil
 	case g.stranger(&st) && (t.proving || l.now-t.proved > int64(proofLasts)):
@@ -119,6 +121,7 @@ func (l *loop) bindOwn(g *guest) *trunk {
 			g.gen = l.gen
 			return t
 		case t.failed == 0:
+			g.isHeld(l.now)
 			t.wait(g)
 			return nil
 		}
@@ -130,6 +133,7 @@ func (l *loop) bindOwn(g *guest) *trunk {
 	}
 	g.trunk = &trunk{l: l, side: l.route.Side, db: st.db, owner: g}
 	l.dial(g.trunk, l.route, l.srv.setup(&st, l.route, whole))
+	g.isHeld(l.now)
 	g.trunk.wait(g)
 	return nil
 }

@@ -245,6 +245,8 @@ func (s *session) replace(old, l *link, route router.Route) error {
 		stale = s.invalidation()
 	}
 	s.st.watch, s.letIn, s.told = false, false, false // the other server may want a password
+	s.st.broken = s.st.broken || watched
+	s.st.forgetOurs()
 	if x := s.st.named; x != nil {
 		s.srv.names.arrive(x, old.side, 0)
 	}
@@ -252,7 +254,6 @@ func (s *session) replace(old, l *link, route router.Route) error {
 	_ = old.conn.SetReadDeadline(time.Unix(1, 0))
 	<-old.done
 	s.srv.closeLater(old)
-	s.broken = s.broken || watched
 	if stale != nil {
 		s.out.append(stale)
 	}
@@ -305,8 +306,12 @@ func (s *session) moveIdle() error {
 		return nil
 	}
 	s.ticket = true
+	from := time.Now()
 	err := s.follow(route)
 	s.leave()
+	if err == nil && s.srv.waitedInVain(time.Since(from), s.hungUp) {
+		return errClientGone // with what it has sent meanwhile, which was not read
+	}
 	return err
 }
 

@@ -24,6 +24,7 @@ func (s *session) flushAll(cmd redcon.Command) error {
 	s.mu.Lock()
 	back, mapped := s.route.DB(s.st.db)
 	watching := s.st.watch
+	s.st.broken = s.st.broken || watching
 	s.mu.Unlock()
 	if targets := s.route.Map.Targets(); len(targets) == 1 {
 		return s.flushOnly(targets[0], back, mapped, mode)
@@ -31,7 +32,6 @@ func (s *session) flushAll(cmd redcon.Command) error {
 	var wires [][]byte
 	if watching { // a changed key must not keep our own EXEC from running
 		wires = append(wires, words("UNWATCH"))
-		s.broken = true
 	}
 	wires = append(wires, words("MULTI"))
 	for _, db := range s.route.Map.Targets() {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/keyspec"
@@ -38,6 +39,12 @@ func (s *session) barred(sp *spec) string {
 func (s *session) dispatch(cmd redcon.Command) error {
 	sp := s.srv.rowOf(cmd.Args[0])
 	s.cur, s.curSpec, s.curArgs, s.curRaw = sp.call(s.readAt, len(cmd.Args), len(cmd.Raw)), sp, cmd.Args, cmd.Raw
+	if s.srv.cfg.Refused != nil {
+		switch sp.verb {
+		case vAuth, vHello, vBlock, vFlushAll: // the client may be read before they are sent
+			s.curRaw = bytes.Clone(cmd.Raw)
+		}
+	}
 	if s.home != nil && (!sp.share || len(cmd.Raw) > shareRequest) {
 		s.pinnedAt = time.Now()
 	}
@@ -85,8 +92,8 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
 	}
-	if it.spec.verb == vSelect && s.prefixed {
-		return s.queueSelect(it, wire)
+	if it.spec.verb == vSelect && s.prefixed || it.spec.verb == vUnwatch && s.isBroken() {
+		return s.queueAwait(it, wire)
 	}
 	if it.spec.verb != vRaw {
 		return s.push(it, wire)
@@ -94,9 +101,9 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 	return s.pushAwait(it, wire)
 }
 
-// queueSelect waits for the answer to a SELECT inside a transaction: it may be refused, or
-// the MULTI may have been, and then it was obeyed at once.
-func (s *session) queueSelect(it *item, wire []byte) error {
+// queueAwait waits for the answer to a SELECT or UNWATCH inside a transaction: it may be
+// refused, or the MULTI may have been, and then it was obeyed at once.
+func (s *session) queueAwait(it *item, wire []byte) error {
 	if err := s.pushAwait(it, wire); err != nil {
 		return err
 	}
@@ -104,6 +111,14 @@ func (s *session) queueSelect(it *item, wire []byte) error {
 	s.multi, s.queuedIn = s.st.multi, s.st.queuedIn()
 	s.mu.Unlock()
 	return nil
+}
+
+// isBroken reports whether keys were watched on another server. What may end that is
+// answered before anything is sent behind it, as long as it is so.
+func (s *session) isBroken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.broken
 }
 
 // describe fills in what the observer and the state need to know.
@@ -174,10 +189,12 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 	case vExec:
 		wasMulti := s.multi
 		s.multi = false
-		if s.broken && wasMulti {
-			s.broken = false
-			it.role = execNil
-			wire = words("DISCARD")
+		if wasMulti && s.isBroken() { // it is spoilt, which takes no right that EXEC does not
+			if err := s.push(&item{spec: ownSpec, mode: modeLine, role: ours}, refusedCommand); err != nil {
+				return err
+			}
+			it.role, s.queuedIn = execNil, 0
+			return s.pushAwait(it, wire)
 		}
 		if s.queuedIn > 0 && s.prefixed { // which database follows is known when it is answered
 			s.queuedIn = 0
@@ -185,10 +202,15 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 		}
 	case vDiscard:
 		if s.multi && len(it.args) == 1 {
-			s.multi, s.broken, s.queuedIn = false, false, 0
+			s.multi, s.queuedIn = false, 0
+		}
+		if s.isBroken() { // it may be refused, as may MULTI have been
+			return s.pushAwait(it, wire)
 		}
 	case vUnwatch:
-		s.broken = false
+		if s.isBroken() {
+			return s.pushAwait(it, wire)
+		}
 	case vQuit:
 		s.quit = true
 	case vAuth, vHello:

@@ -59,6 +59,7 @@ type guest struct {
 	letIn    bool  // as session.letIn
 	heavy    int64 // until when it is better off alone
 	waitFrom int64
+	heldFrom int64 // since when what it has sent is held, not by the server
 	readAt   int64 // when it was read from last
 }
 
@@ -256,9 +257,11 @@ func (l *loop) serve(g *guest) {
 		l.submitted(t, g, sp, req.Args, raw)
 		l.submit(t, sp, req.Args, raw)
 	}
-	if g.waitFrom != 0 && g.stop == 0 {
-		l.srv.stalled(time.Duration(l.now - g.waitFrom))
-		g.waitFrom = 0
+	if g.heldFrom != 0 && g.stop == 0 {
+		if g.waitFrom != 0 {
+			l.srv.stalled(time.Duration(l.now - g.waitFrom))
+		}
+		g.waitFrom, g.heldFrom = 0, 0
 	}
 	if g.in != nil && g.in.Buffered() == 0 {
 		l.giveRequests(g.in)
@@ -272,6 +275,7 @@ func (l *loop) waitAtGate(g *guest) {
 	if g.waitFrom == 0 {
 		g.waitFrom = l.now
 	}
+	g.isHeld(l.now)
 	l.gated = append(l.gated, g)
 	l.awaitGate()
 }
@@ -289,12 +293,19 @@ func (l *loop) resume(g *guest) {
 	if g.gone {
 		return
 	}
+	if g.stop == 0 && l.waitedInVain(g) {
+		l.drop(g)
+		return
+	}
 	switch {
 	case g.stop&hungUpEnd == 0 && g.stop&forPin != 0 && g.inflight == 0:
 		l.pin(g)
 	case g.stop == 0 && g.in != nil:
 		l.serve(g)
 	default:
+		if g.in == nil { // nothing that it has sent is held
+			g.heldFrom = 0
+		}
 		l.mind(g)
 	}
 }

@@ -13,10 +13,12 @@ import (
 // and writes something newer. What it had sent before must not come behind that. Nobody knows
 // of an outcome, so not to send it is as right as to have sent it at once.
 //
+// So it is where it waits behind the gate, for the other server to take its connection.
+//
 // A client that has closed its end only, and waits for its replies, cannot be told from one
 // that has gone. In a switch as they are, it is served.
 
-// lateAfter is how long a client may have waited at the gate for its hanging up to be no
+// lateAfter is how long a client may have waited for its hanging up to be no
 // matter.
 const lateAfter = time.Second
 
@@ -25,11 +27,19 @@ func (s *Server) waitedInVain(waited time.Duration, hungUp func() bool) bool {
 	return waited > s.cfg.lateAfter && hungUp()
 }
 
-// waitedInVain reports it of a guest that has waited at the gate. The loop's own time is that
-// of the round's begin, and the process may have been stopped since.
+// isHeld notes that what the guest has sent is held: at the gate, because the server is being
+// connected, or because a fence has refused it.
+func (g *guest) isHeld(now int64) {
+	if g.heldFrom == 0 {
+		g.heldFrom = now
+	}
+}
+
+// waitedInVain reports it of a guest that was held. The loop's own time is that of the round's
+// begin, and the process may have been stopped since.
 func (l *loop) waitedInVain(g *guest) bool {
-	return !g.gone && g.waitFrom != 0 &&
-		l.srv.waitedInVain(time.Duration(l.srv.clock()-g.waitFrom), func() bool { return polledAt(g.fd, unix.POLLRDHUP) })
+	return !g.gone && g.heldFrom != 0 &&
+		l.srv.waitedInVain(time.Duration(l.srv.clock()-g.heldFrom), func() bool { return polledAt(g.fd, unix.POLLRDHUP) })
 }
 
 // admitted asks whether a connection that is set up may be used.

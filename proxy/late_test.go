@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -42,6 +43,66 @@ func TestWhoGaveUpAtTheGate(t *testing.T) {
 		queues.expect("*1\r\n:1\r\n")
 		until(t, "they are gone", func() bool { return w.proxy.Stats().Clients == 2 })
 		if got := fmt.Sprint(w.do(router.Target, 0, "MGET", "k", "late", "m", "n"), w.do(router.Source, 0, "MGET", "k", "late", "m", "n")); got != "[<nil> <nil> 1 1] [source <nil> <nil> <nil>]" {
+			t.Errorf("there is %s", got)
+		}
+	})
+}
+
+// TestWhoGaveUpInTheCrossing is TestWhoGaveUpAtTheGate for those that wait behind the gate,
+// until the other server has taken their connections.
+func TestWhoGaveUpInTheCrossing(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		open := make(chan struct{})
+		var dialling atomic.Int64
+		w := newWorld(t, mode, func(c *Config) {
+			c.lateAfter = time.Nanosecond
+			there := &c.Upstreams[router.Target]
+			dial := there.Dial
+			there.Dial = func(ctx context.Context) (net.Conn, error) {
+				dialling.Add(1)
+				select {
+				case <-open:
+					return dial(ctx)
+				case <-ctx.Done():
+					return nil, context.Cause(ctx)
+				}
+			}
+		})
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		session, idle, guest, stays, listens := w.client(), w.client(), w.client(), w.client(), w.client()
+		for _, c := range []*raw{session, idle, listens} {
+			c.want("WATCH w", ok)
+		}
+		guest.want("SET g source", ok)
+		stays.want("SET s source", ok)
+		if err := w.proxy.Hold(ctx); err != nil {
+			t.Fatal(err)
+		}
+		before, size := w.proxy.received.Load(), int64(0)
+		late := w.client()
+		lines := map[*raw]string{session: "SET k old", guest: "SET g old", stays: "SET s new", late: "SET l old"}
+		for c, line := range lines {
+			size += int64(len(line) + 2)
+			c.write([]byte(line + "\r\n"))
+		}
+		until(t, "all of it is read", func() bool { return w.proxy.received.Load() >= before+size })
+		released := make(chan struct{})
+		go func() {
+			defer close(released)
+			w.proxy.Release(router.Route{Side: router.Target, Epoch: 1, Map: w.dbs})
+		}()
+		until(t, "all are on their way", func() bool { return dialling.Load() >= 4 })
+		idle.send("SET i old")
+		for _, c := range []*raw{session, idle, guest, late} {
+			c.close()
+		}
+		close(open)
+		<-released
+		stays.expect(ok)
+		listens.want("PING", "+PONG\r\n")
+		until(t, "they are gone", func() bool { return w.proxy.Stats().Clients == 2 })
+		if got := fmt.Sprint(w.do(router.Target, 0, "MGET", "k", "i", "g", "l", "s")); got != "[<nil> <nil> <nil> <nil> new]" {
 			t.Errorf("there is %s", got)
 		}
 	})

@@ -48,7 +48,7 @@ func (l *loop) pin(g *guest) {
 func (s *session) clean() bool {
 	st := &s.st
 	return st.subscribed() == 0 && len(st.past) == 0 && st.tracking == nil && st.caching == nil && !st.noEvict && !st.noTouch && !st.readonly &&
-		!st.multi && !st.watch && st.stuck == "" && len(st.effects) == 0 &&
+		!st.multi && !st.watch && !st.broken && st.stuck == "" && len(st.effects) == 0 &&
 		!s.kept && !s.doubtful && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty() && s.aside.n == 0
 }
 
@@ -56,7 +56,7 @@ func (s *session) clean() bool {
 // since its last command, once it has needed no connection of its own for quietFor.
 // False means that it stays.
 func (s *session) goHome() bool {
-	if s.srv.staying() || s.home == nil || s.multi || s.broken || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
+	if s.srv.staying() || s.home == nil || s.multi || s.noDB || s.eof || s.quit || s.ticket || len(s.wbuf) > 0 ||
 		s.link.unselected || s.link.busy != nil || !s.waitFrom.IsZero() {
 		return false
 	}

@@ -215,10 +215,10 @@ func (r *reader) assign(c byte) {
 	if isConfirming(it) && !s.st.multi && c != '-' {
 		silenced = false // confirmations are pushes, in RESP2 too: CLIENT REPLY does not silence them
 	}
-	r.drop = it.role == ours || silenced
+	r.drop = it.role == ours || silenced || it.isOurs()
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
-		if c == '*' && len(r.coll) == 0 && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
+		if c == '*' && len(r.coll) == 0 && !s.st.hasOurs() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
 			r.mode, r.heads = modeHeads, heads{}
 		}
 	}
@@ -476,14 +476,18 @@ func (r *reader) finishItem() {
 		if isNull(r.coll) {
 			it.left = 1
 		}
-		scans := s.st.scans()
+		scans, ours := s.st.scans(), s.st.ours()
 		out = r.settle(it, r.coll, out)
 		if scans != nil && !passed && !failed && r.l.route.Epoch > 0 {
 			out = tagCursors(r.l.route.Epoch, out, scans)
 		}
+		if ours != nil && !passed && !failed && !isNull(r.coll) {
+			out = it.without(ours, out)
+		}
 		it.settled = true
 	}
 	it.left--
+	it.passed++
 	if it.left == 0 && !it.settled {
 		out = r.settle(it, r.coll, out)
 	}

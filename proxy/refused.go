@@ -185,6 +185,7 @@ func (l *loop) parks(g *guest) {
 		return
 	}
 	l.parked = append(l.parked, g)
+	g.isHeld(l.now)
 	l.mind(g)
 	l.srv.cfg.Refused()
 }

@@ -347,3 +347,41 @@ func TestSent(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusedWhileTheClientGoesOn: what waits for the answers before it is said, and is set
+// aside, is said again as it was, whatever the client has sent meanwhile.
+func TestRefusedWhileTheClientGoesOn(t *testing.T) {
+	for _, line := range []string{"AUTH default x", "HELLO 2 AUTH default x"} {
+		t.Run(line, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, mode setting) {
+				f := newFencedWorld(t, mode)
+				c := f.client()
+				c.want("WATCH w", ok)
+				f.fence()
+				if err := f.source.Stop(); err != nil {
+					t.Fatal(err)
+				}
+				before := f.proxy.commands.Load()
+				c.send("INCR n")
+				until(t, "the first is sent", func() bool { return f.proxy.commands.Load() == before+1 })
+				c.send(line)
+				until(t, "the next one waits", func() bool { return f.proxy.commands.Load() == before+2 })
+				c.send("SET text " + strings.Repeat("x", 100))
+				until(t, "it is read", func() bool { return f.proxy.received.Load() > 200 })
+				if err := f.source.Cont(); err != nil {
+					t.Fatal(err)
+				}
+				until(t, "they are refused", func() bool { return f.refusals.Load() > 0 })
+				f.late(router.Target)
+				c.expect(":1\r\n")
+				if got := c.next(); got[0] == '-' {
+					t.Fatalf("%s: %q", line, got)
+				}
+				c.expect(ok)
+				if got := f.do(router.Target, 0, "STRLEN", "text"); fmt.Sprint(got) != "100" {
+					t.Errorf("there are %v bytes", got)
+				}
+			})
+		})
+	}
+}

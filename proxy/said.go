@@ -257,7 +257,7 @@ func (s *session) behind(sp *spec, cmd redcon.Command) error {
 	if !s.multi {
 		if f := s.wholly(sp, cmd.Args, with); f != nil {
 			cmd.Raw, cmd.Args = bytes.Clone(cmd.Raw), cloneArgs(cmd.Args) // the client is read meanwhile
-			s.curArgs = cmd.Args
+			s.curArgs, s.curRaw = cmd.Args, cmd.Raw
 			return f(sp, cmd)
 		}
 	}

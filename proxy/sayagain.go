@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"sync"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -96,7 +97,6 @@ func (r *reader) refusedItem() bool {
 	if it.settled || !r.setsAside(it.again) {
 		return false
 	}
-	s.execNils = s.execNils || it.role == execNil
 	s.srv.uncount(it)
 	_, _ = s.fifo.pop()
 	if it.gate {
@@ -129,7 +129,7 @@ func (s *session) sayAgain() error {
 	if n == 0 {
 		return nil
 	}
-	final := false
+	from, final := time.Now(), false
 	for {
 		no, last, next := s.srv.rounds.now()
 		if no != in {
@@ -143,14 +143,16 @@ func (s *session) sayAgain() error {
 			return errStopping
 		}
 	}
+	if s.srv.waitedInVain(time.Since(from), s.hungUp) {
+		return errClientGone
+	}
 	s.mu.Lock()
 	said := s.aside
 	s.aside = aside{}
 	if final {
 		s.aside.again = said.n
 	}
-	s.broken = s.broken || s.execNils
-	s.execNils = false
+	s.multi = s.st.multi // what was sent has not happened
 	anew := s.down || s.st.multi || s.st.watch || said.told
 	s.down = false // nothing is in flight, so nothing is lost
 	s.mu.Unlock()

@@ -51,7 +51,6 @@ type session struct {
 	multi    bool // the commands sent so far end inside a transaction
 	queuedIn int  // 1 + the database that a SELECT in it has gone to; 0: none
 	prefixed bool // some keys have other names where it is
-	broken   bool // keys were watched on another server: the next EXEC answers nil
 	noDB     bool // the current database is not in the map
 	quit     bool
 	eof      bool
@@ -103,7 +102,6 @@ type session struct {
 	letIn      bool // a server has taken a command of the client, so it has let it in
 	aside      aside
 	asideIn    uint64 // the round in which something was set aside
-	execNils   bool   // what was set aside ends a transaction that must not run
 }
 
 func newSession(srv *Server, id uint64, conn net.Conn) *session {
@@ -192,8 +190,8 @@ func (s *session) serve() error {
 
 // connect makes the first upstream connection, once the gate is open.
 func (s *session) connect() error {
+	from := time.Now()
 	for {
-		from := time.Now()
 		route, err := s.srv.gate.Enter(s.srv.stopping)
 		if err != nil {
 			return err
@@ -214,6 +212,10 @@ func (s *session) connect() error {
 		if s.srv.gate.Route().Side != route.Side {
 			l.close()
 			continue
+		}
+		if s.srv.waitedInVain(time.Since(from), s.hungUp) {
+			l.close()
+			return errClientGone
 		}
 		s.adopt(l)
 		s.prepareLate()
@@ -372,12 +374,13 @@ func (s *session) command(cmd redcon.Command) error {
 // leads to.
 func (s *session) enter() error {
 	route, ok := s.srv.gate.TryEnter()
+	var from time.Time // since when the command is held
 	if !ok {
 		if err := s.flushUp(); err != nil {
 			return err
 		}
 		s.out.kick()
-		from := time.Now()
+		from = time.Now()
 		var err error
 		if route, err = s.srv.gate.Enter(s.srv.stopping); err != nil {
 			return err
@@ -391,11 +394,17 @@ func (s *session) enter() error {
 		}
 	}
 	s.ticket = true
-	if err := s.follow(route); err != nil {
-		s.leave()
-		return err
+	if from.IsZero() && s.route.Side != route.Side {
+		from = time.Now()
 	}
-	return nil
+	err := s.follow(route)
+	if err == nil && !from.IsZero() && s.srv.waitedInVain(time.Since(from), s.hungUp) {
+		err = errClientGone // the other server has taken its time
+	}
+	if err != nil {
+		s.leave()
+	}
+	return err
 }
 
 // follow brings the session to where a route leads.

@@ -122,6 +122,9 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 			}
 		}
 		s.srv.turns.pass(it.turn)
+		if st.multi && string(reply) == "+QUEUED\r\n" {
+			st.enqueueOurs(it)
+		}
 		return nil
 	case replaced:
 		out = it.text
@@ -130,7 +133,7 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 			out = it.text
 		}
 	case execNil:
-		return r.settleExecNil(failed)
+		return r.settleExecNil(text, out)
 	}
 	if st.multi && it.queues() {
 		switch {
@@ -141,6 +144,9 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 			s.srv.uncount(it)
 		}
 		return out
+	}
+	if st.multi && failed && it.spec.verb != vExec && !sparesTransaction(text) {
+		st.dirty = true
 	}
 	if it.spec.verb == vExec {
 		r.settleExec(reply, failed, text)
@@ -183,25 +189,32 @@ func halfObeyed(it *item) bool { return it.spec.verb == vHello && len(it.args) >
 // rather than running it.
 func (it *item) queues() bool {
 	switch it.spec.verb {
-	case vMulti, vExec, vDiscard, vWatch, vReset, vQuit:
+	case vMulti, vExec, vDiscard, vWatch, vReset, vQuit: // those that processCommand exempts
 		return false
 	}
 	return true
 }
 
-func (r *reader) settleExecNil(failed bool) []byte {
+// sparesTransaction reports whether an error within a transaction is one that does not spoil
+// it: what the commands themselves say in Redis, and not what keeps them from running.
+func sparesTransaction(text string) bool {
+	return text == "ERR MULTI calls can not be nested" || text == "ERR WATCH inside MULTI is not allowed"
+}
+
+// settleExecNil is for an EXEC before which the transaction was spoilt, so that it does not run.
+func (r *reader) settleExecNil(text string, out []byte) []byte {
 	s := r.s
-	if failed {
-		return []byte("-ERR EXEC without MULTI\r\n")
+	if !strings.HasPrefix(text, "EXECABORT") { // there was no transaction
+		return out
 	}
-	dirty := s.st.dirty
+	dirty := s.st.dirty || text != "EXECABORT Transaction discarded because of previous errors."
 	for _, q := range s.st.effects {
 		s.srv.uncount(q)
 	}
 	s.st.endMulti(true)
 	switch {
 	case dirty:
-		return []byte("-EXECABORT Transaction discarded because of previous errors.\r\n")
+		return out
 	case s.st.proto == 3:
 		return []byte("_\r\n")
 	}
@@ -232,6 +245,9 @@ func (r *reader) settleExec(reply []byte, failed bool, text string) {
 			el = els[i]
 		}
 		shift += confirmations(st, q) - 1
+		if q.role == ours {
+			continue
+		}
 		bad := resp.IsError(el)
 		s.srv.ran(q)
 		r.events = append(r.events, eventsOf(q, st.db, bad)...)
@@ -291,8 +307,10 @@ func (r *reader) apply(it *item) {
 			s.srv.uncount(q)
 		}
 		st.endMulti(true)
-	case vWatch, vUnwatch:
-		st.watch = it.spec.verb == vWatch
+	case vWatch:
+		st.watch = true
+	case vUnwatch:
+		st.watch, st.broken = false, false
 	case vReset:
 		for _, q := range st.effects {
 			s.srv.uncount(q)

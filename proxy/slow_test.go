@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -201,4 +202,47 @@ func TestClientIsNotAskedForWhileItsServerIsDialled(t *testing.T) {
 	})
 	close(dialled)
 	c.expect("+PONG\r\n")
+}
+
+// TestSlowSubscriberDoesNotHoldASwitchUp has a subscriber that does not read be all that is
+// there when a switch begins: no command is in flight.
+func TestSlowSubscriberDoesNotHoldASwitchUp(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		sub := w.client()
+		sub.want("SUBSCRIBE c", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+		there := w.server(router.Source).Client(0)
+		defer func() { _ = there.Close() }()
+		pad, n := strings.Repeat("x", 16<<10), 0
+		until(t, "the subscriber is stuck", func() bool {
+			if err := there.Publish(context.Background(), "c", fmt.Sprintf("%06d%s", n, pad)).Err(); err != nil {
+				t.Fatal(err)
+			}
+			n++
+			return slices.ContainsFunc(w.proxy.snapshotSessions(), func(s *session) bool { return s.out.stuck(time.Now()) > 50*time.Millisecond })
+		})
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := w.proxy.Prepare(ctx, router.Target); err != nil {
+			t.Fatal(err)
+		}
+		route := router.Route{Side: router.Target, Epoch: 1, Map: w.dbs}
+		stall, end := context.WithTimeout(ctx, time.Second)
+		defer end()
+		if err := w.proxy.Hold(stall); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.proxy.Align(stall, route); err != nil {
+			t.Fatal(err)
+		}
+		w.proxy.Release(route)
+		w.do(router.Target, 0, "PUBLISH", "c", fmt.Sprintf("%06d%s", n, pad))
+		for i := range n + 1 {
+			want := fmt.Sprintf("%06d%s", i, pad)
+			if got := sub.next(); !strings.HasSuffix(got, "\r\n"+want+"\r\n") {
+				t.Fatalf("message %d is %.60q", i, got)
+			}
+		}
+		sub.quiet("*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+	})
 }

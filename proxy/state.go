@@ -42,6 +42,7 @@ type state struct {
 	effects    []*item // those of them that change this state or concern the observer
 	writes     []*item // those that may change keys and have no other effect
 	watch      bool
+	broken     bool // keys were watched on another server: EXEC must answer nil
 
 	// stuck says why the session cannot be moved to another server; it is closed
 	// at a switch. Empty when it can.
@@ -158,7 +159,7 @@ func (st *state) scans() (at []int) {
 func (st *state) endMulti(unwatched bool) {
 	st.multi, st.dirty, st.queue, st.queueBytes, st.queued, st.effects, st.writes = false, false, nil, 0, 0, nil, nil
 	if unwatched {
-		st.watch = false
+		st.watch, st.broken = false, false
 	}
 	if st.stuck == tooLong {
 		st.stuck = ""

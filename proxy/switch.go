@@ -171,6 +171,11 @@ func (s *Server) Hold(ctx context.Context) error {
 	result := make(chan error, 1)
 	go func() { result <- s.gate.Shut(ctx) }()
 	<-shutting
+	// Whoever waits for a slow client from now on sees that there is a hurry. A subscriber's
+	// replies keep nobody inside, but Align is to hear the last of them.
+	for _, sess := range s.snapshotSessions() {
+		sess.out.poke()
+	}
 	for _, l := range s.eventLoops() {
 		l.post(l.hasten)
 	}
@@ -272,13 +277,11 @@ func (s *session) align(ctx context.Context, route router.Route) error {
 	}
 	old, warm := s.link, s.warm
 	s.warm = nil
-	barrier, asks := &item{spec: ownSpec, mode: modeWhole, role: ours, heard: make(chan struct{})}, words("PING")
-	if s.st.multi {
-		asks = words("MULTI") // PING would be queued; this is refused, and leaves the transaction as it is
-	}
+	// Inside a transaction it is queued, for whatever is refused there may spoil that.
+	barrier := &item{spec: ownSpec, mode: modeWhole, role: ours, heard: make(chan struct{})}
 	s.fifo.push(barrier)
 	s.mu.Unlock()
-	if _, err := old.conn.Write(asks); err == nil {
+	if _, err := old.conn.Write(words("PING")); err == nil {
 		select {
 		case <-barrier.heard:
 		case <-ctx.Done():

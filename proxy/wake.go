@@ -18,7 +18,6 @@ func (s *Server) nudge(ctx context.Context) error {
 	sleepers := make(map[router.Side][]sleeper)
 	nameless := make(map[router.Side][]*session)
 	for _, sess := range s.snapshotSessions() {
-		sess.out.poke()
 		side, z, blocks := sess.blockedOn()
 		switch {
 		case !blocks:

@@ -1,0 +1,65 @@
+package proxy
+
+import (
+	"slices"
+
+	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/tidwall/redcon"
+)
+
+// Align asks on every subscriber's connection what is answered behind the last message. In a
+// transaction that is queued among what the client has queued. Where the switch is undone the
+// server runs it with the rest, and the client is not to see its reply.
+
+// enqueueOurs remembers a command of ours that the server has queued.
+func (st *state) enqueueOurs(it *item) {
+	it.index = st.queued
+	st.queued++
+	st.effects = append(st.effects, it)
+}
+
+func (st *state) hasOurs() bool {
+	return slices.ContainsFunc(st.effects, func(q *item) bool { return q.role == ours })
+}
+
+// ours returns which of the replies to EXEC answer commands of ours.
+func (st *state) ours() (at []int) {
+	shift := 0
+	for _, q := range st.effects {
+		if q.role == ours {
+			at = append(at, q.index+shift)
+		}
+		shift += confirmations(st, q) - 1
+	}
+	return at
+}
+
+// forgetOurs follows that another server is told the transaction without them.
+func (st *state) forgetOurs() {
+	if !st.hasOurs() {
+		return
+	}
+	st.effects = slices.DeleteFunc(st.effects, func(q *item) bool { return q.role == ours })
+	for i, q := range st.queue {
+		q.index = i
+	}
+	st.queued = len(st.queue)
+}
+
+// without takes the replies that are ours out of the array that answers EXEC. What
+// SUBSCRIBE has said for more than one channel pushes others out of the array; those are
+// left out when they come.
+func (it *item) without(ours []int, reply []byte) []byte {
+	els := resp.Elements(reply)
+	it.ours, it.passed = ours, len(els)-1 // the array itself is counted behind this
+	out := redcon.AppendArray(nil, len(els)-len(ours))
+	for i, el := range els {
+		if !slices.Contains(ours, i) {
+			out = append(out, el...)
+		}
+	}
+	return out
+}
+
+// isOurs reports whether the next reply to an EXEC answers a command of ours.
+func (it *item) isOurs() bool { return it.settled && slices.Contains(it.ours, it.passed) }
