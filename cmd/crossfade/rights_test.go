@@ -61,7 +61,7 @@ func leastRights(t *testing.T, without []string) {
 		t.Fatalf("check: %d\n%s%s", check.code, check.stdout, check.stderr)
 	}
 	// A machine that is busy with other tests must not make it fail.
-	cf := startIn(t, dir, source, target, append(with, "--cutover.max_stall", "1m", "--cutover.max_lag", "30s")...)
+	cf := startIn(t, dir, source, target, append(with, "--cutover.max_stall", "20s", "--cutover.max_lag", "30s")...)
 	stop := trafficForRights(t, cf)
 	cf.awaitReady(t)
 	must(t, dir, 0, "shadow", "50%")
@@ -139,7 +139,7 @@ func trafficForRights(t *testing.T, cf *running) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	c := redis.NewClient(&redis.Options{Network: "unix", Addr: cf.dir + "/clients.sock", DB: 3, Protocol: 2, DisableIdentity: true})
+	c := redis.NewClient(&redis.Options{Network: "unix", Addr: cf.dir + "/clients.sock", DB: 3, Protocol: 2, DisableIdentity: true, ReadTimeout: time.Minute})
 	heard := c.PSubscribe(ctx, "news*")
 	go func() {
 		defer close(ended)
@@ -188,7 +188,7 @@ func trafficForRights(t *testing.T, cf *running) (stop func()) {
 				t.Errorf("a client: %v", err)
 				return
 			}
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 		}
 	}()
 	return func() {
