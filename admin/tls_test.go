@@ -61,6 +61,7 @@ func TestDoorByCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = log.Close() })
 	settings := secured(t, ca, "required")
 	settings.Operators = []string{"alice", "team.example"}
 	_, c, _ := startWith(t, Options{Config: settings, Operator: &fake{}, Serving: func() bool { return true }, Audit: log})
