@@ -94,7 +94,7 @@ func (c Config) checkAddresses() []error {
 		problems = append(problems, fmt.Errorf("admin.address: %w", adminErr))
 	case slices.ContainsFunc(listeners, func(l Listen) bool { return samePlace(l.Network, l.Address, adminNetwork, admin) }):
 		problems = append(problems, fmt.Errorf("admin.address: %q is the address for clients (listen) as well: give another", c.Admin.Address))
-	case adminNetwork == "tcp" && !loopback(admin) && c.Admin.Token == "" && !(secure && c.Admin.byCertificate()):
+	case adminNetwork == "tcp" && !loopback(admin) && c.Admin.Token == "" && (!secure || !c.Admin.byCertificate()):
 		problems = append(problems, fmt.Errorf("admin.token: missing, and admin.address %q can be reached from other machines: "+
 			"set CROSSFADE_ADMIN_TOKEN or admin.token_file, or use unix:PATH or 127.0.0.1", c.Admin.Address))
 	}
@@ -116,7 +116,7 @@ func (c Config) checkDoor(listeners []Listen) (problems []error) {
 			problems = append(problems, fmt.Errorf("admin.web: %q is admin.address as well, where the dashboard is in any case: leave it out, or give another", a.Web))
 		case slices.ContainsFunc(listeners, func(l Listen) bool { return samePlace(l.Network, l.Address, network, web) }):
 			problems = append(problems, fmt.Errorf("admin.web: %q is the address for clients (listen) as well: give another", a.Web))
-		case !loopback(web) && a.Token == "" && !(secure && a.byCertificate()):
+		case !loopback(web) && a.Token == "" && (!secure || !a.byCertificate()):
 			problems = append(problems, fmt.Errorf("admin.token: missing, and admin.web %q can be reached from other machines: "+
 				"set CROSSFADE_ADMIN_TOKEN or admin.token_file, or use 127.0.0.1", a.Web))
 		}

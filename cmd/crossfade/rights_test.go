@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -127,7 +128,7 @@ func fillForRights(t *testing.T, s *redistest.Server) {
 			}
 			return nil
 		})
-		if err != nil && err != redis.Nil {
+		if err != nil && !errors.Is(err, redis.Nil) {
 			t.Fatal(err)
 		}
 	}
@@ -186,7 +187,7 @@ func trafficForRights(t *testing.T, cf *running) (stop func()) {
 			if err == nil && i%50 == 0 {
 				err = c.Publish(ctx, "news", i).Err()
 			}
-			if err != nil && err != redis.Nil && ctx.Err() == nil {
+			if err != nil && !errors.Is(err, redis.Nil) && ctx.Err() == nil {
 				t.Errorf("a client: %v", err)
 				return
 			}

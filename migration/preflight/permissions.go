@@ -69,7 +69,7 @@ func permissions(ctx context.Context, in *inspection, s *server) []Finding {
 		if !trying && !s.up && n.until != (version{}) {
 			continue // who has ACL DRYRUN (7.0) is newer, although INFO says nothing
 		}
-		if n.applies(s) && !(trying && n.noTry) && !(!trying && n.tryOnly) {
+		if n.applies(s) && (!trying || !n.noTry) && (trying || !n.tryOnly) {
 			list = append(list, n)
 		}
 	}
