@@ -12,11 +12,12 @@ QUEUE_SWITCHES ?= 200
 CLUSTER_RUNS ?= 10
 BENCH      ?= all
 LINT       := v2.15.0
+VULNCHECK  := v1.9.0
 AXE        := 4.14.1
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks clusters big failpoints sentinels model chaos dashboard-test release release-check reference manifests alerts clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-bulk bench-sync switches versions suites e2e-long queues rollbacks clusters big failpoints sentinels model chaos dashboard-test release release-check licences vulns reference manifests alerts clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -27,7 +28,13 @@ release: ## make bin/release: binaries, Debian packages, bills of materials, che
 release-check: ## build a release twice, in folders and with caches of their own, and compare
 	RELEASE_COLD=1 $(GO) test ./scripts/release -run '^TestReproducible$$' -count 1 -v -timeout 1h
 
-reference: ## write docs/reference.md anew
+licences: ## list the licences of all that is in the binary; one that nobody has looked at is an error
+	$(GO) run ./scripts/release -licences -version $(VERSION)
+
+vulns: ## ask Go's database for vulnerabilities in what the program calls; needs vuln.go.dev
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@$(VULNCHECK) ./cmd/crossfade
+
+reference: ## write docs/reference.md and docs/openapi.json anew
 	$(GO) test ./cmd/crossfade -run '^TestReference$$' -count 1 -args -update
 
 manifests: ## check deploy/kubernetes by the types of Kubernetes itself; needs kubectl
@@ -95,7 +102,7 @@ failpoints: ## every fault at every step of a cutover, of a rollback and of thei
 	E2E_FAILPOINTS=all $(GO) test ./e2e -run '^Test(Failpoints|FailpointsOfRecoveries|ASlowCoordinatorWakes|TwoCoordinatorsAtOnce)$$' -count 1 -parallel 6 -v -timeout 4h
 
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
-	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders internal/keyspec:FuzzKeys internal/prefix:FuzzStripper; do \
+	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders admin:FuzzDoor internal/keyspec:FuzzKeys internal/prefix:FuzzStripper; do \
 		$(GO) test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
 	done
 

@@ -196,8 +196,20 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
-// ask sends a bare request.
+// ask sends a bare request. What is answered must be as it is described.
 func ask(t *testing.T, c config.Admin, method, path, body string, header map[string]string) (int, Error, http.Header) {
+	t.Helper()
+	code, text, replied := raw(t, c, method, path, body, header)
+	asDescribed(t, method, path, code, replied, text)
+	var e Error
+	if err := json.Unmarshal(text, &e); err != nil && method != http.MethodHead {
+		t.Fatalf("%s %s: %v in %q", method, path, err, text)
+	}
+	return code, e, replied
+}
+
+// send sends a request on a connection of its own.
+func send(t *testing.T, c config.Admin, method, path, body string, header map[string]string) *http.Response {
 	t.Helper()
 	network, address, err := config.SplitAddress(c.Address)
 	if err != nil {
@@ -225,16 +237,7 @@ func ask(t *testing.T, c config.Admin, method, path, body string, header map[str
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var e Error
-	if err := json.Unmarshal(text, &e); err != nil && method != http.MethodHead {
-		t.Fatalf("%s %s: %v in %q", method, path, err, text)
-	}
-	return response.StatusCode, e, response.Header
+	return response
 }
 
 func TestRequestsThatAreRefused(t *testing.T) {

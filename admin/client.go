@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ type Client struct {
 // NewClient returns a client for the address and token of the configuration. It
 // dials nothing yet.
 func NewClient(c config.Admin) (*Client, error) {
-	network, address, err := config.SplitAddress(c.Address)
+	network, address, secure, err := config.SplitDoor(c.Address)
 	if err != nil {
 		return nil, fmt.Errorf("admin.address: %w", err)
 	}
@@ -50,8 +51,17 @@ func NewClient(c config.Admin) (*Client, error) {
 	} else if _, port, _ := net.SplitHostPort(address); port == "0" {
 		return nil, fmt.Errorf("admin.address: %q has port 0: give the port that `crossfade run` logged", c.Address)
 	}
+	var settings *tls.Config
+	if secure {
+		base = "https://" + address
+		if settings, err = c.ClientTLS(address); err != nil {
+			return nil, err
+		}
+	}
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	transport := &http.Transport{
+		TLSClientConfig:     settings,
+		TLSHandshakeTimeout: dialTimeout,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)
 		},
@@ -216,6 +226,10 @@ func (c *Client) explain(ctx context.Context, path string, err error) error {
 		return fmt.Errorf("no crossfade is listening on %s (no such file%s); is `crossfade run` running, and is --admin the same?", c.address, c.where())
 	case dialing && errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no crossfade is listening on %s; is `crossfade run` running, and is --admin the same?", c.address)
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return fmt.Errorf("the certificate of the sidecar at %s is not trusted: %w; see admin.client.tls.ca_file", c.address, err)
+	case strings.Contains(err.Error(), "tls: certificate required"):
+		return fmt.Errorf("the sidecar at %s lets in only who shows a certificate: see admin.client.tls.cert_file", c.address)
 	case dialing:
 		return fmt.Errorf("no crossfade can be reached at %s: %w; is --admin right?", c.address, op.Err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):

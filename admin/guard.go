@@ -32,23 +32,57 @@ func (s *Server) guard(r *http.Request) (role, *Error) {
 	}
 	c := s.opt.Config
 	if c.Token == "" {
-		return operates, nil
+		return s.certified(r), nil
 	}
 	// Probes carry no secret, and learn one bit; the page itself holds nothing.
-	if slices.Contains(Probes(), r.URL.Path) || web.Has(r.URL.Path) {
+	if isProbe(r.URL.Path) || web.Has(r.URL.Path) {
 		return looks, nil
+	}
+	from := s.guesses.from(r)
+	if !s.guesses.may(from) {
+		return "", &Error{Code: http.StatusTooManyRequests, Message: "too many wrong tokens came from there",
+			Hint: "wait some seconds; the unix socket of the machine itself has no such limit"}
 	}
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	given = strings.TrimSpace(given)
 	operator, viewer := same(given, c.Token.Reveal()), same(given, c.ViewToken.Reveal()) && c.ViewToken != ""
 	switch {
 	case strings.EqualFold(scheme, "Bearer") && operator:
-		return operates, nil
+		return s.certified(r), nil
 	case strings.EqualFold(scheme, "Bearer") && viewer:
 		return looks, nil
+	case given != "" && s.guesses.wrong(from):
+		s.log.Warn("wrong tokens are shown at the operator's address", "who", s.whoAsks(r).String())
 	}
 	return "", &Error{Code: http.StatusUnauthorized, Message: "the admin token is missing or wrong",
 		Hint: "set CROSSFADE_ADMIN_TOKEN (or admin.token_file) to what `crossfade run` was given"}
+}
+
+// certified is what somebody may do by the certificate that was shown: all, unless there
+// is a list of those who may. A connection without TLS is judged by other means alone.
+func (s *Server) certified(r *http.Request) role {
+	allowed := s.opt.Config.Operators
+	if r.TLS == nil || len(allowed) == 0 {
+		return operates
+	}
+	for _, name := range certificateNames(r) {
+		if slices.Contains(allowed, name) {
+			return operates
+		}
+	}
+	return looks
+}
+
+// certificateNames are those of the certificate that was shown and verified.
+func certificateNames(r *http.Request) (names []string) {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return nil
+	}
+	c := r.TLS.VerifiedChains[0][0]
+	if c.Subject.CommonName != "" {
+		names = append(names, c.Subject.CommonName)
+	}
+	return slices.Concat(names, c.DNSNames, c.EmailAddresses)
 }
 
 // foreign refuses what the page of somebody else may have sent.
@@ -57,9 +91,10 @@ func (s *Server) guard(r *http.Request) (role, *Error) {
 // rebinding read the replies. So what changes something and has an Origin must have
 // ours and the nonce, which a foreign page cannot learn; and without a token the Host
 // must be one that no foreign page can have. With a token that is not needed: browsers
-// send none by themselves, and there are no cookies.
+// send none by themselves, and there are no cookies. Nor is it with TLS: the name of a
+// foreign page is not in our certificate.
 func (s *Server) foreign(r *http.Request) *Error {
-	if s.opt.Config.Token == "" && !s.ownHost(r) {
+	if s.opt.Config.Token == "" && r.TLS == nil && !s.ownHost(r) {
 		return &Error{Code: http.StatusForbidden, Message: "the Host " + quoted(r.Host) + " is not this machine",
 			Hint: "ask for an IP address or localhost, or set admin.token"}
 	}
@@ -99,7 +134,7 @@ func (s *Server) ownHost(r *http.Request) bool {
 		return !strings.Contains(host, ".")
 	}
 	for _, listen := range []string{s.opt.Config.Address, s.opt.Config.Web} {
-		network, address, err := config.SplitAddress(listen)
+		network, address, _, err := config.SplitDoor(listen)
 		if err == nil && network == "tcp" && host != "" && strings.EqualFold(host, hostOf(address)) {
 			return true
 		}

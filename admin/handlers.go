@@ -7,13 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
+	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/crossfade/crossfade/admin/web"
 	"github.com/crossfade/crossfade/migration"
+	"github.com/crossfade/crossfade/sync/throttle"
+	"github.com/crossfade/crossfade/sync/verify"
 )
 
 // The paths. Their replies are stable within /v1.
@@ -36,52 +41,93 @@ const (
 	pathCheck    = "/v1/check"
 	pathFindings = "/v1/findings"
 	pathEvents   = "/v1/events"
+	pathOpenAPI  = "/v1/openapi.json"
 )
 
 // maxBody bounds a request's body, in bytes.
 const maxBody = 4 << 10
 
 // route is one path: reading answers at once, changing is a verb. An answer that is
-// an http.Handler writes the reply itself, all else is written as JSON.
+// an http.Handler writes the reply itself, all else is written as JSON. What is said of
+// it is what the description of all paths is made of, see OpenAPI.
 type route struct {
 	method string
 	answer func(r *http.Request, body []byte) (any, error)
+
+	about   string       // what it does, in a sentence
+	asks    reflect.Type // of the body, nil where none is read
+	gives   reflect.Type // of a reply that is 200, nil where it is no JSON
+	media   string       // of that, where it is no JSON
+	refuses []int        // with what it may refuse besides those that all refuse with
+	inside  bool         // for operators on the unix socket only
 }
 
-func (s *Server) routes() map[string]route {
-	read := func(answer func() (any, error)) route {
-		return route{http.MethodGet, func(*http.Request, []byte) (any, error) { return answer() }}
-	}
-	metrics := s.metricsPage()
-	return map[string]route{
-		pathHealth:  read(func() (any, error) { return map[string]bool{"alive": true}, nil }),
-		pathReady:   read(s.ready),
-		pathVersion: read(func() (any, error) { return VersionReply{s.opt.Version}, nil }),
-		pathMetrics: read(func() (any, error) { return metrics, nil }),
-		pathStatus:  read(s.status),
-		pathSlow:    read(s.slow),
+// Who reads learns nothing of these, and who changes may meet them.
+var verbRefuses = []int{http.StatusBadRequest, http.StatusConflict, http.StatusUnsupportedMediaType, http.StatusInternalServerError, http.StatusServiceUnavailable}
 
-		pathVerified: read(s.verified),
-		pathAudit:    read(s.audited),
-		pathFindings: read(s.findings),
-		pathEvents:   {http.MethodGet, s.streamed},
-
-		pathCutover:  s.verb(s.cutover),
-		pathRollback: s.verb(s.rollback),
-		pathAbort:    s.verb(s.abort),
-		pathComplete: s.verb(s.complete),
-		pathVerify:   s.verb(s.verify),
-		pathThrottle: s.verb(s.throttle),
-		pathShadow:   s.verb(s.shadow),
-		pathCheck:    s.verb(s.check),
+// reads is a path that says something.
+func reads[R any](about string, answer func() (R, error), refuses ...int) route {
+	return route{
+		method: http.MethodGet, about: about, gives: reflect.TypeFor[R](), refuses: refuses,
+		answer: func(*http.Request, []byte) (any, error) { return answer() },
 	}
 }
 
-func (s *Server) ready() (any, error) {
+// serves is a path that answers in its own way.
+func serves(about, media string, answer func(r *http.Request, body []byte) (any, error), refuses ...int) route {
+	return route{method: http.MethodGet, about: about, media: media, answer: answer, refuses: refuses}
+}
+
+// verbOf is a path that changes something, or takes long. An empty body is the zero Q.
+func verbOf[Q, R any](s *Server, about string, run func(context.Context, *http.Request, Q) (R, error)) route {
+	return route{
+		method: http.MethodPost, about: about, asks: reflect.TypeFor[Q](), gives: reflect.TypeFor[R](), refuses: verbRefuses,
+		answer: s.verb(func(ctx context.Context, r *http.Request, body []byte) (any, error) {
+			var request Q
+			if err := decode(body, &request); err != nil {
+				return nil, err
+			}
+			return run(ctx, r, request)
+		}),
+	}
+}
+
+func (s *Server) routes() map[string]route { return s.table(s.metricsPage(), describePaths()) }
+
+// table is of all paths. What is only described may have no pages.
+func (s *Server) table(metrics, description http.Handler) map[string]route {
+	all := map[string]route{
+		pathHealth:  reads("Says that the process lives.", func() (AliveReply, error) { return AliveReply{true}, nil }),
+		pathReady:   reads("Says whether clients are served.", s.ready, http.StatusServiceUnavailable),
+		pathVersion: reads("Says the version of the sidecar.", func() (VersionReply, error) { return VersionReply{s.opt.Version}, nil }),
+		pathMetrics: serves("The metrics, for Prometheus.", "text/plain", func(*http.Request, []byte) (any, error) { return metrics, nil }, http.StatusServiceUnavailable),
+		pathStatus:  reads("Says where the migration stands, and what the proxy has measured.", s.status),
+		pathSlow:    reads("Lists the slow commands, the latest first.", s.slow),
+		pathOpenAPI: serves("This description.", "application/json", func(*http.Request, []byte) (any, error) { return description, nil }),
+
+		pathVerified: reads("The newest report of a comparison of both sides.", s.verified, http.StatusNotFound),
+		pathAudit:    reads("The last entries of the audit log, the oldest first.", s.audited),
+		pathFindings: reads("What the newest check has found.", s.findings, http.StatusNotFound),
+		pathEvents:   serves("Server-sent events: hello once, then status every second, until who asked has gone.", "text/event-stream", s.streamed, http.StatusServiceUnavailable),
+
+		pathCutover:  verbOf(s, "Moves the clients to the target.", s.cutover),
+		pathRollback: verbOf(s, "Moves the clients back to the source.", s.rollback),
+		pathAbort:    verbOf(s, "Takes back a switch that is under way, or ends one that waits.", s.abort),
+		pathComplete: verbOf(s, "Ends the migration and cleans up.", s.complete),
+		pathVerify:   verbOf(s, "Compares both sides key by key; it ends when who asked for it has gone.", s.verify),
+		pathThrottle: verbOf(s, "Changes how fast scans may copy, and says how fast that is.", s.throttle),
+		pathShadow:   verbOf(s, "Changes how many reads the target is asked too, and says what came of them.", s.shadow),
+		pathCheck:    verbOf(s, "Makes the checks of the next switch.", s.check),
+	}
+	maps.Copy(all, profiles())
+	return all
+}
+
+func (s *Server) ready() (ReadyReply, error) {
 	if !s.opt.Serving() {
-		return nil, notServing()
+		return ReadyReply{}, notServing()
 	}
-	return map[string]bool{"ready": true}, nil
+	return ReadyReply{true}, nil
 }
 
 func notServing() *Error {
@@ -89,8 +135,8 @@ func notServing() *Error {
 }
 
 // verb wraps what changes something, or takes long.
-func (s *Server) verb(run func(ctx context.Context, r *http.Request, body []byte) (any, error)) route {
-	return route{http.MethodPost, func(r *http.Request, body []byte) (any, error) {
+func (s *Server) verb(run func(ctx context.Context, r *http.Request, body []byte) (any, error)) func(*http.Request, []byte) (any, error) {
+	return func(r *http.Request, body []byte) (any, error) {
 		if !s.begin() {
 			return nil, &Error{Code: http.StatusServiceUnavailable, Message: ErrStopping.Error()}
 		}
@@ -112,21 +158,17 @@ func (s *Server) verb(run func(ctx context.Context, r *http.Request, body []byte
 			log.Info("the operator was answered", "took_ms", took.Milliseconds())
 		}
 		return reply, err
-	}}
+	}
 }
 
-func (s *Server) throttle(_ context.Context, _ *http.Request, body []byte) (any, error) {
-	var request ThrottleRequest
-	if err := decode(body, &request); err != nil {
-		return nil, err
-	}
+func (s *Server) throttle(_ context.Context, _ *http.Request, request ThrottleRequest) (t throttle.Status, err error) {
 	for name, n := range map[string]*int64{"keys_per_second": request.Keys, "bytes_per_second": request.Bytes} {
 		if n != nil && (*n < 0 || *n > maxPerSecond) {
-			return nil, badRequest(fmt.Errorf("%s: %d is out of range: give 0 for no bound, or 1 to %d", name, *n, int64(maxPerSecond)))
+			return t, badRequest(fmt.Errorf("%s: %d is out of range: give 0 for no bound, or 1 to %d", name, *n, int64(maxPerSecond)))
 		}
 	}
 	if request.Scheduled && (request.Keys != nil || request.Bytes != nil || request.Paused != nil) {
-		return nil, badRequest(errors.New("scheduled: it takes back what was set: give it alone"))
+		return t, badRequest(errors.New("scheduled: it takes back what was set: give it alone"))
 	}
 	return s.opt.Operator.Throttle(migration.ThrottleOptions(request)), nil
 }
@@ -134,22 +176,18 @@ func (s *Server) throttle(_ context.Context, _ *http.Request, body []byte) (any,
 // maxPerSecond bounds what a throttle may be set to.
 const maxPerSecond = 1 << 50
 
-func (s *Server) cutover(ctx context.Context, _ *http.Request, body []byte) (any, error) {
-	return switchOver(ctx, body, s.opt.Operator.Cutover)
+func (s *Server) cutover(ctx context.Context, _ *http.Request, request SwitchRequest) (migration.Report, error) {
+	return switchOver(ctx, request, s.opt.Operator.Cutover)
 }
 
-func (s *Server) rollback(ctx context.Context, _ *http.Request, body []byte) (any, error) {
-	return switchOver(ctx, body, s.opt.Operator.Rollback)
+func (s *Server) rollback(ctx context.Context, _ *http.Request, request SwitchRequest) (migration.Report, error) {
+	return switchOver(ctx, request, s.opt.Operator.Rollback)
 }
 
-func switchOver(ctx context.Context, body []byte, run func(context.Context, migration.SwitchOptions) (migration.Report, error)) (any, error) {
-	var request SwitchRequest
-	if err := decode(body, &request); err != nil {
-		return nil, err
-	}
+func switchOver(ctx context.Context, request SwitchRequest, run func(context.Context, migration.SwitchOptions) (migration.Report, error)) (migration.Report, error) {
 	options, err := request.options()
 	if err != nil {
-		return nil, badRequest(err)
+		return migration.Report{}, badRequest(err)
 	}
 	report, err := run(ctx, options)
 	if err != nil {
@@ -157,45 +195,34 @@ func switchOver(ctx context.Context, body []byte, run func(context.Context, migr
 		if !report.Started.IsZero() {
 			e.Report = &report
 		}
-		return nil, e
+		return report, e
 	}
 	return report, nil
 }
 
-func (s *Server) abort(ctx context.Context, _ *http.Request, body []byte) (any, error) {
-	if err := decode(body, &struct{}{}); err != nil {
-		return nil, err
-	}
+func (s *Server) abort(ctx context.Context, _ *http.Request, _ struct{}) (Done, error) {
 	if err := s.opt.Operator.Abort(ctx); err != nil {
-		return nil, err
+		return Done{}, err
 	}
 	return Done{[]string{"the switch is being taken back, or waits no more; crossfade status tells when it is so"}}, nil
 }
 
-func (s *Server) complete(ctx context.Context, _ *http.Request, body []byte) (any, error) {
-	var request CompleteRequest
-	if err := decode(body, &request); err != nil {
-		return nil, err
-	}
+func (s *Server) complete(ctx context.Context, _ *http.Request, request CompleteRequest) (Done, error) {
 	done, err := s.opt.Operator.Complete(ctx, migration.CompleteOptions{StayOnSource: request.StayOnSource})
 	if err != nil {
 		e := asError(err)
 		if len(done) > 0 {
 			e.Hint = "done so far: " + strings.Join(done, "; ")
 		}
-		return nil, e
+		return Done{}, e
 	}
 	return Done{append([]string{}, done...)}, nil
 }
 
 // verify ends with its request too: it reads a lot, and nobody would see the end.
-func (s *Server) verify(ctx context.Context, r *http.Request, body []byte) (any, error) {
-	var request VerifyRequest
-	if err := decode(body, &request); err != nil {
-		return nil, err
-	}
+func (s *Server) verify(ctx context.Context, r *http.Request, request VerifyRequest) (verify.Report, error) {
 	if !(request.Sample >= 0 && request.Sample <= 1) {
-		return nil, badRequest(fmt.Errorf("sample: %v is out of range: give a share above 0 and up to 1, such as 0.1", request.Sample))
+		return verify.Report{}, badRequest(fmt.Errorf("sample: %v is out of range: give a share above 0 and up to 1, such as 0.1", request.Sample))
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -204,10 +231,10 @@ func (s *Server) verify(ctx context.Context, r *http.Request, body []byte) (any,
 }
 
 // verified is the newest report.
-func (s *Server) verified() (any, error) {
+func (s *Server) verified() (verify.Report, error) {
 	r, ok := s.opt.Operator.LastVerification()
 	if !ok {
-		return nil, &Error{Code: http.StatusNotFound, Message: "no verification has come to its end yet", Hint: "crossfade verify makes one"}
+		return r, &Error{Code: http.StatusNotFound, Message: "no verification has come to its end yet", Hint: "crossfade verify makes one"}
 	}
 	return r, nil
 }
@@ -231,8 +258,11 @@ func (s *Server) handler() http.Handler {
 		if err != nil {
 			e := asError(err)
 			reply, code = e, e.Code
-			if code == http.StatusUnauthorized {
+			switch code {
+			case http.StatusUnauthorized:
 				w.Header().Set("WWW-Authenticate", "Bearer")
+			case http.StatusTooManyRequests:
+				w.Header().Set("Retry-After", strconv.Itoa(int(guessEvery.Seconds())))
 			}
 		}
 		text, err := json.MarshalIndent(reply, "", "  ")
@@ -265,7 +295,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, routes map[strin
 	}
 	if route.method != http.MethodGet && as != operates {
 		s.log.Warn("a verb was refused to who may look only", "path", r.URL.Path, "who", s.whoAsks(r).String())
-		return nil, &Error{Code: http.StatusForbidden, Message: "this token may look, and change nothing", Hint: "ask somebody who has admin.token"}
+		return nil, &Error{Code: http.StatusForbidden, Message: "this token or certificate may look, and change nothing", Hint: "ask somebody who may operate"}
+	}
+	if _, network := whoConnected(r); route.inside && (as != operates || network != "unix") {
+		return nil, &Error{Code: http.StatusForbidden, Message: r.URL.Path + " is for operators on the unix socket only", Hint: "ask at admin.address: unix:PATH"}
 	}
 	body, err := readBody(w, r)
 	if err != nil {

@@ -109,7 +109,7 @@ type SlowCommand struct {
 	TotalMS    float64   `json:"total_ms"`
 }
 
-func (s *Server) status() (any, error) { return s.overview(), nil }
+func (s *Server) status() (StatusReply, error) { return s.overview(), nil }
 
 // overview is the one status, for scripts and for the dashboard.
 func (s *Server) overview() StatusReply {
@@ -154,7 +154,7 @@ func times(h *proxy.Histogram) Times {
 // millis leaves four decimals.
 func millis(d time.Duration) float64 { return math.Round(float64(d)/100) / 1e4 }
 
-func (s *Server) slow() (any, error) {
+func (s *Server) slow() (SlowReply, error) {
 	reply := SlowReply{Slow: []SlowCommand{}}
 	if s.opt.Meter == nil {
 		return reply, nil

@@ -82,6 +82,14 @@ type (
 	Done struct {
 		Done []string `json:"done"`
 	}
+	// AliveReply is of /healthz.
+	AliveReply struct {
+		Alive bool `json:"alive"`
+	}
+	// ReadyReply is of /readyz.
+	ReadyReply struct {
+		Ready bool `json:"ready"`
+	}
 	// VersionReply is of /v1/version.
 	VersionReply struct {
 		Version string `json:"version"`

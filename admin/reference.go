@@ -37,8 +37,30 @@ func typeOf(name string) string {
 	return "gauge"
 }
 
-// Paths are what a server answers at, sorted.
-func Paths() []string { return slices.Sorted(maps.Keys(New(Options{}, nil).routes())) }
+// Path is one that a server answers at.
+type Path struct {
+	Path, Method, About string
+	Asks                []string // the names of the body's fields
+}
+
+// Paths are all of them, sorted.
+func Paths() (list []Path) {
+	table := (&Server{}).table(nil, nil)
+	for _, at := range slices.Sorted(maps.Keys(table)) {
+		r := table[at]
+		p := Path{Path: at, Method: r.method, About: r.about}
+		if r.asks != nil {
+			for i := range r.asks.NumField() {
+				name, _, _ := strings.Cut(r.asks.Field(i).Tag.Get("json"), ",")
+				p.Asks = append(p.Asks, name)
+			}
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func isProbe(path string) bool { return slices.Contains(Probes(), path) }
 
 // Probes are those of them for whoever watches the process; they want no token.
 func Probes() []string { return []string{pathHealth, pathReady} }

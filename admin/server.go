@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,6 +47,8 @@ type Server struct {
 	network  string
 	listener net.Listener
 	web      net.Listener // for browsers besides; nil: none
+	secure   map[net.Listener]bool
+	guesses  *guesses
 	page     http.Handler
 	nonce    string // what requests of our page know, see guard
 	watch    *watch
@@ -61,7 +64,7 @@ type Server struct {
 
 // New returns a server that does not listen yet.
 func New(opt Options, log *slog.Logger) *Server {
-	s := &Server{opt: opt, log: log, page: web.Handler(), nonce: rand.Text()}
+	s := &Server{opt: opt, log: log, page: web.Handler(), nonce: rand.Text(), secure: map[net.Listener]bool{}, guesses: newGuesses()}
 	s.watch = newWatch(s.moment)
 	s.verbCtx, s.stop = context.WithCancelCause(context.Background())
 	return s
@@ -69,7 +72,10 @@ func New(opt Options, log *slog.Logger) *Server {
 
 // Listen takes the address. The error names it and says what would help.
 func (s *Server) Listen(ctx context.Context) error {
-	network, address, err := config.SplitAddress(s.opt.Config.Address)
+	if err := s.opt.Config.CheckServing(); err != nil {
+		return err
+	}
+	network, address, secure, err := config.SplitDoor(s.opt.Config.Address)
 	if err != nil {
 		return fmt.Errorf("admin.address: %w", err)
 	}
@@ -77,8 +83,7 @@ func (s *Server) Listen(ctx context.Context) error {
 	if network == "unix" {
 		s.listener, err = listenUnix(ctx, address)
 	} else {
-		var lc net.ListenConfig
-		s.listener, err = lc.Listen(ctx, "tcp", address)
+		s.listener, err = s.listenTCP(ctx, address, secure)
 	}
 	if err != nil {
 		return fmt.Errorf("listening for the operator on %s: %w; give another place with --admin", s.opt.Config.Address, err)
@@ -86,12 +91,42 @@ func (s *Server) Listen(ctx context.Context) error {
 	if s.opt.Config.Web == "" {
 		return nil
 	}
-	var lc net.ListenConfig
-	if s.web, err = lc.Listen(ctx, "tcp", s.opt.Config.Web); err != nil {
+	_, address, secure, err = config.SplitDoor(s.opt.Config.Web)
+	if err == nil {
+		s.web, err = s.listenTCP(ctx, address, secure)
+	}
+	if err != nil {
 		_ = s.listener.Close()
 		return fmt.Errorf("listening for browsers on %s: %w; give another place with --admin.web", s.opt.Config.Web, err)
 	}
 	return nil
+}
+
+// listenTCP takes a port, with TLS where that is wanted.
+func (s *Server) listenTCP(ctx context.Context, address string, secure bool) (net.Listener, error) {
+	var settings *tls.Config
+	if secure {
+		var err error
+		if settings, err = s.opt.Config.ServerTLS(s.log); err != nil {
+			return nil, err
+		}
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil || !secure {
+		return l, err
+	}
+	l = tls.NewListener(l, settings)
+	s.secure[l] = true
+	return l, nil
+}
+
+// scheme is how a browser asks at a listener.
+func (s *Server) scheme(l net.Listener) string {
+	if s.secure[l] {
+		return "https://"
+	}
+	return "http://"
 }
 
 // Page returns where a browser finds the dashboard, "" where only a unix socket leads
@@ -99,9 +134,9 @@ func (s *Server) Listen(ctx context.Context) error {
 func (s *Server) Page() string {
 	switch {
 	case s.web != nil:
-		return "http://" + s.web.Addr().String() + "/"
+		return s.scheme(s.web) + s.web.Addr().String() + "/"
 	case s.network == "tcp":
-		return "http://" + s.listener.Addr().String() + "/"
+		return s.scheme(s.listener) + s.listener.Addr().String() + "/"
 	}
 	return ""
 }
@@ -110,6 +145,9 @@ func (s *Server) Page() string {
 func (s *Server) Addr() string {
 	if s.network == "unix" {
 		return "unix:" + s.listener.Addr().String()
+	}
+	if s.secure[s.listener] {
+		return "tls://" + s.listener.Addr().String()
 	}
 	return s.listener.Addr().String()
 }

@@ -39,13 +39,9 @@ type ShadowCount struct {
 	Skipped  int64  `json:"skipped"`
 }
 
-func (s *Server) shadow(_ context.Context, _ *http.Request, body []byte) (any, error) {
-	var request ShadowRequest
-	if err := decode(body, &request); err != nil {
-		return nil, err
-	}
+func (s *Server) shadow(_ context.Context, _ *http.Request, request ShadowRequest) (ShadowReply, error) {
 	if p := request.Percent; p != nil && (*p < 0 || *p > 100) {
-		return nil, badRequest(fmt.Errorf("percent: %d is out of range: give 0 to 100", *p))
+		return ShadowReply{}, badRequest(fmt.Errorf("percent: %d is out of range: give 0 to 100", *p))
 	}
 	reply := ShadowReply{ShadowStatus: s.opt.Operator.Shadow(migration.ShadowOptions(request))}
 	if s.opt.Meter != nil {

@@ -23,7 +23,7 @@ type AuditReply struct {
 	Audit []audit.Entry `json:"audit"`
 }
 
-func (s *Server) audited() (any, error) {
+func (s *Server) audited() (AuditReply, error) {
 	return AuditReply{s.opt.Audit.Last(audit.Kept)}, nil
 }
 
@@ -68,6 +68,9 @@ func (s *Server) whoAsks(r *http.Request) *audit.Who {
 		who.Address = r.RemoteAddr
 	}
 	who.Token = s.opt.Config.Token != ""
+	if names := certificateNames(r); len(names) > 0 {
+		who.Certificate = names[0]
+	}
 	who.Page = r.Header.Get(pageHeader) != ""
 	return &who
 }
@@ -75,7 +78,8 @@ func (s *Server) whoAsks(r *http.Request) *audit.Who {
 // asked notes a verb before it runs: on the disk, so that it is known whatever it does.
 func (s *Server) asked(who *audit.Who, verb string, body []byte) {
 	e := audit.Entry{Event: "asked", Who: who, Verb: verb}
-	if body = bytes.TrimSpace(body); len(body) > 0 && json.Valid(body) {
+	// What nobody could read again (the number 1e999) would make the whole log such.
+	if body = bytes.TrimSpace(body); len(body) > 0 && json.Unmarshal(body, new(any)) == nil {
 		var text bytes.Buffer
 		if json.Compact(&text, body) == nil {
 			e.Asked = text.Bytes()

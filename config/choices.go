@@ -10,6 +10,8 @@ import (
 var choices = map[string][]string{
 	"source.sentinel.tls":   sentinelTLS,
 	"target.sentinel.tls":   sentinelTLS,
+	"admin.tls.client_auth": {"none", "optional", "required"},
+	"admin.tls.min_version": {"1.2", "1.3"},
 	"proxy.tls.client_auth": {"none", "optional", "required"},
 	"proxy.tls.min_version": {"1.2", "1.3"},
 	"proxy.proxy_protocol":  {"off", "optional", "required"},

@@ -72,19 +72,31 @@ type TLS struct {
 
 // Admin is the operator's door.
 type Admin struct {
-	// Address is unix:PATH or HOST:PORT.
+	// Address is unix:PATH, HOST:PORT or tls://HOST:PORT.
 	Address string `koanf:"address"`
 	// Token is asked for on every request when Address is not a unix socket and
 	// not loopback; there it must be set.
 	Token Secret `koanf:"token"`
 	// TokenFile is read by Load, into Token, when Token is empty.
 	TokenFile string `koanf:"token_file"`
-	// Web is HOST:PORT for browsers, besides Address; empty: none.
+	// Web is HOST:PORT or tls://HOST:PORT for browsers, besides Address; empty: none.
 	Web string `koanf:"web"`
 	// ViewToken lets in who may look and change nothing. There must be a Token then.
 	ViewToken Secret `koanf:"view_token"`
 	// ViewTokenFile is read by Load, into ViewToken, when ViewToken is empty.
 	ViewTokenFile string `koanf:"view_token_file"`
+	// TLS is for the addresses that begin with tls://.
+	TLS ListenTLS `koanf:"tls"`
+	// Operators are the names in certificates of those who may change something; empty:
+	// all who have a certificate may.
+	Operators []string `koanf:"operators"`
+	// Client is how the other verbs reach a tls:// Address.
+	Client DoorClient `koanf:"client"`
+}
+
+// DoorClient is for those who ask the door.
+type DoorClient struct {
+	TLS TLS `koanf:"tls"`
 }
 
 // Proxy is what clients meet.
@@ -269,7 +281,7 @@ func Default() Config {
 		Role:   "full",
 		Source: Server{Sentinel: Sentinel{TLS: "same"}},
 		Target: Server{Sentinel: Sentinel{TLS: "same"}},
-		Admin:  Admin{Address: "unix:crossfade.sock"},
+		Admin:  Admin{Address: "unix:crossfade.sock", TLS: ListenTLS{ClientAuth: "none", MinVersion: "1.2"}},
 		Proxy: Proxy{
 			TLS:               ListenTLS{ClientAuth: "none", MinVersion: "1.2"},
 			ProxyProtocol:     "off",

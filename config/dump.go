@@ -28,7 +28,7 @@ func (c Config) Redacted() Config {
 	c.LeaveOut = slices.Clone(c.LeaveOut)
 	c.Sync.Schedule = slices.Clone(c.Sync.Schedule)
 	c.Sync.Match, c.Sync.Types = slices.Clone(c.Sync.Match), slices.Clone(c.Sync.Types)
-	c.Listen = slices.Clone(c.Listen)
+	c.Listen, c.Admin.Operators = slices.Clone(c.Listen), slices.Clone(c.Admin.Operators)
 	c.Hooks = redactRecords(c.Hooks)
 	c.Proxy.Credentials, c.Proxy.Users = redactRecords(c.Proxy.Credentials), redactRecords(c.Proxy.Users)
 	c.Proxy.ProxyProtocolFrom = slices.Clone(c.Proxy.ProxyProtocolFrom)

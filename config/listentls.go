@@ -37,8 +37,18 @@ var (
 // Server reads the files and returns settings that read them again when they
 // change; log, which may be nil, hears of that. Its errors begin with the key
 // they are about, relative to the section, and all problems are reported at once.
-func (t ListenTLS) Server(log *slog.Logger) (*tls.Config, error) {
-	files, problems := t.open()
+func (t ListenTLS) Server(log *slog.Logger) (*tls.Config, error) { return t.server(ofListen, log) }
+
+// whose names a section, and why it is wanted.
+type whose struct{ section, why string }
+
+var (
+	ofListen = whose{"proxy.tls", "an address of listen begins with tls://"}
+	ofAdmin  = whose{"admin.tls", "an address of the operator begins with tls://"}
+)
+
+func (t ListenTLS) server(of whose, log *slog.Logger) (*tls.Config, error) {
+	files, problems := t.open(of)
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
@@ -54,8 +64,8 @@ func serverOf(files *reloaded[*tls.Config]) *tls.Config {
 }
 
 // open reads the files for the first time.
-func (t ListenTLS) open() (*reloaded[*tls.Config], []error) {
-	problems := t.problems()
+func (t ListenTLS) open(of whose) (*reloaded[*tls.Config], []error) {
+	problems := t.problems(of)
 	names := []string{t.CertFile, t.KeyFile, t.ClientCAFile}
 	var contents [3][]byte
 	for i, key := range []string{"cert_file", "key_file", "client_ca_file"} {
@@ -74,12 +84,12 @@ func (t ListenTLS) open() (*reloaded[*tls.Config], []error) {
 	if err != nil {
 		return nil, []error{err}
 	}
-	return &reloaded[*tls.Config]{what: "proxy.tls", files: names, build: t.build, every: lookEvery,
+	return &reloaded[*tls.Config]{what: of.section, files: names, build: t.build, every: lookEvery,
 		value: first, seen: contents[:], looked: time.Now()}, nil
 }
 
 // problems are those that can be told without the files.
-func (t ListenTLS) problems() []error {
+func (t ListenTLS) problems(of whose) []error {
 	var problems []error
 	words := func(key, value string, known []string) {
 		if !slices.Contains(known, value) {
@@ -89,7 +99,7 @@ func (t ListenTLS) problems() []error {
 	words("client_auth", t.ClientAuth, slices.Sorted(maps.Keys(clientAuths)))
 	words("min_version", t.MinVersion, slices.Sorted(maps.Keys(tlsVersions)))
 	if t.CertFile == "" {
-		problems = append(problems, errors.New("cert_file: missing: an address of listen begins with tls://"))
+		problems = append(problems, errors.New("cert_file: missing: "+of.why))
 	}
 	if t.KeyFile == "" {
 		problems = append(problems, errors.New("key_file: missing: give the key of cert_file"))

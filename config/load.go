@@ -94,6 +94,9 @@ func merge(t tree, layers []layer) (Config, []error) {
 	if len(c.Listen) == 0 {
 		c.Listen = nil
 	}
+	if len(c.Admin.Operators) == 0 {
+		c.Admin.Operators = nil
+	}
 	if len(c.Proxy.ProxyProtocolFrom) == 0 {
 		c.Proxy.ProxyProtocolFrom = nil
 	}

@@ -47,6 +47,11 @@ func TestSettings(t *testing.T) {
 
 // TestChoices: the words that are offered are the words that are taken.
 func TestChoices(t *testing.T) {
+	for _, name := range []string{"client_auth", "min_version"} {
+		if !slices.Equal(choices["admin.tls."+name], choices["proxy.tls."+name]) {
+			t.Errorf("admin.tls.%s takes %v", name, choices["admin.tls."+name])
+		}
+	}
 	if got, want := choices["proxy.tls.client_auth"], slices.Sorted(maps.Keys(clientAuths)); !slices.Equal(got, want) {
 		t.Errorf("client_auth: %v, want %v", got, want)
 	}

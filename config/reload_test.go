@@ -26,7 +26,7 @@ func TestListenTLSFollowsItsFiles(t *testing.T) {
 	first := ca.Issue("localhost")
 	section := ListenTLS{CertFile: first.CertFile, KeyFile: first.KeyFile, ClientCAFile: ca.File, ClientAuth: "required", MinVersion: "1.3"}
 	var log bytes.Buffer
-	files, problems := section.open()
+	files, problems := section.open(ofListen)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}

@@ -88,16 +88,17 @@ func prefixed(name string, problems []error) []error {
 
 func (c Config) checkAddresses() []error {
 	listeners, problems := c.Listeners()
-	adminNetwork, admin, adminErr := SplitAddress(c.Admin.Address)
+	adminNetwork, admin, secure, adminErr := SplitDoor(c.Admin.Address)
 	switch {
 	case adminErr != nil:
 		problems = append(problems, fmt.Errorf("admin.address: %w", adminErr))
 	case slices.ContainsFunc(listeners, func(l Listen) bool { return samePlace(l.Network, l.Address, adminNetwork, admin) }):
 		problems = append(problems, fmt.Errorf("admin.address: %q is the address for clients (listen) as well: give another", c.Admin.Address))
-	case adminNetwork == "tcp" && !loopback(admin) && c.Admin.Token == "":
+	case adminNetwork == "tcp" && !loopback(admin) && c.Admin.Token == "" && (!secure || !c.Admin.byCertificate()):
 		problems = append(problems, fmt.Errorf("admin.token: missing, and admin.address %q can be reached from other machines: "+
 			"set CROSSFADE_ADMIN_TOKEN or admin.token_file, or use unix:PATH or 127.0.0.1", c.Admin.Address))
 	}
+	problems = append(problems, c.Admin.checkTLS()...)
 	return append(problems, c.checkDoor(listeners)...)
 }
 
@@ -105,8 +106,8 @@ func (c Config) checkAddresses() []error {
 func (c Config) checkDoor(listeners []Listen) (problems []error) {
 	a := c.Admin
 	if a.Web != "" {
-		network, web, err := SplitAddress(a.Web)
-		switch adminNetwork, address, _ := SplitAddress(a.Address); {
+		network, web, secure, err := SplitDoor(a.Web)
+		switch adminNetwork, address, _, _ := SplitDoor(a.Address); {
 		case err != nil:
 			problems = append(problems, fmt.Errorf("admin.web: %w", err))
 		case network != "tcp":
@@ -115,7 +116,7 @@ func (c Config) checkDoor(listeners []Listen) (problems []error) {
 			problems = append(problems, fmt.Errorf("admin.web: %q is admin.address as well, where the dashboard is in any case: leave it out, or give another", a.Web))
 		case slices.ContainsFunc(listeners, func(l Listen) bool { return samePlace(l.Network, l.Address, network, web) }):
 			problems = append(problems, fmt.Errorf("admin.web: %q is the address for clients (listen) as well: give another", a.Web))
-		case !loopback(web) && a.Token == "":
+		case !loopback(web) && a.Token == "" && (!secure || !a.byCertificate()):
 			problems = append(problems, fmt.Errorf("admin.token: missing, and admin.web %q can be reached from other machines: "+
 				"set CROSSFADE_ADMIN_TOKEN or admin.token_file, or use 127.0.0.1", a.Web))
 		}
@@ -143,7 +144,7 @@ func (c Config) checkListenTLS() []error {
 	wanted := slices.ContainsFunc(listeners, func(l Listen) bool { return l.TLS })
 	switch t := c.Proxy.TLS; {
 	case wanted:
-		_, problems := t.open()
+		_, problems := t.open(ofListen)
 		return prefixed("proxy.tls", problems)
 	case t.CertFile != "" || t.KeyFile != "" || t.ClientCAFile != "":
 		return []error{errors.New("proxy.tls: files without TLS: begin an address of listen with tls:// or remove them")}

@@ -15,13 +15,18 @@ import (
 )
 
 func aclVerb() *verb {
-	return &verb{name: "acl", short: "copy ACL users: acl plan, acl apply", words: aclWords, run: aclUsers, long: `
+	return &verb{name: "acl", short: "ACL users: acl rules, acl plan, acl apply", words: aclWords, run: aclUsers, long: `
+  crossfade acl rules --source redis://A --target redis://B
   crossfade acl plan  --source redis://A --target redis://B
   crossfade acl apply --source redis://A --target redis://B
 
+rules prints the ACL SETUSER lines of a user for Crossfade itself on each server,
+by its version: with these rights a migration can be made there and back, and
+check names each one that is missing.
+
 plan says for each ACL user of the source what would become of it on the target,
-and changes nothing; apply does it, in one transaction, and reads it back. Both
-need no running crossfade. Passwords are copied by their hashes and never shown.
+and changes nothing; apply does it, in one transaction, and reads it back. None
+of them needs a running crossfade. Passwords are copied by their hashes and never shown.
 
 Nobody gets a right that the source does not give: a user whose rules the target
 cannot have is refused, and the others are copied. The user default, and those
@@ -31,7 +36,7 @@ Exit status 0: done, or nothing is in the way; 3: some users are refused, or all
 of it (a server is fenced, a switch is under way); 1: it failed.`}
 }
 
-func aclWords() []string { return []string{"plan", "apply"} }
+func aclWords() []string { return []string{"rules", "plan", "apply"} }
 
 // aclFlags are those of the configuration that name two servers, and how keys are called.
 var aclFlags = []string{"source", "target", "databases", "map", "config", "proxy.dial_timeout", "log", "log-level", "log-format"}
@@ -52,20 +57,25 @@ func aclUsers(ctx context.Context, s *session) error {
 		word, s.args = s.args[0], s.args[1:]
 	}
 	f := userFlags{flags: s.flagsOf(aclFlags...), apply: word == "apply"}
-	var users, include string
+	var users, include, name string
 	f.set.StringVar(&users, "users", "", "look at these `NAMES` only, separated by commas")
 	f.set.StringVar(&include, "include", "", "copy these `NAMES` too, although they are left alone: default, or the user that we log in as")
 	f.set.BoolVar(&f.options.Prune, "prune", false, "remove the users that only the target has, but none that are left alone")
 	f.set.BoolVar(&f.options.Weaker, "force-weaker", false, "copy users without the rules that the target cannot have; they may do less then, and never more")
 	f.set.BoolVar(&f.persist, "persist", false, "apply: where the target has no aclfile, CONFIG REWRITE, which writes all of its settings")
+	f.set.StringVar(&name, "user", "crossfade-migrator", "rules: the `NAME` of the user")
 	f.set.BoolVar(&f.asJSON, "json", false, "print JSON")
 	var err error
 	if f.config, err = f.parse(); err != nil {
 		return err
 	}
 	switch {
-	case word != "plan" && word != "apply":
-		return usage(fmt.Errorf("acl: say what to do: crossfade acl plan, or crossfade acl apply; see crossfade help acl"))
+	case !slices.Contains(aclWords(), word):
+		return usage(fmt.Errorf("acl: say what to do: crossfade acl rules, crossfade acl plan, or crossfade acl apply; see crossfade help acl"))
+	case word == "rules" && f.given("users", "include", "prune", "force-weaker", "persist"):
+		return usage(errors.New("acl rules copies no users: give --source, --target, --user and --json only"))
+	case word != "rules" && f.given("user"):
+		return usage(errors.New("acl: --user is for acl rules; --users names those to copy"))
 	case f.persist && !f.apply:
 		return usage(errors.New("acl: plan changes nothing: leave --persist out"))
 	}
@@ -75,6 +85,9 @@ func aclUsers(ctx context.Context, s *session) error {
 	}
 	if err := f.config.ValidateServers(); err != nil {
 		return usage(problems(err))
+	}
+	if word == "rules" {
+		return f.rules(ctx, name)
 	}
 	conn.RouteLogs(newLogger(s.stderr, f.config.Log))
 	var r migration.UserReport

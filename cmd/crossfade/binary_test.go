@@ -169,6 +169,13 @@ func startIn(t *testing.T, dir string, source, target *redistest.Server, args ..
 	t.Helper()
 	r := launch(t, dir, append([]string{"run", "--listen", "unix:clients.sock", "--source", url(source), "--target", url(target),
 		"--sync.heartbeat", "100ms", "--log.status_interval", "100ms"}, args...)...)
+	r.serves(t)
+	return r
+}
+
+// serves waits until clients are served.
+func (r *running) serves(t *testing.T) {
+	t.Helper()
 	redistest.Eventually(t, 15*time.Second, func() error {
 		select {
 		case <-r.ended:
@@ -180,7 +187,6 @@ func startIn(t *testing.T, dir string, source, target *redistest.Server, args ..
 		}
 		return nil
 	}, "starting crossfade")
-	return r
 }
 
 func shortDir(t *testing.T) string {

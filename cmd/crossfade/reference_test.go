@@ -14,22 +14,22 @@ import (
 
 var update = flag.Bool("update", false, "write docs/reference.md anew")
 
-const referencePage = "../../docs/reference.md"
-
-// TestReference: the page says what the program is made of.
+// TestReference: the pages say what the program is made of.
 func TestReference(t *testing.T) {
-	want := []byte(reference())
-	if *update {
-		if err := os.WriteFile(referencePage, want, 0o644); err != nil {
+	for name, want := range map[string][]byte{"docs/reference.md": []byte(reference()), "docs/openapi.json": admin.OpenAPI()} {
+		file := "../../" + name
+		if *update {
+			if err := os.WriteFile(file, want, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := os.ReadFile(file)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	got, err := os.ReadFile(referencePage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Error("docs/reference.md is not as the program: make reference")
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s is not as the program: make reference", name)
+		}
 	}
 }
 
@@ -79,8 +79,15 @@ func reference() string {
 		row(&b, "`"+m.Name+"`", m.Type, strings.Join(m.Labels, ", "), cell(m.Help))
 	}
 	b.WriteString("\n## The operator's address\n\nIts paths. Where a token is set, all but these two want it: `" + strings.Join(admin.Probes(), "` and `") + "`.\n\n")
-	for _, path := range admin.Paths() {
-		fmt.Fprintf(&b, "- `%s`\n", path)
+	b.WriteString("[openapi.json](openapi.json) describes all of it for programs, with every field of bodies and replies; a sidecar has it at\n" +
+		"`/v1/openapi.json`. Who shows `admin.view_token` may GET and not POST. A body is JSON; an empty one means the defaults.\n\n" +
+		"| method | path | what it does | fields of the body |\n|---|---|---|---|\n")
+	for _, p := range admin.Paths() {
+		fields := ""
+		if len(p.Asks) > 0 {
+			fields = "`" + strings.Join(p.Asks, "`, `") + "`"
+		}
+		row(&b, p.Method, "`"+p.Path+"`", cell(p.About), fields)
 	}
 	b.WriteString("\n`/healthz` answers 200 as long as the process lives; `/readyz` when clients are served, and 503 before. Neither asks the\n" +
 		"servers: a server that is away is no reason to restart the sidecar.\n\n## Exit statuses\n\nOf every verb.\n\n| status | meaning |\n|---|---|\n")

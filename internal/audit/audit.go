@@ -52,7 +52,9 @@ type Who struct {
 	PID     int32   `json:"pid,omitempty"`
 	Address string  `json:"address,omitempty"` // on a port
 	Token   bool    `json:"token,omitempty"`   // the admin token was shown
-	Page    bool    `json:"page,omitempty"`    // by the dashboard
+	// Certificate is the name in the one that was shown.
+	Certificate string `json:"certificate,omitempty"`
+	Page        bool   `json:"page,omitempty"` // by the dashboard
 }
 
 // String names them for people.
@@ -62,6 +64,8 @@ func (w *Who) String() string {
 	}
 	name := w.Address
 	switch {
+	case w.Certificate != "":
+		name = w.Certificate + " at " + w.Address
 	case w.User != "":
 		name = w.User
 	case w.UID != nil:

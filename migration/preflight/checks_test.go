@@ -28,9 +28,9 @@ func TestPermissions(t *testing.T) {
 		words []string
 	}{
 		{"dry", "permissions", []string{"CLIENT|LIST CONFIG|GET DUMP", "ACL SETUSER dry +client|list +config|get +dump"}},
-		{"tried", "permissions", []string{"CLIENT|LIST DUMP RESTORE", "ACL SETUSER tried +client|list +dump +restore", "the way back"}},
+		{"tried", "permissions", []string{"CLIENT|LIST DUMP RESTORE", "ACL SETUSER tried +acl|dryrun +client|list +dump +restore", "the way back"}},
 		{"keys", "permissions", []string{"only some keys", "ACL SETUSER keys '~*'"}},
-		{"channels", "permissions", []string{"channels", "'&*'", "change notifications"}},
+		{"channels", "permissions", []string{"channels that are not permitted", "'&__keyevent@*__:*' '&__keyspace@*__:*'", "change notifications"}},
 		{"blind", "permissions", []string{"INFO", "ACL SETUSER blind +info"}},
 		{"none", "reach", []string{"may not even begin"}},
 	}

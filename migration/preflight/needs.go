@@ -28,6 +28,8 @@ type need struct {
 	optional bool    // the work goes on without, worse
 	why      string  // said when it is missing
 	noTry    bool    // only ACL DRYRUN may tell: running it would not be harmless
+	tryOnly  bool    // only trying may tell
+	channel  string  // that it wants, as an ACL rule names it
 	try      func(context.Context, *redis.Client) error
 }
 
@@ -50,10 +52,16 @@ func needs(key string) []need {
 		back    = "the fence and the switch"
 		flush   = "FLUSHDB, FLUSHALL and SWAPDB through the proxy"
 		soft    = "a stall without errors for clients past the proxy"
+		fence   = "fence F3"
+		notify  = "switching notifications on, and back"
+		exactly = "saying exactly what is missing"
+		proving = "proving that notifications arrive"
+		fitting = "trying whether the target takes the source's values"
+		growing = "big keys that change while they are copied"
 	)
 	other := key[len(probePrefix):] // a name outside our own prefix
 	a := func(args ...any) []any { return args }
-	v7, v62 := version{7, 0, 0}, version{6, 2, 0}
+	v7, v62, v6 := version{7, 0, 0}, version{6, 2, 0}, version{6, 0, 0}
 	return []need{
 		{at: roleBoth, args: a("PING")},
 		{at: roleBoth, args: a("INFO")},
@@ -70,19 +78,40 @@ func needs(key string) []need {
 		{at: roleBoth, args: a("PEXPIRETIME", other), since: v7, optional: true, why: "expiries to the millisecond"},
 		{at: roleBoth, args: a("CLIENT", "LIST"), sub: true},
 		{at: roleBoth, args: a("CLIENT", "SETNAME", "crossfade:preflight"), sub: true, noTry: true},
+		{at: roleBoth, args: a("CLIENT", "ID"), sub: true, why: "ending writes of an earlier run"},
 		{at: roleBoth, args: a("CLIENT", "KILL", "ID", nobody), sub: true, why: back},
 		{at: roleBoth, args: a("CLIENT", "UNBLOCK", 0, "ERROR"), sub: true, why: back},
 		{at: roleBoth, args: a("CLIENT", "PAUSE", 1, "WRITE"), sub: true, since: v62, optional: true, why: soft, noTry: true},
 		{at: roleBoth, args: a("CLIENT", "UNPAUSE"), sub: true, since: v62, optional: true, why: soft, noTry: true},
 		{at: roleBoth, args: a("MEMORY", "USAGE", other), sub: true, optional: true, why: "finding big keys"},
-		{at: roleFrom, args: a("PSUBSCRIBE", keyeventPattern, keyspacePattern), why: "change notifications", try: psubscribe},
-		{at: roleFrom, args: a("SUBSCRIBE", "__keyspace@0__:"+key), optional: true, why: "proving that notifications arrive", try: subscribe},
+		{at: roleFrom, args: a("PSUBSCRIBE", keyeventPattern), channel: keyeventPattern, why: "change notifications", try: psubscribe(keyeventPattern)},
+		{at: roleFrom, args: a("PSUBSCRIBE", keyspacePattern), channel: keyspacePattern, why: "change notifications", try: psubscribe(keyspacePattern)},
+		{at: roleFrom, args: a("SUBSCRIBE", "__keyspace@0__:"+key), channel: keyspacePattern, optional: true, why: proving, try: subscribe},
 		{at: roleFrom, args: a("CONFIG", "GET", "notify-keyspace-events"), sub: true, optional: true, why: "watching the notification settings"},
+		{at: roleFrom, args: a("CONFIG", "SET", "notify-keyspace-events", ""), sub: true, optional: true, why: notify, noTry: true},
+		{at: roleFrom, args: a("ACL", "USERS"), sub: true, since: v6, optional: true, why: fence, noTry: true},
+		{at: roleFrom, args: a("ACL", "GETUSER", "default"), sub: true, since: v6, optional: true, why: fence, noTry: true},
+		{at: roleFrom, args: a("ACL", "SETUSER", "nobody"), sub: true, since: v6, optional: true, why: fence, noTry: true},
+		{at: roleFrom, args: a("ACL", "DELUSER", "nobody"), sub: true, since: v6, optional: true, why: fence, noTry: true},
+		{at: roleFrom, args: a("ACL", "LOG", 1), sub: true, since: v6, optional: true, why: "naming clients whom the fence refuses", noTry: true},
+		{at: roleBoth, args: a("ACL", "WHOAMI"), sub: true, since: v6, optional: true, why: exactly, noTry: true},
+		{at: roleBoth, args: a("ACL", "DRYRUN", "default", "PING"), sub: true, since: v7, optional: true, why: exactly, tryOnly: true},
 		{at: roleFrom, args: a("COMMAND"), since: v7, optional: true, why: "what clients change by modules' commands that do not notify"},
 		{at: roleBoth, args: a("FUNCTION", "LIST"), sub: true, since: v7, optional: true, why: "carrying functions over"},
 		{at: roleBoth, args: a("WATCH", key), why: back, try: watch(key)},
 		{at: roleBoth, args: a("MULTI"), why: back, try: transaction(key)},
 		{at: roleBoth, args: a("EXEC"), why: back, noTry: true},
+		{at: roleBoth, args: a("UNWATCH"), why: back},
+		{at: roleFrom, args: a("SETRANGE", key, 0, "p"), optional: true, why: proving},
+		{at: roleFrom, args: a("LINSERT", key, "BEFORE", "a", "b"), optional: true, why: proving},
+		{at: roleFrom, args: a("SUNIONSTORE", key+":none", other), optional: true, why: proving},
+		{at: roleFrom, args: a("HINCRBYFLOAT", key, "a", "1.5"), optional: true, why: proving},
+		{at: roleFrom, args: a("ZREMRANGEBYRANK", key, 0, 0), optional: true, why: proving},
+		{at: roleFrom, args: a("PFADD", key, "a"), optional: true, why: fitting, noTry: true}, // it would make it a HyperLogLog
+		{at: roleBoth, args: a("HGETALL", other), optional: true, why: fitting},
+		{at: roleBoth, args: a("ZRANGE", other, 0, 0), optional: true, why: fitting},
+		{at: roleBoth, args: a("SORT", other, "ALPHA"), optional: true, why: fitting},
+		{at: roleBoth, args: a("MODULE", "LIST"), sub: true, optional: true, why: "finding what modules the servers have"},
 		{at: roleBoth, args: a("STRLEN", other), why: logical},
 		{at: roleFrom, args: a("GETRANGE", other, 0, 0), why: logical},
 		{at: roleFrom, args: a("LRANGE", other, 0, 0), why: logical},
@@ -91,6 +120,7 @@ func needs(key string) []need {
 		{at: roleFrom, args: a("HSCAN", other, 0), why: logical},
 		{at: roleFrom, args: a("ZSCAN", other, 0), why: logical},
 		{at: roleBoth, args: a("XRANGE", other, "-", "+", "COUNT", 1), why: logical},
+		{at: roleBoth, args: a("XREVRANGE", other, "+", "-", "COUNT", 1), why: logical},
 		{at: roleFrom, args: a("XINFO", "STREAM", other), sub: true, why: logical},
 		{at: roleFrom, args: a("XINFO", "GROUPS", other), sub: true, why: logical},
 		{at: roleFrom, args: a("XINFO", "CONSUMERS", other, "g"), sub: true, why: logical},
@@ -115,6 +145,13 @@ func needs(key string) []need {
 		{at: roleTo, args: a("RENAME", key+":none", key+":none2"), why: logical},
 		{at: roleTo, args: a("APPEND", key, ""), why: logical},
 		{at: roleTo, args: a("RPUSH", key, "x"), why: logical},
+		{at: roleTo, args: a("LPUSH", key, "x"), why: logical},
+		{at: roleTo, args: a("RPUSHX", key, "x"), why: growing},
+		{at: roleTo, args: a("LPUSHX", key, "x"), why: growing},
+		{at: roleTo, args: a("LTRIM", key, 0, -1), why: growing},
+		{at: roleTo, args: a("HDEL", key, "x"), why: growing},
+		{at: roleTo, args: a("SREM", key, "x"), why: growing},
+		{at: roleTo, args: a("ZREM", key, "x"), why: growing},
 		{at: roleTo, args: a("SADD", key, "x"), why: logical},
 		{at: roleTo, args: a("HSET", key, "x", "x"), why: logical},
 		{at: roleTo, args: a("HPEXPIREAT", key, "32503680000000", "FIELDS", 1, "x"), since: version{7, 4, 0}, why: logical},
@@ -149,8 +186,8 @@ const (
 
 // psubscribe and subscribe use a connection of their own: in RESP2 one that
 // subscribes is good for nothing else.
-func psubscribe(ctx context.Context, c *redis.Client) error {
-	return confirmed(ctx, c.PSubscribe(ctx, keyeventPattern, keyspacePattern))
+func psubscribe(pattern string) func(context.Context, *redis.Client) error {
+	return func(ctx context.Context, c *redis.Client) error { return confirmed(ctx, c.PSubscribe(ctx, pattern)) }
 }
 
 func subscribe(ctx context.Context, c *redis.Client) error {

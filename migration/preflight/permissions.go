@@ -13,13 +13,14 @@ import (
 
 // denial is what is missing at one server, for one purpose.
 type denial struct {
-	commands   map[string]struct{} // the ACL says no
-	unknown    map[string]struct{} // renamed or disabled
-	keys, chat bool                // keys or channels are restricted
-	purposes   map[string]struct{}
+	commands map[string]struct{} // the ACL says no
+	unknown  map[string]struct{} // renamed or disabled
+	keys     bool                // keys are restricted
+	channels map[string]struct{} // that are not permitted
+	purposes map[string]struct{}
 }
 
-func (d *denial) any() bool { return len(d.commands)+len(d.unknown) > 0 || d.keys || d.chat }
+func (d *denial) any() bool { return len(d.commands)+len(d.unknown)+len(d.channels) > 0 || d.keys }
 
 // checkPermissions finds exactly what our user may not do: with ACL DRYRUN where
 // that is allowed, otherwise by running each command so that it changes nothing.
@@ -65,7 +66,10 @@ func permissions(ctx context.Context, in *inspection, s *server) []Finding {
 		if s.node != nil && n.at&forward == 0 {
 			continue // there is no way back from a cluster
 		}
-		if n.applies(s) && (!trying || !n.noTry) {
+		if !trying && !s.up && n.until != (version{}) {
+			continue // who has ACL DRYRUN (7.0) is newer, although INFO says nothing
+		}
+		if n.applies(s) && (!trying || !n.noTry) && (trying || !n.tryOnly) {
 			list = append(list, n)
 		}
 	}
@@ -198,7 +202,7 @@ func tryOne(ctx context.Context, c *redis.Client, n need) error {
 }
 
 func newDenial() *denial {
-	return &denial{commands: make(map[string]struct{}), unknown: make(map[string]struct{}), purposes: make(map[string]struct{})}
+	return &denial{commands: make(map[string]struct{}), channels: make(map[string]struct{}), unknown: make(map[string]struct{}), purposes: make(map[string]struct{})}
 }
 
 func (d *denial) add(n need, v verdict) {
@@ -210,7 +214,7 @@ func (d *denial) add(n need, v verdict) {
 	case noKeys:
 		d.keys = true
 	case noChannels:
-		d.chat = true
+		d.channels[n.channel] = struct{}{}
 	}
 	if n.why != "" {
 		d.purposes[n.why] = struct{}{}
@@ -222,7 +226,7 @@ func (d *denial) add2(o *denial) {
 	maps.Copy(d.unknown, o.unknown)
 	maps.Copy(d.purposes, o.purposes)
 	d.keys = d.keys || o.keys
-	d.chat = d.chat || o.chat
+	maps.Copy(d.channels, o.channels)
 }
 
 func (d *denial) finding(level func(string, string, ...any) Finding, s *server, user, summary string) Finding {
@@ -238,9 +242,12 @@ func (d *denial) finding(level func(string, string, ...any) Finding, s *server, 
 		what = append(what, "only some keys are permitted")
 		grant = append(grant, "'~*'")
 	}
-	if d.chat {
-		what = append(what, "not all channels are permitted")
-		grant = append(grant, "'&*'")
+	if len(d.channels) > 0 {
+		channels := slices.Sorted(maps.Keys(d.channels))
+		what = append(what, "channels that are not permitted: "+strings.Join(channels, " "))
+		for _, c := range channels {
+			grant = append(grant, "'&"+c+"'")
+		}
 	}
 	var do []string
 	if len(grant) > 0 {

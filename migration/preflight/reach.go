@@ -1,9 +1,11 @@
 package preflight
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -78,6 +80,9 @@ func oldLogin(ctx context.Context, s *server) error {
 	return single.Do(ctx, "AUTH", e.Password).Err()
 }
 
+// noRight finds the command in a refusal.
+var noRight = regexp.MustCompile(`^(?:INFO: )?NOPERM .* run the '([a-z|]+)' command`)
+
 // unreachable turns an error into what it means and what to do.
 func unreachable(ctx context.Context, s *server, err error) (do, words string) {
 	text := err.Error()
@@ -99,6 +104,9 @@ func unreachable(ctx context.Context, s *server, err error) (do, words string) {
 				"the server does not know the user " + quoted(user) + ", or the password is wrong, or the user is switched off"
 		}
 		return "Check the password in " + key + " (special characters percent-encoded).", "the password is wrong"
+	case noRight.MatchString(text):
+		return "Grant it, as an administrator of the server:\n" + s.redisCLI() + " ACL SETUSER " + cmp.Or(user, "default") + " +" + noRight.FindStringSubmatch(text)[1],
+			"the user may not even begin: " + text
 	case has("NOPERM"):
 		return "Allow the commands PING, SELECT, CLIENT|SETNAME and INFO to the user.", "the user may not even begin: " + text
 	case has("LOADING"):

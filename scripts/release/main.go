@@ -50,6 +50,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	set.StringVar(&r.out, "out", "bin/release", "the `FOLDER` to write to; what is in it is removed")
 	set.StringVar(&r.version, "version", "", "the version, such as v1.2.3")
 	set.StringVar(&r.goTool, "go", "go", "the go command")
+	licences := set.Bool("licences", false, "only list the licences of all that is in the binaries; one that nobody has looked at is an error")
 	arches := set.String("arch", "amd64,arm64", "for which processors")
 	date := set.String("date", os.Getenv("SOURCE_DATE_EPOCH"), "the date of all files, in seconds since 1970; without it that of the newest commit")
 	if err := set.Parse(args); err != nil {
@@ -59,6 +60,9 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 		return errors.New("give a -version")
 	}
 	r.arches = strings.Split(*arches, ",")
+	if *licences {
+		return r.licences(ctx)
+	}
 	seconds, err := strconv.ParseInt(cmp.Or(*date, r.committed(ctx)), 10, 64)
 	if err != nil {
 		return errors.New("no date: give -date or SOURCE_DATE_EPOCH, in seconds since 1970; there is no git here to ask")

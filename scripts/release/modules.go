@@ -207,6 +207,20 @@ func recognise(text string) string {
 	return strings.Join(found, " AND ")
 }
 
+// licences lists what is in the binaries, and under which terms.
+func (r *release) licences(ctx context.Context) error {
+	all, err := r.modules(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if _, err := fmt.Fprintf(r.log, "%-14s  %s %s\n", m.licence, m.path, m.version); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // thirdParty is the text that goes along with the binaries.
 func thirdParty(modules []module) []byte {
 	var b strings.Builder

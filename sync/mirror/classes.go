@@ -67,6 +67,13 @@ func (c *classes) told(key string, event []byte) {
 	}
 }
 
+// mute reports whether a key must have expired and no event has told of it.
+func (c *classes) mute() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.expires.IsZero() && !c.expired && time.Since(c.expires) > 100*time.Millisecond
+}
+
 // proveClasses notes a gap when events of a class do not come, and has everything
 // scanned when they come again.
 func (m *Mirror) proveClasses(ctx context.Context) error {
@@ -123,14 +130,25 @@ func (m *Mirror) lackingClasses(ctx context.Context) (string, error) {
 	if err := m.barrier(ctx); err != nil {
 		return "", err
 	}
+	if c.mute() {
+		// While writers are paused nothing expires, whoever looks. Our writes have come
+		// through behind such a pause, so that now it does.
+		if err := db.Exists(ctx, c2+ProbeExpiresSuffix).Err(); err != nil {
+			return "", fmt.Errorf("proving the notifications of %s by class: %w", m.cfg.From, err)
+		}
+		if err := m.barrier(ctx); err != nil {
+			return "", err
+		}
+	}
 	var lacking []string
+	mute := c.mute()
 	c.mu.Lock()
 	for i, p := range list {
 		if cmds[i].Err() == nil && !c.seen[p.event] && !slices.Contains(lacking, p.class) {
 			lacking = append(lacking, p.class)
 		}
 	}
-	if !c.expires.IsZero() && !c.expired && time.Since(c.expires) > 100*time.Millisecond {
+	if mute {
 		lacking = append(lacking, "x")
 	}
 	c.seen, c.expired, c.expires = nil, false, time.Time{}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
@@ -116,5 +118,33 @@ func TestClassesAreProvedWithoutTraffic(t *testing.T) {
 			ok(t, w.src.Client(0).ConfigSet(t.Context(), "notify-keyspace-events", "KEA").Err())
 			w.awaitState(t, mirror.Live)
 		})
+	}
+}
+
+// While writers are paused, as a switch has them, no key expires: nobody is deaf for that.
+func TestPausedWritersAreNoDeafness(t *testing.T) {
+	w := newWorld(t, nil)
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	admin := w.src.Client(0)
+	// Among so many keys that expire one day, ours is hardly removed before it is looked at.
+	ok(t, admin.ConfigSet(t.Context(), "hz", "1").Err())
+	_, err := admin.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+		for i := range 5000 {
+			p.Set(t.Context(), fmt.Sprint("volatile:", i), i, time.Hour)
+		}
+		return nil
+	})
+	ok(t, err)
+	drain(t, w.m)
+	gaps := w.m.Progress().Gaps
+	for range 3 { // each longer than the time between two proofs
+		ok(t, admin.Do(t.Context(), "CLIENT", "PAUSE", 700, "WRITE").Err())
+		ok(t, admin.Set(t.Context(), "behind the pause", 1, 0).Err())
+		beats := w.m.Progress().Recent.All
+		redistest.Eventually(t, 10*time.Second, func() bool { return w.m.Progress().Recent.All > beats+5 }, "heartbeats go on")
+	}
+	if p := w.m.Progress(); p.Gaps != gaps {
+		t.Errorf("%d gaps, before it were %d: %s", p.Gaps, gaps, p.Reason)
 	}
 }
