@@ -71,6 +71,13 @@ func TestFenceReplicasRefusesEveryWriteAndPutsBack(t *testing.T) {
 	if err := f.check(t.Context(), st); err != nil {
 		t.Errorf("check: %v", err)
 	}
+	for lag, want := range map[string]error{"0": errFenceLost, "10": nil} { // 0 switches the rule off
+		do(t, app, "CONFIG", "SET", "min-replicas-max-lag", lag)
+		if err := f.check(t.Context(), st); !errors.Is(err, want) {
+			t.Errorf("check with a lag of %s: %v", lag, err)
+		}
+	}
+	do(t, app, "CONFIG", "SET", "min-replicas-max-lag", "10")
 	wantRefusal(t, "EXEC", queued.Do(t.Context(), "EXEC").Err(), "NOREPLICAS", "EXECABORT")
 	wantRefusal(t, "SET", app.Set(t.Context(), "k", "x", 0).Err(), "NOREPLICAS")
 	wantRefusal(t, "a script that writes", app.Eval(t.Context(), "return redis.call('SET', KEYS[1], 'x')", []string{"k"}).Err(), "NOREPLICAS", "ERR")

@@ -58,7 +58,10 @@ func readUser(name string, answer *redis.Cmd) (ACLUser, error) {
 		sel := pairs(list)
 		// What a new selector starts with is for acl-pubsub-default to say.
 		rules := []string{"resetchannels"}
-		for _, key := range []string{"commands", "keys", "channels"} {
+		if _, ok := sel["databases"]; ok { // Valkey 9.1; a new one sees all of them
+			rules = append(rules, "resetdbs")
+		}
+		for _, key := range []string{"commands", "keys", "channels", "databases"} {
 			text, _ := sel[key].(string)
 			rules = append(rules, strings.Fields(text)...)
 		}
@@ -198,7 +201,7 @@ func (f fence) ask(ctx context.Context, p redis.Pipeliner, st *FenceState) (a an
 			a.each[u.Name] = p.Do(ctx, "ACL", "GETUSER", u.Name)
 		}
 	case FenceReplicas:
-		a.minimum = p.ConfigGet(ctx, "min-replicas-to-write")
+		a.minimum = p.ConfigGet(ctx, "min-replicas-*")
 	}
 	if f.run != "" {
 		a.server = p.Info(ctx, "server")
@@ -246,6 +249,9 @@ func (f fence) judge(ctx context.Context, c asker, st *FenceState, a answers) er
 		}
 		if got["min-replicas-to-write"] != maxInt32 {
 			return fmt.Errorf("checking the fence on %s: min-replicas-to-write is %q: %w", f.pool, got["min-replicas-to-write"], errFenceLost)
+		}
+		if got["min-replicas-max-lag"] == "0" { // server.c: then the number is not looked at
+			return fmt.Errorf("checking the fence on %s: min-replicas-max-lag is 0: %w", f.pool, errFenceLost)
 		}
 	}
 	return nil

@@ -255,3 +255,42 @@ func TestASwitchIsSettledWithBothSeats(t *testing.T) {
 		t.Errorf("the application is refused: %v", err)
 	}
 }
+
+// Who has ended its own migration goes on serving when the next one begins between the same
+// servers, whatever its token is; but it changes nothing there any more.
+func TestTheNextMigrationEndsNobodyWhoHasEnded(t *testing.T) {
+	for _, token := range []uint64{1, 100} {
+		ended, next, _ := coordinators(t)
+		if err := ended.sitBoth(t); err != nil {
+			t.Fatal(err)
+		}
+		ended.seat.leave(ended.record().ID)
+		for _, side := range []router.Side{router.Source, router.Target} {
+			if err := ended.ids[side].Pool().Control().Del(t.Context(), store.SeatKey).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next.rec.ID, next.rec.Token = "next", token
+		if err := next.sitBoth(t); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ended.ids {
+			redistest.Eventually(t, testTimeout, func() error {
+				err := id.Pool().DB(0).Set(t.Context(), "k", "v", 0).Err()
+				if err == nil {
+					t.Fatalf("with token %d: a write of its own to the %s arrives", token, id.side)
+				}
+				if !errors.Is(err, store.ErrSuperseded) {
+					return err
+				}
+				return nil
+			}, "the %s is closed to what it would do", id.side)
+		}
+		if err := ended.lostTo(); err != nil {
+			t.Errorf("with token %d: the one that has ended its own stops serving: %v", token, err)
+		}
+		if err := ended.Admit(t.Context(), router.Source); err != nil {
+			t.Errorf("with token %d: its clients get no connection: %v", token, err)
+		}
+	}
+}

@@ -71,18 +71,23 @@ func (it *item) shed() {
 // size returns about how many bytes are kept for it while it is in flight.
 func (it *item) size() int {
 	if it.kept == 0 {
-		n := int(unsafe.Sizeof(*it)) + len(it.raw) + len(it.text) + len(it.again)
-		for _, a := range it.args {
-			n += len(a) + int(unsafe.Sizeof(a))
-		}
-		for _, keys := range [][]string{it.keys, it.wrote} {
-			for _, k := range keys {
-				n += len(k) + int(unsafe.Sizeof(k))
-			}
-		}
-		it.kept = n
+		it.kept = it.weight()
 	}
 	return it.kept
+}
+
+// weight is what size was, by what is there now.
+func (it *item) weight() int {
+	n := int(unsafe.Sizeof(*it)) + len(it.raw) + len(it.text) + len(it.again)
+	for _, a := range it.args {
+		n += len(a) + int(unsafe.Sizeof(a))
+	}
+	for _, keys := range [][]string{it.keys, it.wrote} {
+		for _, k := range keys {
+			n += len(k) + int(unsafe.Sizeof(k))
+		}
+	}
+	return n
 }
 
 // finish marks the item as answered, or its outcome as unknown.

@@ -65,7 +65,7 @@ func (g *guest) holds() int64 {
 // holds is the same for a session.
 func (s *session) holds() int64 {
 	s.mu.Lock()
-	queued := s.st.queueBytes + s.fifo.bytes
+	queued := max(s.st.queueBytes, s.st.remembered) + s.fifo.bytes
 	s.mu.Unlock()
 	return s.reading.Load() + s.out.size() + int64(queued)
 }

@@ -200,6 +200,22 @@ func TestMaxBulk(t *testing.T) {
 
 // TestMaxMemory has clients hold memory in each way there is; those that hold
 // most are closed, and only those.
+// A server queues nothing of a transaction that is spoilt, and says QUEUED for as long as it
+// is asked; what we remember of it has an end.
+func TestSpoiltTransactionHasAnEnd(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, func(c *Config) { c.QueryLimit = 1 << 20 })
+		small, hog := w.client(), w.client()
+		hog.want("MULTI", ok)
+		hog.send("NOSUCH")
+		hog.tryWrite(bytes.Repeat(words("EVAL", "return '"+strings.Repeat("x", 10<<10)+"'", "0"), 300))
+		until(t, "the client is closed", func() bool {
+			small.want("PING", "+PONG\r\n")
+			return w.proxy.Stats().Clients == 1
+		})
+	})
+}
+
 func TestMaxMemory(t *testing.T) {
 	ways := map[string]func(w *world, c *raw){
 		"half a command": func(_ *world, c *raw) {

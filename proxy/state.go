@@ -38,6 +38,7 @@ type state struct {
 	dirty      bool // EXEC will answer EXECABORT
 	queue      []*item
 	queueBytes int
+	remembered int     // bytes of effects and writes, also where queue stopped following
 	queued     int     // how many the server has queued, also where queue stopped following
 	effects    []*item // those of them that change this state or concern the observer
 	writes     []*item // those that may change keys and have no other effect
@@ -97,11 +98,17 @@ func (st *state) subscribe(set byte, name string, on bool) {
 func (st *state) enqueue(it *item) {
 	it.index = st.queued
 	st.queued++
+	if st.stuck == tooLong { // it is not said again
+		it.raw = nil
+		it.shed()
+	}
 	switch {
 	case it.hasEffect():
 		st.effects = append(st.effects, it)
+		st.remembered += it.weight()
 	case (len(it.wrote) > 0 || it.unknown) && len(st.writes) < maxQueue:
 		st.writes = append(st.writes, it)
+		st.remembered += it.weight()
 	}
 	if st.stuck != "" {
 		return
@@ -158,6 +165,7 @@ func (st *state) scans() (at []int) {
 
 func (st *state) endMulti(unwatched bool) {
 	st.multi, st.dirty, st.queue, st.queueBytes, st.queued, st.effects, st.writes = false, false, nil, 0, 0, nil, nil
+	st.remembered = 0
 	if unwatched {
 		st.watch, st.broken = false, false
 	}

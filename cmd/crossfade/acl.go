@@ -20,13 +20,14 @@ func aclVerb() *verb {
   crossfade acl plan  --source redis://A --target redis://B
   crossfade acl apply --source redis://A --target redis://B
 
-rules prints the ACL SETUSER lines of a user for Crossfade itself on each server,
-by its version: with these rights a migration can be made there and back, and
-check names each one that is missing.
+rules prints the ACL SETUSER lines of a user for Crossfade itself on each
+server, by its version: with these rights a migration can be made there and
+back, and check names each one that is missing.
 
 plan says for each ACL user of the source what would become of it on the target,
 and changes nothing; apply does it, in one transaction, and reads it back. None
-of them needs a running crossfade. Passwords are copied by their hashes and never shown.
+of them needs a running crossfade. Passwords are copied by their hashes and
+never shown.
 
 Nobody gets a right that the source does not give: a user whose rules the target
 cannot have is refused, and the others are copied. The user default, and those

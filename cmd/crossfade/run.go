@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,6 +40,7 @@ second one.
 }
 
 func runSidecar(ctx context.Context, s *session) error {
+	signal.Ignore(syscall.SIGPIPE) // who reads the log may go away; the clients stay
 	f := s.flagsOf()
 	c, err := f.parse()
 	if err != nil {

@@ -297,6 +297,36 @@ func TestForeignKeys(t *testing.T) {
 	only(t, Run(ctx, env, StageCheck), "foreign-keys")
 }
 
+// What min-replicas-to-write refuses of a script is nothing before these versions: tried with
+// 6.0.16, where EVAL writes behind it; the others are by the servers' source.
+func TestMinReplicasRefusesScripts(t *testing.T) {
+	for text, want := range map[string]bool{
+		"redis_version:5.0.14": false, "redis_version:6.0.5": false, "redis_version:6.0.16": false, "redis_version:6.0.17": true,
+		"redis_version:6.2.0": false, "redis_version:6.2.6": false, "redis_version:6.2.7": true, "redis_version:6.2.14": true,
+		"redis_version:6.3.4": false, "redis_version:7.0.0": true, "redis_version:8.0.2": true, "": false,
+		"redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2": true,
+	} {
+		if got := parseInfo(text).refusesScripts(); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
+// The level says what the server does: where a script can write behind F2, it is not F2.
+func TestFenceLevelIsTrueOfScripts(t *testing.T) {
+	from, to := redistest.Start(t), redistest.Start(t)
+	env := environment(t, from, to)
+	env.CreateUser = false
+	level, reason, err := FenceLevel(t.Context(), env)
+	must(t, err)
+	c := from.Client(0)
+	must(t, c.ConfigSet(t.Context(), "min-replicas-to-write", "3").Err())
+	refused := c.Eval(t.Context(), "return redis.call('SET', KEYS[1], 'x')", []string{"k"}).Err() != nil
+	if want := map[bool]string{true: "F2", false: "F1"}[refused]; level != want {
+		t.Errorf("got %s: %s; a script is refused: %v", level, reason, refused)
+	}
+}
+
 func TestClientsAndFence(t *testing.T) {
 	from, to := redistest.Start(t, redistest.WithACL(
 		"weak on >hidden ~* &* +@all -acl|setuser",

@@ -37,6 +37,11 @@ func FenceLevel(ctx context.Context, env Env) (level, reason string, err error) 
 	if err == nil {
 		err = s.settable(ctx, "min-replicas-to-write", present)
 	}
+	if err == nil {
+		if err = s.load(ctx); err == nil && !s.info.refusesScripts() {
+			return fenceKey, why + "; min-replicas-to-write does not refuse what scripts write: Redis does so from 6.0.17, 6.2.7 and 7.0 on", nil
+		}
+	}
 	switch {
 	case err == nil:
 		return fenceReplicas, why + "; min-replicas-to-write works, it refuses every write, ours too", nil
@@ -44,6 +49,23 @@ func FenceLevel(ctx context.Context, env Env) (level, reason string, err error) 
 		return "", "", fmt.Errorf("trying the fence on %s: %w", env.From, err)
 	}
 	return fenceKey, fmt.Sprintf("%s; no min-replicas-to-write: %v", why, err), nil
+}
+
+// refusesScripts reports whether min-replicas-to-write refuses what scripts write as well.
+// The server looks at it before a command that writes, which EVAL is not; what a script calls
+// is looked at from these versions on (scripting.c: noreplicaserr; script.c in 7.0). EXEC is
+// since 6.0.6. A server that does not tell its version is believed to be old.
+func (i info) refusesScripts() bool {
+	v := i.compatible()
+	switch {
+	case i.valkey():
+		return true
+	case v[0] == 6 && v[1] == 0:
+		return !v.before(version{6, 0, 17})
+	case v[0] == 6 && v[1] == 2:
+		return !v.before(version{6, 2, 7})
+	}
+	return !v.before(version{7, 0, 0})
 }
 
 // unanswered reports whether err is the connection's and not the server's word.
