@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -279,12 +280,23 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Learn:               func(ctx context.Context) { m.learn(ctx, from) },
 		Remembers:           func(ctx context.Context) error { return m.remembers(ctx, from) },
 		Silent:              m.traffic.Silent,
-		Scripts:             m.traffic.Scripts,
 		Limits:              m.limits(),
 		MaxLatency:          m.cfg.Sync.MaxLatency,
 		Served:              served,
+		Others:              func() func(string) []string { return m.pastProxy(from) },
 		Bypassing:           func(ctx context.Context) ([]string, error) { return preflight.Bypassing(ctx, m.env(from)) },
 	}, m.log.With("mirror", from.String()+"→"+from.Other().String()))
+}
+
+// pastProxy names, in a CLIENT LIST that is asked for once it has returned, the clients past
+// the proxy. Connections of the proxy that are made or closed meanwhile are known as well.
+func (m *Migration) pastProxy(from router.Side) func(list string) []string {
+	before := m.env(from)
+	return func(list string) []string {
+		env := m.env(from)
+		maps.Copy(env.Proxied, before.Proxied)
+		return preflight.Others(list, env)
+	}
 }
 
 func (m *Migration) dropsFieldExpiries() bool { return m.cfg.Sync.FieldExpiries == "drop" }

@@ -41,8 +41,13 @@ func bypasses(ctx context.Context, env Env) ([]bypassing, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CLIENT LIST: %w", err)
 	}
+	return bypassesIn(text, env), nil
+}
+
+// bypassesIn is bypasses with From's answer.
+func bypassesIn(list string, env Env) []bypassing {
 	var out []bypassing
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(list) {
 		f := fields(line)
 		_, proxied := env.Proxied[f["addr"]]
 		// A user that the operator gave may be the applications' too; the one that
@@ -53,7 +58,27 @@ func bypasses(ctx context.Context, env Env) ([]bypassing, error) {
 		}
 		out = append(out, bypassing{addr: f["addr"], name: f["name"], user: f["user"], lib: f["lib-name"], age: f["age"]})
 	}
-	return out, nil
+	return out
+}
+
+// Others names, in a CLIENT LIST of From, the clients past the proxy that may write:
+// sentinels do not. With TLS, one of the proxy that has said nothing yet is among them:
+// its handshake may not be over, and till then From does not count it as a connection.
+func Others(list string, env Env) []string {
+	var out []string
+	for _, b := range slices.DeleteFunc(bypassesIn(list, env), bypassing.watches) {
+		out = append(out, b.String())
+	}
+	if env.From.Endpoint().TLS == nil {
+		return out
+	}
+	for line := range strings.Lines(list) {
+		f := fields(line)
+		if _, proxied := env.Proxied[f["addr"]]; proxied && f["cmd"] == "NULL" && f["age"] == "0" {
+			out = append(out, bypassing{addr: f["addr"], age: f["age"]}.String())
+		}
+	}
+	return out
 }
 
 // Bypassing names the clients that are connected to From past the proxy.

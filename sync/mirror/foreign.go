@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Some writes cause no notification. The proxy reports those of its own
@@ -14,6 +16,10 @@ import (
 // server has run more of them than the proxy forwarded, somebody else did.
 // (Server sources: t_stream.c, hyperloglog.c, db.c call no notifyKeyspaceEvent
 // there, nor does the module vectorset of Redis 8.) The name "function" stands for all FUNCTION subcommands that change.
+//
+// What a script or a function runs inside counts on the server too. It is no gap while
+// nobody is connected past the proxy, for then it went through it, and the proxy has marked
+// the keys that were declared. Otherwise nobody can tell whose it was. See company.go.
 var silentCommands = map[string]string{
 	"xreadgroup": "xreadgroup", "xack": "xack", "xclaim": "xclaim", "xautoclaim": "xautoclaim",
 	"xackdel": "xackdel", "pfcount": "pfcount", "vadd": "vadd", "vrem": "vrem", "vsetattr": "vsetattr",
@@ -27,10 +33,13 @@ var silentCommands = map[string]string{
 type foreign struct {
 	mu      sync.Mutex
 	valid   bool
-	highest map[string]int64 // upper bound of the excess that is known to be old
-	calls   map[string]int64 // the server's counts when it was asked last
-	scripts int64            // scripts forwarded at the baseline: they may run such commands inside
-	rounds  int              // how often answers of the server were taken in
+	highest map[string]int64  // upper bound of the excess that is known to be old
+	calls   map[string]int64  // the server's counts when it was asked last
+	company company           // … and who was connected to it
+	doubts  map[string]string // why an excess that shows now may be another's than a script's
+	refused bool              // the server does not say who is connected
+	scripts int64             // scripts forwarded at the baseline: they may run such commands inside
+	rounds  int               // how often answers of the server were taken in
 }
 
 // foreignBaseline takes the present excess as known.
@@ -39,7 +48,7 @@ func (m *Mirror) foreignBaseline(ctx context.Context) error {
 		return nil
 	}
 	_, finished := m.cfg.Silent()
-	calls, err := m.silentCalls(ctx)
+	calls, now, err := m.look(ctx, finished["scripts"] > 0)
 	if err != nil {
 		return err
 	}
@@ -48,6 +57,7 @@ func (m *Mirror) foreignBaseline(ctx context.Context) error {
 	m.foreign.valid = true
 	m.foreign.rounds++
 	m.foreign.calls, m.foreign.highest = calls, make(map[string]int64)
+	m.foreign.company, m.foreign.doubts = now, make(map[string]string)
 	for name, n := range calls {
 		m.foreign.highest[name] = n - finished[name]
 	}
@@ -67,7 +77,8 @@ func (m *Mirror) foreignSurplus(ctx context.Context) (string, error) {
 		f.mu.Lock()
 		rounds := f.rounds
 		f.mu.Unlock()
-		calls, err := m.silentCalls(ctx)
+		begun, finished := m.cfg.Silent()
+		calls, now, err := m.look(ctx, begun["scripts"] > 0)
 		if err != nil {
 			return "", err
 		}
@@ -78,55 +89,56 @@ func (m *Mirror) foreignSurplus(ctx context.Context) (string, error) {
 			continue
 		}
 		f.rounds++
-		what := m.compareCalls(calls, forwarded)
+		what := m.compareCalls(calls, forwarded, finished, now)
 		f.mu.Unlock()
 		return what, nil
 	}
 }
 
-// compareCalls is foreignSurplus with the numbers of both.
-func (m *Mirror) compareCalls(calls, forwarded map[string]int64) string { // with foreign.mu held
-	if !m.foreign.valid {
+// compareCalls is foreignSurplus with the numbers of both, and who was connected.
+func (m *Mirror) compareCalls(calls, forwarded, finished map[string]int64, now company) (what string) { // with foreign.mu held
+	f := &m.foreign
+	if !f.valid {
 		return ""
 	}
 	for name, n := range calls {
-		if n < m.foreign.calls[name] {
+		if n < f.calls[name] {
 			return fmt.Sprintf("%s, as far as can be known (the server has begun to count anew)", name)
 		}
 	}
-	m.foreign.calls = calls
-	scripted := forwarded["scripts"] > m.foreign.scripts
+	doubt := alone(f.company, now)
+	f.calls, f.company = calls, now
+	scripted := forwarded["scripts"] > f.scripts
 	for name, n := range calls {
-		excess := n - forwarded[name]
-		if excess > m.foreign.highest[name] && scripted && m.inScripts(name) {
-			// A script's commands count on the server too, and its declared keys
-			// were marked by the proxy: such a surplus proves nothing.
-			m.foreign.highest[name] = excess
-			continue
+		if doubt != "" {
+			f.doubts[name] = doubt
 		}
-		if excess > m.foreign.highest[name] {
-			return fmt.Sprintf("%s (%d more than went through the proxy)", name, excess-m.foreign.highest[name])
+		excess := n - forwarded[name]
+		switch more := excess - f.highest[name]; {
+		case more > 0 && (!scripted || !scriptable(name)):
+			what = fmt.Sprintf("%s (%d more than went through the proxy)", name, more)
+		case more > 0 && f.doubts[name] != "":
+			what = fmt.Sprintf("%s (%d more than went through the proxy; its scripts may have, but %s)", name, more, f.doubts[name])
+		case more > 0:
+			f.highest[name] = excess
+			fallthrough
+		default:
+			if forwarded[name] == finished[name] { // nothing in flight hides a part of the excess
+				delete(f.doubts, name)
+			}
 		}
 	}
-	return ""
+	return what
 }
 
-// inScripts reports whether a script that the proxy saw names a command that
-// changes single keys. Whole databases are another matter: nobody marks those.
-func (m *Mirror) inScripts(command string) bool {
+// scriptable reports whether a command changes single keys. Whole databases are another
+// matter: nobody marks those where a script empties them.
+func scriptable(command string) bool {
 	switch command {
 	case "flushdb", "flushall", "swapdb", "function":
 		return false
 	}
-	if m.cfg.Scripts == nil {
-		return false
-	}
-	for _, body := range m.cfg.Scripts() {
-		if strings.Contains(strings.ToLower(body), command) {
-			return true
-		}
-	}
-	return false
+	return true
 }
 
 // CheckForeign is for the moment of the cutover, when nothing is in flight: it
@@ -177,9 +189,9 @@ func (m *Mirror) countAnew() {
 	}
 }
 
-// silentCalls reads how often From ran each silent command.
-func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
-	text, err := m.cfg.From.DB(m.home[0]).Info(ctx, "commandstats").Result()
+// silentCalls reads in INFO commandstats how often From ran each silent command.
+func (m *Mirror) silentCalls(info *redis.StringCmd) (map[string]int64, error) {
+	text, err := info.Result()
 	if err != nil {
 		return nil, fmt.Errorf("reading INFO commandstats of %s: %w", m.cfg.From, err)
 	}

@@ -88,9 +88,10 @@ type Config struct {
 	// MaxLatency is how much longer than at best PING may take at From and To while a
 	// scan copies, the 99th percentile; 0: as long as it likes.
 	MaxLatency time.Duration
-	// Scripts returns the script bodies that the proxy saw: what they run inside
-	// counts on the server too. nil: none.
-	Scripts func() []string
+	// Others is called before From is asked for CLIENT LIST. What it returns names, of
+	// that list, the clients past the proxy that may write, and whoever may be one: see
+	// company.go. nil: nobody can tell.
+	Others func() func(clientList string) []string
 	// Bypassing names the clients that are connected to From past the proxy. nil:
 	// nobody can tell.
 	Bypassing func(context.Context) ([]string, error)
