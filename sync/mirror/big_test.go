@@ -206,6 +206,7 @@ func bigKeysOfEveryType(t *testing.T, opts ...redistest.Option) {
 
 // What is only added to, or only taken from at one end, is not copied again.
 func TestAdditionsAloneAreCarried(t *testing.T) {
+	long(t, "random changes go the same ways")
 	w := newWorld(t, smallIsBig)
 	ctx, c := t.Context(), w.src.Client(0)
 	for _, kind := range []string{"string", "list", "stream"} {
@@ -287,7 +288,7 @@ func TestBigKeysUnderRandomChanges(t *testing.T) {
 	t.Logf("seed %d", seed)
 	ok(t, w.m.Follow(t.Context(), true))
 	pick := rand.New(rand.NewPCG(seed, 0))
-	for round := range uint64(12) {
+	for round := range uint64(some(12)) {
 		// A round is about few kinds of changes, so that additions are carried in some.
 		chosen := make(map[int]bool)
 		for range 1 + pick.IntN(6) {
@@ -406,6 +407,7 @@ func TestInterruptedBigCopyGoesOn(t *testing.T) {
 // A key that is never quiet has its share of the link and not more, is told of
 // in the progress, and is settled at once by a drain when its writer pauses.
 func TestHotBigHashHasItsShare(t *testing.T) {
+	long(t, "it measures shares")
 	w := newWorld(t, smallIsBig)
 	ctx, c := t.Context(), w.src.Client(0)
 	grow(t, c, "hash", 0, 20_000)

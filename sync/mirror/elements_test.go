@@ -237,6 +237,7 @@ func twoPipelines(ctx context.Context, c *redis.Client, i int) error {
 // Whatever else happens to such a key has it copied as a whole, and after that
 // elements are carried again.
 func TestWhatElementsDoNotExplain(t *testing.T) {
+	long(t, "random changes go the same ways")
 	w, c := elementWorld(t)
 	ctx, src := t.Context(), w.src.Client(0)
 	for name, do := range map[string]func() error{

@@ -13,6 +13,7 @@ import (
 // chooses the sizes of batches by itself must be ahead of the size that is right for
 // servers nearby.
 func TestFarServers(t *testing.T) {
+	long(t, "it compares times")
 	const keys = 20_000
 	took := func(batch, scan int) time.Duration {
 		w := &world{

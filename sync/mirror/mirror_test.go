@@ -134,6 +134,15 @@ func (w *world) mustBeEqual(t *testing.T) {
 	}
 }
 
+// long leaves a test to the runs that are not -short: the race detector, which makes it
+// many times as long, sees what it runs in others.
+func long(t *testing.T, why string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("not with -short: " + why)
+	}
+}
+
 func drain(t *testing.T, m *mirror.Mirror) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
