@@ -79,6 +79,9 @@ func port(addr string) string {
 // TestFiveMinutes follows the README's first steps to the letter: nothing that it does not
 // say is done, but for the build, and waiting where a reader would read.
 func TestFiveMinutes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a whole migration by the binary")
+	}
 	t.Parallel()
 	began := time.Now()
 	source, target := redistest.Start(t), redistest.Start(t)
@@ -135,6 +138,9 @@ func TestFiveMinutes(t *testing.T) {
 // against real servers, in the order of the pages; of the others it is looked whether a
 // shell takes them, and whether make has what they name.
 func TestCommandsOfTheDocs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some hundred processes, which are slow with the race detector in them")
+	}
 	t.Parallel()
 	makefile, err := os.ReadFile("../../Makefile")
 	if err != nil {
