@@ -107,7 +107,7 @@ func TestMemberDoesNotGuessTheEnd(t *testing.T) {
 		return nil
 	}, "it waits, and says why")
 	s.say(fleet.Release, 1, 6, router.Source, 0) // what is said makes nothing known
-	time.Sleep(2 * heardEvery)
+	s.looks(2)
 	s.did("hold")
 	s.tell(router.Target, store.RecordKey, nil)
 	s.did("retry")
@@ -167,7 +167,7 @@ func TestMemberRefusedWithoutTheRecord(t *testing.T) {
 	s.silence(router.Target, true)
 	s.m.RefusedByFence()
 	s.run()
-	time.Sleep(2 * aloneMost)
+	s.looks(2)
 	s.did("release source")
 	s.silence(router.Target, false)
 	s.did("retry")

@@ -146,6 +146,8 @@ func trafficForRights(t *testing.T, cf *running) (stop func()) {
 	heard := c.PSubscribe(ctx, "news*")
 	go func() {
 		defer close(ended)
+		pace := time.NewTicker(20 * time.Millisecond)
+		defer pace.Stop()
 		for i := 0; ctx.Err() == nil; i++ {
 			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
 				p.Incr(ctx, "n")
@@ -191,7 +193,10 @@ func trafficForRights(t *testing.T, cf *running) (stop func()) {
 				t.Errorf("a client: %v", err)
 				return
 			}
-			time.Sleep(20 * time.Millisecond)
+			select {
+			case <-pace.C:
+			case <-ctx.Done():
+			}
 		}
 	}()
 	return func() {
