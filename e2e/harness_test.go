@@ -284,12 +284,15 @@ func (c *sidecar) rollback() (migration.Report, error) {
 	return c.admin.Rollback(ctx, admin.SwitchRequest{})
 }
 
-// end waits until everything is copied and completes the migration, so that
-// both servers can be read again.
+// end waits until all that was changed until now is copied, and completes the migration, so
+// that both servers can be read again.
 func (c *sidecar) end(stayOnSource bool) {
 	c.tb.Helper()
 	c.awaitReady()
-	c.await("nothing dirty", func(s migration.Status) bool { return s.Dirty == 0 })
+	began := time.Now()
+	c.await("all of before is copied", func(s migration.Status) bool { // writers may go on
+		return s.Dirty == 0 || s.OldestMS < float64(time.Since(began).Milliseconds())
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := c.admin.Complete(ctx, admin.CompleteRequest{StayOnSource: stayOnSource}); err != nil {

@@ -255,9 +255,6 @@ func TestNoTwoTakeOverFromEachOtherForEver(t *testing.T) {
 // no key of ours is left that could tell it. It copies nothing more when it wakes, passes on
 // nothing of what clients had sent to it, ends, and is not started again without being told to.
 func TestASleeperWakesAfterTheEnd(t *testing.T) {
-	if testing.Short() {
-		t.Skip("fails with the race detector on a busy machine, for a reason that is still to be found")
-	}
 	for _, at := range []string{"", "mirror.step.source"} {
 		t.Run("at "+at, func(t *testing.T) {
 			t.Parallel()

@@ -161,9 +161,6 @@ func (c *sidecar) cli(args ...string) (said string, status int) {
 // refused, with the reason and the status of a refusal, until everything is compared; then
 // it goes, and nothing is missing.
 func TestGapInTheReverseFeed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("fails with the race detector on a busy machine, for a reason that is still to be found")
-	}
 	const missed = 200
 	for _, gap := range []struct {
 		name, why string

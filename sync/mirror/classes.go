@@ -44,6 +44,7 @@ type classes struct {
 	seen    map[string]bool // events since the last proof began
 	expired bool            // … and that of the key that expires
 	expires time.Time       // when that was written; zero when it was not
+	by      *feed           // which was there then: another one may have come too late for the event
 }
 
 // ProbeSuffix ends the names of the keys with which the classes are proved, one
@@ -78,6 +79,9 @@ func (c *classes) mute() bool {
 // scanned when they come again.
 func (m *Mirror) proveClasses(ctx context.Context) error {
 	lacking, err := m.lackingClasses(ctx)
+	if errors.Is(err, errFeedReplaced) {
+		return nil // it was a gap, and is repaired as one
+	}
 	if err != nil {
 		return err
 	}
@@ -109,15 +113,28 @@ func (m *Mirror) proveClasses(ctx context.Context) error {
 	return nil
 }
 
+// errFeedReplaced means that events of a proof may have come on a connection that was lost
+// before they were read: nothing is proved by what is missing.
+var errFeedReplaced = errors.New("the notification connection was replaced during the proof")
+
+func (m *Mirror) currentFeed() *feed {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.feed
+}
+
 // lackingClasses returns the classes of which no event comes, "" when all are there.
 func (m *Mirror) lackingClasses(ctx context.Context) (string, error) {
 	c, db, c2 := &m.classes, m.cfg.From.DB(m.home[0]), m.heartbeatKey()
-	list := proofs(c2 + ProbeSuffix)
+	list, by := proofs(c2+ProbeSuffix), m.currentFeed()
 	if err := db.Exists(ctx, c2+ProbeExpiresSuffix).Err(); err != nil { // removes it, if it is still there
 		return "", fmt.Errorf("proving the notifications of %s by class: %w", m.cfg.From, err)
 	}
 	c.mu.Lock()
 	c.seen = make(map[string]bool)
+	if c.by != by {
+		c.expires = time.Time{}
+	}
 	c.mu.Unlock()
 	pipe := db.Pipeline()
 	cmds := make([]*redis.Cmd, len(list))
@@ -140,6 +157,9 @@ func (m *Mirror) lackingClasses(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
+	if by == nil || m.currentFeed() != by {
+		return "", errFeedReplaced
+	}
 	var lacking []string
 	mute := c.mute()
 	c.mu.Lock()
@@ -155,7 +175,7 @@ func (m *Mirror) lackingClasses(ctx context.Context) (string, error) {
 	c.mu.Unlock()
 	if err := db.Set(ctx, c2+ProbeExpiresSuffix, 1, time.Millisecond).Err(); err == nil {
 		c.mu.Lock()
-		c.expires = time.Now()
+		c.expires, c.by = time.Now(), by
 		c.mu.Unlock()
 	}
 	return strings.Join(lacking, ""), nil

@@ -121,6 +121,23 @@ func TestClassesAreProvedWithoutTraffic(t *testing.T) {
 	}
 }
 
+// A notification connection that is lost while the classes are proved is a gap, and not a
+// server that does not notify: nobody goes over to CLIENT TRACKING for that.
+func TestALostConnectionIsNoDeafness(t *testing.T) {
+	w := newWorld(t, func(c *mirror.Config) { c.Feed, c.Heartbeat = mirror.FeedAuto, 10*time.Millisecond })
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	admin := w.src.Client(0)
+	for range 150 {
+		redistest.Eventually(t, 10*time.Second, func() bool {
+			return admin.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Val() > 0
+		}, "the connection is there, and closed")
+		if p := w.m.Progress(); p.Feed != mirror.FeedNotifications || strings.Contains(p.Reason, "do not arrive") {
+			t.Fatalf("feed %s, state %s (%s)", p.Feed, p.State, p.Reason)
+		}
+	}
+}
+
 // While writers are paused, as a switch has them, no key expires: nobody is deaf for that.
 func TestPausedWritersAreNoDeafness(t *testing.T) {
 	w := newWorld(t, nil)
