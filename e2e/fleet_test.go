@@ -278,6 +278,25 @@ func hasRefused(stats, command string) bool {
 	return there && !strings.Contains(line, "rejected_calls=0")
 }
 
+// switchUnderASleeper stops a member, with a write of "late" to k in hand that came behind one
+// of "early", and moves the others to the target. What becomes of the write is told once.
+func (s *stage) switchUnderASleeper(m *sidecar) (c *redis.Client, late <-chan error) {
+	s.t.Helper()
+	ctx := context.Background()
+	c = (&lookouts{}).client(m.addr)
+	s.t.Cleanup(func() { _ = c.Close() })
+	if err := c.Set(ctx, "k", "early", 0).Err(); err != nil {
+		s.t.Fatal(err)
+	}
+	m.signal(syscall.SIGSTOP)
+	redistest.Eventually(s.t, time.Minute, m.stopped, "the member stops")
+	result := make(chan error, 1)
+	go func() { result <- c.Set(ctx, "k", "late", 0).Err() }()
+	redistest.Eventually(s.t, time.Minute, func() error { return s.switchOnce(router.Source) }, "a cutover without the member")
+	s.c.awaitReady()
+	return c, result
+}
+
 // TestFleetNotEndedUnderASleeper: the source is not opened under a member that sleeps, also
 // where nothing tells of it but its connections; what it has in hand is not lost.
 func TestFleetNotEndedUnderASleeper(t *testing.T) {
@@ -290,17 +309,7 @@ func TestFleetNotEndedUnderASleeper(t *testing.T) {
 	m.start("")
 	m.awaitOpen(router.Source)
 	ctx := context.Background()
-	c := (&lookouts{}).client(m.addr)
-	defer func() { _ = c.Close() }()
-	if err := c.Set(ctx, "k", "early", 0).Err(); err != nil {
-		t.Fatal(err)
-	}
-	m.signal(syscall.SIGSTOP)
-	redistest.Eventually(t, time.Minute, m.stopped, "the member stops")
-	result := make(chan error, 1)
-	go func() { result <- c.Set(ctx, "k", "late", 0).Err() }()
-	redistest.Eventually(t, time.Minute, func() error { return s.switchOnce(router.Source) }, "a cutover without the member")
-	s.c.awaitReady()
+	_, result := s.switchUnderASleeper(m)
 	if err := s.dst.Client(0).Del(ctx, fleet.MembersKey).Err(); err != nil { // as FLUSHALL does
 		t.Fatal(err)
 	}
@@ -344,17 +353,7 @@ func TestFleetSleepsPastTheEnd(t *testing.T) {
 	m := s.twoByLinks("sleeper")
 	m.awaitOpen(router.Source)
 	ctx := context.Background()
-	c := (&lookouts{}).client(m.addr)
-	defer func() { _ = c.Close() }()
-	if err := c.Set(ctx, "k", "early", 0).Err(); err != nil {
-		t.Fatal(err)
-	}
-	m.signal(syscall.SIGSTOP)
-	redistest.Eventually(t, time.Minute, m.stopped, "the member stops")
-	result := make(chan error, 1)
-	go func() { result <- c.Set(ctx, "k", "late", 0).Err() }()
-	redistest.Eventually(t, time.Minute, func() error { return s.switchOnce(router.Source) }, "a cutover without the member")
-	s.c.awaitReady()
+	c, result := s.switchUnderASleeper(m)
 	for _, link := range s.links {
 		link.Cut()
 	}

@@ -108,7 +108,12 @@ func (r *reader) chunk(b []byte) bool {
 	s.mid = !r.fr.AtStart()
 	events, leaves, wake := r.events, r.leaves, r.wake
 	r.events, r.leaves, r.wake = nil, 0, false
+	tooMuch := s.st.remembered > s.srv.cfg.QueryLimit
 	s.mu.Unlock()
+	if tooMuch { // a server keeps nothing of a transaction that is spoilt; we have to
+		s.log().Warn("closing a client: its transaction is longer than proxy.query_limit")
+		s.close()
+	}
 
 	// The outcome is known, so the gate need not wait for the client to read it.
 	s.srv.tell(events)

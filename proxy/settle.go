@@ -139,12 +139,6 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 		switch {
 		case !failed:
 			st.enqueue(it)
-			if st.remembered > s.srv.cfg.QueryLimit {
-				// A server keeps nothing of a transaction that is spoilt, and says QUEUED
-				// without end; we have to.
-				s.log().Warn("closing a client: its transaction is longer than proxy.query_limit", "bytes", st.remembered)
-				go s.close() // which waits for the lock
-			}
 		default:
 			st.dirty = true
 			s.srv.uncount(it)
