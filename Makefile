@@ -48,12 +48,12 @@ alerts: ## have every alert of deploy/prometheus fire by its trouble, against re
 
 test: ## run all tests, against real servers
 	scripts/deps.sh
-	$(GO) test -p $(PARALLEL) -timeout $(TIMEOUT) ./...
-	$(GO) test -timeout $(TIMEOUT) ./proxy -args -upstream pinned -loops 3
+	GO="$(GO)" scripts/tests.sh -p $(PARALLEL) -timeout $(TIMEOUT) ./...
+	GO="$(GO)" scripts/tests.sh -timeout $(TIMEOUT) ./proxy -args -upstream pinned -loops 3
 
 race: ## run the tests under the race detector, the long ones shortened
 	scripts/deps.sh race
-	CGO_ENABLED=1 $(GO) test -race -short -p $(PARALLEL) -timeout $(TIMEOUT) ./...
+	CGO_ENABLED=1 GO="$(GO)" scripts/tests.sh -race -short -p $(PARALLEL) -timeout $(TIMEOUT) ./...
 
 e2e-long: ## run the long end-to-end tests: a million keys, 200 switches, 100 kills, 1300 random runs
 	scripts/deps.sh
