@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/redistest"
 )
 
 // TestTopologies: each example of the page is a whole configuration, and is of what its
@@ -86,22 +87,61 @@ func TestTopologies(t *testing.T) {
 	}
 }
 
+// TestExamplesOfTheDocs: every piece of a configuration on any page is taken as it stands.
+func TestExamplesOfTheDocs(t *testing.T) {
+	pair := redistest.NewAuthority(t, "ours").Issue("127.0.0.1")
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := strings.NewReplacer("/etc/crossfade/door.pem", pair.CertFile, "/etc/crossfade/door-key.pem", pair.KeyFile,
+		"/run/sentinel-password", password, "/run/app-old", password, "/run/app-new", password)
+	n := 0
+	for name, page := range pagesOfDocs(t) {
+		for _, text := range yamlOf(page) {
+			n++
+			c, err := load(t, nil, nil, []byte(files.Replace(text)))
+			if err == nil && c.Source.URL != "" && c.Target.URL != "" {
+				err = c.ValidateServers()
+			}
+			if err != nil {
+				t.Errorf("%s: %v\n%s", name, err, text)
+			}
+		}
+	}
+	if n < 13 {
+		t.Errorf("only %d examples were found", n)
+	}
+}
+
 // yamlOf are the code blocks of a page that are configurations: those that begin with a key.
 func yamlOf(text string) (list []string) {
 	var block strings.Builder
 	end := func() {
-		if body := strings.TrimSpace(block.String()); regexp.MustCompile(`^[a-z_]+:`).MatchString(body) {
+		if body := strings.TrimRight(block.String(), "\n"); regexp.MustCompile(`^[a-z_]+:\s`).MatchString(body) {
 			list = append(list, body+"\n")
 		}
 		block.Reset()
 	}
+	fence, fenced := "", false // what stands before a fence stands before its lines
 	for line := range strings.Lines(text) {
-		code, indented := strings.CutPrefix(line, "    ")
-		if !indented && strings.TrimSpace(line) != "" {
+		if before, _, is := strings.Cut(line, "```"); is && strings.TrimSpace(before) == "" {
 			end()
+			fence, fenced = before, !fenced
 			continue
 		}
-		block.WriteString(code)
+		code, inside := strings.TrimPrefix(line, fence), true
+		if !fenced {
+			code, inside = strings.CutPrefix(line, "    ")
+		}
+		switch blank := strings.TrimSpace(line) == ""; {
+		case inside:
+			block.WriteString(code)
+		case blank && block.Len() > 0:
+			block.WriteString("\n")
+		case !blank:
+			end()
+		}
 	}
 	end()
 	return list
