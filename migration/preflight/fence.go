@@ -163,7 +163,7 @@ func fenceFinding(ctx context.Context, in *inspection, level, reason string) Fin
 		return warn(do, "%s: fence F2: no way back without F3; %s", in.from, reason)
 	}
 	if in.stage != StageCutover || in.Unsafe {
-		return warn(do, "%s: fence F1 only: writers past the proxy cannot be stopped, and there is no way back; %s", in.from, reason)
+		return warn(do, "%s: fence F1 only: writers past the proxy cannot be stopped; %s", in.from, reason)
 	}
 	list, err := bypasses(ctx, in.Env)
 	switch {
