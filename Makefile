@@ -3,7 +3,7 @@
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
-PARALLEL   ?= 2
+PARALLEL   ?= 3
 TIMEOUT    ?= 25m
 CHAOS_TIME ?= 10m
 CHAOS_SEED ?= 0

@@ -331,6 +331,7 @@ func proxyStage(t testing.TB, target *redistest.Server, shared bool) stage {
 
 // eachStage runs f with a direct server and one behind a proxy, shared and pinned.
 func eachStage(t *testing.T, f func(t *testing.T, direct, proxied stage, proto int)) {
+	inBothModes(t)
 	target := redistest.Start(t)
 	for _, shared := range []bool{true, false} {
 		for _, proto := range []int{2, 3} {

@@ -78,6 +78,7 @@ func (l *lockedBuffer) count(text string) int {
 // that are served go on, nothing spins, and new ones are served when there are
 // descriptors again.
 func TestDescriptorsExhausted(t *testing.T) {
+	inBothModes(t)
 	for _, mode := range []string{"shared", "pinned"} {
 		t.Run(mode, func(t *testing.T) {
 			server := redistest.Start(t)

@@ -180,6 +180,7 @@ func comparePart(t *testing.T, way string, got, want []string) {
 
 // TestErrorsBehindAPrefix makes every command's errors in a part of a database.
 func TestErrorsBehindAPrefix(t *testing.T) {
+	inBothModes(t)
 	rules, left := readTable(t, "rules.txt"), readTable(t, "left-out.txt")
 	for _, name := range strings.Fields("subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe quit reset multi exec discard hello client|reply client|tracking bgsave") {
 		left[name] = "has more than one reply"

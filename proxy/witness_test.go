@@ -19,11 +19,17 @@ var (
 	chaosSeed = flag.Uint64("seed", 0, "of TestChaos; 0: another each time")
 )
 
-// eachMode runs a test with shared connections and with one for each client.
-func eachMode(t *testing.T, f func(t *testing.T, mode setting)) {
+// inBothModes leaves a test that tries both modes to the run without -upstream pinned.
+func inBothModes(t *testing.T) {
+	t.Helper()
 	if *upstreams == "pinned" {
 		t.Skip("runs in both modes without -upstream pinned")
 	}
+}
+
+// eachMode runs a test with shared connections and with one for each client.
+func eachMode(t *testing.T, f func(t *testing.T, mode setting)) {
+	inBothModes(t)
 	for _, shared := range []bool{true, false} {
 		name := "pinned"
 		if shared {
