@@ -55,7 +55,7 @@ func (m *Mirror) CarryFunctions(ctx context.Context) error {
 	for i, s := range servers { // all at the same time: clients may be waiting
 		asked.Go(func() { to[i], errs[i] = libraries(ctx, s.DB(0)) })
 	}
-	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
+	from, err := libraries(ctx, m.source().pool.DB(m.home[0]))
 	asked.Wait()
 	if err != nil {
 		if unknownCommand(err) {
@@ -115,7 +115,7 @@ func (m *Mirror) carryTo(ctx context.Context, s *conn.Pool, from, to map[string]
 func (m *Mirror) adoptFunctions(ctx context.Context) error {
 	m.functions.mu.Lock()
 	defer m.functions.mu.Unlock()
-	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
+	from, err := libraries(ctx, m.source().pool.DB(m.home[0]))
 	if err != nil {
 		if unknownCommand(err) {
 			return nil
