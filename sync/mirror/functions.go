@@ -14,6 +14,7 @@ import (
 // carriedFunctions remembers the libraries that came from From, so that one
 // that is deleted there is deleted on To, and others' libraries are left alone.
 type carriedFunctions struct {
+	brake   *brake // of what nobody has asked for: a Freeze holds that too
 	mu      sync.Mutex
 	carried map[string]bool
 	due     bool
@@ -30,9 +31,10 @@ func (m *Mirror) checkFunctions() {
 	m.functions.mu.Lock()
 	due := m.functions.due || m.functions.carried == nil
 	m.functions.mu.Unlock()
-	if !due {
+	if !due || !m.functions.brake.tryEnter() {
 		return
 	}
+	defer m.functions.brake.leave()
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
 	if err := m.CarryFunctions(ctx); err != nil && m.ctx.Err() == nil {

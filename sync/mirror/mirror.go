@@ -157,6 +157,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
 	}
 	m.life = m.newLife("")
+	m.functions.brake = newBrake()
 	to := func() *conn.Pool { return cfg.To }
 	m.ends = [2]*sharedScans{
 		newSharedScans(m, func() *conn.Pool { return m.source().pool }, cfg.Side), newSharedScans(m, to, cfg.Side.Other()),
@@ -381,11 +382,15 @@ func (m *Mirror) Freeze(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := m.functions.brake.pull(ctx); err != nil {
+		return fmt.Errorf("waiting for the last functions to be carried to %s: %w", m.cfg.To, err)
+	}
 	return nil
 }
 
 // Thaw lets a frozen mirror go on.
 func (m *Mirror) Thaw() {
+	m.functions.brake.release()
 	for _, l := range m.lanes {
 		l.thaw()
 	}
