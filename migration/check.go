@@ -33,6 +33,9 @@ func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) 
 	if err != nil {
 		return nil, err
 	}
+	if n, err := databaseCount(ctx, to); err == nil { // else the first finding says so
+		dbmap = dbmap.Within(n)
+	}
 	only, err := Only(cfg)
 	if err != nil {
 		return nil, err
@@ -187,8 +190,9 @@ func (a *attempt) carryScripts(ctx context.Context) error {
 	}
 	pipe := a.ids[a.to].Pool().DB(0).Pipeline()
 	var bodies []string
+	dm := a.databases()
 	for _, body := range a.traffic.Scripts() {
-		if !a.scripts[body] {
+		if !a.scripts[body] && mayGo(body, a.to, dm) {
 			bodies = append(bodies, body)
 			pipe.ScriptLoad(ctx, body)
 		}
