@@ -57,7 +57,7 @@ func (m *Migration) env(from router.Side) preflight.Env {
 		Map: m.databases(), Explicit: len(m.cfg.Databases) > 0, LeaveOut: m.cfg.LeaveOut,
 		Feed: m.cfg.Sync.Feed, SetNotifications: m.cfg.Sync.SetNotifications, CreateUser: m.cfg.Cutover.CreateUser, Unsafe: m.cfg.Cutover.Unsafe,
 		Only: m.opt.Only, AllowPartial: m.cfg.Cutover.AllowPartial, DropFieldExpiries: m.dropsFieldExpiries(),
-		Resumed: m.record().Copied,
+		Resumed: m.record().Copied, Brought: m.brought, Foreign: m.foreignLibrary,
 		Proxied: m.traffic.UpstreamAddrs(from),
 		User:    m.ids[from].user(),
 	}

@@ -31,3 +31,15 @@ func (s shelf) Keep(ctx context.Context, l mirror.Libraries) error {
 	}
 	return nil
 }
+
+// brought reports whether a function library on the target is there because of this
+// migration; an older version has taken all for its own.
+func (m *Migration) brought(name string) bool {
+	r := m.record()
+	return r.Copied && r.Libraries == nil || r.Libraries[name] == mirror.Carried
+}
+
+// foreignLibrary reports whether one on the target is others'.
+func (m *Migration) foreignLibrary(name string) bool {
+	return m.record().Libraries[name] == mirror.Others
+}

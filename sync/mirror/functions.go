@@ -58,32 +58,40 @@ func (m *Mirror) CarryFunctions(ctx context.Context) error {
 	}
 	from, err := listLibraries(ctx, m.cfg.From.DB(m.home[0]))
 	asked.Wait()
-	if err != nil {
-		if unknownCommand(err) {
-			return nil
-		}
+	if err != nil && !unknownCommand(err) {
 		return fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
 	}
+	var without error // a server that has no functions
 	for i, s := range servers {
-		if err := errs[i]; err != nil {
-			if unknownCommand(err) && len(from) == 0 {
-				return nil
-			}
-			return fmt.Errorf("listing the functions of %s: %w", s, err)
+		if errs[i] == nil {
+			continue
 		}
+		err := fmt.Errorf("listing the functions of %s: %w", s, errs[i])
+		if !unknownCommand(err) {
+			return err
+		}
+		without = err
 	}
-	if err := m.carry(ctx, from, servers, to); err != nil {
+	if err := m.carry(ctx, from, servers, to, without); err != nil {
 		return err
 	}
 	m.functions.looked, m.functions.due = true, false
 	return nil
 }
 
-// carry does what there is to do, and has written down before whose is what.
-func (m *Mirror) carry(ctx context.Context, from libraries, servers []*conn.Pool, to []libraries) error {
+// carry does what there is to do, and has written down before whose is what. without is why
+// nothing can be loaded.
+func (m *Mirror) carry(ctx context.Context, from libraries, servers []*conn.Pool, to []libraries, without error) error {
 	before := m.cfg.Shelf.Libraries()
 	c := plan(m.cfg.Side, m.cfg.Map, before, from, to)
 	m.tellLeft(c.left)
+	switch {
+	case without == nil:
+	case len(c.want) > 0:
+		return without
+	default:
+		return nil
+	}
 	if before == nil || !maps.Equal(before, c.known) {
 		if err := m.cfg.Shelf.Keep(ctx, c.known); err != nil {
 			return fmt.Errorf("noting whose the function libraries are: %w", err)

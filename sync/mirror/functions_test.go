@@ -225,3 +225,22 @@ func TestFunctionsThatNameDatabasesAreNotCarried(t *testing.T) {
 	ok(t, whole.m.CarryFunctions(t.Context()))
 	wantLibraries(t, whole.dst, leaves)
 }
+
+// A server that has no functions has none to bring, and others' on the target need no way back.
+func TestServersWithoutFunctions(t *testing.T) {
+	kept := &shelf{l: mirror.Libraries{}}
+	w := newWorld(t, func(c *mirror.Config) { c.Shelf = kept })
+	load(t, w.dst, lib("theirs", 3, "t"))
+	old := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"), redistest.WithRenamed("FUNCTION", ""))
+	w.connect(t, old.Addr(), w.dst.Addr(), func(c *mirror.Config) { c.Shelf = kept })
+	ok(t, w.m.CarryFunctions(t.Context()))
+	if want := (mirror.Libraries{"theirs": mirror.Others}); !maps.Equal(kept.l, want) {
+		t.Errorf("kept is %v, want %v", kept.l, want)
+	}
+	w.connect(t, w.dst.Addr(), old.Addr(), func(c *mirror.Config) { c.Shelf, c.Side = kept, router.Target })
+	ok(t, w.m.CarryFunctions(t.Context()))
+	load(t, w.dst, lib("ours", 1, "f"))
+	if err := w.m.CarryFunctions(t.Context()); err == nil {
+		t.Error("a library that cannot be brought is said to be")
+	}
+}
