@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"errors"
+
 	"github.com/crossfade/crossfade/internal/lua"
 	"github.com/crossfade/crossfade/router"
 )
@@ -10,10 +12,8 @@ import (
 // from. So those that seem to are kept off the target, unless all that it has is mapped.
 
 const (
-	namesDatabase  = "ERR Crossfade: this script names databases by number, which cannot be mapped; it is refused since the switch"
-	unreadDump     = "ERR Crossfade: this dump of functions cannot be looked into for databases by number, which cannot be mapped; it is refused since the switch: load the libraries one by one"
-	othersLibrary  = "ERR Crossfade: this would take others' function libraries away too, since the switch: the server holds databases that are not in the database map; delete the libraries by name"
-	policyArgument = 3 // of FUNCTION RESTORE
+	namesDatabase = "ERR Crossfade: this script names databases by number, which cannot be mapped; it is refused since the switch"
+	unreadDump    = "ERR Crossfade: this dump of functions cannot be looked into for databases by number, which cannot be mapped; it is refused since the switch: load the libraries one by one"
 )
 
 // againstScript says why a command about scripts or functions must not go where a route
@@ -44,11 +44,9 @@ func againstText(text []byte) string {
 	return ""
 }
 
-// againstFunction is againstScript of FUNCTION.
+// againstFunction is againstScript of FUNCTION. Libraries that come as a dump are looked into.
 func againstFunction(args [][]byte) string {
 	switch {
-	case is(args[1], "flush"):
-		return othersLibrary
 	case len(args) < 3: // the server's own error
 	case is(args[1], "load"):
 		return againstText(args[len(args)-1])
@@ -59,11 +57,8 @@ func againstFunction(args [][]byte) string {
 				return namesDatabase
 			}
 		}
-		switch {
-		case err != nil:
+		if err != nil && !errors.Is(err, lua.ErrShort) {
 			return unreadDump
-		case len(args) > policyArgument && is(args[policyArgument], "flush"):
-			return othersLibrary
 		}
 	}
 	return ""

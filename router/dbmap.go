@@ -266,9 +266,9 @@ func (m DBMap) IsWhole() bool { return m.whole }
 // Pairs returns a copy of the map as source → place.
 func (m DBMap) Pairs() map[int]Place { return maps.Clone(m.to) }
 
-// Equal reports whether both map the same databases to the same places, and leave out none
-// of the target's or some.
-func (m DBMap) Equal(o DBMap) bool { return m.whole == o.whole && maps.Equal(m.to, o.to) }
+// Equal reports whether both map the same databases to the same places. What else the target
+// has makes no difference to that.
+func (m DBMap) Equal(o DBMap) bool { return maps.Equal(m.to, o.to) }
 
 // String returns "0=0,3=5,4=6:c4:", in rising order of the source database.
 func (m DBMap) String() string {

@@ -15,6 +15,9 @@ const (
 	dumpMost = 64 << 20
 )
 
+// ErrShort means that no server takes it for a dump.
+var ErrShort = errors.New("reading a dump of functions: it is too short for one")
+
 var (
 	errDump  = errors.New("reading a dump of functions: it is not one that is known")
 	errLarge = errors.New("reading a dump of functions: it is too large")
@@ -24,7 +27,7 @@ var (
 // checksum is right is the server's to say.
 func Libraries(dump []byte) (texts [][]byte, err error) {
 	if len(dump) < footer {
-		return nil, errDump
+		return nil, ErrShort
 	}
 	rest, most := dump[:len(dump)-footer], dumpMost
 	for len(rest) > 0 {
