@@ -39,6 +39,10 @@ func (m *Migration) begin(ctx context.Context) error {
 		if err := m.save(false, func(r *Record) { r.Phase = Preflight }); err != nil {
 			return err
 		}
+		if err := m.countDatabases(ctx); err != nil {
+			m.setProblems(err.Error())
+			return err
+		}
 		if problems := m.preflight(ctx, router.Source, false); len(problems) > 0 {
 			m.setProblems(problems...)
 			return errors.New(problems[0])
@@ -95,6 +99,9 @@ func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 		return err
 	}
 	err := m.save(false, func(r *Record) {
+		if !r.Copied {
+			r.Libraries = mirror.Libraries{}
+		}
 		r.Copied = true
 		if r.Side == router.Source {
 			r.Phase = Copying

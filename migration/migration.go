@@ -281,6 +281,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Remembers:           func(ctx context.Context) error { return m.remembers(ctx, from) },
 		Silent:              m.traffic.Silent,
 		Scripts:             m.traffic.Scripts,
+		Shelf:               shelf{m},
 		Limits:              m.limits(),
 		MaxLatency:          m.cfg.Sync.MaxLatency,
 		Served:              served,

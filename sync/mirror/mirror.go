@@ -91,6 +91,8 @@ type Config struct {
 	// Scripts returns the script bodies that the proxy saw: what they run inside
 	// counts on the server too. nil: none.
 	Scripts func() []string
+	// Shelf keeps whose the target's function libraries are. nil: the mirror does, while it lives.
+	Shelf Shelf
 	// Bypassing names the clients that are connected to From past the proxy. nil:
 	// nobody can tell.
 	Bypassing func(context.Context) ([]string, error)
@@ -150,6 +152,9 @@ var errStopped = errors.New("the mirror was stopped")
 // New returns a mirror that does nothing yet.
 func New(cfg Config, log *slog.Logger) *Mirror {
 	ctx, cancel := context.WithCancelCause(context.Background())
+	if cfg.Shelf == nil {
+		cfg.Shelf = &memory{Libraries{}}
+	}
 	m := &Mirror{
 		cfg: cfg, log: log, ctx: ctx, cancel: cancel,
 		lanes:  make(map[int]*lane),
@@ -222,11 +227,10 @@ func (m *Mirror) Listen(ctx context.Context) error {
 // be on To already: a PING barrier, then every mark is dropped. The caller
 // guarantees that nobody writes to From meanwhile.
 func (m *Mirror) Rebase(ctx context.Context) error {
-	beside, bctx := errgroup.WithContext(ctx)
-	beside.Go(func() error { return m.adoptFunctions(bctx) })
-	beside.Go(func() error { return m.foreignBaseline(bctx) })
+	counted := make(chan error, 1)
+	go func() { counted <- m.foreignBaseline(ctx) }()
 	err := m.barrier(ctx)
-	if err := errors.Join(err, beside.Wait()); err != nil {
+	if err := errors.Join(err, <-counted); err != nil {
 		return err
 	}
 	for _, l := range m.lanes {
