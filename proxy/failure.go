@@ -257,7 +257,10 @@ func (s *session) lookForSilence(limit time.Duration) {
 	now := time.Now()
 	s.mu.Lock()
 	l := s.link
-	if !s.out.idle() { // the server may have said what nobody has read for the client's sake
+	switch {
+	case !s.out.idle(): // the server may have said what nobody has read for the client's sake
+		s.heard = now
+	case s.fifo.n == 1 && s.starved.Load() != 0: // nor can it answer what the client has yet to send
 		s.heard = now
 	}
 	it, busy := s.fifo.peek()
