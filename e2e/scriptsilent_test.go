@@ -43,7 +43,7 @@ func newAcknowledging(t *testing.T, upstream string) *acknowledging {
 	a.stop = stop
 	t.Cleanup(a.end)
 	for w := range 3 {
-		a.all.Go(func() { a.work(t, ctx, fmt.Sprintf("stream:%d", w)) })
+		a.all.Go(func() { a.work(ctx, t, fmt.Sprintf("stream:%d", w)) })
 	}
 	for _, s := range []*redistest.Server{a.src, a.dst} {
 		a.all.Go(func() { a.export(ctx, s.Addr()) })
@@ -64,7 +64,7 @@ func (a *acknowledging) end() {
 
 // work has a new client for every few entries. They are numbered, so that an order lost
 // would be an error.
-func (a *acknowledging) work(t *testing.T, ctx context.Context, stream string) {
+func (a *acknowledging) work(ctx context.Context, t *testing.T, stream string) {
 	for n := 0; ctx.Err() == nil; {
 		app := a.client(a.c.addr)
 		err := error(nil)

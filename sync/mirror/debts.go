@@ -131,7 +131,7 @@ func (m *Mirror) settleSlowly() {
 		}
 		m.debts.next = time.Now().Add((shareOf - 1) * time.Since(now))
 		if err != nil && m.ctx.Err() == nil {
-			m.errs.add("silent", err)
+			m.errs.add("commandstats", err)
 		}
 	})
 }
