@@ -280,7 +280,6 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Learn:               func(ctx context.Context) { m.learn(ctx, from) },
 		Remembers:           func(ctx context.Context) error { return m.remembers(ctx, from) },
 		Silent:              m.traffic.Silent,
-		Scripts:             m.traffic.Scripts,
 		Shelf:               shelf{m},
 		Limits:              m.limits(),
 		MaxLatency:          m.cfg.Sync.MaxLatency,

@@ -415,7 +415,6 @@ func (a *attempt) drainTwice(ctx context.Context) error {
 func (a *attempt) drainFrozen(ctx context.Context) error {
 	// Nothing changes any more, so all of this may be asked for at the same time.
 	beside, bctx := errgroup.WithContext(ctx)
-	beside.Go(func() error { return a.forward.CheckForeign(bctx) })
 	beside.Go(func() error { return a.forward.CarryFunctions(bctx) })
 	beside.Go(func() error { return a.carryScripts(bctx) })
 	carried := sync.OnceValue(beside.Wait)

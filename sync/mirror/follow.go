@@ -96,6 +96,9 @@ func (m *Mirror) take(db int, e events) {
 	l := m.lanes[db]
 	e = m.chosen(e)
 	l.big.note(e.keys, e.changes) // before the marks: who copies a key must know why
+	if m.isTracking() {
+		l.quiet.heard(e.keys...)
+	}
 	mine := e.keys[:0]
 	for _, k := range e.keys {
 		if strings.HasPrefix(k, KeyPrefix) {
@@ -132,6 +135,11 @@ func (m *Mirror) heard(db int, key string, event []byte) {
 			m.classes.told(key, event)
 		}
 		return
+	}
+	if founds(event) {
+		if n, name, ok := m.find(db, key); ok {
+			m.lanes[n].quiet.heard(name)
+		}
 	}
 	if !m.views.on.Load() {
 		return

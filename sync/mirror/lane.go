@@ -44,6 +44,7 @@ type lane struct {
 
 	brake *brake
 	big   *bigKeys
+	quiet quietKeys
 	count counters
 }
 
@@ -70,6 +71,7 @@ func newLane(m *Mirror, db int, from, to router.Place, set *dirty.Set) *lane {
 	l.ways.Takes = l.typed.Manner.Takes
 	l.ways.Big = l.bigSize()
 	l.big = newBigKeys(l)
+	l.quiet.l = l
 	l.ways.Known = l.big.knows
 	return l
 }
@@ -103,6 +105,7 @@ func (l *lane) notify() { // with mu held
 
 func (l *lane) requestScan() {
 	l.big.doubt()
+	l.quiet.forget()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wanted++
@@ -113,6 +116,7 @@ func (l *lane) requestScan() {
 // distrust makes the lane unclean until the next requested scan is through.
 func (l *lane) distrust() {
 	l.big.doubt()
+	l.quiet.forget()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.distrusted = true
@@ -123,6 +127,7 @@ func (l *lane) rebase() {
 	l.dirty.Forget()
 	l.stuck.forget(l.stuck.keys()...)
 	l.big.doubt()
+	l.quiet.forget()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.done, l.distrusted = l.wanted, false

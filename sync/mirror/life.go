@@ -128,7 +128,7 @@ func (m *Mirror) consider(run string) bool {
 }
 
 // settle has the process be followed that was considered, or not.
-func (m *Mirror) settle(follow bool) {
+func (m *Mirror) decide(follow bool) {
 	m.mu.Lock()
 	old := m.next
 	if follow {

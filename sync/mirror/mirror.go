@@ -88,9 +88,6 @@ type Config struct {
 	// MaxLatency is how much longer than at best PING may take at From and To while a
 	// scan copies, the 99th percentile; 0: as long as it likes.
 	MaxLatency time.Duration
-	// Scripts returns the script bodies that the proxy saw: what they run inside
-	// counts on the server too. nil: none.
-	Scripts func() []string
 	// Shelf keeps whose the target's function libraries are. nil: the mirror does, while it lives.
 	Shelf Shelf
 	// Bypassing names the clients that are connected to From past the proxy. nil:
@@ -136,6 +133,7 @@ type Mirror struct {
 	changes   atomic.Int64
 	beat      heartbeat
 	foreign   foreign
+	debts     *debts
 	throttle  *throttle.Throttle
 	views     views
 	classes   classes
@@ -159,7 +157,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		cfg: cfg, log: log, ctx: ctx, cancel: cancel,
 		lanes:  make(map[int]*lane),
 		order:  cfg.Map.Sources(),
-		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
+		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side), debts: newDebts(),
 	}
 	m.life = m.newLife("")
 	m.functions.brake = newBrake()
@@ -207,7 +205,7 @@ func (m *Mirror) Listen(ctx context.Context) error {
 		return err
 	}
 	if m.consider(f.run) { // whoever it is: nothing was copied yet
-		m.settle(true)
+		m.decide(true)
 	}
 	m.setFeed(f)
 	m.mu.Lock()
@@ -285,7 +283,16 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 func (m *Mirror) Near(ctx context.Context) error {
 	defer m.throttle.Hurry()()
 	defer m.hurryUp()()
-	if err := m.barrier(ctx); err != nil {
+	counted := make(chan error, 1)
+	go func() {
+		_, err := m.foreignSurplus(ctx, false) // a gap is for others to note
+		counted <- err
+	}()
+	err := m.barrier(ctx)
+	if err := errors.Join(err, <-counted); err != nil {
+		return err
+	}
+	if err := m.settle(ctx); err != nil {
 		return err
 	}
 	return m.clean(ctx)
@@ -307,7 +314,7 @@ func (m *Mirror) clean(ctx context.Context) error {
 // Drain returns once every change that From acknowledged before the call is on
 // To: a barrier on the feed, then until no key is dirty and no scan is due, and
 // To is still the process that took it all. Writers that go on may keep it
-// waiting until ctx ends.
+// waiting until ctx ends. Nobody past the proxy has said what CheckForeign finds.
 func (m *Mirror) Drain(ctx context.Context) error {
 	return m.drain(ctx, func(context.Context) error { return nil }, func() {})
 }
@@ -332,10 +339,14 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 	defer m.hurryUp()()
 	// A restart before this is another one than that which was looked at last, too.
 	was := m.run()
-	told := make(chan error, 1)
-	go func() { told <- m.stillTold(ctx) }() // From is asked twice at the same time
+	told := make(chan error, 2)
+	go func() { told <- m.stillTold(ctx) }() // From is asked all of it at the same time
+	go func() { told <- m.CheckForeign(ctx) }()
 	err := m.barrier(ctx)
-	if err := errors.Join(err, <-told); err != nil {
+	if err := errors.Join(err, <-told, <-told); err != nil {
+		return err
+	}
+	if err := m.settle(ctx); err != nil {
 		return err
 	}
 	for {

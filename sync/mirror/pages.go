@@ -19,6 +19,7 @@ import (
 type pages struct {
 	count  int // SCAN's COUNT
 	only   *filter.Filter
+	kind   string         // none but keys of this type, where the server can tell; "": as only says
 	shared bool           // others' keys are there too: how many were looked at is not known
 	all    bool           // the caller chooses: nothing is left out
 	looked func(keys int) // how many more the server has looked at, about; nil: nobody asks
@@ -46,6 +47,9 @@ func (p pages) each(ctx context.Context, c *redis.Client, page func([]string) er
 	defer cancel()
 	answers := make(chan *redis.ScanCmd, 1)
 	match, kind := p.only.Scan()
+	if p.kind != "" {
+		kind = p.kind
+	}
 	ask := func(cursor uint64) {
 		kind := kind
 		asking.Go(func() { answers <- scanPage(ctx, c, cursor, match, kind, p.count) })
@@ -94,9 +98,10 @@ func scanPage(ctx context.Context, c *redis.Client, cursor uint64, match, kind s
 	return c.ScanType(ctx, cursor, match, int64(count), kind)
 }
 
-// refusesType reports whether a server knows no SCAN … TYPE.
+// refusesType reports whether a server knows no SCAN … TYPE, or not that type.
 func refusesType(err error) bool {
-	return !value.Unknown(err) && strings.Contains(strings.ToLower(err.Error()), "syntax error")
+	text := strings.ToLower(err.Error())
+	return !value.Unknown(err) && (strings.Contains(text, "syntax error") || strings.Contains(text, "unknown type"))
 }
 
 // keys counts the keys of all databases on both servers that are copied, as far as their
