@@ -249,9 +249,11 @@ func TestCountsOfThoseWhoLeave(t *testing.T) {
 			if i := strings.Index(info, "cmdstat_xreadgroup:calls="); i >= 0 {
 				_, _ = fmt.Sscanf(info[i:], "cmdstat_xreadgroup:calls=%d", &calls)
 			}
-			until(t, "the counters are the server's", func() bool {
+			until(t, "the counters hide nothing", func() bool {
 				forwarded, finished := w.proxy.Silent()
-				return forwarded["xreadgroup"] == calls && finished["xreadgroup"] == calls
+				n := forwarded["xreadgroup"]
+				// Where nobody is woken only the server's version says whether it has counted.
+				return n == finished["xreadgroup"] && (n == calls || how != "woken" && n < calls)
 			})
 		})
 	}
