@@ -127,7 +127,7 @@ func (m *Mirror) consider(run string) bool {
 	return true
 }
 
-// settle has the process be followed that was considered, or not.
+// decide has the process be followed that was considered, or not.
 func (m *Mirror) decide(follow bool) {
 	m.mu.Lock()
 	old := m.next
