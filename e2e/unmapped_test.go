@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -71,7 +72,7 @@ func TestScriptsKeepToTheMap(t *testing.T) {
 						"FCALL":         c.FCall(t.Context(), "leaves", nil).Err(),
 						"FUNCTION LOAD": c.FunctionLoadReplace(t.Context(), oursLeaves).Err(),
 					} {
-						if refused := err != nil && err != redis.Nil; refused != (dbmap != "") {
+						if refused := err != nil && !errors.Is(err, redis.Nil); refused != (dbmap != "") {
 							t.Errorf("%s, %s: %v", when, what, err)
 						}
 					}

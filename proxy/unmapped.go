@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/crossfade/crossfade/internal/lua"
 	"github.com/crossfade/crossfade/router"
@@ -23,10 +24,14 @@ func (s *Server) againstScript(route router.Route, sp *spec, args [][]byte) stri
 		return ""
 	}
 	switch sp.verb {
-	case vEval:
+	case vEval: // the same ones all the time, as a rule
+		if names, known := s.scripts.namesDatabase(digestOf(args[1])); known {
+			return against(names)
+		}
 		return againstText(args[1])
 	case vEvalSHA:
-		return againstText(s.scripts.body(args[1]))
+		names, _ := s.scripts.namesDatabase(strings.ToLower(string(args[1])))
+		return against(names)
 	case vScript:
 		if len(args) > 2 && is(args[1], "load") {
 			return againstText(args[len(args)-1])
@@ -37,8 +42,10 @@ func (s *Server) againstScript(route router.Route, sp *spec, args [][]byte) stri
 	return ""
 }
 
-func againstText(text []byte) string {
-	if lua.NamesDatabase(text) {
+func againstText(text []byte) string { return against(lua.NamesDatabase(text)) }
+
+func against(names bool) string {
+	if names {
 		return namesDatabase
 	}
 	return ""
