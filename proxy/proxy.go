@@ -161,6 +161,7 @@ type Server struct {
 
 	dampers    [2]damper // by router.Side
 	complaints complaints
+	refusals   complaints // of those that say no TLS, or no PROXY header
 
 	switching sync.Mutex                   // one of Prepare, Hold, Align, Release at a time
 	whole     atomic.Bool                  // a switch is near: no command is begun before it has come whole
