@@ -47,6 +47,13 @@ func lib(name string, answer int, functions ...string) string {
 	return b.String()
 }
 
+// carry is CarryFunctions of a mirror that nobody has started.
+func carry(t *testing.T, m *mirror.Mirror) error {
+	t.Helper()
+	ok(t, m.FollowNow(t.Context()))
+	return m.CarryFunctions(t.Context())
+}
+
 func load(t *testing.T, s *redistest.Server, codes ...string) {
 	t.Helper()
 	for _, code := range codes {
@@ -91,11 +98,11 @@ func TestFunctionsThatChangeTheirLibrary(t *testing.T) {
 			theirs := lib("theirs", 3, "t")
 			load(t, w.src, tt.before...)
 			load(t, w.dst, theirs)
-			ok(t, w.m.CarryFunctions(t.Context()))
+			ok(t, carry(t, w.m))
 			wantLibraries(t, w.dst, append(tt.before, theirs)...)
 			ok(t, w.src.Client(0).FunctionFlush(t.Context()).Err())
 			load(t, w.src, tt.after...)
-			ok(t, w.m.CarryFunctions(t.Context()))
+			ok(t, carry(t, w.m))
 			wantLibraries(t, w.dst, append(tt.after, theirs)...)
 		})
 	}
@@ -107,17 +114,17 @@ func TestFunctionsStayWhereOthersCannotBeLoaded(t *testing.T) {
 	one, theirs := lib("one", 1, "f"), lib("theirs", 3, "t")
 	load(t, w.src, one)
 	load(t, w.dst, theirs)
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	drop(t, w.src, "one")
 	two, good := lib("two", 2, "f", "t"), lib("good", 4, "h")
 	load(t, w.src, two, good)
-	err := w.m.CarryFunctions(t.Context())
+	err := carry(t, w.m)
 	if err == nil || !strings.Contains(err.Error(), `its function "t" is in library "theirs" there`) || !strings.Contains(err.Error(), "FUNCTION DELETE") {
 		t.Fatalf("the clash is told as %v", err)
 	}
 	wantLibraries(t, w.dst, theirs, good)
 	drop(t, w.dst, "theirs")
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	wantLibraries(t, w.dst, two, good)
 }
 
@@ -128,12 +135,12 @@ func TestFunctionsDeletedBetweenTwoRuns(t *testing.T) {
 	gone, stays, theirs := lib("gone", 1, "f"), lib("stays", 1, "g"), lib("theirs", 3, "t")
 	load(t, w.src, gone, stays)
 	load(t, w.dst, theirs)
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	wantLibraries(t, w.dst, gone, stays, theirs)
 	w.m.Stop()
 	drop(t, w.src, "gone")
 	w.connect(t, w.src.Addr(), w.dst.Addr(), func(c *mirror.Config) { c.Shelf = kept })
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	wantLibraries(t, w.dst, stays, theirs)
 	if want := (mirror.Libraries{"stays": mirror.Carried, "theirs": mirror.Others}); !maps.Equal(kept.l, want) {
 		t.Errorf("kept is %v, want %v", kept.l, want)
@@ -146,7 +153,7 @@ func TestFunctionsOfAnOlderVersion(t *testing.T) {
 	w := newWorld(t, func(c *mirror.Config) { c.Shelf = kept })
 	load(t, w.src, lib("ours", 2, "f"))
 	load(t, w.dst, lib("ours", 1, "f"), lib("theirs", 3, "t"))
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	wantLibraries(t, w.dst, lib("ours", 2, "f"), lib("theirs", 3, "t"))
 }
 
@@ -157,13 +164,13 @@ func TestOthersFunctionsAreLeftAlone(t *testing.T) {
 	ours, alike, theirs, named := lib("ours", 1, "f"), lib("alike", 1, "a"), lib("theirs", 3, "t"), lib("named", 3, "n")
 	load(t, w.src, ours, alike)
 	load(t, w.dst, alike, theirs, named)
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	wantLibraries(t, w.dst, ours, alike, theirs, named)
 
 	// A clash of names is told, and everything else is carried all the same.
 	clash := func(want string) {
 		t.Helper()
-		if err := w.m.CarryFunctions(t.Context()); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "FUNCTION DELETE") {
+		if err := carry(t, w.m); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "FUNCTION DELETE") {
 			t.Fatalf("the clash is told as %v", err)
 		}
 	}
@@ -175,10 +182,10 @@ func TestOthersFunctionsAreLeftAlone(t *testing.T) {
 	clash(`"alike"`)
 	wantLibraries(t, w.dst, ours, alike, theirs, named, lib("other", 1, "o"))
 	drop(t, w.src, "alike", "other")
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	wantLibraries(t, w.dst, ours, alike, theirs, named)
 	load(t, w.src, alike)
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 
 	// The way back brings what the applications have changed there, and nothing of others.
 	w.m.Stop()
@@ -194,15 +201,15 @@ func TestOthersFunctionsAreLeftAlone(t *testing.T) {
 		return m
 	}
 	m := back()
-	ok(t, m.CarryFunctions(t.Context()))
+	ok(t, carry(t, m))
 	wantLibraries(t, w.src, ours, alike)
 	load(t, w.dst, lib("alike", 5, "a"), lib("fresh", 5, "x"))
-	ok(t, m.CarryFunctions(t.Context()))
+	ok(t, carry(t, m))
 	wantLibraries(t, w.src, ours, lib("alike", 5, "a"), lib("fresh", 5, "x"))
 	m.Stop()
 	drop(t, w.dst, "ours", "alike", "theirs")
 	m = back()
-	ok(t, m.CarryFunctions(t.Context()))
+	ok(t, carry(t, m))
 	wantLibraries(t, w.src, lib("fresh", 5, "x"))
 	wantLibraries(t, w.dst, lib("fresh", 5, "x"), named)
 }
@@ -212,17 +219,17 @@ func TestFunctionsThatNameDatabasesAreNotCarried(t *testing.T) {
 	leaves := "#!lua name=leaves\nredis.register_function('l', function() return redis.call('SELECT', 5) end)"
 	w := newWorld(t, nil)
 	load(t, w.src, leaves, lib("ours", 1, "f"))
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	wantLibraries(t, w.dst, lib("ours", 1, "f"))
 	load(t, w.src, lib("leaves", 1, "l"))
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	load(t, w.src, leaves)
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	wantLibraries(t, w.dst, lib("ours", 1, "f"))
 
 	whole := newWorld(t, func(c *mirror.Config) { c.Map = router.Identity(16).Within(16) })
 	load(t, whole.src, leaves)
-	ok(t, whole.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, whole.m))
 	wantLibraries(t, whole.dst, leaves)
 }
 
@@ -233,14 +240,14 @@ func TestServersWithoutFunctions(t *testing.T) {
 	load(t, w.dst, lib("theirs", 3, "t"))
 	old := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"), redistest.WithRenamed("FUNCTION", ""))
 	w.connect(t, old.Addr(), w.dst.Addr(), func(c *mirror.Config) { c.Shelf = kept })
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	if want := (mirror.Libraries{"theirs": mirror.Others}); !maps.Equal(kept.l, want) {
 		t.Errorf("kept is %v, want %v", kept.l, want)
 	}
 	w.connect(t, w.dst.Addr(), old.Addr(), func(c *mirror.Config) { c.Shelf, c.Side = kept, router.Target })
-	ok(t, w.m.CarryFunctions(t.Context()))
+	ok(t, carry(t, w.m))
 	load(t, w.dst, lib("ours", 1, "f"))
-	if err := w.m.CarryFunctions(t.Context()); err == nil {
+	if err := carry(t, w.m); err == nil {
 		t.Error("a library that cannot be brought is said to be")
 	}
 }
