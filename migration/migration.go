@@ -132,6 +132,7 @@ type Migration struct {
 	wake     chan struct{}
 	masters  chan struct{} // another server is a side's master
 	swept    time.Time     // when former masters were last put back; the guard's
+	unclear  bool          // clients may be left on the server that was left; the guard's
 	stopped  chan struct{}
 }
 

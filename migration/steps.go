@@ -239,6 +239,9 @@ func (a *attempt) warm(ctx context.Context) error {
 	if err := warmNodes(ctx, a.ids[a.to].Pool()); err != nil {
 		return err
 	}
+	if err := a.forward.Warm(ctx); err != nil {
+		return err
+	}
 	for i, db := range dm.Sources() {
 		here, _ := dm.At(a.from, db)
 		there, _ := dm.At(a.to, db)

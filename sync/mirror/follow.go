@@ -206,10 +206,7 @@ func (m *Mirror) supervise(f *feed) {
 		}
 		m.views.reset()
 		m.noteGap(why)
-		if f = m.resubscribe(); f == nil {
-			return
-		}
-		if !m.awaitWhole(f) {
+		if f = m.resume(); f == nil {
 			return
 		}
 		m.setReason(why) // and not what kept us from subscribing any more
@@ -221,6 +218,19 @@ func (m *Mirror) supervise(f *feed) {
 		}
 		m.setFeed(f)
 		m.log.Info("notifications are back, scanning what the gap covered", "from", m.cfg.From.String())
+	}
+}
+
+// resume returns a feed from a server that has what it had; nil when the mirror stops.
+func (m *Mirror) resume() *feed {
+	for {
+		f := m.resubscribe()
+		if f == nil || m.awaitWhole(f) {
+			return f
+		}
+		if m.ctx.Err() != nil {
+			return nil
+		}
 	}
 }
 

@@ -179,7 +179,7 @@ func (m *Mirror) countAnew() {
 
 // silentCalls reads how often From ran each silent command.
 func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
-	text, err := m.cfg.From.DB(m.home[0]).Info(ctx, "commandstats").Result()
+	text, err := m.source().pool.DB(m.home[0]).Info(ctx, "commandstats").Result()
 	if err != nil {
 		return nil, fmt.Errorf("reading INFO commandstats of %s: %w", m.cfg.From, err)
 	}

@@ -14,6 +14,7 @@ import (
 // carriedFunctions remembers the libraries that came from From, so that one
 // that is deleted there is deleted on To, and others' libraries are left alone.
 type carriedFunctions struct {
+	brake   *brake // of what nobody has asked for: a Freeze holds that too
 	mu      sync.Mutex
 	carried map[string]bool
 	due     bool
@@ -30,9 +31,10 @@ func (m *Mirror) checkFunctions() {
 	m.functions.mu.Lock()
 	due := m.functions.due || m.functions.carried == nil
 	m.functions.mu.Unlock()
-	if !due {
+	if !due || !m.functions.brake.tryEnter() {
 		return
 	}
+	defer m.functions.brake.leave()
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
 	if err := m.CarryFunctions(ctx); err != nil && m.ctx.Err() == nil {
@@ -55,7 +57,7 @@ func (m *Mirror) CarryFunctions(ctx context.Context) error {
 	for i, s := range servers { // all at the same time: clients may be waiting
 		asked.Go(func() { to[i], errs[i] = libraries(ctx, s.DB(0)) })
 	}
-	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
+	from, err := libraries(ctx, m.source().pool.DB(m.home[0]))
 	asked.Wait()
 	if err != nil {
 		if unknownCommand(err) {
@@ -115,7 +117,7 @@ func (m *Mirror) carryTo(ctx context.Context, s *conn.Pool, from, to map[string]
 func (m *Mirror) adoptFunctions(ctx context.Context) error {
 	m.functions.mu.Lock()
 	defer m.functions.mu.Unlock()
-	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
+	from, err := libraries(ctx, m.source().pool.DB(m.home[0]))
 	if err != nil {
 		if unknownCommand(err) {
 			return nil

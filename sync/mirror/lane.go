@@ -60,7 +60,7 @@ func newLane(m *Mirror, db int, from, to router.Place, set *dirty.Set) *lane {
 		m: m, db: db, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake(),
 		pages: make(chan task),
 		ways: &pipe.Ways{
-			Source: func(ctx context.Context) (*conn.Bundle, error) { return m.source(ctx, from) },
+			Source: func(ctx context.Context) (*conn.Bundle, error) { return m.source().bundle(ctx, from) },
 		},
 	}
 	l.size.fixed = m.cfg.Batch
@@ -74,7 +74,7 @@ func newLane(m *Mirror, db int, from, to router.Place, set *dirty.Set) *lane {
 	return l
 }
 
-func (l *lane) src() *redis.Client { return l.m.cfg.From.At(l.from) }
+func (l *lane) src() *redis.Client { return l.m.source().pool.At(l.from) }
 func (l *lane) dst() *redis.Client { return l.m.cfg.To.At(l.to) } // for reading
 
 // mortal returns the keys of ours that have an expiry at a place, end 0 being From and 1

@@ -107,7 +107,7 @@ type Mirror struct {
 	order []int
 	home  [2]int          // the databases of From and To in which the heartbeat is
 	ends  [2]*sharedScans // for copying, removing
-	count [2]*sharedScans // for counting
+	count [2]*sharedScans // for counting: they never wait for those that copy, whose lanes may stand still until something was counted
 
 	toNodes *nodes // nil: To is one server
 
@@ -127,7 +127,8 @@ type Mirror struct {
 	gaps      int
 	toRun     string // run id of To
 	drained   string // run id of To at the last Drain
-	fromRun   string // run id of From
+	life      *life  // From, as it is followed; see there
+	next      *life  // who has come in its place, and may have lost its data; nil: nobody
 	listening bool
 	following bool
 	changes   atomic.Int64
@@ -155,8 +156,14 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		order:  cfg.Map.Sources(),
 		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
 	}
-	for _, scans := range []*[2]*sharedScans{&m.ends, &m.count} {
-		*scans = [2]*sharedScans{newSharedScans(m, cfg.From, cfg.Side), newSharedScans(m, cfg.To, cfg.Side.Other())}
+	m.life = m.newLife("")
+	m.functions.brake = newBrake()
+	to := func() *conn.Pool { return cfg.To }
+	m.ends = [2]*sharedScans{
+		newSharedScans(m, func() *conn.Pool { return m.source().pool }, cfg.Side), newSharedScans(m, to, cfg.Side.Other()),
+	}
+	m.count = [2]*sharedScans{
+		newSharedScans(m, func() *conn.Pool { return m.counted().pool }, cfg.Side), newSharedScans(m, to, cfg.Side.Other()),
 	}
 	for i, db := range m.order {
 		from, _ := cfg.Map.At(cfg.Side, db)
@@ -190,12 +197,12 @@ func (m *Mirror) Listen(ctx context.Context) error {
 	if _, err := m.checkRun(ctx); err != nil { // from here on a restart of To is noticed
 		return err
 	}
-	if _, err := m.fromRestarted(ctx); err != nil {
-		return err
-	}
 	f, err := m.subscribe(ctx)
 	if err != nil {
 		return err
+	}
+	if m.consider(f.run) { // whoever it is: nothing was copied yet
+		m.settle(true)
 	}
 	m.setFeed(f)
 	m.mu.Lock()
@@ -375,11 +382,15 @@ func (m *Mirror) Freeze(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := m.functions.brake.pull(ctx); err != nil {
+		return fmt.Errorf("waiting for the last functions to be carried to %s: %w", m.cfg.To, err)
+	}
 	return nil
 }
 
 // Thaw lets a frozen mirror go on.
 func (m *Mirror) Thaw() {
+	m.functions.brake.release()
 	for _, l := range m.lanes {
 		l.thaw()
 	}
@@ -395,6 +406,7 @@ func (m *Mirror) Stop() {
 	m.mu.Unlock()
 	m.wg.Wait()
 	m.writer().close()
+	m.source().end()
 }
 
 // Mark says that keys of database db may not be on To as they are on From, whatever the
