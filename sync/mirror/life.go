@@ -127,8 +127,8 @@ func (m *Mirror) consider(run string) bool {
 	return true
 }
 
-// settle has the process be followed that was considered, or not.
-func (m *Mirror) settle(follow bool) {
+// decide has the process be followed that was considered, or not.
+func (m *Mirror) decide(follow bool) {
 	m.mu.Lock()
 	old := m.next
 	if follow {

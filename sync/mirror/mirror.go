@@ -202,7 +202,7 @@ func (m *Mirror) Listen(ctx context.Context) error {
 		return err
 	}
 	if m.consider(f.run) { // whoever it is: nothing was copied yet
-		m.settle(true)
+		m.decide(true)
 	}
 	m.setFeed(f)
 	m.mu.Lock()

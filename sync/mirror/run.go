@@ -186,14 +186,14 @@ func (m *Mirror) awaitWhole(f *feed) bool {
 	for {
 		err := m.checkLoss(m.ctx)
 		if err == nil {
-			m.settle(true)
+			m.decide(true)
 			return true
 		}
 		m.errs.add("loss", err)
 		m.setReason(err.Error())
 		if errors.Is(err, errElsewhere) || !sleep(m.ctx, time.Second) {
 			f.Close()
-			m.settle(false)
+			m.decide(false)
 			return false
 		}
 	}
