@@ -78,7 +78,7 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 				now[a] = newLine(who, at)
 			}
 			if what != "" {
-				lost = fmt.Sprintf("node %s of %s %s; it may have lost keys", a, n.pool, what)
+				lost = fmt.Sprintf("node %s of %s %s", a, n.pool, mayLack(what))
 			}
 			return nil
 		})

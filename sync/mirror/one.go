@@ -42,7 +42,7 @@ func (o *one) judge(ctx context.Context, who standing, at time.Time) (id, lost s
 	if what != "" {
 		o.line = newLine(who, at)
 		o.turns++
-		lost = fmt.Sprintf("%s %s; it may have lost keys", o.pool, what)
+		lost = fmt.Sprintf("%s %s", o.pool, mayLack(what))
 	}
 	return o.line.first.run + " " + strconv.Itoa(o.turns), lost, nil
 }

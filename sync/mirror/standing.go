@@ -81,6 +81,14 @@ const (
 	promoted  = "was made a replica and a master again, and may have another server's data"
 )
 
+// mayLack says what a server has become that was copied to.
+func mayLack(what string) string {
+	if what == restarted {
+		return what + " and may have lost keys"
+	}
+	return what
+}
+
 // line is one server as long as it keeps its data: one process that was no replica in between.
 // Each time a replica becomes a master it takes a new replication id, and keeps the old one as
 // its second; a master that gets its first replica, or has been without for long, takes a new
