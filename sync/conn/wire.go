@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/internal/endpoint"
+	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -403,30 +404,13 @@ func (w *Wire) next() (typ byte, n int64, err error) {
 	case '+':
 		return '+', 0, nil
 	}
-	n, ok := number(line[1:])
-	if !ok {
+	n, ok := resp.Integer(line[1:])
+	if !ok || line[0] != ':' && n > longest {
 		return 0, 0, fmt.Errorf("reading from %s: the answer begins with %q", w, line)
 	}
 	return line[0], n, nil
 }
 
-// number reads a decimal number of at most 18 digits.
-func number(b []byte) (n int64, ok bool) {
-	negative := len(b) > 0 && b[0] == '-'
-	if negative {
-		b = b[1:]
-	}
-	if len(b) == 0 || len(b) > 18 {
-		return 0, false
-	}
-	for _, c := range b {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = 10*n + int64(c-'0')
-	}
-	if negative {
-		n = -n
-	}
-	return n, true
-}
+// longest is more than any string has bytes or any array elements, so that what is
+// added to a length does not run over.
+const longest = 1 << 50

@@ -1,7 +1,9 @@
 package conn
 
 import (
+	"bufio"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -77,15 +79,41 @@ func TestNoWireWithoutItsName(t *testing.T) {
 	}
 }
 
-func TestNumber(t *testing.T) {
-	for text, want := range map[string]int64{"0": 0, "-1": -1, "-2": -2, "999999999999999999": 999999999999999999} {
-		if n, ok := number([]byte(text)); !ok || n != want {
-			t.Errorf("%q: %d, %v", text, n, ok)
+// TestWireReadsEveryNumber of 64 bits: expiries have up to 19 digits.
+func TestWireReadsEveryNumber(t *testing.T) {
+	s := redistest.Start(t)
+	w, err := pool(t, s.URL(0)).Wire(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, n := range []int64{0, 1, -1, 1e18 - 1, 1e18, math.MaxInt64, -1e18, math.MinInt64} {
+		w.Begin(3)
+		w.Arg("SET")
+		w.Arg("n")
+		w.Number(n)
+		w.Command("INCRBY", "n", "0")
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Status(); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok, err := w.Int(); got != n || !ok || err != nil {
+			t.Fatalf("%d, %v instead of %d: %v", got, ok, n, err)
 		}
 	}
-	for _, text := range []string{"", "-", "1a", "+1", "1234567890123456789", " 1"} {
-		if _, ok := number([]byte(text)); ok {
-			t.Errorf("%q is a number", text)
+}
+
+// TestWireTrustsNoNumber that no server sends.
+func TestWireTrustsNoNumber(t *testing.T) {
+	for _, line := range []string{":", ":-", ":1a", ":+1", ": 1", ":9223372036854775808", ":-9223372036854775809", "$9223372036854775807", "*9223372036854775807"} {
+		w := &Wire{r: bufio.NewReader(strings.NewReader(line + "\r\n"))}
+		if _, err := w.r.Peek(1); err != nil {
+			t.Fatal(err)
+		}
+		if _, n, err := w.next(); err == nil {
+			t.Errorf("%q is the number %d", line, n)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/crossfade/crossfade/sync/conn"
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 const (
@@ -74,5 +75,5 @@ func expiry(w *conn.Wire, old bool) (expire int64, refused, err error) {
 	if left < 0 {
 		return left, nil, nil
 	}
-	return now.UnixMilli() + left, nil, nil
+	return value.ExpiryAfter(now.UnixMilli(), left), nil, nil
 }

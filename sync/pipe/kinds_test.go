@@ -3,6 +3,7 @@ package pipe
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -229,5 +230,63 @@ func TestPastExpiries(t *testing.T) {
 	r.copy(t, []string{"k:1"}, 1)
 	if got := do(t, r.dst, "EXISTS k:1"); got != int64(0) {
 		t.Error("an expired key is there")
+	}
+}
+
+// TestFarthestExpiries are copied as they are, and disturb no other key.
+func TestFarthestExpiries(t *testing.T) {
+	for _, s := range servers {
+		t.Run(s.name, func(t *testing.T) {
+			r := newRig(t, 0, s.opts...)
+			far := map[string]int64{}
+			var keys []string
+			for i, at := range []int64{math.MaxInt64, math.MaxInt64 - 1, 1e18} {
+				for _, l := range []string{"SET s:%d v", "RPUSH l:%d a", "HSET h:%d f v", "SET near:%d v"} {
+					l = fmt.Sprintf(l, i)
+					k := strings.Fields(l)[1]
+					do(t, r.src, l)
+					keys = append(keys, k)
+					if !strings.HasPrefix(k, "near") {
+						far[k] = at
+						do(t, r.src, fmt.Sprintf("PEXPIREAT %s %d", k, at))
+					}
+				}
+			}
+			again := keys
+			for range 3 { // what a server cannot do, and which are short strings, is learnt
+				var next []string
+				for k, o := range r.copy(t, again, 5) {
+					if errors.Is(o.Err, ErrChanged) {
+						next = append(next, k)
+					} else if o.Err != nil || !o.Copied {
+						t.Fatalf("%s: %+v", k, o)
+					}
+				}
+				if again = next; len(next) == 0 {
+					again = keys
+				}
+			}
+			for _, k := range keys {
+				if d, err := value.Equal(t.Context(), r.src, r.dst, k, k); err != nil || !d.Equal() || d.Gone {
+					t.Errorf("%s: %+v, %v", k, d, err)
+				}
+			}
+			for k, at := range far {
+				// Where a server tells only what is left, what is added to it may be a moment more.
+				if left := do(t, r.dst, "PTTL "+k).(int64); left < at-time.Now().UnixMilli()-1000 {
+					t.Errorf("%s has %d ms left, of an expiry at %d", k, left, at)
+				}
+			}
+			if s.name == "old" {
+				return // a sieve asks for sizes
+			}
+			sieve := NewSieve(r.ways, dial(t, "redis://"+r.dst.Options().Addr, 3), nil)
+			defer sieve.Close()
+			for k, v := range sift(t, sieve, keys, 5) {
+				if v != Alike {
+					t.Errorf("%s: verdict %v", k, v)
+				}
+			}
+		})
 	}
 }

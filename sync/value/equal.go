@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"sync"
 	"time"
 
@@ -260,9 +261,20 @@ func (c *Comparer) expiries(a, b int64) Diff {
 	return Diff{}
 }
 
-func lateness(ms int64) string {
-	if ms < 0 {
-		return fmt.Sprintf("%v earlier", time.Duration(-ms)*time.Millisecond)
+// near reports whether two expiries, of which a negative one is none, are the same but
+// for some milliseconds.
+func near(a, b, tolerance int64) bool {
+	if a < 0 || b < 0 {
+		return a < 0 && b < 0
 	}
-	return fmt.Sprintf("%v later", time.Duration(ms)*time.Millisecond)
+	off := a - b
+	return max(off, -off) <= tolerance
+}
+
+func lateness(ms int64) string {
+	const most = math.MaxInt64 / int64(time.Millisecond) // some 292 years
+	if ms < 0 {
+		return fmt.Sprintf("%v earlier", time.Duration(min(-ms, most))*time.Millisecond)
+	}
+	return fmt.Sprintf("%v later", time.Duration(min(ms, most))*time.Millisecond)
 }

@@ -140,11 +140,8 @@ func (h *hot) look(ctx context.Context, names []string) (lasting bool, err error
 		return false, err
 	}
 	for i, n := range names {
-		off := x[i].expire - y[i].expire
-		if h.lax && x[i].blind != y[i].blind {
-			off = 0
-		}
-		if x[i].has == y[i].has && x[i].text == y[i].text && max(off, -off) <= h.tolerance {
+		same := near(x[i].expire, y[i].expire, h.tolerance) || h.lax && x[i].blind != y[i].blind
+		if x[i].has == y[i].has && x[i].text == y[i].text && same {
 			delete(h.odd, n)
 			continue
 		}

@@ -378,7 +378,7 @@ func (p *pair) fieldExpiries(ctx context.Context, names []string) (Diff, bool, e
 		if i < len(y) {
 			ay = y[i]
 		}
-		if off := ax - ay; max(off, -off) > p.tolerance || (ax < 0) != (ay < 0) {
+		if !near(ax, ay, p.tolerance) {
 			return differ(Expiry, "a field of the hash expires at another time"), true, nil
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -203,8 +204,12 @@ func absolute(pttl, now any) (int64, error) {
 		return left, nil
 	}
 	ms, err := millis(now)
-	return ms + left, err
+	return ExpiryAfter(ms, left), err
 }
+
+// ExpiryAfter returns when a key expires that has left to live at now, in milliseconds.
+// What was asked one after the other may add up to more than the latest expiry there is.
+func ExpiryAfter(now, left int64) int64 { return now + min(left, math.MaxInt64-now) }
 
 // millis reads the answer to TIME.
 func millis(now any) (int64, error) {
