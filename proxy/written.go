@@ -184,7 +184,7 @@ func (w *written) answered(db int, c call, kept []byte, head [4]byte) {
 	if sure && sp.reply == countChanges && len(kept) > 4 && int(binary.LittleEndian.Uint32(kept))+4 < len(kept) {
 		sure = false // it does not say which of them
 	}
-	for len(kept) > 4 {
+	for len(kept) >= 4 { // the key may be ""
 		n := int(binary.LittleEndian.Uint32(kept)) + 4
 		from := len(w.keys)
 		w.keys = append(w.keys, kept[4:n]...)
@@ -202,7 +202,9 @@ func (w *written) handOver(to WriteObserver) {
 	for _, k := range w.list {
 		one := Write{DB: k.db, Command: rows[k.row].name, Sure: k.sure}
 		if !k.unknown {
-			one.Key = w.keys[k.from:k.to:k.to]
+			if one.Key = w.keys[k.from:k.to:k.to]; one.Key == nil {
+				one.Key = []byte{} // nil is for one that is unknown
+			}
 		}
 		w.out = append(w.out, one)
 	}

@@ -30,6 +30,7 @@ expire a 100|expire a 100 nx|expire nokey 100|persist a|persist a|expireat a 1|p
 copy h hcopy|copy h hcopy|copy h hother db 3|move hcopy 3|move nokey 3|dump h|del nokey|del h|del nokey s z|unlink st|unlink nokey l|set past 1 exat 1|set b 1|set b 2 exat 1
 blpop nolist 0.01|rpush bl 1 2 3 4|blpop bl 1|brpop nolist bl 1|blmove bl bl2 left right 1|brpoplpush bl bl3 1|zadd bz 1 a 2 b|bzpopmin bz 1|bzmpop 1 1 bz min|blmpop 1 2 nolist bl2 left
 eval return(redis.call('set',KEYS[1],1)) 1 scripted|eval return(redis.call('set','undeclared',1)) 0|eval return(1) 0|getset big LARGE|set big LARGE|append big LARGE
+set "" 1|incr ""|mset z1 1 "" 2|mset "" 1 z1 2|del "" z1|del "" nokey|lpush "" 1|blpop "" 1
 multi|set intx 1|incr intx|del nokey|lpush txl 1|exec|multi|set dropped 1|discard|multi|eval return(redis.call('set','undeclared',2)) 0|exec`
 
 // TestWritesAreWhatTheServerTells compares what is said of each command with the
