@@ -36,7 +36,7 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 				args[at] = sp.block.format(time.Until(deadline))
 			}
 		}
-		if sp.name == "wait" || sp.name == "waitaof" {
+		if sp.waits() {
 			if text, err := s.claimWrites(); err != nil {
 				return err
 			} else if text != "" {

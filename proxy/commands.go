@@ -289,6 +289,9 @@ func (s *spec) endsScripts() bool {
 	return s.verb == vScript || s.verb == vFunction || s.name == "shutdown"
 }
 
+// waits reports whether a command is WAIT or WAITAOF.
+func (s *spec) waits() bool { return s.name == "wait" || s.name == "waitaof" }
+
 func is(arg []byte, word string) bool {
 	return len(arg) == len(word) && strings.EqualFold(string(arg), word)
 }

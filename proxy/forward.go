@@ -92,6 +92,9 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
 	}
+	if it.mayBlock && it.spec.waits() && s.home != nil && s.srv.cfg.Shared {
+		return s.queueWait(it, it.raw)
+	}
 	if it.spec.verb == vSelect && s.prefixed || it.spec.verb == vUnwatch && s.isBroken() {
 		return s.queueAwait(it, wire)
 	}

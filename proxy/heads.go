@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -11,7 +12,10 @@ import (
 // reply to EXEC, which may be as large as all that its commands have read. The zero value
 // stands before the aggregate.
 type heads struct {
-	elements bool // the header has come
+	whole    []int // the places of elements that stay as they are
+	elements bool  // the header has come
+	at       int   // the place of the next one
+	keeps    bool  // the present one stays as it is
 	fr       resp.Framer
 }
 
@@ -27,6 +31,10 @@ func (h *heads) add(short, b []byte) []byte {
 	}
 	for len(b) > 0 {
 		if h.fr.AtStart() {
+			h.keeps = slices.Contains(h.whole, h.at)
+			h.at++
+		}
+		if h.fr.AtStart() && !h.keeps {
 			head := "+\r\n"
 			if resp.IsError(b) {
 				head = "-\r\n"
@@ -36,6 +44,9 @@ func (h *heads) add(short, b []byte) []byte {
 		n, _, err := h.fr.Feed(b)
 		if err != nil { // who finds the end of the whole has seen it too
 			break
+		}
+		if h.keeps {
+			short = append(short, b[:n]...)
 		}
 		b = b[n:]
 	}

@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -145,4 +147,61 @@ func TestMessagesBehindAnOpenTransaction(t *testing.T) {
 	}
 	w.proxy.Release(route)
 	c.want("EXEC", "*1\r\n:2\r\n")
+}
+
+// TestUnblockByTheIDOfATransaction: an id that a client was told inside a transaction, by
+// CLIENT ID or by CLIENT INFO, means the same client after a switch.
+func TestUnblockByTheIDOfATransaction(t *testing.T) {
+	for _, c := range []struct{ asks, proto string }{{"CLIENT ID", "2"}, {"CLIENT INFO", "2"}, {"CLIENT INFO", "3"}} {
+		t.Run(c.asks+" RESP"+c.proto, func(t *testing.T) {
+			w := newWorld(t)
+			if older(version(t, w.source), 6, 2) && c.asks == "CLIENT INFO" {
+				t.Skip("this server has no CLIENT INFO")
+			}
+			blocks, app := w.client(), w.client()
+			blocks.send("HELLO " + c.proto)
+			blocks.next()
+			blocks.send("MULTI", "PING", c.asks, "PING")
+			for range 4 {
+				blocks.next()
+			}
+			reply := []byte(blocks.do("EXEC"))
+			n, known := idIn(resp.Elements(reply)[1])
+			if !known {
+				t.Fatalf("EXEC is answered with %q", reply)
+			}
+			id := fmt.Sprint(n)
+			blocks.send("BLPOP q 0")
+			w.blockedOn(router.Source, "blpop")
+			for range 3 { // the ids of the two servers are not to be the same
+				w.do(router.Target, 0, "PING")
+			}
+			w.switchTo(router.Target)
+			w.blockedOn(router.Target, "blpop")
+			app.want("CLIENT UNBLOCK "+id+" ERROR", ":1\r\n")
+			blocks.expect("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n")
+		})
+	}
+}
+
+// TestUnblockAfterAHoldGivenUp: a client that a switch could not wake, which was then given
+// up, is woken by another client's CLIENT UNBLOCK.
+func TestUnblockAfterAHoldGivenUp(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Unblock = func(context.Context, router.Side, []int64) error { return nil } // it came too early
+	})
+	blocks, app := w.client(), w.client()
+	id := idOf(blocks)
+	blocks.send("BLPOP q 0")
+	w.blockedOn(router.Source, "blpop")
+	old := w.gate.Route()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := w.proxy.Hold(ctx); err == nil {
+		t.Fatal("the gate got empty")
+	}
+	w.proxy.Release(old)
+	w.proxy.grace.Store(1) // it is over long since
+	app.want("CLIENT UNBLOCK "+id+" ERROR", ":1\r\n")
+	blocks.expect("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n")
 }

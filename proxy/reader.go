@@ -224,7 +224,7 @@ func (r *reader) assign(c byte) {
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
 		if c == '*' && len(r.coll) == 0 && !s.st.hasOurs() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
-			r.mode, r.heads = modeHeads, heads{}
+			r.mode, r.heads = modeHeads, heads{whole: s.st.askID()}
 		}
 	}
 	if it.left == 0 {

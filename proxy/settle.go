@@ -168,11 +168,7 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 	s.srv.ran(it)
 	r.events = append(r.events, eventsOf(it, st.db, failed)...)
 	if !failed {
-		if it.sub == clientID {
-			if id, known := idIn(reply); known {
-				st.named = s.srv.names.tell(st.named, r.l.side, id)
-			}
-		}
+		r.learnsID(it, reply)
 		r.apply(it)
 		if it.role == muteOn || it.role == muteSkip {
 			return nil // Redis does not answer these two
@@ -259,7 +255,18 @@ func (r *reader) settleExec(reply []byte, failed bool, text string) {
 			r.applySubscriptions(q)
 			continue
 		}
+		r.learnsID(q, el)
 		r.apply(q)
+	}
+}
+
+// learnsID follows that the client is told its connection's id.
+func (r *reader) learnsID(it *item, reply []byte) {
+	if it.sub != clientID {
+		return
+	}
+	if id, known := idIn(reply); known {
+		r.s.st.named = r.s.srv.names.tell(r.s.st.named, r.l.side, id)
 	}
 }
 

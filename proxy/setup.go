@@ -172,6 +172,9 @@ func (st *state) hears(route router.Route) []line {
 // begun returns what the client is in the middle of.
 func (s *Server) begun(st *state, route router.Route) []line {
 	var out []line
+	if st.caching != nil { // it is about the next command, or all of a transaction: there it would be queued
+		out = append(out, line{wire: st.caching, what: "CLIENT CACHING", lenient: true})
+	}
 	if st.multi {
 		out = append(out, line{wire: words("MULTI"), what: "MULTI"})
 		if st.dirty {
@@ -197,9 +200,6 @@ func (s *Server) begun(st *state, route router.Route) []line {
 			}
 			out = append(out, line{wire: wire, queued: true})
 		}
-	}
-	if st.caching != nil {
-		out = append(out, line{wire: st.caching, what: "CLIENT CACHING", lenient: true})
 	}
 	return out
 }

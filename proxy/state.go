@@ -163,6 +163,18 @@ func (st *state) scans() (at []int) {
 	return at
 }
 
+// askID returns which of the replies to EXEC tell the client its connection's id.
+func (st *state) askID() (at []int) {
+	shift := 0
+	for _, q := range st.effects {
+		if q.sub == clientID {
+			at = append(at, q.index+shift)
+		}
+		shift += confirmations(st, q) - 1
+	}
+	return at
+}
+
 func (st *state) endMulti(unwatched bool) {
 	st.multi, st.dirty, st.queue, st.queueBytes, st.queued, st.effects, st.writes = false, false, nil, 0, 0, nil, nil
 	st.remembered = 0

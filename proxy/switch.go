@@ -192,6 +192,7 @@ func (s *Server) Hold(ctx context.Context) error {
 				return nil
 			}
 			s.grace.Store(time.Now().Add(graceAfter).UnixNano())
+			s.forgetNudges()
 			if last != nil {
 				return fmt.Errorf("holding the clients: %w (unblocking: %w)", err, last)
 			}

@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/tidwall/redcon"
 )
 
 // waitName is the channel and the key that claimWrites uses. Nobody hears the
@@ -42,6 +44,98 @@ func (s *session) claimWrites() (text string, err error) {
 		return "", err
 	}
 	return noClaim, nil
+}
+
+// noClaimWatched is the answer where a transaction cannot be begun anew for a WAIT.
+const noClaimWatched = "ERR WAIT inside a transaction behind shared connections cannot follow a WATCH, nor very many commands; " +
+	"upstream: pinned has neither limit"
+
+// confirming is how long replicas have to confirm what a WAIT inside a transaction is for,
+// in milliseconds: there it does not wait, but counts those that have.
+const confirming = "50"
+
+// queueWait queues a WAIT inside a transaction. What claimWrites does is of no use there,
+// for it would happen with the rest of it: so the transaction is discarded, and begun anew
+// behind that and behind a short wait for the replicas.
+func (s *session) queueWait(it *item, wire []byte) error {
+	if err := s.awaitEmpty(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	st := &s.st
+	s.multi = st.multi
+	void, firm := st.dirty || st.broken, st.watch || st.stuck != ""
+	var lines []line
+	if st.multi && !void && !firm {
+		st.forgetOurs()
+		lines = s.srv.begun(st, s.route)
+		st.multi = false // until it is begun again
+	}
+	s.mu.Unlock()
+	switch {
+	case !s.multi: // MULTI was refused
+		alone := &item{spec: it.spec, mode: modeLine, gate: true, epoch: it.epoch, with: it.with}
+		return s.special(alone, redcon.Command{Raw: it.raw, Args: it.args}, wire)
+	case void: // it will not run
+		return s.push(it, wire)
+	case firm:
+		return s.refuse(noClaimWatched)
+	}
+	text, err := s.beginAnew(it.args, lines)
+	switch {
+	case err != nil:
+		return err
+	case text != "":
+		return s.refuse(text)
+	}
+	return s.push(it, wire)
+}
+
+// beginAnew discards the transaction that the server has, claims the client's writes for a
+// WAIT, and says the transaction again.
+func (s *session) beginAnew(wait [][]byte, lines []line) (text string, err error) {
+	about, err := s.ask(words("DISCARD"), words("HELLO"))
+	if err != nil {
+		return "", err
+	}
+	// An older server is right by itself, and to have it wait would only be one more thing
+	// that its replicas have to confirm.
+	asIs := waitsForAll(about[1])
+	if !asIs {
+		if text, err = s.claimWrites(); err != nil {
+			return "", err
+		}
+	}
+	if n, ok := resp.Integer(wait[len(wait)-2]); ok && text == "" && !asIs {
+		now := cloneArgs(wait)
+		now[len(now)-2] = strconv.AppendInt(nil, max(1, n), 10)
+		now[len(now)-1] = []byte(confirming)
+		if _, err := s.ask(wireOf(now...)); err != nil {
+			return "", err
+		}
+	}
+	wires := make([][]byte, len(lines))
+	for i, ln := range lines {
+		wires[i] = ln.wire
+	}
+	replies, err := s.ask(wires...)
+	if err != nil {
+		return "", err
+	}
+	spoilt := false
+	for i, ln := range lines {
+		if said := resp.ErrorText(replies[i]); said != "" {
+			spoilt = spoilt || ln.queued
+			if err := s.link.refused(ln, said); err != nil {
+				s.refuseClient(err)
+				return "", err
+			}
+		}
+	}
+	s.mu.Lock()
+	s.st.multi, s.st.dirty = true, spoilt
+	s.mu.Unlock()
+	return text, nil
 }
 
 // done reports whether EXEC has run all its commands.

@@ -102,3 +102,47 @@ func TestWaitOfWhoMayNotPublish(t *testing.T) {
 		t.Errorf("%d clients have a session", n)
 	}
 }
+
+// TestWaitInATransaction is for the client's writes before it, although those went on a
+// shared connection, and leaves the transaction as it was.
+func TestWaitInATransaction(t *testing.T) {
+	w := newWorld(t)
+	if older(version(t, w.source), 7, 2) {
+		t.Skip("this server counts what was replicated before, whoever wrote it")
+	}
+	replica := w.replicated()
+	c := w.client()
+	try := func(want string) {
+		t.Helper()
+		c.want("MULTI", ok)
+		c.want("INCR n", "+QUEUED\r\n")
+		c.want("WAIT 1 0", "+QUEUED\r\n")
+		c.want("GET a", "+QUEUED\r\n")
+		if got := c.do("EXEC"); !strings.HasPrefix(got, "*3\r\n:") || !strings.HasSuffix(got, "\r\n:"+want+"\r\n$1\r\n2\r\n") {
+			t.Errorf("EXEC is answered with %q, not %s replicas", got, want)
+		}
+	}
+	c.want("SET a 1", ok)
+	w.shares()
+	if err := replica.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.want("SET a 2", ok)
+	try("0")
+	if err := replica.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	c.want("WAIT 1 5000", ":1\r\n")
+	try("1")
+	c.want("GET n", bulk("2"))
+	if *upstreams != "shared" {
+		return
+	}
+	c.want("WATCH a", ok)
+	c.want("MULTI", ok)
+	c.want("WAIT 1 0", "-"+noClaimWatched+"\r\n")
+	if got := c.do("EXEC"); !strings.HasPrefix(got, "-EXECABORT") {
+		t.Errorf("EXEC is answered with %q", got)
+	}
+	c.want("GET n", bulk("2"))
+}

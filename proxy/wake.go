@@ -53,6 +53,18 @@ func (s *Server) nudge(ctx context.Context) error {
 	return nil
 }
 
+// forgetNudges is for a Hold that was given up: what of its CLIENT UNBLOCKs is still to come
+// comes soon, and one that comes later is a client's own.
+func (s *Server) forgetNudges() {
+	for _, sess := range s.snapshotSessions() {
+		sess.mu.Lock()
+		if it, _ := sess.fifo.peek(); it != nil {
+			it.unblocked = false
+		}
+		sess.mu.Unlock()
+	}
+}
+
 func (s *Server) giveUpOn(sess *session) {
 	s.log.Warn("closing a client that blocks and cannot be woken", "client", sess.peer())
 	sess.close()
