@@ -184,19 +184,26 @@ func (c Config) checkRanges() []error {
 			problems = append(problems, fmt.Errorf("%s: %v is out of range: give %s to %s", key, value, short(low), short(high)))
 		}
 	}
+	// patience is a duration that may be 0, for ever, and is none that nobody keeps.
+	patience := func(key string, value time.Duration) {
+		const low, high = 10 * time.Millisecond, 24 * time.Hour
+		if value != 0 && (value < low || value > high) {
+			problems = append(problems, fmt.Errorf("%s: %v is out of range: give %s to %s, or 0s for no limit", key, value, short(low), short(high)))
+		}
+	}
 	number("proxy.max_clients", c.Proxy.MaxClients, 1, 1_000_000)
 	number("proxy.loops", c.Proxy.Loops, 0, 64)
 	number("proxy.output_limit", c.Proxy.OutputLimit, 1<<20, 4<<30)
 	number("proxy.slow_log_entries", c.Proxy.SlowLogEntries, 0, 100_000)
 	duration("proxy.slow_log_slower_than", c.Proxy.SlowLogSlowerThan, -time.Hour, time.Hour)
-	duration("proxy.output_timeout", c.Proxy.OutputTimeout, 0, 24*time.Hour)
+	patience("proxy.output_timeout", c.Proxy.OutputTimeout)
 	number("proxy.query_limit", c.Proxy.QueryLimit, 1<<20, 1<<30)
 	number("proxy.max_bulk", c.Proxy.MaxBulk, 1<<20, 1<<40)
 	if c.Proxy.MaxMemory != 0 {
 		number("proxy.max_memory", c.Proxy.MaxMemory, 1<<20, 1<<50)
 	}
 	duration("proxy.dial_timeout", c.Proxy.DialTimeout, 10*time.Millisecond, 5*time.Minute)
-	duration("proxy.upstream_timeout", c.Proxy.UpstreamTimeout, 0, 24*time.Hour)
+	patience("proxy.upstream_timeout", c.Proxy.UpstreamTimeout)
 	number("proxy.script_cache", c.Proxy.ScriptCache, 1, 10_000_000)
 	duration("proxy.shutdown_timeout", c.Proxy.ShutdownTimeout, 0, time.Hour)
 	number("sync.workers", c.Sync.Workers, 1, 256)

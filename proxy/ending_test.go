@@ -3,8 +3,10 @@ package proxy
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
 )
 
 // TestLostTransactionSelects loses the connection with EXEC in flight: what may have
@@ -29,4 +31,21 @@ func TestLostTransactionSelects(t *testing.T) {
 	if log := w.heard.all(); !slices.Contains(log, "silent 3 hll") {
 		t.Errorf("the observer heard %q", log)
 	}
+}
+
+// TestStopWaitsForAnswers: a command in flight is answered although that takes longer than
+// a client has for its last replies, where the stop may take as long.
+func TestStopWaitsForAnswers(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		source := redistest.Start(t, withDebug)
+		w := newWorldOn(t, source, redistest.Start(t), mode, func(c *Config) { c.ShutdownTimeout = 4 * closingFor })
+		c := w.client()
+		c.want("INCR a", ":1\r\n")
+		w.do(router.Source, 0, "CLIENT", "PAUSE", (closingFor + 2*time.Second).Milliseconds(), "WRITE")
+		c.send("INCR a")
+		until(t, "the command is in flight", func() bool { return w.gate.Inside() == 1 })
+		w.stop()
+		c.expect(":2\r\n")
+		c.expect("EOF")
+	})
 }

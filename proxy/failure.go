@@ -13,7 +13,7 @@ import (
 
 const (
 	redialWait    = 100 * time.Millisecond // in which nobody dials again what has just failed
-	complainEvery = time.Second            // at most so often is it logged that clients cannot be connected
+	complainEvery = time.Second            // at most so often is it logged that clients cannot be connected, or are refused
 	watchEvery    = 250 * time.Millisecond // how often silent upstreams are looked for
 	roomEvery     = 20 * time.Millisecond  // how often the clients' buffers are added up
 	trunkIdle     = 30 * time.Second       // after which a shared connection that nobody has used is closed
@@ -85,20 +85,25 @@ type complaints struct {
 	kept int
 }
 
-// cannotConnect logs that a client is closed for want of an upstream.
-func (s *Server) cannotConnect(err error) {
-	c := &s.complaints
+// may reports whether one may be logged now, and how many were not since the last.
+func (c *complaints) may() (before int, ok bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	now := time.Now()
 	if now.Before(c.next) {
 		c.kept++
-		c.mu.Unlock()
-		return
+		return 0, false
 	}
-	before := c.kept
+	before = c.kept
 	c.next, c.kept = now.Add(complainEvery), 0
-	c.mu.Unlock()
-	s.log.Warn("closing a client: its upstream connection cannot be made", "err", err, "clients_before", before)
+	return before, true
+}
+
+// cannotConnect logs that a client is closed for want of an upstream.
+func (s *Server) cannotConnect(err error) {
+	if before, ok := s.complaints.may(); ok {
+		s.log.Warn("closing a client: its upstream connection cannot be made", "err", err, "clients_before", before)
+	}
 }
 
 // keepAlive has the kernel find out within half a minute that a server has
@@ -257,7 +262,10 @@ func (s *session) lookForSilence(limit time.Duration) {
 	now := time.Now()
 	s.mu.Lock()
 	l := s.link
-	if !s.out.idle() { // the server may have said what nobody has read for the client's sake
+	switch {
+	case !s.out.idle(): // the server may have said what nobody has read for the client's sake
+		s.heard = now
+	case s.fifo.n == 1 && s.starved.Load() != 0: // nor can it answer what the client has yet to send
 		s.heard = now
 	}
 	it, busy := s.fifo.peek()

@@ -74,11 +74,11 @@ func (s *Server) greet(id uint64, conn net.Conn, l *listener) {
 		s.begin(id, plain, where)
 		return
 	}
-	tell := s.log.Info
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || s.stopping.Err() != nil {
-		tell = s.log.Debug // a look whether somebody listens
+		s.log.Debug("refusing a client", "client", whereOf(conn, where), "err", err) // a look whether somebody listens
+	} else if before, ok := s.refusals.may(); ok {
+		s.log.Info("refusing a client", "client", whereOf(conn, where), "err", err, "clients_before", before)
 	}
-	tell("refusing a client", "client", whereOf(conn, where), "err", err)
 	_ = conn.Close()
 	s.clientGone()
 }

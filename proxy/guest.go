@@ -418,8 +418,11 @@ func (l *loop) finish(g *guest) {
 	g.stop |= hungUpEnd
 	if _, known := l.closing[g]; !known {
 		patience := int64(lingerFor)
-		if l.stopping || g.inflight == 0 {
+		switch {
+		case g.inflight == 0:
 			patience = int64(closingFor)
+		case l.stopping:
+			patience = int64(l.srv.cfg.ShutdownTimeout)
 		}
 		l.closing[g] = l.now + patience
 	}

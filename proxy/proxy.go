@@ -116,7 +116,8 @@ type Config struct {
 	// such clients are closed by a Hold when they block.
 	Locate func(ctx context.Context, side router.Side) (map[string]int64, error)
 
-	lateAfter time.Duration // 0 means the constant; tests have less patience
+	lateAfter      time.Duration // 0 means the constant; tests have less patience
+	streamPatience time.Duration // the same
 }
 
 // Server accepts clients. Make one with New, then Listen, then Serve.
@@ -160,6 +161,7 @@ type Server struct {
 
 	dampers    [2]damper // by router.Side
 	complaints complaints
+	refusals   complaints // of those that say no TLS, or no PROXY header
 
 	switching sync.Mutex                   // one of Prepare, Hold, Align, Release at a time
 	whole     atomic.Bool                  // a switch is near: no command is begun before it has come whole
@@ -212,6 +214,9 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 	}
 	if cfg.lateAfter <= 0 {
 		cfg.lateAfter = lateAfter
+	}
+	if cfg.streamPatience <= 0 {
+		cfg.streamPatience = streamPatience
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

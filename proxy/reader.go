@@ -58,11 +58,16 @@ const bulkRead = 128 << 10
 // bulkBuffers are shared by all readers: few of them meet large replies at a time.
 var bulkBuffers = sync.Pool{New: func() any { return new([bulkRead]byte) }}
 
-// loop reads until the connection ends. The session is told by upstreamEnded.
+// loop reads until the connection ends. The session is told by upstreamEnded. None of that
+// is deferred: a panic, with the session's lock held, is to end the process and not to wait.
 func (r *reader) loop() {
-	defer close(r.l.done)
-	defer r.s.upstreamEnded(r.l)
-	defer func() { r.l.between = r.fr.AtStart() && !r.raw }()
+	r.read()
+	r.l.between = r.fr.AtStart() && !r.raw
+	r.s.upstreamEnded(r.l)
+	close(r.l.done)
+}
+
+func (r *reader) read() {
 	if rest := r.l.rest; len(rest) > 0 {
 		r.l.rest = nil
 		if !r.chunk(rest) {

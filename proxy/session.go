@@ -74,6 +74,8 @@ type session struct {
 
 	reading  atomic.Int64 // bytes kept for what the client has sent
 	wakeup   chan struct{}
+	streams  atomic.Bool  // a command is being passed on piecewise
+	starved  atomic.Int64 // since when that waits for more of the client, by clock; 0: it does not
 	crossing atomic.Bool
 	stuffed  atomic.Bool // its replies are kept in memory until it has caught up with them
 	move     atomic.Pointer[move]

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/prefix"
@@ -13,7 +14,8 @@ const (
 	streamRead = 128 << 10 // bytes read at a time of such a command
 	streamTick = 5 * time.Millisecond
 
-	streamPatience = 10 * time.Second // how long a switch waits for those that have begun
+	streamPatience = 10 * time.Second       // how long a switch waits for those that have begun
+	streamLook     = 100 * time.Millisecond // how often it looks for those that do not go on
 )
 
 // stream passes a large command on while it comes, so that it is never held in
@@ -34,6 +36,8 @@ func (s *session) stream() (bool, error) {
 	if s.srv.whole.Load() {
 		return false, nil
 	}
+	s.streams.Store(true)
+	defer func() { s.streams.Store(false); s.starved.Store(0) }()
 	s.pinnedAt = time.Now()
 	s.cur, s.curSpec, s.curArgs = sp.call(s.readAt, len(head)+1, 0), sp, head
 	if err := s.enter(); err != nil {
@@ -102,8 +106,20 @@ func (s *session) stream() (bool, error) {
 			return false, errUpstreamGone
 		}
 		s.in.Reserve(streamRead)
-		if _, err := s.readOnce(); err != nil {
+		if s.starved.Load() == 0 {
+			s.starved.Store(s.srv.clock())
+		}
+		got, err := s.readOnce()
+		if err != nil {
 			return false, err
+		}
+		if got {
+			s.mu.Lock()
+			if s.fifo.n == 1 { // from here on it is not the client who keeps the server waiting
+				s.heard = time.Now()
+			}
+			s.mu.Unlock()
+			s.starved.Store(0)
 		}
 	}
 }
@@ -126,21 +142,71 @@ func (s *session) streamsBehind(sp *spec, head [][]byte) (begins []byte, skip in
 }
 
 // Settle waits until no command is passed on piecewise any more. Prepare comes
-// before it, also one that has failed.
+// before it, also one that has failed. A client that has sent nothing more of its value for
+// streamPatience is closed; the error names those that go on.
 func (s *Server) Settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, streamPatience, fmt.Errorf("not whole within %v", streamPatience))
+	patience := s.cfg.streamPatience
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not whole within %v", patience))
 	defer cancel()
 	tick := time.NewTicker(streamTick)
 	defer tick.Stop()
-	for {
+	for next := time.Now(); ; {
 		n := s.streaming.Load()
 		if n == 0 {
 			return nil
 		}
+		if now := time.Now(); !now.Before(next) {
+			s.closeStarved(patience)
+			next = now.Add(streamLook)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %d clients that are sending large values: %w", n, context.Cause(ctx))
+			return fmt.Errorf("waiting for %d clients that are sending large values%s: %w", n, s.whoStreams(), context.Cause(ctx))
 		}
 	}
+}
+
+// closeStarved closes the clients that have begun with a large value and sent nothing more
+// of it for so long: what is not whole never runs.
+func (s *Server) closeStarved(patience time.Duration) {
+	for _, sess := range s.snapshotSessions() {
+		if since := sess.starvedFor(); since >= patience {
+			s.log.Warn("closing a client that has begun to send a large value and does not go on: a switch waits for it",
+				"client", sess.peer(), "for", since.Round(time.Millisecond).String())
+			sess.close()
+		}
+	}
+}
+
+// starvedFor is for how long the client has sent nothing of the value that it is sending.
+func (s *session) starvedFor() time.Duration {
+	since := s.starved.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Duration(s.srv.clock() - since)
+}
+
+// whoStreams names the clients that are sending large values, or the first of them.
+func (s *Server) whoStreams() string {
+	var names []string
+	for _, sess := range s.snapshotSessions() {
+		if !sess.streams.Load() {
+			continue
+		}
+		if len(names) == maxReported {
+			names = append(names, "and others")
+			break
+		}
+		name := sess.peer()
+		if since := sess.starvedFor(); since >= time.Second {
+			name += ", which has sent nothing for " + since.Round(time.Second).String()
+		}
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(names, "; ") + ")"
 }

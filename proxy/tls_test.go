@@ -290,3 +290,21 @@ func TestUpstreamsWithTLS(t *testing.T) {
 	})
 	a.want("GET k", "$-1\r\n")
 }
+
+// TestFailedHandshakesAreFewLines: who knocks often without TLS does not fill the log.
+func TestFailedHandshakesAreFewLines(t *testing.T) {
+	pair := redistest.NewAuthority(t, "authority").Issue("127.0.0.1")
+	w := newWorld(t, withTLS(t, config.ListenTLS{CertFile: pair.CertFile, KeyFile: pair.KeyFile}))
+	from := time.Now()
+	const n = 50
+	for range n {
+		c := w.client()
+		c.send("PING")
+		c.ends()
+	}
+	until(t, "all are gone", func() bool { return w.proxy.Stats().Clients == 0 })
+	most := 2 + int(time.Since(from)/complainEvery)
+	if lines := strings.Count(w.logs.end(1<<20), "refusing a client"); lines == 0 || lines > most {
+		t.Errorf("%d lines for %d clients, at most %d were expected", lines, n, most)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -40,7 +41,7 @@ second one.
 }
 
 func runSidecar(ctx context.Context, s *session) error {
-	signal.Ignore(syscall.SIGPIPE) // who reads the log may go away; the clients stay
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP) // who reads the log may go away, or the terminal; the clients stay
 	f := s.flagsOf()
 	c, err := f.parse()
 	if err != nil {
@@ -49,13 +50,43 @@ func runSidecar(ctx context.Context, s *session) error {
 	if err := c.ValidateServers(); err != nil {
 		return usage(problems(err))
 	}
-	log := newLogger(s.stderr, c.Log)
+	log, queue := queuedLogger(s.stderr, c.Log)
+	defer queue.Close(logPatience)
 	conn.RouteLogs(log)
+	defer tellHangups(log)()
 	sc, err := newSidecar(ctx, c, log)
-	if err != nil {
-		return err
+	if err == nil {
+		err = sc.run(ctx)
 	}
-	return sc.run(ctx)
+	if err == nil {
+		return nil
+	}
+	// Said here: what the process says last must not wait for that reader either.
+	return &exitError{code: report(queue, err), err: err, said: true}
+}
+
+// tellHangups has a SIGHUP, which ends nothing, answered in the log until stop is called.
+// Other daemons read their files anew for it: those of certificates are looked at all the
+// time, and nothing else can change while clients are served.
+func tellHangups(log *slog.Logger) (stop func()) {
+	signals, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, syscall.SIGHUP)
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		for {
+			select {
+			case <-signals:
+				log.Info("SIGHUP changes nothing: certificates that have changed are taken up by themselves, all else is read at the start; SIGTERM ends this process")
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		signal.Ignore(syscall.SIGHUP)
+		close(done)
+		telling.Wait()
+	}
 }
 
 // sidecar is all that `crossfade run` consists of.
