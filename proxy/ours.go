@@ -23,10 +23,14 @@ func (st *state) hasOurs() bool {
 }
 
 // ours returns which of the replies to EXEC answer commands of ours.
-func (st *state) ours() (at []int) {
+func (st *state) ours() []int { return st.repliesTo(func(q *item) bool { return q.role == ours }) }
+
+// repliesTo returns which of the replies to EXEC answer such commands: some before them
+// may have several.
+func (st *state) repliesTo(such func(*item) bool) (at []int) {
 	shift := 0
 	for _, q := range st.effects {
-		if q.role == ours {
+		if such(q) {
 			at = append(at, q.index+shift)
 		}
 		shift += confirmations(st, q) - 1

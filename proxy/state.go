@@ -164,15 +164,8 @@ func (st *state) scans() (at []int) {
 }
 
 // askID returns which of the replies to EXEC tell the client its connection's id.
-func (st *state) askID() (at []int) {
-	shift := 0
-	for _, q := range st.effects {
-		if q.sub == clientID {
-			at = append(at, q.index+shift)
-		}
-		shift += confirmations(st, q) - 1
-	}
-	return at
+func (st *state) askID() []int {
+	return st.repliesTo(func(q *item) bool { return q.sub == clientID })
 }
 
 func (st *state) endMulti(unwatched bool) {
