@@ -14,8 +14,7 @@ const (
 	streamRead = 128 << 10 // bytes read at a time of such a command
 	streamTick = 5 * time.Millisecond
 
-	streamPatience = 10 * time.Second       // how long a switch waits for those that have begun
-	streamLook     = 100 * time.Millisecond // how often it looks for those that do not go on
+	streamPatience = 10 * time.Second // how long a switch waits for those that have begun
 )
 
 // stream passes a large command on while it comes, so that it is never held in
@@ -143,21 +142,22 @@ func (s *session) streamsBehind(sp *spec, head [][]byte) (begins []byte, skip in
 
 // Settle waits until no command is passed on piecewise any more. Prepare comes
 // before it, also one that has failed. A client that has sent nothing more of its value for
-// streamPatience is closed; the error names those that go on.
+// streamPatience before it is closed; the error names those that are waited for in vain.
 func (s *Server) Settle(ctx context.Context) error {
 	patience := s.cfg.streamPatience
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not whole within %v", patience))
 	defer cancel()
 	tick := time.NewTicker(streamTick)
 	defer tick.Stop()
-	for next := time.Now(); ; {
+	// Only at the beginning: who pauses while this waits is named first, and closed by the
+	// next attempt.
+	if s.streaming.Load() > 0 {
+		s.closeStarved(patience)
+	}
+	for {
 		n := s.streaming.Load()
 		if n == 0 {
 			return nil
-		}
-		if now := time.Now(); !now.Before(next) {
-			s.closeStarved(patience)
-			next = now.Add(streamLook)
 		}
 		select {
 		case <-tick.C:
