@@ -39,19 +39,24 @@ func (m *Migration) begin(ctx context.Context) error {
 		if err := m.save(false, func(r *Record) { r.Phase = Preflight }); err != nil {
 			return err
 		}
+		if err := m.countDatabases(ctx); err != nil {
+			m.setProblems(err.Error())
+			return err
+		}
 		if problems := m.preflight(ctx, router.Source, false); len(problems) > 0 {
 			m.setProblems(problems...)
 			return errors.New(problems[0])
 		}
 	}
 	mi := m.newMirror(r.Side)
+	m.setMirror(mi) // first: what clients do that no feed tells, once it has begun to scan, is its to know
 	if err := m.start(ctx, mi); err != nil {
+		m.setMirror(nil)
 		mi.Stop()
 		m.setProblems(err.Error())
 		return err
 	}
 	m.setProblems()
-	m.setMirror(mi)
 	return nil
 }
 
@@ -71,10 +76,11 @@ var stepsBegin = []beginning{
 	}},
 	{"begin-listen", func(_ *Migration, ctx context.Context, mi *mirror.Mirror) error { return mi.Listen(ctx) }},
 	{"begin-note", (*Migration).noteBegin},
+	// One that has forgotten the switch since noteBegin asked is not told, see unforgotten.
 	{"begin-tell", func(m *Migration, ctx context.Context, _ *mirror.Mirror) error {
-		return m.publish(ctx, router.Target, store.RecordKey)
+		return m.publishIf(ctx, router.Target, store.RecordKey, m.unforgotten(router.Target))
 	}},
-	{"begin-follow", func(_ *Migration, ctx context.Context, mi *mirror.Mirror) error { return mi.Follow(ctx, true) }},
+	{"begin-follow", func(m *Migration, ctx context.Context, mi *mirror.Mirror) error { return m.follow(ctx, mi, true) }},
 }
 
 func (m *Migration) start(ctx context.Context, mi *mirror.Mirror) error {
@@ -93,6 +99,9 @@ func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 		return err
 	}
 	err := m.save(false, func(r *Record) {
+		if !r.Copied {
+			r.Libraries = mirror.Libraries{}
+		}
 		r.Copied = true
 		if r.Side == router.Source {
 			r.Phase = Copying

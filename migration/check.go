@@ -33,6 +33,9 @@ func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) 
 	if err != nil {
 		return nil, err
 	}
+	if n, err := databaseCount(ctx, to); err == nil { // else the first finding says so
+		dbmap = dbmap.Within(n)
+	}
 	only, err := Only(cfg)
 	if err != nil {
 		return nil, err
@@ -54,7 +57,7 @@ func (m *Migration) env(from router.Side) preflight.Env {
 		Map: m.databases(), Explicit: len(m.cfg.Databases) > 0, LeaveOut: m.cfg.LeaveOut,
 		Feed: m.cfg.Sync.Feed, SetNotifications: m.cfg.Sync.SetNotifications, CreateUser: m.cfg.Cutover.CreateUser, Unsafe: m.cfg.Cutover.Unsafe,
 		Only: m.opt.Only, AllowPartial: m.cfg.Cutover.AllowPartial, DropFieldExpiries: m.dropsFieldExpiries(),
-		Resumed: m.record().Copied,
+		Resumed: m.record().Copied, Brought: m.brought, Foreign: m.foreignLibrary,
 		Proxied: m.traffic.UpstreamAddrs(from),
 		User:    m.ids[from].user(),
 	}
@@ -187,8 +190,9 @@ func (a *attempt) carryScripts(ctx context.Context) error {
 	}
 	pipe := a.ids[a.to].Pool().DB(0).Pipeline()
 	var bodies []string
+	dm := a.databases()
 	for _, body := range a.traffic.Scripts() {
-		if !a.scripts[body] {
+		if !a.scripts[body] && mayGo(body, a.to, dm) {
 			bodies = append(bodies, body)
 			pipe.ScriptLoad(ctx, body)
 		}

@@ -475,17 +475,17 @@ func (a *attempt) release(ctx context.Context) error {
 func (a *attempt) after(ctx context.Context) error {
 	a.forward.Stop()
 	defer func() { <-a.opening }()
-	if err := a.fence(a.from).killOthers(ctx); err != nil {
-		a.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
-	}
 	r := a.record()
 	if r.oneWay() {
+		if err := a.clearSide(ctx, a.from); err != nil {
+			a.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
+		}
 		a.setMirror(nil)
 		if a.reverse != nil {
 			a.reverse.Stop()
 		}
 		a.log.Warn(r.noWayBack())
-	} else if err := a.reverse.Follow(ctx, false); err != nil {
+	} else if err := a.follow(ctx, a.reverse, false); err != nil {
 		a.log.Warn("the server that was left is not being kept up to date yet; it is tried again", "error", err)
 	}
 	a.waitStall()

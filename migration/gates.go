@@ -109,6 +109,11 @@ func (m *Migration) copyGates(mi *mirror.Mirror, maxLag, maxStall time.Duration)
 		state = append(state, "the copy is "+string(p.State))
 	}
 	add("copy", "the copy is complete, and no change was missed", state)
+	var searching []string
+	if p.Searching {
+		searching = append(searching, "commands ran that no notification reports, by scripts or past the proxy, and the streams that they may have changed are looked for")
+	}
+	add("silent", "it is known what silent commands may have changed", searching)
 	add("changes", fmt.Sprintf("no change waits longer than %v", maxLag), oldest)
 	add("keys", "every key can be copied", stuckReasons(p))
 	add("big-keys", "no big key would keep clients waiting", bigReasons(p, maxStall))

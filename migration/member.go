@@ -182,7 +182,7 @@ func (m *Member) begin(ctx context.Context) error {
 }
 
 func mapOf(r Record) router.DBMap {
-	dm, _ := router.NewDBMap(r.Map)
+	dm, _ := r.databases()
 	return dm
 }
 

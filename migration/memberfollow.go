@@ -370,8 +370,13 @@ func (m *Member) epoch() uint64 {
 // as clients expect.
 func (m *Member) carryScripts(ctx context.Context, to router.Side) {
 	pipe := m.ids[to].Pool().DB(0).Pipeline()
+	m.mu.Lock()
+	dm := mapOf(m.rec)
+	m.mu.Unlock()
 	for _, body := range m.traffic.Scripts() {
-		pipe.ScriptLoad(ctx, body)
+		if mayGo(body, to, dm) {
+			pipe.ScriptLoad(ctx, body)
+		}
 	}
 	if pipe.Len() == 0 {
 		return

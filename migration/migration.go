@@ -132,6 +132,7 @@ type Migration struct {
 	wake     chan struct{}
 	masters  chan struct{} // another server is a side's master
 	swept    time.Time     // when former masters were last put back; the guard's
+	unclear  bool          // clients may be left on the server that was left; the guard's
 	stopped  chan struct{}
 }
 
@@ -279,7 +280,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		Learn:               func(ctx context.Context) { m.learn(ctx, from) },
 		Remembers:           func(ctx context.Context) error { return m.remembers(ctx, from) },
 		Silent:              m.traffic.Silent,
-		Scripts:             m.traffic.Scripts,
+		Shelf:               shelf{m},
 		Limits:              m.limits(),
 		MaxLatency:          m.cfg.Sync.MaxLatency,
 		Served:              served,

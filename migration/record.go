@@ -14,6 +14,7 @@ import (
 
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/mirror"
 )
 
 // Record is all that must survive a crash. It is written to the state file, to
@@ -35,6 +36,11 @@ type Record struct {
 	Target   string               `json:"target"`
 	Map      map[int]router.Place `json:"map"`
 	LeaveOut []int                `json:"leave_out,omitempty"`
+	// TargetDatabases is how many the target has; 0: not known.
+	TargetDatabases int `json:"target_databases,omitempty"`
+	// Libraries says whose the function libraries on the target are. nil: an older version
+	// has begun, and took all for ours.
+	Libraries mirror.Libraries `json:"libraries"`
 
 	Servers [2]Kept `json:"servers"` // by router.Side: what to put back
 	// Former are servers that a failover has left behind with what we changed there, and
@@ -90,6 +96,12 @@ func (r Record) entry() (store.Entry, error) {
 		return store.Entry{}, fmt.Errorf("encoding the record: %w", err)
 	}
 	return store.Entry{ID: r.ID, Token: r.Token, Seq: r.Seq, Data: data}, nil
+}
+
+// databases returns the map.
+func (r Record) databases() (router.DBMap, error) {
+	dm, err := router.NewDBMap(r.Map)
+	return dm.Within(r.TargetDatabases), err
 }
 
 func decode(e store.Entry) (Record, error) {

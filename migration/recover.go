@@ -252,7 +252,7 @@ func (m *Migration) useMap(pairs map[int]router.Place, leaveOut []int) error {
 		return err
 	}
 	m.mu.Lock()
-	m.dbmap = dm
+	m.dbmap = dm.Within(m.rec.TargetDatabases)
 	m.rec.Map, m.rec.LeaveOut = pairs, leaveOut
 	m.rec.Source, m.rec.Target = m.ids[router.Source].url.Address, m.ids[router.Target].url.Address
 	m.mu.Unlock()

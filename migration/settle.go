@@ -363,7 +363,7 @@ func (m *Migration) finish(ctx context.Context) error { return m.through(ctx, st
 
 // clearLeft closes the applications' connections to the server that was left.
 func (m *Migration) clearLeft(ctx context.Context) error {
-	if err := m.fence(m.record().Side.Other()).killOthers(ctx); err != nil {
+	if err := m.fence(m.record().Side.Other()).killOthers(ctx); err != nil { // begin asks for it again
 		m.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
 	}
 	return nil

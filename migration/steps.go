@@ -239,6 +239,9 @@ func (a *attempt) warm(ctx context.Context) error {
 	if err := warmNodes(ctx, a.ids[a.to].Pool()); err != nil {
 		return err
 	}
+	if err := a.forward.Warm(ctx); err != nil {
+		return err
+	}
 	for i, db := range dm.Sources() {
 		here, _ := dm.At(a.from, db)
 		there, _ := dm.At(a.to, db)
@@ -412,7 +415,6 @@ func (a *attempt) drainTwice(ctx context.Context) error {
 func (a *attempt) drainFrozen(ctx context.Context) error {
 	// Nothing changes any more, so all of this may be asked for at the same time.
 	beside, bctx := errgroup.WithContext(ctx)
-	beside.Go(func() error { return a.forward.CheckForeign(bctx) })
 	beside.Go(func() error { return a.forward.CarryFunctions(bctx) })
 	beside.Go(func() error { return a.carryScripts(bctx) })
 	carried := sync.OnceValue(beside.Wait)

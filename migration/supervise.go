@@ -95,8 +95,9 @@ func (m *Migration) guard(ctx context.Context) {
 	m.keepSeat(ctx)
 	r = m.record()
 	if mi := m.activeMirror(); mi != nil && mi.Progress().State == mirror.Idle {
-		// A switch could not start it: the server that was left did not answer.
-		if err := mi.Follow(ctx, false); err != nil {
+		// A switch could not start it: the server that was left did not answer, or would not
+		// let go of those who wait there.
+		if err := m.follow(ctx, mi, false); err != nil {
 			m.log.Warn("the server that was left is not being kept up to date yet", "error", err)
 		}
 	}
@@ -161,6 +162,7 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 	if !errors.Is(err, errFenceLost) {
 		if err == nil {
 			m.fenceLost.over()
+			m.clearAgain(ctx, left)
 		}
 		return // it stands, or the server does not answer: nobody writes there now
 	}
@@ -185,11 +187,22 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 			return
 		}
 	}
-	if err := f.killOthers(ctx); err != nil {
-		m.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
-	}
+	m.unclear = true
+	m.clearAgain(ctx, left)
 	// What was written there without us must not stay: our side is the truth.
 	if mi := m.activeMirror(); mi != nil {
 		mi.Rescan(-1, "the fence on the other server was gone for a while")
+	}
+}
+
+// clearAgain closes the connections of those who came while the fence was gone, until that
+// has succeeded: see clear.go.
+func (m *Migration) clearAgain(ctx context.Context, left router.Side) {
+	if !m.unclear {
+		return
+	}
+	err := m.clearSide(ctx, left)
+	if m.unclear = err != nil; err != nil {
+		m.log.Warn("connections past the proxy may be left on the server that was left", "error", err)
 	}
 }

@@ -79,7 +79,7 @@ func (r Record) decided() (router.Route, bool) {
 	if r.Map == nil || r.Phase == Committing || r.Phase.Switching() {
 		return router.Route{}, false
 	}
-	dm, err := router.NewDBMap(r.Map)
+	dm, err := r.databases()
 	if err != nil {
 		return router.Route{}, false
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/keyspec"
@@ -54,6 +55,9 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 			return err
 		}
 		if err := s.await(it); err != nil {
+			if errors.Is(err, errClientGone) {
+				s.stopWaiting(it)
+			}
 			return err
 		}
 		if !it.retry {

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"context"
 	"slices"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -53,6 +55,7 @@ func (s *session) loseAll() (events []event, leaves int) {
 		}
 		if it.spec.verb == vExec && !it.settled {
 			for _, q := range queue {
+				s.srv.uncount(q)
 				for _, db := range dbs {
 					events = append(events, eventsOf(q, db, false)...)
 				}
@@ -66,6 +69,7 @@ func (s *session) loseAll() (events []event, leaves int) {
 		if it.gate {
 			leaves++
 		}
+		s.srv.uncount(it) // if it ran after all, one too many is found, and that is looked after
 		it.lost = true
 		it.finish()
 	}
@@ -77,6 +81,34 @@ func (s *session) loseAll() (events []event, leaves int) {
 	s.fifo.calls.keys = keptKeys{}
 	s.fifo.calls.elements.lose()
 	return events, leaves
+}
+
+// stopFor is how long a client's connection outlives it at most, to be answered for what
+// the client waited for.
+const stopFor = time.Second
+
+// stopWaiting has the server answer the counted command in which a client was waiting that
+// is gone. Whether a server counts one that it has never answered is a matter of its version.
+func (s *session) stopWaiting(it *item) {
+	s.mu.Lock()
+	id, l := s.upID, s.link
+	if it.counted == "" || it.done || id == 0 || l == nil || s.srv.cfg.Unblock == nil {
+		s.mu.Unlock()
+		return
+	}
+	it.unblocked = true
+	answered := make(chan struct{})
+	it.heard = answered
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(s.srv.killed, stopFor)
+	defer cancel()
+	if s.srv.cfg.Unblock(ctx, l.side, []int64{id}) != nil {
+		return
+	}
+	select {
+	case <-answered:
+	case <-ctx.Done():
+	}
 }
 
 // pipe carries a stream both ways: MONITOR, SYNC, PSYNC. It is outside of the

@@ -225,6 +225,40 @@ func TestUnblockedCounts(t *testing.T) {
 	}
 }
 
+// TestCountsOfThoseWhoLeave: a client that leaves while it waits, or that loses its
+// connection, hides nobody else's command from who compares the counters.
+func TestCountsOfThoseWhoLeave(t *testing.T) {
+	for how, change := range map[string]func(*Config){
+		"woken": func(*Config) {}, "nobody may be woken": func(c *Config) { c.Unblock = nil },
+	} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorldOn(t, redistest.Start(t), redistest.Start(t), change)
+			c := w.client()
+			c.do("XGROUP CREATE s g 0 MKSTREAM")
+			for range 3 {
+				leaves := w.client()
+				leaves.send("XREADGROUP GROUP g c BLOCK 0 STREAMS s >")
+				w.blockedOn(router.Source, "xreadgroup")
+				_ = leaves.conn.Close()
+				until(t, "it is gone", func() bool {
+					return strings.Contains(fmt.Sprint(w.do(router.Source, 0, "INFO", "clients")), "blocked_clients:0") && w.gate.Inside() == 0
+				})
+			}
+			calls := int64(0)
+			info := fmt.Sprint(w.do(router.Source, 0, "INFO", "commandstats"))
+			if i := strings.Index(info, "cmdstat_xreadgroup:calls="); i >= 0 {
+				_, _ = fmt.Sscanf(info[i:], "cmdstat_xreadgroup:calls=%d", &calls)
+			}
+			until(t, "the counters hide nothing", func() bool {
+				forwarded, finished := w.proxy.Silent()
+				n := forwarded["xreadgroup"]
+				// Where nobody is woken only the server's version says whether it has counted.
+				return n == finished["xreadgroup"] && (n == calls || how != "woken" && n < calls)
+			})
+		})
+	}
+}
+
 func TestManyConnections(t *testing.T) {
 	if testing.Short() {
 		t.Skip("two thousand connections")

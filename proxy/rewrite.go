@@ -82,7 +82,7 @@ func (s *Server) translated(route router.Route, sp *spec, args [][]byte) (out []
 	case vFlushAll:
 		return nil, "ERR Crossfade: FLUSHALL cannot be part of a transaction since the switch: the server holds databases that are not in the database map"
 	case vEval, vEvalSHA, vScript, vFunction:
-		return nil, s.refuseScript(route, sp, args)
+		return nil, s.againstScript(route, sp, args)
 	case vSubscribe, vUnsubscribe:
 		return mapChannels(route, sp.set, args), ""
 	}
@@ -112,38 +112,6 @@ func mapArgs(route router.Route, args [][]byte, at ...int) ([][]byte, string) {
 	return out, ""
 }
 
-var (
-	changesDB = regexp.MustCompile(`(?i)["'](select|move|swapdb|flushall)["']|\[\[(select|move|swapdb|flushall)\]\]`)
-	copies    = regexp.MustCompile(`(?i)["']copy["']`)
-	namesDB   = regexp.MustCompile(`(?i)["']db["']`)
-)
-
-// namesDatabase reports whether a script seems to name databases by number,
-// which cannot be mapped.
-func namesDatabase(body []byte) bool {
-	return changesDB.Match(body) || copies.Match(body) && namesDB.Match(body)
-}
-
-func (s *Server) refuseScript(route router.Route, sp *spec, args [][]byte) string {
-	if route.Map.IsIdentity() {
-		return ""
-	}
-	var body []byte
-	switch {
-	case sp.verb == vEval && len(args) > 1:
-		body = args[1]
-	case sp.verb == vEvalSHA && len(args) > 1:
-		body = s.scripts.body(args[1])
-	case sp.verb == vScript && len(args) > 2 && is(args[1], "load"),
-		sp.verb == vFunction && len(args) > 2 && is(args[1], "load"):
-		body = args[len(args)-1]
-	}
-	if namesDatabase(body) {
-		return "ERR Crossfade: this script names databases by number, which cannot be mapped; it is refused since the switch"
-	}
-	return ""
-}
-
 // keyspace matches the channels of keyspace notifications, and patterns with a
 // plain database number.
 var keyspace = regexp.MustCompile(`^__key(?:space|event)@([0-9]+)__:`)
@@ -156,7 +124,7 @@ var keyspaceNowhere = regexp.MustCompile(`^__key(?:space|event)@` + nowhere + `(
 // server. A database that the map does not have becomes a name that no server
 // publishes to.
 func mapChannel(route router.Route, name []byte) []byte {
-	if !route.Rewrites() || route.Map.IsIdentity() {
+	if !route.Rewrites() || route.Map.IsWhole() {
 		return name
 	}
 	at := keyspace.FindSubmatchIndex(name)

@@ -498,7 +498,7 @@ func (s *session) isRaw() bool {
 }
 
 func (s *session) mapsChannels(l *link) bool {
-	return l.route.Rewrites() && !l.route.Map.IsIdentity()
+	return l.route.Rewrites() && !l.route.Map.IsWhole()
 }
 
 // end closes everything. The gate is left by all that was inside.

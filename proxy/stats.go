@@ -80,7 +80,9 @@ var countedCommands = []string{"xreadgroup", "xack", "xackdel", "xdelex", "xclai
 	"flushdb", "flushall", "swapdb", "function", "scripts"}
 
 // counter counts one kind of silent command. pending are those of forwarded
-// whose outcome is not known yet, or will never be.
+// whose outcome is not known yet. Where it will never be known, they count as not run: one
+// too many at the server is taken for another's and looked after, one too few would hide
+// another's for ever.
 type counter struct{ forwarded, pending atomic.Int64 }
 
 func newCounters() map[string]*counter {
@@ -93,8 +95,8 @@ func newCounters() map[string]*counter {
 
 // Silent returns, for each silent kind, between which bounds lies how many the
 // server has run for us: those that have certainly run, and all that were
-// forwarded less those it has refused without running. When nothing is in flight
-// and no connection was lost the two are equal. "scripts" counts EVAL, EVALSHA
+// forwarded less those it has refused without running, or that were lost with their
+// connection. When nothing is in flight the two are equal. "scripts" counts EVAL, EVALSHA
 // and FCALL, which may do anything; "function" those subcommands that change
 // functions.
 func (s *Server) Silent() (forwarded, finished map[string]int64) {

@@ -15,8 +15,9 @@ import (
 // with prefixes of which none begins another, so that the first bytes of a key
 // tell whose it is, and no two keys collide. The zero value maps nothing.
 type DBMap struct {
-	to map[int]Place
-	at map[int][]home // by target database, in the order of the prefixes
+	to    map[int]Place
+	at    map[int][]home // by target database, in the order of the prefixes
+	whole bool           // see Within
 }
 
 // home is a source database within a target database.
@@ -238,7 +239,7 @@ func (m DBMap) Prefixed() bool {
 func (m DBMap) Len() int { return len(m.to) }
 
 // IsIdentity reports whether every mapped database keeps its number, and every key
-// its name.
+// its name. There may be databases besides: see IsWhole.
 func (m DBMap) IsIdentity() bool {
 	for s, p := range m.to {
 		if p != (Place{DB: s}) {
@@ -248,10 +249,25 @@ func (m DBMap) IsIdentity() bool {
 	return true
 }
 
+// Within returns the map into a target that has so many databases, 0: nobody knows how many.
+func (m DBMap) Within(databases int) DBMap {
+	m.whole = databases > 0 && m.IsIdentity()
+	for db := 0; m.whole && db < databases; db++ {
+		_, m.whole = m.to[db]
+	}
+	return m
+}
+
+// IsWhole reports whether nothing need be rewritten or refused on the target: every database
+// keeps its number, every key its name, and the target has no database that is not mapped.
+// That is known of a map from Within only.
+func (m DBMap) IsWhole() bool { return m.whole }
+
 // Pairs returns a copy of the map as source → place.
 func (m DBMap) Pairs() map[int]Place { return maps.Clone(m.to) }
 
-// Equal reports whether both map the same databases to the same places.
+// Equal reports whether both map the same databases to the same places. What else the target
+// has makes no difference to that.
 func (m DBMap) Equal(o DBMap) bool { return maps.Equal(m.to, o.to) }
 
 // String returns "0=0,3=5,4=6:c4:", in rising order of the source database.

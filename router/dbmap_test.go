@@ -100,6 +100,33 @@ func TestDBMapIdentity(t *testing.T) {
 	}
 }
 
+// A map is whole when scripts that it does not reach cannot leave it.
+func TestDBMapIsWhole(t *testing.T) {
+	for _, c := range []struct {
+		pairs     map[int]int
+		databases int
+		want      bool
+	}{
+		{map[int]int{0: 0, 1: 1}, 2, true},
+		{map[int]int{0: 0, 1: 1, 2: 2}, 2, true}, // scripts that name the third get the server's error
+		{map[int]int{0: 0}, 1, true},
+		{map[int]int{0: 0, 1: 1}, 3, false},
+		{map[int]int{0: 0, 2: 2}, 3, false},
+		{map[int]int{0: 1, 1: 0}, 2, false},
+		{map[int]int{0: 0, 1: 1}, 0, false}, // nobody knows
+		{nil, 1, false},
+	} {
+		m, err := NewDBMap(c.pairs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := m.Within(c.databases)
+		if in.IsWhole() != c.want || m.IsWhole() || !in.Equal(m) {
+			t.Errorf("%s in %d databases: whole %v, %v without the number; equal %v", m, c.databases, in.IsWhole(), m.IsWhole(), in.Equal(m))
+		}
+	}
+}
+
 func TestDBMapPairsAreACopy(t *testing.T) {
 	m, err := NewDBMap(map[int]int{0: 1})
 	if err != nil {

@@ -388,7 +388,9 @@ func TestBigKeysAndCommands(t *testing.T) {
 	expect(t, findings, "commands", Warn, "EVAL 1×", "SELECT")
 	expect(t, findings, "commands", Warn, "PFCOUNT 1×", "no notification")
 	expect(t, findings, "commands", Warn, "FLUSHDB 1×")
-	env.Map = router.Identity(16)
+	env.Map = router.Identity(15).Within(16)
+	expect(t, run(t, env, StageCheck, from, to), "commands", Warn, "EVAL 1×", "SELECT")
+	env.Map = router.Identity(16).Within(16)
 	for _, f := range run(t, env, StageCheck, from, to) {
 		if strings.Contains(f.What, "EVAL") {
 			t.Errorf("the numbers stay, scripts do not matter: %+v", f)
@@ -399,14 +401,33 @@ func TestBigKeysAndCommands(t *testing.T) {
 func TestFunctions(t *testing.T) {
 	from, to := redistest.Start(t), redistest.Start(t)
 	ctx := t.Context()
-	library := func(result string) string {
-		return "#!lua name=lib\nredis.register_function('f', function() return " + result + " end)"
+	library := func(name, function, does string) string {
+		return "#!lua name=" + name + "\nredis.register_function('" + function + "', function() " + does + " end)"
 	}
-	must(t, from.Client(0).FunctionLoad(ctx, library("1")).Err())
+	must(t, from.Client(0).FunctionLoad(ctx, library("lib", "f", "return 1")).Err())
 	env := environment(t, from, to)
-	expect(t, run(t, env, StageCheck, from, to), "functions", Pass, "1 function library")
-	must(t, to.Client(0).FunctionLoad(ctx, library("2")).Err())
-	expect(t, run(t, env, StageCheck, from, to), "functions", Warn, `"lib"`, "will be replaced")
+	env.Map = router.Identity(16).Within(16)
+	expect(t, run(t, env, StageCheck, from, to), "functions", Pass, "1 function library will")
+	// Others' libraries are in the way by their names, and by those of their functions.
+	must(t, to.Client(0).FunctionLoad(ctx, library("theirs", "f", "return 2")).Err())
+	expect(t, run(t, env, StageCheck, from, to), "functions", Fail, `"f" (of "lib", there of "theirs")`, "FUNCTION DELETE")
+	must(t, to.Client(0).FunctionFlush(ctx).Err())
+	must(t, to.Client(0).FunctionLoad(ctx, library("lib", "g", "return 2")).Err())
+	must(t, to.Client(0).FunctionLoad(ctx, library("theirs", "h", "return 2")).Err())
+	expect(t, run(t, env, StageCheck, from, to), "functions", Fail, `"lib"`, "same name and other content", "FUNCTION DELETE")
+	env.Resumed = true
+	expect(t, run(t, env, StageCopy, from, to), "functions", Warn, `"lib"`)
+	expect(t, run(t, env, StageCutover, from, to), "functions", Fail, `"lib"`)
+	env.Brought = func(name string) bool { return name == "lib" }
+	expect(t, run(t, env, StageCutover, from, to), "functions", Pass, "1 function library is carried over")
+	// One that names databases stays where their numbers mean what it says.
+	must(t, from.Client(0).FunctionLoad(ctx, library("leaves", "l", "redis.call('SELECT', 5)")).Err())
+	expect(t, run(t, env, StageCheck, from, to), "functions", Pass, "2 function libraries are")
+	env.Map = router.Identity(15).Within(16)
+	expect(t, run(t, env, StageCheck, from, to), "functions", Warn, `"leaves"`, "not carried over")
+	env.FromName, env.ToName, env.From, env.To = "target", "source", env.To, env.From
+	env.Foreign = func(name string) bool { return name == "theirs" }
+	expect(t, run(t, env, StageCutover, to, from), "functions", Pass, "1 function library of clients' is carried back")
 }
 
 func TestClock(t *testing.T) {

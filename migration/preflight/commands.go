@@ -10,7 +10,7 @@ import (
 // topic is a group of commands that need the operator's attention.
 type topic struct {
 	commands []string
-	remapped bool // only when database numbers change
+	remapped bool // only when database numbers change, or the target has others
 	prefixed bool // only when keys get prefixes
 	words    string
 	do       string
@@ -29,13 +29,13 @@ func topics() []topic {
 			"a database that has a prefix is emptied key by key, which takes time and is no part of a transaction",
 			"Do not rely on it being one step after the switch."},
 		{scripts, true, false,
-			"scripts that call SELECT cannot be mapped to other database numbers",
-			"Look through the scripts for SELECT; without it there is nothing to do."},
+			"scripts that name databases by number (SELECT, MOVE, SWAPDB, COPY … DB), or say FLUSHALL, cannot be mapped: after the switch the proxy refuses those in which it finds these words in quotes",
+			"Look through the scripts for them, and for command names that are put together as they run, which nobody sees; without either there is nothing to do."},
 		{[]string{"flushall", "flushdb", "swapdb"}, false, false,
 			"no notification reports them",
 			"Through the proxy they are carried over. Nobody may run them past the proxy."},
 		{[]string{"move"}, true, false,
-			"with other database numbers it is mapped only when it goes through the proxy",
+			"it is mapped, or refused where its database is not in the map, only when it goes through the proxy",
 			"Send it through the proxy."},
 		{[]string{"xreadgroup", "xack", "xclaim", "xautoclaim", "xackdel", "pfcount", "vadd", "vrem", "vsetattr"}, false, false,
 			"no notification reports what they change: it is seen at once only when they go through the proxy",
@@ -62,7 +62,7 @@ func checkCommands(_ context.Context, in *inspection) []Finding {
 	}
 	var out []Finding
 	for _, t := range topics() {
-		if t.remapped && in.Map.IsIdentity() || t.prefixed && !in.Map.Prefixed() {
+		if t.remapped && in.Map.IsWhole() || t.prefixed && !in.Map.Prefixed() {
 			continue
 		}
 		var seen []string

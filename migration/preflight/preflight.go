@@ -77,6 +77,9 @@ type Env struct {
 	DropFieldExpiries bool
 	// Resumed: the keys on To are ours from an earlier run.
 	Resumed bool
+	// Brought reports whether a function library of the target was brought by this migration,
+	// Foreign whether it is others'. nil: none is.
+	Brought, Foreign func(name string) bool
 	// Proxied are the addresses ("ip:port", as From sees them) of the proxy's
 	// session connections at From.
 	Proxied map[string]struct{}

@@ -30,6 +30,11 @@ type guarded struct{ atomic.Pointer[Guard] }
 // that Like has made or will make of it.
 func (p *Pool) Guard(g *Guard) { p.guard.Store(g) }
 
+// Vet has every connection of the clients of this pool alone looked at, behind the guard and
+// before it is used; an error is why it is not. Of wires their makers can say that: see
+// Bundle. It is called before anything is dialled, and not for a cluster.
+func (p *Pool) Vet(vet func(context.Context, *redis.Conn) error) { p.vet = vet }
+
 // Like is New for another pool under the same guard.
 func (p *Pool) Like(e config.Endpoint, name string, timeout time.Duration) *Pool {
 	like := New(e, name, timeout)

@@ -31,8 +31,9 @@ type Pool struct {
 	name     string
 	timeout  time.Duration
 	guard    *guarded
-	of       *Pool   // whose node this is; nil: a server by itself, or a cluster as a whole
-	control  control // of a cluster
+	vet      func(context.Context, *redis.Conn) error // see Vet
+	of       *Pool                                    // whose node this is; nil: a server by itself, or a cluster as a whole
+	control  control                                  // of a cluster
 
 	mu      sync.Mutex
 	clients map[int]*redis.Client
@@ -97,7 +98,12 @@ func (p *Pool) options(n int) *redis.Options {
 		Dialer: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return endpoint.Dial(ctx, p.endpoint, p.timeout)
 		},
-		OnConnect:                func(ctx context.Context, cn *redis.Conn) error { return p.admit(ctx, cn, n) },
+		OnConnect: func(ctx context.Context, cn *redis.Conn) error {
+			if err := p.admit(ctx, cn, n); err != nil || p.vet == nil {
+				return err
+			}
+			return rejected(p.vet(ctx, cn))
+		},
 		ClientName:               p.name,
 		Protocol:                 2,
 		DisableIdentity:          true,

@@ -30,7 +30,8 @@ type feed struct {
 	each func(db int, key string, event []byte) // of each event; nil: nobody asks
 	all  func()                                 // tracking: every key may have changed
 
-	tracking bool // see tracking.go
+	tracking bool   // see tracking.go
+	run      string // of the process that it comes from
 
 	taken atomic.Int64 // messages read
 	twins twins        // the reader's
@@ -102,7 +103,8 @@ func (f *feed) greet(pool *conn.Pool, patterns []string) error {
 	return nil
 }
 
-// greetNames says who we are and that we matter, where the server knows that.
+// greetNames says who we are and that we matter, where the server knows that, and asks who
+// is there.
 func (f *feed) greetNames(pool *conn.Pool) error {
 	if err := f.call("CLIENT", "SETNAME", pool.Name()+":feed"); err != nil && !errors.As(err, new(serverError)) {
 		return err
@@ -110,6 +112,30 @@ func (f *feed) greetNames(pool *conn.Pool) error {
 	// Where it exists it keeps maxmemory-clients from cutting the feed off.
 	if err := f.call("CLIENT", "NO-EVICT", "on"); err != nil && !errors.As(err, new(serverError)) {
 		return err
+	}
+	return f.askRun()
+}
+
+// askRun asks for the run id.
+func (f *feed) askRun() error {
+	if err := f.send("INFO", "server"); err != nil {
+		return err
+	}
+	line, err := f.line()
+	if err == nil {
+		switch line[0] {
+		case '$', '=': // RESP3 says what kind of text it is
+			var text []byte
+			text, err = f.rest(string(line[1:]))
+			f.run = runIDIn(string(text))
+		case '-':
+			err = serverError(line[1:])
+		default:
+			err = fmt.Errorf("the server sent %q where a text begins", line[0])
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("asking for the run id: %w", err)
 	}
 	return nil
 }

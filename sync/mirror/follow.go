@@ -96,6 +96,9 @@ func (m *Mirror) take(db int, e events) {
 	l := m.lanes[db]
 	e = m.chosen(e)
 	l.big.note(e.keys, e.changes) // before the marks: who copies a key must know why
+	if m.isTracking() {
+		l.quiet.heard(e.keys...)
+	}
 	mine := e.keys[:0]
 	for _, k := range e.keys {
 		if strings.HasPrefix(k, KeyPrefix) {
@@ -132,6 +135,11 @@ func (m *Mirror) heard(db int, key string, event []byte) {
 			m.classes.told(key, event)
 		}
 		return
+	}
+	if founds(event) {
+		if n, name, ok := m.find(db, key); ok {
+			m.lanes[n].quiet.heard(name)
+		}
 	}
 	if !m.views.on.Load() {
 		return
@@ -206,10 +214,7 @@ func (m *Mirror) supervise(f *feed) {
 		}
 		m.views.reset()
 		m.noteGap(why)
-		if f = m.resubscribe(); f == nil {
-			return
-		}
-		if !m.awaitWhole(f) {
+		if f = m.resume(); f == nil {
 			return
 		}
 		m.setReason(why) // and not what kept us from subscribing any more
@@ -221,6 +226,19 @@ func (m *Mirror) supervise(f *feed) {
 		}
 		m.setFeed(f)
 		m.log.Info("notifications are back, scanning what the gap covered", "from", m.cfg.From.String())
+	}
+}
+
+// resume returns a feed from a server that has what it had; nil when the mirror stops.
+func (m *Mirror) resume() *feed {
+	for {
+		f := m.resubscribe()
+		if f == nil || m.awaitWhole(f) {
+			return f
+		}
+		if m.ctx.Err() != nil {
+			return nil
+		}
 	}
 }
 

@@ -14,11 +14,25 @@ import (
 // server has run more of them than the proxy forwarded, somebody else did.
 // (Server sources: t_stream.c, hyperloglog.c, db.c call no notifyKeyspaceEvent
 // there, nor does the module vectorset of Redis 8.) The name "function" stands for all FUNCTION subcommands that change.
+//
+// Commands that scripts run inside count on the server, and nobody else counts them; the
+// keys that a script declares are marked by the proxy. So such a surplus need not be another's.
+// Nobody has to know: see touches.
 var silentCommands = map[string]string{
 	"xreadgroup": "xreadgroup", "xack": "xack", "xclaim": "xclaim", "xautoclaim": "xautoclaim",
 	"xackdel": "xackdel", "pfcount": "pfcount", "vadd": "vadd", "vrem": "vrem", "vsetattr": "vsetattr",
 	"flushdb": "flushdb", "flushall": "flushall", "swapdb": "swapdb",
 	"function|load": "function", "function|delete": "function", "function|flush": "function", "function|restore": "function",
+}
+
+// touches says of which type the keys are that silent commands may change. Where more of
+// them ran than went through the proxy, all those keys are copied again: see quietKeys. "" is
+// for what changes nothing that a client could see, the number that PFCOUNT keeps. Others
+// change whole databases, or what is no key, and mean a gap.
+var touches = map[string]string{
+	"xreadgroup": "stream", "xack": "stream", "xclaim": "stream", "xautoclaim": "stream", "xackdel": "stream",
+	"vadd": "vectorset", "vrem": "vectorset", "vsetattr": "vectorset",
+	"pfcount": "",
 }
 
 // foreign remembers, per command, by how much the server's count may exceed the
@@ -28,8 +42,8 @@ type foreign struct {
 	mu      sync.Mutex
 	valid   bool
 	highest map[string]int64 // upper bound of the excess that is known to be old
+	lowest  map[string]int64 // lower bound of it
 	calls   map[string]int64 // the server's counts when it was asked last
-	scripts int64            // scripts forwarded at the baseline: they may run such commands inside
 	rounds  int              // how often answers of the server were taken in
 }
 
@@ -43,22 +57,23 @@ func (m *Mirror) foreignBaseline(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	forwarded, _ := m.cfg.Silent()
 	m.foreign.mu.Lock()
 	defer m.foreign.mu.Unlock()
 	m.foreign.valid = true
 	m.foreign.rounds++
-	m.foreign.calls, m.foreign.highest = calls, make(map[string]int64)
+	m.foreign.calls, m.foreign.highest, m.foreign.lowest = calls, make(map[string]int64), make(map[string]int64)
 	for name, n := range calls {
-		m.foreign.highest[name] = n - finished[name]
+		m.foreign.highest[name], m.foreign.lowest[name] = n-finished[name], n-forwarded[name]
 	}
-	m.foreign.scripts = finished["scripts"]
 	return nil
 }
 
-// foreignSurplus returns the first command of which more ran than went through
-// the proxy, or "". In a moment when nothing is in flight it is exact. A server that has
+// foreignSurplus returns a command of which more ran than went through the proxy and that
+// means a gap, or "". What else others have changed is owed from then on; with last, what
+// they may have changed. In a moment when nothing is in flight it is exact. A server that has
 // begun to count anew (CONFIG RESETSTAT, another server in its place) may have run any.
-func (m *Mirror) foreignSurplus(ctx context.Context) (string, error) {
+func (m *Mirror) foreignSurplus(ctx context.Context, last bool) (string, error) {
 	if m.cfg.Silent == nil {
 		return "", nil
 	}
@@ -67,6 +82,7 @@ func (m *Mirror) foreignSurplus(ctx context.Context) (string, error) {
 		f.mu.Lock()
 		rounds := f.rounds
 		f.mu.Unlock()
+		_, finished := m.cfg.Silent() // before the server was asked: never more than it has run
 		calls, err := m.silentCalls(ctx)
 		if err != nil {
 			return "", err
@@ -78,62 +94,57 @@ func (m *Mirror) foreignSurplus(ctx context.Context) (string, error) {
 			continue
 		}
 		f.rounds++
-		what := m.compareCalls(calls, forwarded)
+		what := m.compareCalls(calls, forwarded, finished, last)
 		f.mu.Unlock()
 		return what, nil
 	}
 }
 
 // compareCalls is foreignSurplus with the numbers of both.
-func (m *Mirror) compareCalls(calls, forwarded map[string]int64) string { // with foreign.mu held
-	if !m.foreign.valid {
+func (m *Mirror) compareCalls(calls, forwarded, finished map[string]int64, last bool) (what string) { // with foreign.mu held
+	f := &m.foreign
+	if !f.valid {
 		return ""
 	}
 	for name, n := range calls {
-		if n < m.foreign.calls[name] {
+		if n < f.calls[name] {
 			return fmt.Sprintf("%s, as far as can be known (the server has begun to count anew)", name)
 		}
 	}
-	m.foreign.calls = calls
-	scripted := forwarded["scripts"] > m.foreign.scripts
+	f.calls = calls
+	var owed []string
 	for name, n := range calls {
-		excess := n - forwarded[name]
-		if excess > m.foreign.highest[name] && scripted && m.inScripts(name) {
-			// A script's commands count on the server too, and its declared keys
-			// were marked by the proxy: such a surplus proves nothing.
-			m.foreign.highest[name] = excess
+		more := n - forwarded[name] - f.highest[name]
+		kind, single := touches[name]
+		if !single {
+			if more > 0 {
+				what = fmt.Sprintf("%s (%d more than went through the proxy)", name, more)
+			}
+			continue // and it is not known yet
+		}
+		// What is in flight, and what was when the counting began, may hide some of others.
+		hidden := n-finished[name] > f.lowest[name] && (last || forwarded[name] == finished[name])
+		if more <= 0 && !hidden {
 			continue
 		}
-		if excess > m.foreign.highest[name] {
-			return fmt.Sprintf("%s (%d more than went through the proxy)", name, excess-m.foreign.highest[name])
+		f.highest[name] = max(f.highest[name], n-forwarded[name])
+		f.lowest[name] = max(f.lowest[name], n-forwarded[name])
+		if kind != "" {
+			owed = append(owed, kind)
 		}
 	}
-	return ""
-}
-
-// inScripts reports whether a script that the proxy saw names a command that
-// changes single keys. Whole databases are another matter: nobody marks those.
-func (m *Mirror) inScripts(command string) bool {
-	switch command {
-	case "flushdb", "flushall", "swapdb", "function":
-		return false
+	if m.debts.add(owed...) {
+		m.log.Info("scripts, or clients past the proxy, run commands that no notification reports: what they may have changed is copied again each time",
+			"from", m.cfg.From.String(), "types", owed)
 	}
-	if m.cfg.Scripts == nil {
-		return false
-	}
-	for _, body := range m.cfg.Scripts() {
-		if strings.Contains(strings.ToLower(body), command) {
-			return true
-		}
-	}
-	return false
+	return what
 }
 
 // CheckForeign is for the moment of the cutover, when nothing is in flight: it
 // returns an error when a writer that bypasses the proxy changed something that
-// no notification reports.
+// no notification reports, and that is not found by looking at some keys again.
 func (m *Mirror) CheckForeign(ctx context.Context) error {
-	what, err := m.foreignSurplus(ctx)
+	what, err := m.foreignSurplus(ctx, true)
 	if err != nil {
 		return err
 	}
@@ -147,7 +158,7 @@ func (m *Mirror) CheckForeign(ctx context.Context) error {
 func (m *Mirror) checkForeign() {
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
-	if what, err := m.foreignSurplus(ctx); err == nil && what != "" {
+	if what, err := m.foreignSurplus(ctx, false); err == nil && what != "" {
 		m.foreignSeen(what)
 	}
 }
@@ -179,7 +190,7 @@ func (m *Mirror) countAnew() {
 
 // silentCalls reads how often From ran each silent command.
 func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
-	text, err := m.cfg.From.DB(m.home[0]).Info(ctx, "commandstats").Result()
+	text, err := m.source().pool.DB(m.home[0]).Info(ctx, "commandstats").Result()
 	if err != nil {
 		return nil, fmt.Errorf("reading INFO commandstats of %s: %w", m.cfg.From, err)
 	}

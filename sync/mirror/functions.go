@@ -2,21 +2,22 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
-// carriedFunctions remembers the libraries that came from From, so that one
-// that is deleted there is deleted on To, and others' libraries are left alone.
+// carriedFunctions remembers whether From's libraries are to be looked at.
 type carriedFunctions struct {
-	mu      sync.Mutex
-	carried map[string]bool
-	due     bool
+	brake  *brake // of what nobody has asked for: a Freeze holds that too
+	mu     sync.Mutex
+	looked bool
+	due    bool
+	left   string // libraries that were not carried, as they were told of last
 }
 
 // FunctionsChanged says that the proxy saw a FUNCTION command that changes.
@@ -28,11 +29,12 @@ func (m *Mirror) FunctionsChanged() {
 
 func (m *Mirror) checkFunctions() {
 	m.functions.mu.Lock()
-	due := m.functions.due || m.functions.carried == nil
+	due := m.functions.due || !m.functions.looked
 	m.functions.mu.Unlock()
-	if !due {
+	if !due || !m.functions.brake.tryEnter() {
 		return
 	}
+	defer m.functions.brake.leave()
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
 	if err := m.CarryFunctions(ctx); err != nil && m.ctx.Err() == nil {
@@ -40,7 +42,8 @@ func (m *Mirror) checkFunctions() {
 	}
 }
 
-// CarryFunctions makes To's function libraries those of From, on each master of a cluster.
+// CarryFunctions makes To's function libraries those of From, on each master of a cluster, and
+// leaves others' alone, see Libraries.
 // Servers without functions (before 7.0) have none to carry.
 func (m *Mirror) CarryFunctions(ctx context.Context) error {
 	m.functions.mu.Lock()
@@ -49,96 +52,77 @@ func (m *Mirror) CarryFunctions(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing the functions of %s: %w", m.cfg.To, err)
 	}
-	to := make([]map[string]string, len(servers))
+	to := make([]libraries, len(servers))
 	errs := make([]error, len(servers))
 	var asked sync.WaitGroup
 	for i, s := range servers { // all at the same time: clients may be waiting
-		asked.Go(func() { to[i], errs[i] = libraries(ctx, s.DB(0)) })
+		asked.Go(func() { to[i], errs[i] = listLibraries(ctx, s.DB(0)) })
 	}
-	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
+	from, err := listLibraries(ctx, m.source().pool.DB(m.home[0]))
 	asked.Wait()
-	if err != nil {
-		if unknownCommand(err) {
-			return nil
-		}
+	if err != nil && !unknownCommand(err) {
 		return fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
 	}
+	var without error // a server that has no functions
 	for i, s := range servers {
-		if err := errs[i]; err != nil {
-			if unknownCommand(err) && len(from) == 0 {
-				return nil
-			}
-			return fmt.Errorf("listing the functions of %s: %w", s, err)
-		}
-	}
-	if m.functions.carried == nil {
-		m.functions.carried = make(map[string]bool)
-	}
-	for i, s := range servers {
-		if err := m.carryTo(ctx, s, from, to[i]); err != nil {
-			return err
-		}
-	}
-	clear(m.functions.carried)
-	for name := range from {
-		m.functions.carried[name] = true
-	}
-	m.functions.due = false
-	return nil
-}
-
-// carryTo carries From's libraries to one server that has those of to.
-func (m *Mirror) carryTo(ctx context.Context, s *conn.Pool, from, to map[string]string) error {
-	for name, code := range from {
-		if to[name] != code {
-			if err := s.DB(0).FunctionLoadReplace(ctx, code).Err(); err != nil {
-				return fmt.Errorf("loading function library %q on %s: %w", name, s, err)
-			}
-		}
-		m.functions.carried[name] = true
-	}
-	for name := range m.functions.carried {
-		if _, there := from[name]; there {
+		if errs[i] == nil {
 			continue
 		}
-		if _, extra := to[name]; extra {
-			if err := s.DB(0).FunctionDelete(ctx, name).Err(); err != nil {
-				return fmt.Errorf("deleting function library %q on %s: %w", name, s, err)
-			}
+		err := fmt.Errorf("listing the functions of %s: %w", s, errs[i])
+		if !unknownCommand(err) {
+			return err
 		}
+		without = err
+	}
+	if err := m.carry(ctx, from, servers, to, without); err != nil {
+		return err
+	}
+	m.functions.looked, m.functions.due = true, false
+	return nil
+}
+
+// carry does what there is to do, and has written down before whose is what. without is why
+// nothing can be loaded.
+func (m *Mirror) carry(ctx context.Context, from libraries, servers []*conn.Pool, to []libraries, without error) error {
+	before := m.cfg.Shelf.Libraries()
+	c := plan(m.cfg.Side, m.cfg.Map, before, from, to)
+	m.tellLeft(c.left)
+	switch {
+	case without == nil:
+	case len(c.want) > 0:
+		return without
+	default:
+		return nil
+	}
+	if before == nil || !maps.Equal(before, c.known) {
+		if err := m.cfg.Shelf.Keep(ctx, c.known); err != nil {
+			return fmt.Errorf("noting whose the function libraries are: %w", err)
+		}
+	}
+	errs := []error{c.clash(m.cfg.To)}
+	for i, s := range servers {
+		errs = append(errs, c.carryTo(ctx, s, to[i]))
+	}
+	if err := errors.Join(errs...); err != nil || len(c.gone) == 0 {
+		return err
+	}
+	known := maps.Clone(c.known)
+	for _, name := range c.gone {
+		delete(known, name)
+	}
+	if err := m.cfg.Shelf.Keep(ctx, known); err != nil {
+		return fmt.Errorf("noting whose the function libraries are: %w", err)
 	}
 	return nil
 }
 
-// adoptFunctions takes all of From's libraries as carried: at a switch they are
-// on both sides, and one that is deleted later must go on the other side too.
-func (m *Mirror) adoptFunctions(ctx context.Context) error {
-	m.functions.mu.Lock()
-	defer m.functions.mu.Unlock()
-	from, err := libraries(ctx, m.cfg.From.DB(m.home[0]))
-	if err != nil {
-		if unknownCommand(err) {
-			return nil
-		}
-		return fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
+// tellLeft says, once, which libraries are not carried.
+func (m *Mirror) tellLeft(left []string) { // with functions.mu held
+	words := quotedList(left)
+	if words != m.functions.left && words != "" {
+		m.log.Warn("function libraries are not carried: they name databases by number, which cannot be mapped", "to", m.cfg.To.String(), "libraries", words)
 	}
-	m.functions.carried = make(map[string]bool)
-	for name := range from {
-		m.functions.carried[name] = true
-	}
-	return nil
-}
-
-func libraries(ctx context.Context, c *redis.Client) (map[string]string, error) {
-	list, err := c.FunctionList(ctx, redis.FunctionListQuery{WithCode: true}).Result()
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]string, len(list))
-	for _, lib := range list {
-		out[lib.Name] = lib.Code
-	}
-	return out, nil
+	m.functions.left = words
 }
 
 func unknownCommand(err error) bool {

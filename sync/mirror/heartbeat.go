@@ -170,6 +170,7 @@ func (m *Mirror) heartbeats() {
 		}
 		m.checkFeed()
 		m.checkForeign()
+		m.settleSlowly()
 		seq, event := m.beat.begin()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := m.writeBeat(ctx, seq)

@@ -44,6 +44,7 @@ type lane struct {
 
 	brake *brake
 	big   *bigKeys
+	quiet quietKeys
 	count counters
 }
 
@@ -60,7 +61,7 @@ func newLane(m *Mirror, db int, from, to router.Place, set *dirty.Set) *lane {
 		m: m, db: db, from: from, to: to, dirty: set, changed: make(chan struct{}), brake: newBrake(),
 		pages: make(chan task),
 		ways: &pipe.Ways{
-			Source: func(ctx context.Context) (*conn.Bundle, error) { return m.source(ctx, from) },
+			Source: func(ctx context.Context) (*conn.Bundle, error) { return m.source().bundle(ctx, from) },
 		},
 	}
 	l.size.fixed = m.cfg.Batch
@@ -70,11 +71,12 @@ func newLane(m *Mirror, db int, from, to router.Place, set *dirty.Set) *lane {
 	l.ways.Takes = l.typed.Manner.Takes
 	l.ways.Big = l.bigSize()
 	l.big = newBigKeys(l)
+	l.quiet.l = l
 	l.ways.Known = l.big.knows
 	return l
 }
 
-func (l *lane) src() *redis.Client { return l.m.cfg.From.At(l.from) }
+func (l *lane) src() *redis.Client { return l.m.source().pool.At(l.from) }
 func (l *lane) dst() *redis.Client { return l.m.cfg.To.At(l.to) } // for reading
 
 // mortal returns the keys of ours that have an expiry at a place, end 0 being From and 1
@@ -103,6 +105,7 @@ func (l *lane) notify() { // with mu held
 
 func (l *lane) requestScan() {
 	l.big.doubt()
+	l.quiet.forget()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wanted++
@@ -113,6 +116,7 @@ func (l *lane) requestScan() {
 // distrust makes the lane unclean until the next requested scan is through.
 func (l *lane) distrust() {
 	l.big.doubt()
+	l.quiet.forget()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.distrusted = true
@@ -123,6 +127,7 @@ func (l *lane) rebase() {
 	l.dirty.Forget()
 	l.stuck.forget(l.stuck.keys()...)
 	l.big.doubt()
+	l.quiet.forget()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.done, l.distrusted = l.wanted, false

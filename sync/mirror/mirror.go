@@ -88,9 +88,8 @@ type Config struct {
 	// MaxLatency is how much longer than at best PING may take at From and To while a
 	// scan copies, the 99th percentile; 0: as long as it likes.
 	MaxLatency time.Duration
-	// Scripts returns the script bodies that the proxy saw: what they run inside
-	// counts on the server too. nil: none.
-	Scripts func() []string
+	// Shelf keeps whose the target's function libraries are. nil: the mirror does, while it lives.
+	Shelf Shelf
 	// Bypassing names the clients that are connected to From past the proxy. nil:
 	// nobody can tell.
 	Bypassing func(context.Context) ([]string, error)
@@ -107,7 +106,7 @@ type Mirror struct {
 	order []int
 	home  [2]int          // the databases of From and To in which the heartbeat is
 	ends  [2]*sharedScans // for copying, removing
-	count [2]*sharedScans // for counting
+	count [2]*sharedScans // for counting: they never wait for those that copy, whose lanes may stand still until something was counted
 
 	toNodes *nodes // nil: To is one server
 
@@ -127,12 +126,14 @@ type Mirror struct {
 	gaps      int
 	toRun     string // run id of To
 	drained   string // run id of To at the last Drain
-	fromRun   string // run id of From
+	life      *life  // From, as it is followed; see there
+	next      *life  // who has come in its place, and may have lost its data; nil: nobody
 	listening bool
 	following bool
 	changes   atomic.Int64
 	beat      heartbeat
 	foreign   foreign
+	debts     *debts
 	throttle  *throttle.Throttle
 	views     views
 	classes   classes
@@ -149,14 +150,23 @@ var errStopped = errors.New("the mirror was stopped")
 // New returns a mirror that does nothing yet.
 func New(cfg Config, log *slog.Logger) *Mirror {
 	ctx, cancel := context.WithCancelCause(context.Background())
+	if cfg.Shelf == nil {
+		cfg.Shelf = &memory{Libraries{}}
+	}
 	m := &Mirror{
 		cfg: cfg, log: log, ctx: ctx, cancel: cancel,
 		lanes:  make(map[int]*lane),
 		order:  cfg.Map.Sources(),
-		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side),
+		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side), debts: newDebts(),
 	}
-	for _, scans := range []*[2]*sharedScans{&m.ends, &m.count} {
-		*scans = [2]*sharedScans{newSharedScans(m, cfg.From, cfg.Side), newSharedScans(m, cfg.To, cfg.Side.Other())}
+	m.life = m.newLife("")
+	m.functions.brake = newBrake()
+	to := func() *conn.Pool { return cfg.To }
+	m.ends = [2]*sharedScans{
+		newSharedScans(m, func() *conn.Pool { return m.source().pool }, cfg.Side), newSharedScans(m, to, cfg.Side.Other()),
+	}
+	m.count = [2]*sharedScans{
+		newSharedScans(m, func() *conn.Pool { return m.counted().pool }, cfg.Side), newSharedScans(m, to, cfg.Side.Other()),
 	}
 	for i, db := range m.order {
 		from, _ := cfg.Map.At(cfg.Side, db)
@@ -190,12 +200,12 @@ func (m *Mirror) Listen(ctx context.Context) error {
 	if _, err := m.checkRun(ctx); err != nil { // from here on a restart of To is noticed
 		return err
 	}
-	if _, err := m.fromRestarted(ctx); err != nil {
-		return err
-	}
 	f, err := m.subscribe(ctx)
 	if err != nil {
 		return err
+	}
+	if m.consider(f.run) { // whoever it is: nothing was copied yet
+		m.decide(true)
 	}
 	m.setFeed(f)
 	m.mu.Lock()
@@ -215,11 +225,10 @@ func (m *Mirror) Listen(ctx context.Context) error {
 // be on To already: a PING barrier, then every mark is dropped. The caller
 // guarantees that nobody writes to From meanwhile.
 func (m *Mirror) Rebase(ctx context.Context) error {
-	beside, bctx := errgroup.WithContext(ctx)
-	beside.Go(func() error { return m.adoptFunctions(bctx) })
-	beside.Go(func() error { return m.foreignBaseline(bctx) })
+	counted := make(chan error, 1)
+	go func() { counted <- m.foreignBaseline(ctx) }()
 	err := m.barrier(ctx)
-	if err := errors.Join(err, beside.Wait()); err != nil {
+	if err := errors.Join(err, <-counted); err != nil {
 		return err
 	}
 	for _, l := range m.lanes {
@@ -274,7 +283,16 @@ func (m *Mirror) Follow(ctx context.Context, scan bool) error {
 func (m *Mirror) Near(ctx context.Context) error {
 	defer m.throttle.Hurry()()
 	defer m.hurryUp()()
-	if err := m.barrier(ctx); err != nil {
+	counted := make(chan error, 1)
+	go func() {
+		_, err := m.foreignSurplus(ctx, false) // a gap is for others to note
+		counted <- err
+	}()
+	err := m.barrier(ctx)
+	if err := errors.Join(err, <-counted); err != nil {
+		return err
+	}
+	if err := m.settle(ctx); err != nil {
 		return err
 	}
 	return m.clean(ctx)
@@ -296,7 +314,7 @@ func (m *Mirror) clean(ctx context.Context) error {
 // Drain returns once every change that From acknowledged before the call is on
 // To: a barrier on the feed, then until no key is dirty and no scan is due, and
 // To is still the process that took it all. Writers that go on may keep it
-// waiting until ctx ends.
+// waiting until ctx ends. Nobody past the proxy has said what CheckForeign finds.
 func (m *Mirror) Drain(ctx context.Context) error {
 	return m.drain(ctx, func(context.Context) error { return nil }, func() {})
 }
@@ -321,10 +339,14 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 	defer m.hurryUp()()
 	// A restart before this is another one than that which was looked at last, too.
 	was := m.run()
-	told := make(chan error, 1)
-	go func() { told <- m.stillTold(ctx) }() // From is asked twice at the same time
+	told := make(chan error, 2)
+	go func() { told <- m.stillTold(ctx) }() // From is asked all of it at the same time
+	go func() { told <- m.CheckForeign(ctx) }()
 	err := m.barrier(ctx)
-	if err := errors.Join(err, <-told); err != nil {
+	if err := errors.Join(err, <-told, <-told); err != nil {
+		return err
+	}
+	if err := m.settle(ctx); err != nil {
 		return err
 	}
 	for {
@@ -375,11 +397,15 @@ func (m *Mirror) Freeze(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := m.functions.brake.pull(ctx); err != nil {
+		return fmt.Errorf("waiting for the last functions to be carried to %s: %w", m.cfg.To, err)
+	}
 	return nil
 }
 
 // Thaw lets a frozen mirror go on.
 func (m *Mirror) Thaw() {
+	m.functions.brake.release()
 	for _, l := range m.lanes {
 		l.thaw()
 	}
@@ -395,6 +421,7 @@ func (m *Mirror) Stop() {
 	m.mu.Unlock()
 	m.wg.Wait()
 	m.writer().close()
+	m.source().end()
 }
 
 // Mark says that keys of database db may not be on To as they are on From, whatever the

@@ -533,3 +533,29 @@ func TestRebaseForgetsWhatCameBefore(t *testing.T) {
 		t.Fatalf("copied: before %v, after %v; want only after", there, got["after"] != "")
 	}
 }
+
+// TestFreezeHoldsFunctions: nothing of ours is written under a freeze, functions neither.
+func TestFreezeHoldsFunctions(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := t.Context()
+	ok(t, w.m.Follow(ctx, true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	ok(t, w.m.Freeze(ctx))
+	ok(t, w.src.Client(0).FunctionLoad(ctx, "#!lua name=lib\nredis.register_function('f', function() return 1 end)").Err())
+	w.m.FunctionsChanged()
+	beats := func() (n int) {
+		_, err := fmt.Sscanf(w.src.Client(0).Get(ctx, mirror.HeartbeatPrefix+"source").Val(), "%d", &n)
+		ok(t, err)
+		return n
+	}
+	for range 5 { // each has the target looked after as well
+		last := beats()
+		redistest.Eventually(t, 10*time.Second, func() bool { return beats() > last }, "the next beat")
+	}
+	if list := functions(t, w.dst.Client(0)); len(list) != 0 {
+		t.Errorf("carried under a freeze: %q", list)
+	}
+	w.m.Thaw()
+	redistest.Eventually(t, 10*time.Second, func() bool { return len(functions(t, w.dst.Client(0))) == 1 }, "functions are carried")
+}

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/crossfade/crossfade/router"
-	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -20,6 +19,7 @@ import (
 type pages struct {
 	count  int // SCAN's COUNT
 	only   *filter.Filter
+	kind   string         // none but keys of this type, where the server can tell; "": as only says
 	shared bool           // others' keys are there too: how many were looked at is not known
 	all    bool           // the caller chooses: nothing is left out
 	looked func(keys int) // how many more the server has looked at, about; nil: nobody asks
@@ -47,6 +47,9 @@ func (p pages) each(ctx context.Context, c *redis.Client, page func([]string) er
 	defer cancel()
 	answers := make(chan *redis.ScanCmd, 1)
 	match, kind := p.only.Scan()
+	if p.kind != "" {
+		kind = p.kind
+	}
 	ask := func(cursor uint64) {
 		kind := kind
 		asking.Go(func() { answers <- scanPage(ctx, c, cursor, match, kind, p.count) })
@@ -95,22 +98,23 @@ func scanPage(ctx context.Context, c *redis.Client, cursor uint64, match, kind s
 	return c.ScanType(ctx, cursor, match, int64(count), kind)
 }
 
-// refusesType reports whether a server knows no SCAN … TYPE.
+// refusesType reports whether a server knows no SCAN … TYPE, or not that type.
 func refusesType(err error) bool {
-	return !value.Unknown(err) && strings.Contains(strings.ToLower(err.Error()), "syntax error")
+	text := strings.ToLower(err.Error())
+	return !value.Unknown(err) && (strings.Contains(text, "syntax error") || strings.Contains(text, "unknown type"))
 }
 
 // keys counts the keys of all databases on both servers that are copied, as far as their
 // names tell. Where a server's database is shared that takes a scan of it, which is spared
 // where all that is in it would be too little to matter to checkLoss.
 func (m *Mirror) keys(ctx context.Context) (from, to int64, err error) {
-	exact := func(pool *conn.Pool, side router.Side) (int64, error) {
+	exact := func(scans *sharedScans) (int64, error) {
 		var n atomic.Int64
 		together, tctx := errgroup.WithContext(ctx) // which lets them share a scan
 		for _, db := range m.order {
 			together.Go(func() error {
-				place, _ := m.cfg.Map.At(side, db)
-				more, err := m.lanes[db].keysOf(tctx, pool, place)
+				place, _ := m.cfg.Map.At(scans.side, db)
+				more, err := m.lanes[db].keysOf(tctx, scans, place)
 				n.Add(more)
 				return err
 			})
@@ -118,11 +122,10 @@ func (m *Mirror) keys(ctx context.Context) (from, to int64, err error) {
 		err := together.Wait()
 		return n.Load(), err
 	}
-	side := m.cfg.Side
-	if from, err = exact(m.cfg.From, side); err != nil {
+	if from, err = exact(m.count[0]); err != nil {
 		return 0, 0, err
 	}
-	for _, db := range m.cfg.Map.On(side.Other()) {
+	for _, db := range m.cfg.Map.On(m.cfg.Side.Other()) {
 		n, err := m.cfg.To.DB(db).DBSize(ctx).Result()
 		if err != nil {
 			return 0, 0, fmt.Errorf("counting the keys of database %d on %s: %w", db, m.cfg.To, err)
@@ -132,16 +135,17 @@ func (m *Mirror) keys(ctx context.Context) (from, to int64, err error) {
 	if m.cfg.Only == nil && to <= 2*from {
 		return from, to, nil
 	}
-	to, err = exact(m.cfg.To, side.Other())
+	to, err = exact(m.count[1])
 	return from, to, err
 }
 
 // keysOf counts those of a lane on one server.
-func (l *lane) keysOf(ctx context.Context, pool *conn.Pool, place router.Place) (n int64, err error) {
+func (l *lane) keysOf(ctx context.Context, scans *sharedScans, place router.Place) (n int64, err error) {
+	pool := scans.pool()
 	if l.m.cfg.Only == nil && place.Prefix == "" {
 		n, err = pool.DB(place.DB).DBSize(ctx).Result()
 	} else {
-		err = l.m.counting(pool).each(ctx, l.db, place, l.scanned(place), func(keys []string) error { n += int64(len(keys)); return nil })
+		err = scans.each(ctx, l.db, place, l.scanned(place), func(keys []string) error { n += int64(len(keys)); return nil })
 	}
 	if err != nil {
 		return 0, fmt.Errorf("counting the keys of database %s on %s: %w", place, pool, err)
@@ -152,7 +156,7 @@ func (l *lane) keysOf(ctx context.Context, pool *conn.Pool, place router.Place) 
 // about returns about how many keys a scan of From will find. Where From's database is
 // shared nobody has counted them, but To has as many if all is well.
 func (l *lane) about(ctx context.Context) (int64, error) {
-	pool, db := l.m.cfg.From, l.from.DB
+	pool, db := l.m.source().pool, l.from.DB
 	if l.from.Prefix != "" {
 		pool, db = l.m.cfg.To, l.to.DB
 	}

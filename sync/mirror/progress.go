@@ -43,7 +43,10 @@ type Progress struct {
 	Feed     string // FeedNotifications or FeedTracking
 	// Hears says that the feed is there, and was proved to tell of changes of late.
 	Hears bool
-	Views Views // how the notifications and the proxy's own view differ
+	// Searching says that a database is looked through for what silent commands may have
+	// changed: a switch would have to wait for that.
+	Searching bool
+	Views     Views // how the notifications and the proxy's own view differ
 }
 
 // Database is the progress of one database.
@@ -121,7 +124,7 @@ func (m *Mirror) Progress() Progress {
 	}
 	p.Lag, p.Recent = m.beat.Lag(), m.beat.lags()
 	p.Errors = m.errs.list()
-	p.Views = m.views.progress()
+	p.Views, p.Searching = m.views.progress(), m.searching()
 	switch {
 	case !following:
 		p.State = Idle

@@ -2,13 +2,13 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
@@ -134,46 +134,6 @@ func runIDIn(text string) string {
 	return ""
 }
 
-// source connects to a place of From, the process that is followed and no other: one
-// that took its place may have come back without what it had, and what a worker reads
-// there must not be copied before that is plain, see awaitWhole.
-func (m *Mirror) source(ctx context.Context, place router.Place) (*conn.Bundle, error) {
-	return m.cfg.From.Bundle(ctx, place, m.sameSource)
-}
-
-// sameSource returns an error unless a wire leads to the process that is followed.
-func (m *Mirror) sameSource(wire *conn.Wire) error {
-	wire.Command("INFO", "server")
-	text, err := "", wire.Flush()
-	if err == nil {
-		text, err = wire.Text()
-	}
-	if err != nil {
-		return fmt.Errorf("asking %s for its run id: %w", m.cfg.From, err)
-	}
-	m.mu.Lock()
-	same := m.fromRun == runIDIn(text)
-	m.mu.Unlock()
-	if !same {
-		m.dropFeed(fmt.Sprintf("%s restarted", m.cfg.From)) // nobody has noticed yet
-		return fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
-	}
-	return nil
-}
-
-// fromRestarted reports whether From is another process than at the last call.
-func (m *Mirror) fromRestarted(ctx context.Context) (bool, error) {
-	id, err := runID(ctx, m.cfg.From)
-	if err != nil {
-		return false, err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	was := m.fromRun
-	m.fromRun = id
-	return was != "" && was != id, nil
-}
-
 // Followed asks, in p, who the server at the other end is. What it returns is to be called
 // when p has run, and returns an error unless that is the process whose changes are
 // followed now.
@@ -186,8 +146,8 @@ func (m *Mirror) Followed(ctx context.Context, p redis.Pipeliner) func() error {
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if m.feed == nil || m.fromRun != runIDIn(text) {
-			return fmt.Errorf("%s restarted, and is not followed again yet", m.cfg.From)
+		if m.feed == nil || m.life.run != runIDIn(text) {
+			return fmt.Errorf("%s %w", m.cfg.From, errElsewhere)
 		}
 		return nil
 	}
@@ -216,27 +176,25 @@ func (m *Mirror) checkLoss(ctx context.Context) error {
 	return m.cfg.Remembers(ctx)
 }
 
-// awaitWhole waits, after From restarted, until it is plain that it has not lost
-// its data. It returns false when the mirror stops or the feed is lost meanwhile.
+// awaitWhole waits until it is plain that From, whose changes f tells of, has not lost its
+// data. It returns false when that cannot be of any use any more: the mirror stops, or
+// another process has taken the place of the one that f comes from.
 func (m *Mirror) awaitWhole(f *feed) bool {
-	restarted, err := m.fromRestarted(m.ctx)
-	for err != nil || restarted {
+	if !m.consider(f.run) {
+		return true
+	}
+	for {
+		err := m.checkLoss(m.ctx)
 		if err == nil {
-			if err = m.checkLoss(m.ctx); err == nil {
-				return true
-			}
+			m.decide(true)
+			return true
 		}
 		m.errs.add("loss", err)
 		m.setReason(err.Error())
-		if !sleep(m.ctx, time.Second) {
+		if errors.Is(err, errElsewhere) || !sleep(m.ctx, time.Second) {
 			f.Close()
+			m.decide(false)
 			return false
 		}
-		if !restarted {
-			restarted, err = m.fromRestarted(m.ctx)
-			continue
-		}
-		err = nil
 	}
-	return true
 }

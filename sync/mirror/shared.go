@@ -18,7 +18,7 @@ import (
 // sharedScans are the scans of the databases of one server.
 type sharedScans struct {
 	m    *Mirror
-	pool *conn.Pool
+	pool func() *conn.Pool // the server, as it is when a scan begins
 	side router.Side
 
 	mu      sync.Mutex
@@ -39,23 +39,14 @@ type sharer struct {
 // wait for it.
 const sharedAhead = 16
 
-func newSharedScans(m *Mirror, pool *conn.Pool, side router.Side) *sharedScans {
+func newSharedScans(m *Mirror, pool func() *conn.Pool, side router.Side) *sharedScans {
 	return &sharedScans{m: m, pool: pool, side: side, waiting: make(map[int][]*sharer), running: make(map[int]bool)}
-}
-
-// counting are the scans of one of the servers that count. They never wait for those that
-// copy, whose lanes may stand still until something was counted.
-func (m *Mirror) counting(pool *conn.Pool) *sharedScans {
-	if pool == m.cfg.From {
-		return m.count[0]
-	}
-	return m.count[1]
 }
 
 // each is pages.each for the keys of a source database db that is at place.
 func (s *sharedScans) each(ctx context.Context, db int, place router.Place, p pages, page func([]string) error) error {
 	if place.Prefix == "" {
-		return p.each(ctx, s.pool.At(place), page)
+		return p.each(ctx, s.pool().At(place), page)
 	}
 	w := &sharer{db: db, pages: p, keys: make(chan []string, sharedAhead), gone: make(chan struct{})}
 	defer close(w.gone)
@@ -108,10 +99,11 @@ func (s *sharedScans) run(db int) {
 func (s *sharedScans) scan(ctx context.Context, db int, list []*sharer) error {
 	only := s.m.cfg.Only
 	p := pages{count: list[0].pages.count, shared: true, all: true}
-	c := s.pool.DB(db)
+	pool := s.pool()
+	c := pool.DB(db)
 	if len(list) == 1 {
 		place, _ := s.m.cfg.Map.At(s.side, list[0].db)
-		c, p.only = s.pool.At(place), only
+		c, p.only = pool.At(place), only
 	}
 	return p.each(ctx, c, func(keys []string) error {
 		parts := make(map[int][]string, len(list))

@@ -40,6 +40,12 @@ func TestCountingDoesNotWaitForACopy(t *testing.T) {
 	t.Cleanup(m.Stop)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	run, err := runID(ctx, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.consider(run)
+	m.decide(true) // as Listen does
 	stands, goOn, ended := make(chan bool), make(chan bool), make(chan error, 1)
 	go func() {
 		place, _ := dbs.Place(0)

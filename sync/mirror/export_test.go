@@ -1,0 +1,15 @@
+package mirror
+
+import "context"
+
+// FollowNow has a mirror that nobody starts follow the process that is at From now, as Listen does.
+func (m *Mirror) FollowNow(ctx context.Context) error {
+	run, err := runID(ctx, m.cfg.From)
+	if err != nil {
+		return err
+	}
+	if m.consider(run) {
+		m.decide(true)
+	}
+	return nil
+}
