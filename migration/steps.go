@@ -242,6 +242,11 @@ func (a *attempt) warm(ctx context.Context) error {
 	if err := a.forward.Warm(ctx); err != nil {
 		return err
 	}
+	if a.reverse != nil { // it counts what the entered server has run: see rebase
+		if err := a.reverse.Warm(ctx); err != nil {
+			return err
+		}
+	}
 	for i, db := range dm.Sources() {
 		here, _ := dm.At(a.from, db)
 		there, _ := dm.At(a.to, db)
@@ -333,10 +338,11 @@ func (a *attempt) awaitClose(ctx context.Context) error {
 // comeNear has the drain under the hold begin with as little as it can. Writers that are
 // too fast for it do not keep an attempt waiting: the copy was close enough.
 func (a *attempt) comeNear(ctx context.Context) error {
-	near, cancel := context.WithTimeout(ctx, a.opt.MaxStall/4)
+	until := time.Now().Add(a.opt.MaxStall / 4)
+	near, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	err := a.forward.Near(near)
-	if near.Err() != nil {
+	if near.Err() != nil || !time.Now().Before(until) { // the network's clock may be a moment ahead
 		return context.Cause(ctx)
 	}
 	return err
