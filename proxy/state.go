@@ -154,13 +154,8 @@ func (st *state) needsElements() bool {
 }
 
 // scans returns the places of the queued commands whose cursors are one server's.
-func (st *state) scans() (at []int) {
-	for _, it := range st.effects {
-		if it.spec.verb == vScan {
-			at = append(at, it.index)
-		}
-	}
-	return at
+func (st *state) scans() []int {
+	return st.repliesTo(func(q *item) bool { return q.spec.verb == vScan })
 }
 
 // askID returns which of the replies to EXEC tell the client its connection's id.

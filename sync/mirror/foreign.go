@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,9 +21,16 @@ import (
 // Nobody has to know: see touches.
 var silentCommands = map[string]string{
 	"xreadgroup": "xreadgroup", "xack": "xack", "xclaim": "xclaim", "xautoclaim": "xautoclaim",
-	"xackdel": "xackdel", "pfcount": "pfcount", "vadd": "vadd", "vrem": "vrem", "vsetattr": "vsetattr",
+	"xackdel": "xackdel", "xdelex": "xdelex", "pfcount": "pfcount", "vadd": "vadd", "vrem": "vrem", "vsetattr": "vsetattr",
 	"flushdb": "flushdb", "flushall": "flushall", "swapdb": "swapdb",
 	"function|load": "function", "function|delete": "function", "function|flush": "function", "function|restore": "function",
+}
+
+// silentToTracking are those that notifications tell of, and CLIENT TRACKING does not: they
+// call no signalModifiedKey (t_stream.c). The proxy counts XGROUP HELP too.
+var silentToTracking = map[string]string{
+	"xgroup": "xgroup", "xgroup|create": "xgroup", "xgroup|createconsumer": "xgroup", "xgroup|delconsumer": "xgroup",
+	"xgroup|destroy": "xgroup", "xgroup|setid": "xgroup", "xgroup|help": "xgroup", "xsetid": "xsetid",
 }
 
 // touches says of which type the keys are that silent commands may change. Where more of
@@ -31,6 +39,7 @@ var silentCommands = map[string]string{
 // change whole databases, or what is no key, and mean a gap.
 var touches = map[string]string{
 	"xreadgroup": "stream", "xack": "stream", "xclaim": "stream", "xautoclaim": "stream", "xackdel": "stream",
+	"xdelex": "stream", "xgroup": "stream", "xsetid": "stream",
 	"vadd": "vectorset", "vrem": "vectorset", "vsetattr": "vectorset",
 	"pfcount": "",
 }
@@ -194,6 +203,10 @@ func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading INFO commandstats of %s: %w", m.cfg.From, err)
 	}
+	families := maps.Clone(silentCommands)
+	if m.isTracking() {
+		maps.Copy(families, silentToTracking)
+	}
 	calls := make(map[string]int64)
 	sc := bufio.NewScanner(strings.NewReader(text))
 	for sc.Scan() {
@@ -202,7 +215,7 @@ func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
 			continue
 		}
 		name, stats, _ := strings.Cut(rest, ":")
-		family, silent := silentCommands[strings.ToLower(name)] // modules may use capitals
+		family, silent := families[strings.ToLower(name)] // modules may use capitals
 		if !silent {
 			continue
 		}
@@ -213,7 +226,7 @@ func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
 			}
 		}
 	}
-	for _, family := range silentCommands {
+	for _, family := range families {
 		calls[family] += 0
 	}
 	return calls, nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
 
@@ -107,6 +108,53 @@ func TestSilentCommandsOfOthersAreCarried(t *testing.T) {
 				t.Errorf("%d gaps", n)
 			}
 		})
+	}
+}
+
+// Of groups that others make, move and end, and of ids that they set, CLIENT TRACKING does
+// not tell.
+func TestGroupsOfOthersAreCarried(t *testing.T) {
+	for _, feed := range []string{mirror.FeedNotifications, mirror.FeedTracking} {
+		t.Run(feed, func(t *testing.T) {
+			q := newQuiet(t, func(c *mirror.Config) { c.Feed = feed })
+			for _, key := range []string{"a", "b"} {
+				q.stream(t, 0, key)
+			}
+			q.follow(t)
+			c, ctx := q.src.Client(0), t.Context()
+			for _, change := range []func() error{
+				func() error { return c.XGroupCreate(ctx, "a", "late", "0").Err() },
+				func() error { return c.XGroupSetID(ctx, "b", "g", "1-3").Err() },
+				func() error { return c.XGroupCreateConsumer(ctx, "a", "late", "idle").Err() },
+				func() error { return c.XGroupDelConsumer(ctx, "a", "g", "c").Err() },
+				func() error { return c.XGroupDestroy(ctx, "b", "g").Err() },
+				func() error { return c.Do(ctx, "XSETID", "b", "7-7").Err() },
+			} {
+				ok(t, change())
+				drain(t, q.m)
+				q.same(t, "a")
+				q.same(t, "b")
+			}
+			if n := q.m.Progress().Gaps; n > 0 {
+				t.Errorf("%d gaps", n)
+			}
+		})
+	}
+}
+
+// same compares what a stream in database 0 says of itself.
+func (q *quiet) same(t *testing.T, key string) {
+	t.Helper()
+	var said [2]string
+	for i, s := range []*redistest.Server{q.src, q.dst} {
+		stream, err := s.Client(0).XInfoStream(t.Context(), key).Result()
+		ok(t, err)
+		groups, err := s.Client(0).XInfoGroups(t.Context(), key).Result()
+		ok(t, err)
+		said[i] = fmt.Sprintf("last id %s, groups %+v", stream.LastGeneratedID, groups)
+	}
+	if said[0] != said[1] {
+		t.Errorf("stream %s: %s on the source, on the target %s", key, said[0], said[1])
 	}
 }
 

@@ -15,8 +15,7 @@ import (
 // replies of that turn of the server's loop, so a PING may be answered ahead of
 // it: only one that is sent after the answer to another is a barrier (tracking.c,
 // networking.c). NOLOOP is never given: copies of ours onto From must be seen.
-// What it does not report is what notifications do not report either: see
-// foreign.go. That a database was emptied it says, but not which.
+// It reports less than notifications do: see foreign.go. That a database was emptied it says, but not which.
 
 // The feeds.
 const (
