@@ -24,6 +24,7 @@ func unused(t *testing.T) string {
 // TestMistakes: what a tired engineer gets wrong gets one message that says what,
 // the documented exit status, and never a stack trace or a secret.
 func TestMistakes(t *testing.T) {
+	manyProcesses(t)
 	source := redistest.Start(t, redistest.WithPassword("sesame"))
 	target := redistest.Start(t)
 	dir := shortDir(t)
@@ -108,6 +109,7 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestAnswersWithoutServers(t *testing.T) {
+	manyProcesses(t)
 	dir := shortDir(t)
 	if r := must(t, dir, 0, "version"); !strings.HasPrefix(r.stdout, "crossfade v9.9.9-test ") {
 		t.Errorf("version: %s", r.stdout)

@@ -127,6 +127,7 @@ func checkCompleted(t *testing.T, complete func(line string) string) {
 }
 
 func TestBashCompletion(t *testing.T) {
+	manyProcesses(t)
 	file := scriptOf(t, "bash")
 	complete := func(line string) string {
 		const call = `source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _crossfade; printf '%s\n' "${COMPREPLY[@]}"`
@@ -147,6 +148,7 @@ func TestBashCompletion(t *testing.T) {
 }
 
 func TestFishCompletion(t *testing.T) {
+	manyProcesses(t)
 	file := scriptOf(t, "fish")
 	checkCompleted(t, func(line string) string {
 		return shell(t, "fish", "--private", "-c", `source $argv[1]; complete -C $argv[2]`, file, line)
@@ -155,6 +157,7 @@ func TestFishCompletion(t *testing.T) {
 
 // TestZshCompletion types into a zsh of its own and reads what it lists.
 func TestZshCompletion(t *testing.T) {
+	manyProcesses(t)
 	file := scriptOf(t, "zsh")
 	shell(t, "zsh", "-n", file)
 	checkCompleted(t, func(line string) string { return shell(t, "zsh", "-f", "testdata/complete.zsh", file, line) })

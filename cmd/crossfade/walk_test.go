@@ -138,9 +138,7 @@ func TestFiveMinutes(t *testing.T) {
 // against real servers, in the order of the pages; of the others it is looked whether a
 // shell takes them, and whether make has what they name.
 func TestCommandsOfTheDocs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("some hundred processes, which are slow with the race detector in them")
-	}
+	manyProcesses(t)
 	t.Parallel()
 	makefile, err := os.ReadFile("../../Makefile")
 	if err != nil {
@@ -421,4 +419,12 @@ func headings(text string) map[string]bool {
 		all[anchor] = true
 	}
 	return all
+}
+
+// manyProcesses leaves a test out where the program is slow to start.
+func manyProcesses(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("some hundred processes, which are slow with the race detector in them")
+	}
 }
