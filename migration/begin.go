@@ -35,12 +35,12 @@ func (m *Migration) begin(ctx context.Context) error {
 			}
 		})
 	}
+	if err := m.countDatabases(ctx); err != nil {
+		m.setProblems(err.Error())
+		return err
+	}
 	if r.Side == router.Source {
 		if err := m.save(false, func(r *Record) { r.Phase = Preflight }); err != nil {
-			return err
-		}
-		if err := m.countDatabases(ctx); err != nil {
-			m.setProblems(err.Error())
 			return err
 		}
 		if problems := m.preflight(ctx, router.Source, false); len(problems) > 0 {
@@ -112,7 +112,7 @@ func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 	if err != nil {
 		return err
 	}
-	return m.remembers(ctx, m.record().Side) // before it is told anew
+	return m.remembers(ctx, m.record().Side, m.ids[m.record().Side].Pool()) // before it is told anew
 }
 
 // killOlder makes sure that no connection of another sidecar of this migration is left on

@@ -166,7 +166,14 @@ func databaseCount(ctx context.Context, p *conn.Pool) (int, error) {
 		_ = cn.Do(context.WithoutCancel(ctx), "SELECT", 0).Err()
 		_ = cn.Close()
 	}()
-	has := func(n int) bool { return cn.Do(ctx, "SELECT", n).Err() == nil }
+	var failed error
+	has := func(n int) bool {
+		err := cn.Do(ctx, "SELECT", n).Err()
+		if err != nil && !errors.As(err, &reply) {
+			failed = err
+		}
+		return err == nil
+	}
 	high := 1
 	for high < 1<<14 && has(high) {
 		high *= 2
@@ -178,6 +185,9 @@ func databaseCount(ctx context.Context, p *conn.Pool) (int, error) {
 		} else {
 			high = mid
 		}
+	}
+	if failed != nil {
+		return 0, fmt.Errorf("asking %s for its number of databases: %w", p, failed)
 	}
 	return low + 1, nil
 }

@@ -13,7 +13,7 @@ import (
 
 // countDatabases notes how many databases the target has, before it is copied to.
 func (m *Migration) countDatabases(ctx context.Context) error {
-	if !m.databases().IsIdentity() {
+	if !m.databases().IsIdentity() || m.record().Side == router.Target && m.record().TargetDatabases > 0 {
 		return nil
 	}
 	n, err := databaseCount(ctx, m.ids[router.Target].Pool())

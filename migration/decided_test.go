@@ -152,7 +152,7 @@ func TestATargetWithoutTheDrainIsNotTold(t *testing.T) {
 			if told := there.Phase == Committed; told != tt.told {
 				t.Errorf("the target says %q", there.Phase)
 			}
-			if err := m.remembers(t.Context(), router.Target); (err == nil) != tt.told {
+			if err := m.remembers(t.Context(), router.Target, m.ids[router.Target].Pool()); (err == nil) != tt.told {
 				t.Errorf("whether it may be copied from: %v", err)
 			}
 		})

@@ -17,6 +17,7 @@ import (
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/filter"
 	"github.com/crossfade/crossfade/sync/mirror"
 	"github.com/crossfade/crossfade/sync/throttle"
@@ -278,7 +279,7 @@ func (m *Migration) newMirror(from router.Side) *mirror.Mirror {
 		EnsureNotifications: func(ctx context.Context) error { return m.ensureNotifications(ctx, from) },
 		CheckNotifications:  func(ctx context.Context) error { return checkNotifications(ctx, m.ids[from].Pool()) },
 		Learn:               func(ctx context.Context) { m.learn(ctx, from) },
-		Remembers:           func(ctx context.Context) error { return m.remembers(ctx, from) },
+		Remembers:           func(ctx context.Context, p *conn.Pool) error { return m.remembers(ctx, from, p) },
 		Silent:              m.traffic.Silent,
 		Shelf:               shelf{m},
 		Limits:              m.limits(),

@@ -46,6 +46,9 @@ func (a *attempt) watchFence(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking %s for its run id: %w", a.reins, err)
 	}
+	if err := a.forward.Follows(left.Run); err != nil {
+		return err
+	}
 	a.left = left
 	a.watchReplicas(ctx)
 	return a.rein().watch(ctx, a.reins.conn, a.record().Token)

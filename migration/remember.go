@@ -8,6 +8,7 @@ import (
 
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
+	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // remembers returns an error when the server on side is the applications' and has
@@ -16,12 +17,11 @@ import (
 // order, so one that has the commit has all that was drained before it, and one that
 // lacks it may lack anything. Then the other server has what nobody else has, and
 // nothing may be copied over it.
-func (m *Migration) remembers(ctx context.Context, side router.Side) error {
+func (m *Migration) remembers(ctx context.Context, side router.Side, pool *conn.Pool) error {
 	r := m.record()
 	if r.Epoch == 0 || r.Side != side || m.cfg.Sync.AcceptLoss {
 		return nil
 	}
-	pool := m.ids[side].Pool()
 	e, ok, err := store.Load(ctx, pool.Control(), store.RecordKey)
 	if err != nil {
 		return fmt.Errorf("asking %s whether it knows of the switch: %w", pool, err)

@@ -426,6 +426,9 @@ func (a *attempt) drainFrozen(ctx context.Context) error {
 	carried := sync.OnceValue(beside.Wait)
 	a.onUndo(func(context.Context) error { a.forward.Thaw(); return nil })
 	err := a.forward.DrainFrozen(ctx, func(ctx context.Context) error {
+		if err := a.forward.Follows(a.left.Run); err != nil {
+			return err
+		}
 		if err := carried(); err != nil {
 			return err
 		}

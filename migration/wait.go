@@ -201,7 +201,7 @@ func (m *Migration) waitsFor(a Appointment, w *waiting, now time.Time) []string 
 // closeEnough reports whether a switch can begin: the lag gate's question.
 func (m *Migration) closeEnough(mi *mirror.Mirror, maxLag, maxStall time.Duration) bool {
 	p := mi.Progress()
-	return p.State == mirror.Live && p.Lag <= maxLag && p.Dirty <= fewDirty &&
+	return p.State == mirror.Live && !p.Searching && p.Lag <= maxLag && p.Dirty <= fewDirty &&
 		!slices.ContainsFunc(p.Big, func(k mirror.BigKey) bool { return tooSlow(k, maxStall) })
 }
 

@@ -125,7 +125,7 @@ func (m *Mirror) currentFeed() *feed {
 
 // lackingClasses returns the classes of which no event comes, "" when all are there.
 func (m *Mirror) lackingClasses(ctx context.Context) (string, error) {
-	c, db, c2 := &m.classes, m.cfg.From.DB(m.home[0]), m.heartbeatKey()
+	c, db, c2 := &m.classes, m.counted().pool.DB(m.home[0]), m.heartbeatKey()
 	list, by := proofs(c2+ProbeSuffix), m.currentFeed()
 	if err := db.Exists(ctx, c2+ProbeExpiresSuffix).Err(); err != nil { // removes it, if it is still there
 		return "", fmt.Errorf("proving the notifications of %s by class: %w", m.cfg.From, err)

@@ -82,10 +82,32 @@ func (m *Mirror) owe(ctx context.Context) error { // with the turn
 		}
 	}
 	err := together.Wait()
-	if err != nil {
+	switch {
+	case errors.Is(err, errMany): // a scan makes up for it
+		m.foreignSeen("commands on more streams than can be copied again one by one")
+	case err != nil:
 		d.add(kinds...)
 	}
 	return err
+}
+
+// lookAhead finds the streams before they are owed, where it is to be expected that they will
+// be: clients would wait for the look. With the turn.
+func (m *Mirror) lookAhead(ctx context.Context) error {
+	if !m.foreign.uncertain() {
+		return nil
+	}
+	m.debts.looking.Store(true)
+	defer m.debts.looking.Store(false)
+	for _, l := range m.lanes {
+		if l.quiet.complete() {
+			continue
+		}
+		if err := l.quiet.look(ctx); err != nil && !errors.Is(err, errMany) {
+			return err
+		}
+	}
+	return nil
 }
 
 // settle marks all keys that those silent commands may have changed which were counted until
@@ -112,18 +134,22 @@ func (m *Mirror) settleSlowly() {
 	default:
 		return
 	}
-	left := 0
+	left, piled := 0, false
 	for _, l := range m.lanes {
 		left += l.quiet.pay(quietTurn)
+		piled = piled || l.quiet.piled()
 	}
 	now := time.Now()
-	if m.bigs.hurried() || left > 0 || now.Before(m.debts.next) {
+	if m.bigs.hurried() || !piled && (left > 0 || now.Before(m.debts.next)) {
 		m.debts.leave()
 		return
 	}
 	m.wg.Go(func() { // the next heartbeats do not wait for it
 		defer m.debts.leave()
 		err := m.owe(m.ctx)
+		if err == nil {
+			err = m.lookAhead(m.ctx)
+		}
 		for _, l := range m.lanes {
 			ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 			err = errors.Join(err, l.quiet.sift(ctx))
@@ -141,7 +167,7 @@ func (m *Mirror) searching() bool {
 	if m.debts.looking.Load() {
 		return true
 	}
-	if !m.debts.owes() {
+	if !m.debts.owes() && !m.foreign.uncertain() {
 		return false
 	}
 	for _, l := range m.lanes {

@@ -146,14 +146,7 @@ func TestConnectionsOfAnEarlierSource(t *testing.T) {
 	w.src = next
 	fillLost(t, w, "new")
 	link.SetUpstream(next.Addr())
-	list, err := src.Client(0).ClientList(ctx).Result()
-	ok(t, err)
-	for line := range strings.Lines(list) { // only the feed finds out
-		if strings.Contains(line, "name=crossfade:t:source:feed ") {
-			id := strings.TrimPrefix(strings.Fields(line)[0], "id=")
-			ok(t, src.Client(0).ClientKillByFilter(ctx, "ID", id).Err())
-		}
-	}
+	killFeed(t, src) // only the feed finds out
 	redistest.Eventually(t, 20*time.Second, func() bool { return w.m.Progress().Gaps > 0 }, "the feed is lost")
 	drain(t, w.m)
 	mustHaveLost(t, w, "new")

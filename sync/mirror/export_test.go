@@ -13,3 +13,6 @@ func (m *Mirror) FollowNow(ctx context.Context) error {
 	}
 	return nil
 }
+
+// CountNow counts what From has run of silent commands, as each heartbeat does.
+func (m *Mirror) CountNow() { m.checkForeign() }

@@ -236,7 +236,7 @@ func (m *Mirror) resume() *feed {
 		if f == nil || m.awaitWhole(f) {
 			return f
 		}
-		if m.ctx.Err() != nil {
+		if !sleep(m.ctx, 100*time.Millisecond) { // two servers may answer by turns
 			return nil
 		}
 	}

@@ -56,6 +56,19 @@ type foreign struct {
 	rounds  int              // how often answers of the server were taken in
 }
 
+// uncertain reports whether a stream may prove to have been changed by others once nothing is
+// in flight: clients were waiting in such commands when the counting began.
+func (f *foreign) uncertain() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, high := range f.highest {
+		if touches[name] == "stream" && high > f.lowest[name] {
+			return true
+		}
+	}
+	return false
+}
+
 // foreignBaseline takes the present excess as known.
 func (m *Mirror) foreignBaseline(ctx context.Context) error {
 	if m.cfg.Silent == nil {

@@ -130,7 +130,7 @@ func (h *heartbeat) Lag() time.Duration {
 func (m *Mirror) writeBeat(ctx context.Context, seq int64) error {
 	db := m.home[0]
 	ttl := max(20*m.cfg.Heartbeat, time.Minute)
-	if err := m.cfg.From.DB(db).Set(ctx, m.heartbeatKey(), strconv.FormatInt(seq, 10), ttl).Err(); err != nil {
+	if err := m.counted().pool.DB(db).Set(ctx, m.heartbeatKey(), strconv.FormatInt(seq, 10), ttl).Err(); err != nil {
 		return fmt.Errorf("writing the heartbeat %s into database %d of %s: %w", m.heartbeatKey(), db, m.cfg.From, err)
 	}
 	return nil

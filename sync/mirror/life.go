@@ -104,6 +104,15 @@ func (m *Mirror) source() *life {
 	return m.life
 }
 
+// Follows returns an error unless run is the run id of the process whose changes are
+// followed: a fence on another one would keep nobody from writing there.
+func (m *Mirror) Follows(run string) error {
+	if run == m.source().run {
+		return nil
+	}
+	return fmt.Errorf("another process answers at %s now than is copied from, which is %w", m.cfg.From, errElsewhere)
+}
+
 // counted is From as it is counted: before it is plain whether a process that has come in
 // the place of the one that is followed has lost its data, that is the new one already.
 func (m *Mirror) counted() *life {
@@ -144,7 +153,7 @@ func (m *Mirror) decide(follow bool) {
 func (m *Mirror) Warm(ctx context.Context) error {
 	l := m.source()
 	for _, db := range m.cfg.Map.On(m.cfg.Side) {
-		if err := l.pool.Warm(ctx, db, bigWorkers+1); err != nil {
+		if err := l.pool.Warm(ctx, db, bigWorkers+2); err != nil {
 			return err
 		}
 	}

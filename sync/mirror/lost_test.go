@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
 
@@ -83,7 +84,7 @@ func TestNothingIsCopiedFromAnOlderState(t *testing.T) {
 	errOlder := errors.New("older than it should be")
 	var older atomic.Bool
 	w := newWorld(t, func(c *mirror.Config) {
-		c.Remembers = func(context.Context) error {
+		c.Remembers = func(context.Context, *conn.Pool) error {
 			if older.Load() {
 				return errOlder
 			}

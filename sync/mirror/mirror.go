@@ -77,7 +77,8 @@ type Config struct {
 	// Remembers returns an error when From has come back in a state that is older than
 	// what it has said, so that To may have what nobody else has. It is asked before a
 	// scan, whenever From has been away. nil: nobody can tell.
-	Remembers func(context.Context) error
+	// It asks by the pool given, of the process that is meant.
+	Remembers func(context.Context, *conn.Pool) error
 	// Silent counts the commands without notifications that went through the
 	// proxy, per command: nil when nobody counts. See foreign.go.
 	Silent func() (forwarded, finished map[string]int64)
@@ -462,7 +463,14 @@ func (m *Mirror) Settled(ctx context.Context, db int, keys []string) ([]bool, er
 	if !live || !l.scanComplete() {
 		return nil, fmt.Errorf("database %d of %s is being scanned again, or its changes do not arrive", db, m.cfg.From)
 	}
-	return l.dirty.Clean(keys), nil
+	if !m.searching() || l.quiet.complete() {
+		clean := l.dirty.Clean(keys)
+		for i, owed := range l.quiet.owes(keys, m.debts.owes()) {
+			clean[i] = clean[i] && !owed
+		}
+		return clean, nil
+	}
+	return nil, fmt.Errorf("database %d of %s is looked through for what silent commands may have changed", db, m.cfg.From)
 }
 
 // Changes counts the changes that From has reported, but for those of ours. It only

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -24,8 +27,9 @@ import (
 
 const (
 	quietMost = 100_000 // keys that are known of one database
-	quietLot  = 500     // keys that From is asked about in one round trip
-	quietTurn = 64      // keys that are copied again with each heartbeat, where nobody is in a hurry
+	freshMost = 4 * quietMost
+	quietLot  = 500 // keys that From is asked about in one round trip
+	quietTurn = 64  // keys that are copied again with each heartbeat, where nobody is in a hurry
 )
 
 // quietKeys are those of one lane. Only one goroutine looks or asks at a time: see debts.
@@ -35,6 +39,7 @@ type quietKeys struct {
 
 	mu    sync.Mutex
 	era   int  // raised when an event may have been missed
+	many  bool // more than can be known, when they were counted last
 	whole bool // known and fresh have all
 	known map[string]struct{}
 	fresh map[string]struct{} // events say that they may be some, nobody has asked yet
@@ -62,9 +67,16 @@ func (q *quietKeys) heard(keys ...string) {
 			q.fresh[k] = struct{}{}
 		}
 	}
-	if len(q.known)+len(q.fresh) > quietMost {
+	if len(q.fresh) > freshMost {
 		q.drop()
 	}
+}
+
+// piled reports whether so much was heard that it is to be asked about soon.
+func (q *quietKeys) piled() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.fresh) > freshMost/8
 }
 
 // forget says that events may have been missed.
@@ -80,25 +92,52 @@ func (q *quietKeys) drop() { // with mu held
 	q.whole, q.known, q.fresh = false, nil, nil
 }
 
-// complete reports whether no look is needed.
+// complete reports whether no look is needed, or of any use.
 func (q *quietKeys) complete() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.whole
+	return q.whole || q.many
+}
+
+// owes reports which of keys may be due to be copied again. some says that those that are
+// known are about to be.
+func (q *quietKeys) owes(keys []string, some bool) []bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	due := make(map[string]struct{}, len(q.due))
+	for _, k := range q.due {
+		due[k] = struct{}{}
+	}
+	owed := make([]bool, len(keys))
+	for i, k := range keys {
+		_, owed[i] = due[k]
+		if some && !owed[i] {
+			_, known := q.known[k]
+			_, fresh := q.fresh[k]
+			owed[i] = known || fresh || !q.whole
+		}
+	}
+	return owed
 }
 
 // look finds the streams, unless they are known.
 func (q *quietKeys) look(ctx context.Context) error {
-	if q.complete() {
+	q.mu.Lock()
+	if q.whole {
+		q.mu.Unlock()
 		return nil
 	}
-	q.mu.Lock()
 	q.drop()
 	era := q.era
 	q.known, q.fresh = make(map[string]struct{}), make(map[string]struct{})
 	q.mu.Unlock()
 	q.on.Store(true) // before the first page: what comes into being behind it is heard of
 	err := q.each(ctx, "stream", func(keys []string) error {
+		if q.piled() {
+			if err := q.siftAll(ctx, q.heardOf(), era); err != nil {
+				return err
+			}
+		}
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		if q.era != era {
@@ -107,13 +146,14 @@ func (q *quietKeys) look(ctx context.Context) error {
 		for _, k := range keys {
 			q.known[k] = struct{}{}
 		}
-		if len(q.known)+len(q.fresh) > quietMost {
-			return fmt.Errorf("more than %d streams with groups are too many to be copied again", quietMost)
+		if len(q.known) > quietMost {
+			return errMany
 		}
 		return nil
 	})
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.many = errors.Is(err, errMany)
 	switch {
 	case q.era != era:
 		return errors.Join(err, errMissed)
@@ -125,7 +165,10 @@ func (q *quietKeys) look(ctx context.Context) error {
 	return nil
 }
 
-var errMissed = errors.New("changes may have been missed meanwhile")
+var (
+	errMissed = errors.New("changes may have been missed meanwhile")
+	errMany   = fmt.Errorf("more than %d streams with groups are too many to be copied again one by one", quietMost)
+)
 
 // each calls found with the keys of From's database that are of a type, those that matter.
 func (q *quietKeys) each(ctx context.Context, kind string, found func([]string) error) error {
@@ -135,7 +178,15 @@ func (q *quietKeys) each(ctx context.Context, kind string, found func([]string) 
 	}
 	p := l.scanned(l.from)
 	p.kind = kind
-	p.looked = func(n int) { _ = l.m.throttle.Wait(ctx, n) }
+	// Not by the limits of what is copied: those may be so low, or a pause, that no switch
+	// would ever come about. Half of the time is left to others.
+	began := time.Now()
+	p.looked = func(int) {
+		if !l.m.bigs.hurried() {
+			sleep(ctx, time.Since(began))
+		}
+		began = time.Now()
+	}
 	err := p.each(ctx, l.src(), func(keys []string) error {
 		for len(keys) > 0 {
 			n := min(len(keys), quietLot)
@@ -204,16 +255,29 @@ func (q *quietKeys) sift(ctx context.Context) error {
 		}
 		keys = append(keys, k)
 	}
-	for k := range q.fresh {
-		keys = append(keys, k)
-	}
 	q.mu.Unlock()
-	for whole && len(keys) > 0 {
-		n := min(len(keys), quietLot)
-		if err := q.siftSome(ctx, keys[:n], era); err != nil {
+	if !whole {
+		return nil
+	}
+	return q.siftAll(ctx, append(keys, q.heardOf()...), era)
+}
+
+// heardOf returns what events have told of and nobody has asked about yet.
+func (q *quietKeys) heardOf() []string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Collect(maps.Keys(q.fresh))
+}
+
+// siftAll asks about keys, and leaves the rest for later once somebody is in a hurry.
+func (q *quietKeys) siftAll(ctx context.Context, keys []string, era int) error {
+	for lot := range slices.Chunk(keys, quietLot) {
+		if q.l.m.bigs.hurried() {
+			return nil
+		}
+		if err := q.siftSome(ctx, lot, era); err != nil {
 			return err
 		}
-		keys = keys[n:]
 	}
 	return nil
 }

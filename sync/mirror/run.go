@@ -173,7 +173,7 @@ func (m *Mirror) checkLoss(ctx context.Context) error {
 	if m.cfg.Remembers == nil {
 		return nil
 	}
-	return m.cfg.Remembers(ctx)
+	return m.cfg.Remembers(ctx, m.counted().pool)
 }
 
 // awaitWhole waits until it is plain that From, whose changes f tells of, has not lost its
