@@ -120,14 +120,14 @@ func TestStreamsAreFoundWhileEverythingIsWritten(t *testing.T) {
 	writer.Go(func() {
 		pace := time.NewTicker(10 * time.Millisecond)
 		defer pace.Stop()
-		for n := 0; ; n += 500 {
+		for n := 0; ; n += 100 {
 			select {
 			case <-stop:
 				return
 			case <-pace.C:
 			}
 			pipe := c.Pipeline()
-			for i := range 500 {
+			for i := range 100 {
 				pipe.Set(ctx, fmt.Sprint("w", (n+i)%300_000), n, 0)
 			}
 			if _, err := pipe.Exec(ctx); err != nil {
