@@ -171,6 +171,7 @@ func (m *Mirror) heartbeats() {
 		m.checkFeed()
 		m.checkForeign()
 		m.settleSlowly()
+		m.checkSource()
 		seq, event := m.beat.begin()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := m.writeBeat(ctx, seq)
@@ -178,6 +179,7 @@ func (m *Mirror) heartbeats() {
 		if err != nil {
 			if m.ctx.Err() == nil {
 				m.errs.add("heartbeat", err)
+				m.checkSource() // a replica takes no writes
 			}
 			m.beat.sawEvent() // nothing was written, so no event is owed
 			continue

@@ -109,6 +109,7 @@ type Mirror struct {
 	count [2]*sharedScans // for counting: they never wait for those that copy, whose lanes may stand still until something was counted
 
 	toNodes *nodes // nil: To is one server
+	toOne   *one   // To, where it is one
 
 	ctx    context.Context // of everything that runs until Stop
 	cancel context.CancelCauseFunc
@@ -124,8 +125,8 @@ type Mirror struct {
 	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
 	reason    string        // why the mirror cannot vouch for being complete, or ""
 	gaps      int
-	toRun     string // run id of To
-	drained   string // run id of To at the last Drain
+	toRun     string // what To was when it was looked at last, see lookRun
+	drained   string // what it was at the last Drain
 	life      *life  // From, as it is followed; see there
 	next      *life  // who has come in its place, and may have lost its data; nil: nobody
 	listening bool
@@ -159,7 +160,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		order:  cfg.Map.Sources(),
 		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side), debts: newDebts(),
 	}
-	m.life = m.newLife("")
+	m.life = m.newLife(standing{}, time.Time{})
 	m.functions.brake = newBrake()
 	to := func() *conn.Pool { return cfg.To }
 	m.ends = [2]*sharedScans{
@@ -183,7 +184,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.views.init(m.order, cfg.Only)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
-	m.toNodes = newNodes(cfg.To)
+	m.toNodes, m.toOne = newNodes(cfg.To), &one{pool: cfg.To}
 	return m
 }
 
@@ -204,7 +205,7 @@ func (m *Mirror) Listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if m.consider(f.run) { // whoever it is: nothing was copied yet
+	if m.consider(ctx, f.who, f.at) { // whoever it is: nothing was copied yet
 		m.decide(true)
 	}
 	m.setFeed(f)
