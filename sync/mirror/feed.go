@@ -123,7 +123,9 @@ func (f *feed) askWho() error {
 	server, err := f.info("server")
 	if err == nil {
 		var replication string
-		replication, err = f.info("replication")
+		if replication, err = f.info("replication"); err != nil && forbids(err) {
+			replication, err = "", nil // see answer
+		}
 		f.who = standingIn(server, replication)
 	}
 	if err != nil {

@@ -70,25 +70,34 @@ func whoIsAt(w *conn.Wire) (standing, error) {
 	return standingIn(server, replication), err
 }
 
-// judge returns an error unless who answered at a time or later is this life's process, and
-// has its data.
-func (l *life) judge(ctx context.Context, who standing, at time.Time, err error) error {
+// turned is that From is not any more what a life was.
+type turned struct{ from, what string }
+
+func (e *turned) Error() string { return fmt.Sprintf("%s %s, %v", e.from, e.what, errElsewhere) }
+func (e *turned) Unwrap() error { return errElsewhere }
+
+// differs returns an error unless who answered at a time or later is this life's process, and
+// has its data: *turned where it is or has not.
+func (l *life) differs(ctx context.Context, who standing, at time.Time, err error) error {
 	if err != nil {
 		return fmt.Errorf("asking %s who it is: %w", l.m.cfg.From, err)
 	}
-	what := l.became(ctx, who, at)
-	if what == "" {
-		return nil
+	what, err := l.line.judge(who, at, func() (time.Duration, error) { return backlogTTL(ctx, l.m.cfg.From) })
+	if err != nil || what == "" {
+		return err
 	}
-	if l.m.source() == l {
-		l.m.dropFeed(fmt.Sprintf("%s %s", l.m.cfg.From, what)) // nobody has noticed yet
-	}
-	return fmt.Errorf("%s %s, %w", l.m.cfg.From, what, errElsewhere)
+	return &turned{l.m.cfg.From.String(), what}
 }
 
-// became is line.judge.
-func (l *life) became(ctx context.Context, who standing, at time.Time) string {
-	return l.line.judge(who, at, func() (time.Duration, error) { return backlogTTL(ctx, l.m.cfg.From) })
+// judge is differs for those who ask by a connection of this life, or by a new one. What
+// nobody has noticed yet ends the feed.
+func (l *life) judge(ctx context.Context, who standing, at time.Time, err error) error {
+	err = l.differs(ctx, who, at, err)
+	var t *turned
+	if errors.As(err, &t) && l.m.source() == l {
+		l.m.dropFeed(t.from + " " + t.what)
+	}
+	return err
 }
 
 func (l *life) keep(w *conn.Wire) error {
@@ -139,7 +148,7 @@ func (m *Mirror) counted() *life {
 // consider has the process be counted that a new feed comes from, which has said at a time
 // who it is. It reports whether that is another one than is followed, or has other data.
 func (m *Mirror) consider(ctx context.Context, who standing, at time.Time) bool {
-	if m.source().became(ctx, who, at) == "" {
+	if m.source().differs(ctx, who, at, nil) == nil {
 		return false
 	}
 	m.mu.Lock()
@@ -148,19 +157,32 @@ func (m *Mirror) consider(ctx context.Context, who standing, at time.Time) bool 
 	return true
 }
 
-// checkSource looks whether From is still who is followed.
-func (m *Mirror) checkSource() {
+// checkSource looks whether From is still who is followed, and returns *turned where it is not.
+// That From does not answer is for others to find.
+func (m *Mirror) checkSource(ctx context.Context) error {
 	m.mu.Lock()
 	l, up := m.life, m.feed != nil
 	m.mu.Unlock()
 	if !up {
-		return // resubscribing takes care
+		return nil // resubscribing takes care
 	}
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeout)
+	defer cancel()
+	who, at, err := whoIs(ctx, l.pool.DB(m.home[0]))
+	if err = l.judge(ctx, who, at, err); errors.As(err, new(*turned)) {
+		return err
+	}
+	return nil
+}
+
+// stillCounted returns an error unless From is still who was counted: while it was, it may
+// have become a replica, or have been given other data once more.
+func (m *Mirror) stillCounted() error {
+	l := m.counted()
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 	defer cancel()
-	if who, at, err := whoIs(ctx, l.pool.DB(m.home[0])); err == nil { // else the beat will say it
-		_ = l.judge(ctx, who, at, nil)
-	}
+	who, at, err := whoIs(ctx, l.pool.DB(m.home[0]))
+	return l.judge(ctx, who, at, err)
 }
 
 // decide has the process be followed that was considered, or not.

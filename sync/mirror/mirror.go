@@ -357,6 +357,7 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 		var id string
 		together, tctx := errgroup.WithContext(ctx)
 		together.Go(func() (err error) { id, _, err = m.lookRun(tctx); return err })
+		together.Go(func() error { return m.checkSource(tctx) }) // who has other data has not told of that
 		together.Go(func() error { return f(tctx) })
 		if err := together.Wait(); err != nil {
 			return err

@@ -70,7 +70,10 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 			}
 			was, what := n.lines[a], ""
 			if was != nil {
-				what = was.judge(who, at, func() (time.Duration, error) { return backlogTTL(tctx, n.pool.Node(a)) })
+				what, err = was.judge(who, at, func() (time.Duration, error) { return backlogTTL(tctx, n.pool.Node(a)) })
+			}
+			if err != nil {
+				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()

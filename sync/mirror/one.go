@@ -33,13 +33,16 @@ func (o *one) look(ctx context.Context) (id, lost string, err error) {
 func (o *one) judge(ctx context.Context, who standing, at time.Time) (id, lost string, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	what := ""
 	if o.line == nil {
 		o.line = newLine(who, at)
-	} else if what = o.line.judge(who, at, func() (time.Duration, error) { return backlogTTL(ctx, o.pool) }); what == demoted {
-		return "", "", fmt.Errorf("%s %s: what it has is another server's", o.pool, what)
 	}
-	if what != "" {
+	what, err := o.line.judge(who, at, func() (time.Duration, error) { return backlogTTL(ctx, o.pool) })
+	switch {
+	case err != nil:
+		return "", "", err
+	case what == demoted:
+		return "", "", fmt.Errorf("%s %s: what it has is another server's", o.pool, what)
+	case what != "":
 		o.line = newLine(who, at)
 		o.turns++
 		lost = fmt.Sprintf("%s %s", o.pool, mayLack(what))

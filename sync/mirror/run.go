@@ -38,10 +38,11 @@ func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
 		if err != nil {
 			return fmt.Errorf("asking %s who it is: %w", m.cfg.To, err)
 		}
-		if id, _, err := m.toOne.judge(ctx, who, a.at); err == nil {
-			return m.filledBy(id)
+		id, _, err := m.toOne.judge(ctx, who, a.at)
+		if err != nil {
+			return err
 		}
-		return m.filledBy("")
+		return m.filledBy(id)
 	}
 }
 
@@ -127,7 +128,7 @@ func (m *Mirror) Followed(ctx context.Context, p redis.Pipeliner) func() error {
 		m.mu.Lock()
 		l, up := m.life, m.feed != nil
 		m.mu.Unlock()
-		if err := l.judge(ctx, who, a.at, err); err != nil {
+		if err := l.differs(ctx, who, a.at, err); err != nil {
 			return err
 		}
 		if !up {
@@ -161,7 +162,7 @@ func (m *Mirror) checkLoss(ctx context.Context) error {
 }
 
 // replicaWait is how long it takes until a replica is looked at again.
-const replicaWait = 200 * time.Millisecond
+const replicaWait = time.Second
 
 // awaitWhole waits until it is plain that From, whose changes f tells of, has not lost its
 // data. It returns false when that cannot be of any use any more: the mirror stops, or
@@ -170,7 +171,7 @@ func (m *Mirror) awaitWhole(f *feed) bool {
 	if !m.consider(m.ctx, f.who, f.at) {
 		return true
 	}
-	if f.who.replica {
+	if f.who.replica && !m.source().line.first.replica {
 		err := fmt.Errorf("%s is a replica now, so that its data is another server's; it is looked at again once it is a master", m.cfg.From)
 		m.errs.add("feed", err)
 		m.setReason(err.Error())
@@ -181,6 +182,9 @@ func (m *Mirror) awaitWhole(f *feed) bool {
 	}
 	for {
 		err := m.checkLoss(m.ctx)
+		if err == nil {
+			err = m.stillCounted()
+		}
 		if err == nil {
 			m.decide(true)
 			return true

@@ -40,7 +40,7 @@ func (a asked) answer() (standing, error) {
 		return standing{}, err
 	}
 	replication, err := a.replication.Result()
-	if err != nil {
+	if err != nil && !forbids(err) { // some let nobody see it: then the run id is all there is
 		return standing{}, err
 	}
 	return standingIn(server, replication), nil
@@ -108,27 +108,30 @@ func newLine(s standing, at time.Time) *line {
 
 // judge returns what a server has become that says of itself what s tells, and did so at a
 // time or later: "" where it is this line's. ttl says for how long a master keeps its backlog
-// without replicas, 0 for ever, and an error where nobody can tell.
-func (l *line) judge(s standing, at time.Time, ttl func() (time.Duration, error)) string {
+// without replicas, 0 for ever. An error of it is judge's: nobody can tell then.
+func (l *line) judge(s standing, at time.Time, ttl func() (time.Duration, error)) (string, error) {
 	switch {
 	case s.run != l.first.run:
-		return restarted
+		return restarted, nil
 	case s.replica && !l.first.replica:
-		return demoted
+		return demoted, nil
 	case !s.replica && l.first.replica:
-		return promoted
+		return promoted, nil
 	}
 	l.mu.Lock()
 	until, same := l.until, s.replid == "" || l.first.replid == "" || l.known[s.replid]
 	l.mu.Unlock()
 	if !same {
 		if s.shifted || s.replica {
-			return promoted
+			return promoted, nil
 		}
 		// That it has no second id does not say it all: the id of a promotion goes when the
 		// backlog does, though not before.
-		if d, err := ttl(); err != nil || d > 0 && time.Since(until) >= d {
-			return promoted
+		switch d, err := ttl(); {
+		case err != nil:
+			return "", err
+		case d > 0 && time.Since(until) >= d:
+			return promoted, nil
 		}
 	}
 	l.mu.Lock()
@@ -137,7 +140,7 @@ func (l *line) judge(s standing, at time.Time, ttl func() (time.Duration, error)
 	if at.After(l.until) {
 		l.until = at
 	}
-	return ""
+	return "", nil
 }
 
 // shortTTL is what is taken for the time that nobody may ask for.
