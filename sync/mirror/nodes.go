@@ -60,20 +60,17 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 	together, tctx := errgroup.WithContext(ctx)
 	for a, must := range addresses {
 		together.Go(func() error {
+			was, what := n.lines[a], ""
 			who, at, err := n.master(tctx, a)
+			if err == nil && was != nil {
+				what, err = was.judge(who, at, func() (time.Duration, error) { return backlogTTL(tctx, n.pool.Node(a)) })
+			}
 			if err != nil && must {
 				n.t.Doubt(a)
 				return err
 			}
 			if err != nil {
 				return nil
-			}
-			was, what := n.lines[a], ""
-			if was != nil {
-				what, err = was.judge(who, at, func() (time.Duration, error) { return backlogTTL(tctx, n.pool.Node(a)) })
-			}
-			if err != nil {
-				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
