@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -23,8 +24,14 @@ func TestWhoHasAnothersDataIsNotTold(t *testing.T) {
 	const keys = 300
 	for name, seen := range map[string]bool{"between two looks": false, "seen as a replica": true} {
 		t.Run(name, func(t *testing.T) {
-			m, source, target := onTarget(t)
-			m.cfg.Sync.Heartbeat = 100 * time.Millisecond
+			source, target := redistest.Start(t), redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
+			m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), func(c *config.Config) {
+				c.Cutover.CreateUser, c.Sync.Heartbeat = false, 100*time.Millisecond
+			})
+			if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+				t.Fatal(err)
+			}
+			m.rec.Side, m.rec.Epoch, m.rec.Token, m.rec.Copied, m.rec.Phase = router.Target, 1, testToken, true, ReverseLost
 			ctx := withTimeout(t)
 			e, err := m.record().entry()
 			if err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
-// life is From as one process with one history, see line. An address says nothing about what answers
-// there: when a host dies, or an address moves, an empty server may be at the other end of
-// the next connection while the feed still hangs on the old one, and the old one may live on
+// life is From as one process with one history, see line. An address says nothing about what
+// answers there: when a host dies, or an address moves, an empty server may be at the other end
+// of the next connection while the feed still hangs on the old one, and the old one may live on
 // behind the connections of before. So all that is read of From in order to copy it goes
 // through connections that have looked who is there, and they end with the life.
 type life struct {
@@ -70,14 +70,14 @@ func whoIsAt(w *conn.Wire) (standing, error) {
 	return standingIn(server, replication), err
 }
 
-// turned is that From is not any more what a life was.
+// turned is an error: From is not any more what a life was.
 type turned struct{ from, what string }
 
 func (e *turned) Error() string { return fmt.Sprintf("%s %s, %v", e.from, e.what, errElsewhere) }
 func (e *turned) Unwrap() error { return errElsewhere }
 
 // differs returns an error unless who answered at a time or later is this life's process, and
-// has its data: *turned where it is or has not.
+// has its data. *turned means that it is not, or has not; any other, that nobody can tell.
 func (l *life) differs(ctx context.Context, who standing, at time.Time, err error) error {
 	if err != nil {
 		return fmt.Errorf("asking %s who it is: %w", l.m.cfg.From, err)
@@ -104,7 +104,7 @@ func (l *life) keep(w *conn.Wire) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
-		return fmt.Errorf("%s %w", l.m.cfg.From, errElsewhere)
+		return fmt.Errorf("%s has changed, %w", l.m.cfg.From, errElsewhere)
 	}
 	for old := range l.wires { // those that their owners have closed meanwhile
 		if old.Closed() {
@@ -175,8 +175,8 @@ func (m *Mirror) checkSource(ctx context.Context) error {
 	return nil
 }
 
-// stillCounted returns an error unless From is still who was counted: while it was, it may
-// have become a replica, or have been given other data once more.
+// stillCounted returns an error unless From is still who was counted: meanwhile it may have
+// become a replica, or have been given other data once more.
 func (m *Mirror) stillCounted() error {
 	l := m.counted()
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)

@@ -21,7 +21,7 @@ func (m *Mirror) Restarted(ctx context.Context) (bool, error) {
 
 // Filled asks, in p, who the server at the other end is; of a cluster, all masters behind it.
 // What it returns is to be called when p has run, and returns an error unless that is the
-// process that the last Drain has filled.
+// process that the last Drain has filled, and has kept it.
 func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
 	if m.toNodes != nil {
 		return func() error {
@@ -84,12 +84,11 @@ func (m *Mirror) checkRun(ctx context.Context) (changed bool, err error) {
 	return changed, err
 }
 
-// lookRun finds out whether To is still the process that was copied to, and has its data. One that
-// restarted may have lost what it had acknowledged, as one that was a replica has, so everything is
-// scanned again;
-// changed reports that to one caller or to several, id what To is now. (From needs no
-// such check: its restart ends the feed, which is a gap.) Of a cluster it is the same with
-// each master, and with one that another has taken the place of.
+// lookRun finds out whether To is still the process that was copied to, and has its data. One
+// that restarted may have lost what it had acknowledged, as one that was a replica has, so
+// everything is scanned again; changed reports that to one caller or to several, id what To is
+// now. (For From see checkSource.) Of a cluster it is the same with each master, and with one
+// that another has taken the place of.
 func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err error) {
 	var why string
 	if m.toNodes != nil {
