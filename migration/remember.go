@@ -78,9 +78,14 @@ func (m *Migration) guardRecord(ctx context.Context, r Record) {
 		if err != nil || ok {
 			continue
 		}
-		// One that has forgotten it in a restart is not told, see remembers.
+		// One that has forgotten it in a restart, or that has been given another server's data,
+		// is not told, see remembers.
 		var same store.Condition
-		if mi := m.activeMirror(); mi != nil && side == r.Side {
+		mi := m.activeMirror()
+		if mi == nil && side == r.Side && r.Epoch > 0 && !r.oneWay() {
+			continue // nobody knows who it is: begin asks it, and tells it
+		}
+		if mi != nil && side == r.Side {
 			same = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 				followed := mi.Followed(ctx, p)
 				return func(store.Asker, store.Entry) error { return followed() }

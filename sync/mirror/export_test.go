@@ -4,11 +4,11 @@ import "context"
 
 // FollowNow has a mirror that nobody starts follow the process that is at From now, as Listen does.
 func (m *Mirror) FollowNow(ctx context.Context) error {
-	run, err := runID(ctx, m.cfg.From)
+	who, at, err := whoIs(ctx, m.cfg.From.DB(0))
 	if err != nil {
 		return err
 	}
-	if m.consider(run) {
+	if m.consider(ctx, who, at) {
 		m.decide(true)
 	}
 	return nil

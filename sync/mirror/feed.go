@@ -30,8 +30,9 @@ type feed struct {
 	each func(db int, key string, event []byte) // of each event; nil: nobody asks
 	all  func()                                 // tracking: every key may have changed
 
-	tracking bool   // see tracking.go
-	run      string // of the process that it comes from
+	tracking bool      // see tracking.go
+	who      standing  // whom it comes from
+	at       time.Time // when that was asked
 
 	taken atomic.Int64 // messages read
 	twins twins        // the reader's
@@ -113,31 +114,43 @@ func (f *feed) greetNames(pool *conn.Pool) error {
 	if err := f.call("CLIENT", "NO-EVICT", "on"); err != nil && !errors.As(err, new(serverError)) {
 		return err
 	}
-	return f.askRun()
+	return f.askWho()
 }
 
-// askRun asks for the run id.
-func (f *feed) askRun() error {
-	if err := f.send("INFO", "server"); err != nil {
-		return err
-	}
-	line, err := f.line()
+// askWho asks who is there.
+func (f *feed) askWho() error {
+	f.at = time.Now()
+	server, err := f.info("server")
 	if err == nil {
-		switch line[0] {
-		case '$', '=': // RESP3 says what kind of text it is
-			var text []byte
-			text, err = f.rest(string(line[1:]))
-			f.run = runIDIn(string(text))
-		case '-':
-			err = serverError(line[1:])
-		default:
-			err = fmt.Errorf("the server sent %q where a text begins", line[0])
+		var replication string
+		if replication, err = f.info("replication"); err != nil && forbids(err) {
+			replication, err = "", nil // see answer
 		}
+		f.who = standingIn(server, replication)
 	}
 	if err != nil {
-		return fmt.Errorf("asking for the run id: %w", err)
+		return fmt.Errorf("asking who is there: %w", err)
 	}
 	return nil
+}
+
+// info asks for a section of INFO.
+func (f *feed) info(section string) (string, error) {
+	if err := f.send("INFO", section); err != nil {
+		return "", err
+	}
+	line, err := f.line()
+	if err != nil {
+		return "", err
+	}
+	switch line[0] {
+	case '$', '=': // RESP3 says what kind of text it is
+		text, err := f.rest(string(line[1:]))
+		return string(text), err
+	case '-':
+		return "", serverError(line[1:])
+	}
+	return "", fmt.Errorf("the server sent %q where a text begins", line[0])
 }
 
 // serverError is an error reply.

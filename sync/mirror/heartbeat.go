@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // heartbeat proves, again and again, that a write to From becomes an event, is
@@ -171,6 +173,7 @@ func (m *Mirror) heartbeats() {
 		m.checkFeed()
 		m.checkForeign()
 		m.settleSlowly()
+		_ = m.checkSource(m.ctx)
 		seq, event := m.beat.begin()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := m.writeBeat(ctx, seq)
@@ -178,6 +181,9 @@ func (m *Mirror) heartbeats() {
 		if err != nil {
 			if m.ctx.Err() == nil {
 				m.errs.add("heartbeat", err)
+				if redis.HasErrorPrefix(err, "READONLY") { // a replica's answer, since a moment ago
+					_ = m.checkSource(m.ctx)
+				}
 			}
 			m.beat.sawEvent() // nothing was written, so no event is owed
 			continue

@@ -110,6 +110,7 @@ type Mirror struct {
 	count [2]*sharedScans // for counting: they never wait for those that copy, whose lanes may stand still until something was counted
 
 	toNodes *nodes // nil: To is one server
+	toOne   *one   // To, where it is one
 
 	ctx    context.Context // of everything that runs until Stop
 	cancel context.CancelCauseFunc
@@ -125,8 +126,8 @@ type Mirror struct {
 	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
 	reason    string        // why the mirror cannot vouch for being complete, or ""
 	gaps      int
-	toRun     string // run id of To
-	drained   string // run id of To at the last Drain
+	toRun     string // what To was when it was looked at last, see lookRun
+	drained   string // what it was at the last Drain
 	life      *life  // From, as it is followed; see there
 	next      *life  // who has come in its place, and may have lost its data; nil: nobody
 	listening bool
@@ -160,7 +161,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 		order:  cfg.Map.Sources(),
 		feedUp: make(chan struct{}), elements: elements.NewKeys(cfg.Side), debts: newDebts(),
 	}
-	m.life = m.newLife("")
+	m.life = m.newLife(standing{}, time.Time{})
 	m.functions.brake = newBrake()
 	to := func() *conn.Pool { return cfg.To }
 	m.ends = [2]*sharedScans{
@@ -184,7 +185,7 @@ func New(cfg Config, log *slog.Logger) *Mirror {
 	}
 	m.views.init(m.order, cfg.Only)
 	m.out = newWriter(cfg.To, cfg.Timeout, 0)
-	m.toNodes = newNodes(cfg.To)
+	m.toNodes, m.toOne = newNodes(cfg.To), &one{pool: cfg.To}
 	return m
 }
 
@@ -205,7 +206,7 @@ func (m *Mirror) Listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if m.consider(f.run) { // whoever it is: nothing was copied yet
+	if m.consider(ctx, f.who, f.at) { // whoever it is: nothing was copied yet
 		m.decide(true)
 	}
 	m.setFeed(f)
@@ -357,6 +358,7 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 		var id string
 		together, tctx := errgroup.WithContext(ctx)
 		together.Go(func() (err error) { id, _, err = m.lookRun(tctx); return err })
+		together.Go(func() error { return m.checkSource(tctx) }) // who has other data has not told of that
 		together.Go(func() error { return f(tctx) })
 		if err := together.Wait(); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -13,15 +14,15 @@ import (
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
-// nodes knows the masters of a cluster by their run ids. A slot that moves from one of them
+// nodes knows the masters of a cluster, each by its line. A slot that moves from one of them
 // to another takes its keys along. But where a master is another process than it was, or
 // another node has taken its place, what it had acknowledged may be lost.
 type nodes struct {
 	pool *conn.Pool
 	t    *cluster.Topology
 
-	looking sync.Mutex        // held for a whole look, which takes some round trips
-	runs    map[string]string // by the addresses of masters that have slots
+	looking sync.Mutex       // held for a whole look, which takes some round trips
+	lines   map[string]*line // by the addresses of masters that have slots
 	losses  int
 }
 
@@ -48,26 +49,36 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 		return "", "", fmt.Errorf("the cluster %s has slots without a master", n.t)
 	}
 	addresses := make(map[string]bool) // and whether it must answer
-	for a := range n.runs {
+	for a := range n.lines {
 		addresses[a] = false
 	}
 	for _, master := range m.Masters() {
 		addresses[master.Address] = true
 	}
 	var mu sync.Mutex
-	runs := make(map[string]string)
+	now := make(map[string]*line)
 	together, tctx := errgroup.WithContext(ctx)
 	for a, must := range addresses {
 		together.Go(func() error {
-			run, err := n.masterRun(tctx, a)
+			was, what := n.lines[a], ""
+			who, at, err := n.master(tctx, a)
+			if err == nil && was != nil {
+				what, err = was.judge(who, at, func() (time.Duration, error) { return backlogTTL(tctx, n.pool.Node(a)) })
+			}
 			if err != nil && must {
 				n.t.Doubt(a)
 				return err
 			}
+			if err != nil {
+				return nil
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			if err == nil {
-				runs[a] = run
+			if now[a] = was; was == nil || what != "" {
+				now[a] = newLine(who, at)
+			}
+			if what != "" {
+				lost = fmt.Sprintf("node %s of %s %s", a, n.pool, mayLack(what))
 			}
 			return nil
 		})
@@ -75,13 +86,8 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 	if err := together.Wait(); err != nil {
 		return "", "", err
 	}
-	for a, was := range n.runs {
-		switch {
-		case runs[a] == was:
-			continue
-		case runs[a] != "":
-			lost = fmt.Sprintf("node %s of %s restarted and may have lost keys", a, n.pool)
-		default:
+	for a := range n.lines {
+		if now[a] == nil {
 			lost = fmt.Sprintf("node %s of %s is no master any more, and who has taken its place may lack keys", a, n.pool)
 		}
 	}
@@ -90,28 +96,30 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 	}
 	for a, must := range addresses {
 		if !must {
-			delete(runs, a) // it has no slots any more, and has lost nothing
+			delete(now, a) // it has no slots any more, and has lost nothing
 		}
 	}
-	n.runs = runs
+	n.lines = now
 	return "masters " + strconv.Itoa(n.losses), lost, nil
 }
 
-// masterRun asks a node for its run id. One that is no master, or that does not call the
-// cluster whole, is an error.
-func (n *nodes) masterRun(ctx context.Context, address string) (string, error) {
+// master asks a node who it is. One that is no master, or that does not call the cluster
+// whole, is an error.
+func (n *nodes) master(ctx context.Context, address string) (who standing, at time.Time, err error) {
 	pipe := n.pool.Node(address).DB(0).Pipeline()
-	server := pipe.Info(ctx, "server")
-	role := pipe.Info(ctx, "replication")
+	a := askWho(ctx, pipe)
 	state := pipe.ClusterInfo(ctx)
-	if _, err := pipe.Exec(ctx); err != nil {
-		return "", fmt.Errorf("asking node %s of %s for its run id: %w", address, n.pool, err)
+	_, err = pipe.Exec(ctx)
+	if err == nil {
+		who, err = a.answer()
 	}
-	if !strings.Contains(role.Val(), "role:master") {
-		return "", fmt.Errorf("node %s of %s is no master", address, n.pool)
+	switch {
+	case err != nil:
+		return who, a.at, fmt.Errorf("asking node %s of %s who it is: %w", address, n.pool, err)
+	case who.replica:
+		return who, a.at, fmt.Errorf("node %s of %s is no master", address, n.pool)
+	case !strings.Contains(state.Val(), "cluster_state:ok"):
+		return who, a.at, fmt.Errorf("node %s of %s says that the cluster is down", address, n.pool)
 	}
-	if !strings.Contains(state.Val(), "cluster_state:ok") {
-		return "", fmt.Errorf("node %s of %s says that the cluster is down", address, n.pool)
-	}
-	return runIDIn(server.Val()), nil
+	return who, a.at, nil
 }

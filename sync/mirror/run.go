@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // Restarted reports whether To is another process than the one that the last Drain
@@ -24,7 +21,7 @@ func (m *Mirror) Restarted(ctx context.Context) (bool, error) {
 
 // Filled asks, in p, who the server at the other end is; of a cluster, all masters behind it.
 // What it returns is to be called when p has run, and returns an error unless that is the
-// process that the last Drain has filled.
+// process that the last Drain has filled, and has kept it.
 func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
 	if m.toNodes != nil {
 		return func() error {
@@ -35,13 +32,17 @@ func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
 			return m.filledBy(id)
 		}
 	}
-	info := p.Info(ctx, "server")
+	a := askWho(ctx, p)
 	return func() error {
-		text, err := info.Result()
+		who, err := a.answer()
 		if err != nil {
-			return fmt.Errorf("asking %s for its run id: %w", m.cfg.To, err)
+			return fmt.Errorf("asking %s who it is: %w", m.cfg.To, err)
 		}
-		return m.filledBy(runIDIn(text))
+		id, _, err := m.toOne.judge(ctx, who, a.at)
+		if err != nil {
+			return err
+		}
+		return m.filledBy(id)
 	}
 }
 
@@ -65,7 +66,7 @@ func (m *Mirror) filledBy(id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.drained != id {
-		return fmt.Errorf("%s restarted since it was filled", m.cfg.To)
+		return fmt.Errorf("%s restarted, or was a replica, since it was filled", m.cfg.To)
 	}
 	return nil
 }
@@ -83,20 +84,20 @@ func (m *Mirror) checkRun(ctx context.Context) (changed bool, err error) {
 	return changed, err
 }
 
-// lookRun finds out whether To is still the process that was copied to. One that
-// restarted may have lost what it had acknowledged, so everything is scanned again;
-// changed reports that to one caller or to several, id what To is now. (From needs no
-// such check: its restart ends the feed, which is a gap.) Of a cluster it is the same with
-// each master, and with one that another has taken the place of.
+// lookRun finds out whether To is still the process that was copied to, and has its data. One
+// that restarted may have lost what it had acknowledged, as one that was a replica has, so
+// everything is scanned again; changed reports that to one caller or to several, id what To is
+// now. (For From see checkSource.) Of a cluster it is the same with each master, and with one
+// that another has taken the place of.
 func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err error) {
-	why := fmt.Sprintf("%s restarted and may have lost keys", m.cfg.To)
+	var why string
 	if m.toNodes != nil {
-		var lost string
-		if id, lost, err = m.toNodes.look(ctx); lost != "" {
-			why = lost
-		}
+		id, why, err = m.toNodes.look(ctx)
 	} else {
-		id, err = runID(ctx, m.cfg.To)
+		id, why, err = m.toOne.look(ctx)
+	}
+	if why == "" { // somebody else has found it first
+		why = fmt.Sprintf("%s may have lost keys", m.cfg.To)
 	}
 	if err != nil {
 		return "", false, err
@@ -116,38 +117,21 @@ func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err erro
 	return id, changed, nil
 }
 
-func runID(ctx context.Context, p *conn.Pool) (string, error) {
-	text, err := p.DB(0).Info(ctx, "server").Result()
-	if err != nil {
-		return "", fmt.Errorf("asking %s for its run id: %w", p, err)
-	}
-	return runIDIn(text), nil
-}
-
-// runIDIn finds it in the answer to INFO server, "" where it is not said.
-func runIDIn(text string) string {
-	for line := range strings.Lines(text) {
-		if v, ok := strings.CutPrefix(line, "run_id:"); ok {
-			return strings.TrimSpace(v)
-		}
-	}
-	return ""
-}
-
 // Followed asks, in p, who the server at the other end is. What it returns is to be called
 // when p has run, and returns an error unless that is the process whose changes are
-// followed now.
+// followed now, and has the data that it had.
 func (m *Mirror) Followed(ctx context.Context, p redis.Pipeliner) func() error {
-	info := p.Info(ctx, "server")
+	a := askWho(ctx, p)
 	return func() error {
-		text, err := info.Result()
-		if err != nil {
-			return fmt.Errorf("asking %s for its run id: %w", m.cfg.From, err)
-		}
+		who, err := a.answer()
 		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.feed == nil || m.life.run != runIDIn(text) {
-			return fmt.Errorf("%s %w", m.cfg.From, errElsewhere)
+		l, up := m.life, m.feed != nil
+		m.mu.Unlock()
+		if err := l.differs(ctx, who, a.at, err); err != nil {
+			return err
+		}
+		if !up {
+			return fmt.Errorf("the changes of %s do not arrive, %w", m.cfg.From, errElsewhere)
 		}
 		return nil
 	}
@@ -176,15 +160,30 @@ func (m *Mirror) checkLoss(ctx context.Context) error {
 	return m.cfg.Remembers(ctx, m.counted().pool)
 }
 
+// replicaWait is how long it takes until a replica is looked at again.
+const replicaWait = time.Second
+
 // awaitWhole waits until it is plain that From, whose changes f tells of, has not lost its
 // data. It returns false when that cannot be of any use any more: the mirror stops, or
 // another process has taken the place of the one that f comes from.
 func (m *Mirror) awaitWhole(f *feed) bool {
-	if !m.consider(f.run) {
+	if !m.consider(m.ctx, f.who, f.at) {
 		return true
+	}
+	if f.who.replica && !m.source().line.first.replica {
+		err := fmt.Errorf("%s is a replica now, so that its data is another server's; it is looked at again once it is a master", m.cfg.From)
+		m.errs.add("feed", err)
+		m.setReason(err.Error())
+		f.Close()
+		m.decide(false)
+		sleep(m.ctx, replicaWait)
+		return false
 	}
 	for {
 		err := m.checkLoss(m.ctx)
+		if err == nil {
+			err = m.stillCounted()
+		}
 		if err == nil {
 			m.decide(true)
 			return true

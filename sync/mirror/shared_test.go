@@ -40,11 +40,11 @@ func TestCountingDoesNotWaitForACopy(t *testing.T) {
 	t.Cleanup(m.Stop)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	run, err := runID(ctx, from)
+	who, at, err := whoIs(ctx, from.DB(0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.consider(run)
+	m.consider(ctx, who, at)
 	m.decide(true) // as Listen does
 	stands, goOn, ended := make(chan bool), make(chan bool), make(chan error, 1)
 	go func() {
