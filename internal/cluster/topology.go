@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/internal/slot"
 )
 
 const (
@@ -48,9 +49,10 @@ type Topology struct {
 
 	mu      sync.Mutex // guards what follows; never held over I/O
 	clients map[string]*redis.Client
-	changed chan struct{} // closed with each new map
-	hint    string        // the node that knew of a change last
-	said    string        // the trouble that was logged last
+	changed chan struct{}      // closed with each new map
+	hint    string             // the node that knew of a change last
+	said    string             // the trouble that was logged last
+	moved   [slot.Count]uint64 // the epoch of the map in which each slot was with another node first
 	closed  bool
 }
 
@@ -209,7 +211,7 @@ func (t *Topology) Moved(r Redirect, from string) {
 		t.replace(m.with(r.Slot, r.Address))
 	}
 	t.mu.Unlock()
-	t.look()
+	t.Look()
 }
 
 // Doubt tells that a node could not be reached, or is no master any more, so that the map is
@@ -225,11 +227,11 @@ func (t *Topology) Doubt(address string) {
 
 func (t *Topology) soon() {
 	t.doubted.Store(true)
-	t.look()
+	t.Look()
 }
 
-// look has Run ask soon.
-func (t *Topology) look() {
+// Look has Run ask soon, as for those to whom it matters that they miss no move.
+func (t *Topology) Look() {
 	select {
 	case t.nudge <- struct{}{}:
 	default:
@@ -259,10 +261,28 @@ func (t *Topology) settle(found *Map) {
 
 // replace makes next the present map. The caller holds mu.
 func (t *Topology) replace(next *Map) {
-	next.Epoch = t.Map().Epoch + 1
+	m := t.Map()
+	next.Epoch = m.Epoch + 1
+	for _, s := range m.Moved(next) {
+		t.moved[s] = next.Epoch
+	}
 	t.now.Store(next)
 	close(t.changed)
 	t.changed = make(chan struct{})
+}
+
+// MovedSince returns the slots that have moved since a map was the present one, also those
+// that are back where they were, as far as anybody has noticed.
+func (t *Topology) MovedSince(m *Map) []uint16 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []uint16
+	for s, epoch := range t.moved {
+		if epoch > m.Epoch {
+			all = append(all, uint16(s))
+		}
+	}
+	return all
 }
 
 // complain logs trouble once.

@@ -291,22 +291,23 @@ func TestScanSeesWhatStays(t *testing.T) {
 
 // TestRestless: a slot that was where it is while it was looked through need not be again.
 func TestRestless(t *testing.T) {
-	one, two := new(cluster.Map), new(cluster.Map)
 	far := cluster.Opening{From: "a:1", To: "b:1"}
 	for name, c := range map[string]struct {
-		at   scanAt
-		open map[uint16]cluster.Opening
-		want []uint16
+		at    scanAt
+		open  map[uint16]cluster.Opening
+		want  []uint16
+		moved []uint16
 	}{
-		"nothing moves":           {scanAt{}, nil, nil},
-		"opened before":           {scanAt{open: map[uint16]cluster.Opening{7: far}}, nil, []uint16{7}},
-		"opened meanwhile":        {scanAt{}, map[uint16]cluster.Opening{7: far}, []uint16{7}},
-		"open, and seen":          {scanAt{open: map[uint16]cluster.Opening{7: far}, seen: map[uint16]cluster.Opening{7: far}}, map[uint16]cluster.Opening{7: far}, nil},
-		"opened to another":       {scanAt{seen: map[uint16]cluster.Opening{7: far}}, map[uint16]cluster.Opening{7: {From: "a:1", To: "c:1"}}, []uint16{7}},
-		"has come to rest before": {scanAt{due: map[uint16]bool{8: true}}, map[uint16]cluster.Opening{7: far, 8: far}, []uint16{8}},
+		"nothing moves":           {scanAt{}, nil, nil, nil},
+		"opened before":           {scanAt{open: map[uint16]cluster.Opening{7: far}}, nil, []uint16{7}, nil},
+		"opened meanwhile":        {scanAt{}, map[uint16]cluster.Opening{7: far}, []uint16{7}, nil},
+		"open, and seen":          {scanAt{open: map[uint16]cluster.Opening{7: far}, seen: map[uint16]cluster.Opening{7: far}}, map[uint16]cluster.Opening{7: far}, nil, nil},
+		"opened to another":       {scanAt{seen: map[uint16]cluster.Opening{7: far}}, map[uint16]cluster.Opening{7: {From: "a:1", To: "c:1"}}, []uint16{7}, nil},
+		"has come to rest before": {scanAt{due: map[uint16]bool{8: true}}, map[uint16]cluster.Opening{7: far, 8: far}, []uint16{8}, nil},
+		"has moved":               {scanAt{}, nil, []uint16{7}, []uint16{7}},
+		"has moved as others":     {scanAt{due: map[uint16]bool{8: true}}, nil, []uint16{8}, []uint16{7, 8}},
 	} {
-		c.at.since = one
-		if got := slices.Sorted(maps.Keys(c.at.restless(two, c.open))); !slices.Equal(got, c.want) {
+		if got := slices.Sorted(maps.Keys(c.at.restless(c.moved, c.open))); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}

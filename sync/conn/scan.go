@@ -128,6 +128,7 @@ func (h *routed) scanOn(ctx context.Context, at scanAt, words []any) (keys []str
 
 // nodeKeys is a page of a node.
 func (h *routed) nodeKeys(ctx context.Context, at *scanAt, words []any) ([]string, error) {
+	h.t.Look() // a slot that goes and comes back meanwhile is to be noticed
 	node := at.parts[0].node
 	pipe := h.p.Node(node).DB(0).Pipeline()
 	page := redis.NewScanCmd(ctx, nil, append([]any{"scan", at.cursor}, words...)...)
@@ -175,6 +176,7 @@ func (h *routed) lostNode(ctx context.Context, at *scanAt, answer, err error) er
 
 // slotKeys are the keys of some slots of a node.
 func (h *routed) slotKeys(ctx context.Context, at *scanAt, words []any) ([]string, error) {
+	h.t.Look()
 	part := at.parts[0]
 	n := min(len(part.slots), slotsAtOnce)
 	now, later := part.slots[:n], part.slots[n:]
@@ -272,7 +274,7 @@ func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
 	if !m.Whole() {
 		return nil, &notSent{fmt.Errorf("scanning the cluster %s: it has slots without a master", h.t)}
 	}
-	due := at.restless(m, open)
+	due := at.restless(h.t.MovedSince(at.since), open)
 	if len(due) == 0 {
 		return nil, nil
 	}
@@ -307,14 +309,14 @@ func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
 // restless returns the slots that the parts were for and that are to be looked through again:
 // they have moved since the parts were chosen, or are at two nodes of which not both were
 // looked through in the right order.
-func (at *scanAt) restless(now *cluster.Map, open map[uint16]cluster.Opening) map[uint16]bool {
+func (at *scanAt) restless(moved []uint16, open map[uint16]cluster.Opening) map[uint16]bool {
 	found := make(map[uint16]bool)
 	add := func(s uint16) {
 		if at.due == nil || at.due[s] {
 			found[s] = true
 		}
 	}
-	for _, s := range at.since.Moved(now) {
+	for _, s := range moved {
 		add(s)
 	}
 	for _, openings := range []map[uint16]cluster.Opening{at.open, open} {
