@@ -304,7 +304,7 @@ func TestBigKeysUnderRandomChanges(t *testing.T) {
 				for ctx.Err() == nil && err == nil {
 					move := moves[r.IntN(len(moves))]
 					for range 1 + r.IntN(20) {
-						err = errors.Join(err, changeSomething(t.Context(), w, r, move))
+						err = errors.Join(err, changeSomething(t.Context(), w, c, r, move))
 					}
 				}
 				done <- err
@@ -327,8 +327,8 @@ const manyMoves = 19
 
 // changeSomething runs one command on a big key. A round of removals alone can
 // empty the key: what the server answers then is no fault.
-func changeSomething(ctx context.Context, w *world, r *rand.Rand, move int) error {
-	c, n := w.src.Client(0), r.IntN(100_000)
+func changeSomething(ctx context.Context, w *world, c *redis.Client, r *rand.Rand, move int) error {
+	n := r.IntN(100_000)
 	e := fmt.Sprintf("%010d%s", n, strings.Repeat("y", n%200))
 	moves := []func() error{
 		func() error { return c.RPush(ctx, "list", e, e).Err() },

@@ -52,7 +52,7 @@ func TestLine(t *testing.T) {
 			if again, err := l.judge(tt.now, at, func() (time.Duration, error) { return 0, errNobody }); again != "" || err != nil {
 				t.Errorf("once more: %q, %v", again, err)
 			}
-			if l.until != at {
+			if !l.until.Equal(at) {
 				t.Errorf("it was the same at %v, and not at %v", at, l.until)
 			}
 		})
