@@ -111,14 +111,15 @@ func (x *terminal) text() string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// awaits waits until the screen shows all of the texts, and returns it.
+// awaits waits until the screen shows all of the texts, also where a line ends within one, and
+// returns it.
 func (x *terminal) awaits(wants ...string) string {
 	x.t.Helper()
 	text := ""
 	if err := redistest.Within(20*time.Second, func() bool {
 		text = x.text()
 		for _, want := range wants {
-			if !strings.Contains(text, want) {
+			if !strings.Contains(text, want) && !strings.Contains(strings.Join(strings.Fields(text), " "), want) {
 				return false
 			}
 		}
