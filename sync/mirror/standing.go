@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -39,6 +40,9 @@ func (a asked) answer() (standing, error) {
 	if err != nil {
 		return standing{}, err
 	}
+	if server == "" { // the commands of a pipeline whose connection was refused have no error
+		return standing{}, errNoAnswer
+	}
 	replication, err := a.replication.Result()
 	if err != nil && !forbids(err) { // some let nobody see it: then the run id is all there is
 		return standing{}, err
@@ -50,10 +54,14 @@ func (a asked) answer() (standing, error) {
 func whoIs(ctx context.Context, c interface{ Pipeline() redis.Pipeliner }) (s standing, at time.Time, err error) {
 	p := c.Pipeline()
 	a := askWho(ctx, p)
-	_, _ = p.Exec(ctx) // each has its own error
-	s, err = a.answer()
+	_, refused := p.Exec(ctx)
+	if s, err = a.answer(); errors.Is(err, errNoAnswer) && refused != nil {
+		err = refused
+	}
 	return s, a.at, err
 }
+
+var errNoAnswer = errors.New("it has not answered")
 
 // standingIn finds it in the answers to INFO server and INFO replication.
 func standingIn(server, replication string) standing {

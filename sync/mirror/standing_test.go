@@ -2,9 +2,25 @@ package mirror
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/crossfade/crossfade/internal/redistest"
 )
+
+// TestWhoIsRefused: who does not let us in has said nothing, and says why.
+func TestWhoIsRefused(t *testing.T) {
+	s := redistest.Start(t)
+	_, _, err := whoIs(t.Context(), s.ClientAs("nobody", "x", 0))
+	if err == nil || !strings.HasPrefix(err.Error(), "WRONGPASS") {
+		t.Errorf("the error is %v", err)
+	}
+	who, _, err := whoIs(t.Context(), s.Client(0))
+	if err != nil || who.run == "" || who.replid == "" || who.replica {
+		t.Errorf("it is %+v, %v", who, err)
+	}
+}
 
 // TestLine: which changes of a server's standing mean that it may lack what it had.
 func TestLine(t *testing.T) {
