@@ -154,9 +154,12 @@ func (t *Topology) askOne(ctx context.Context, address string) (answer, error) {
 	slots := pipe.Do(ctx, "CLUSTER", "SLOTS")
 	shards := pipe.Do(ctx, "CLUSTER", "SHARDS") // 7.0; knows of masters without slots
 	self := pipe.Do(ctx, "CLUSTER", "MYID")
-	_, _ = pipe.Exec(ctx) // each has its own error
+	_, refused := pipe.Exec(ctx) // each has its own error, but where the connection is refused
 	fail := func(err error) (answer, error) {
 		return answer{}, fmt.Errorf("node %s: %w", address, err)
+	}
+	if refused != nil && slots.Err() == nil && slots.Val() == nil {
+		return fail(refused)
 	}
 	ranges, err := slots.Slice()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -167,7 +168,7 @@ func (h *routed) send(ctx context.Context, node string, units []*unit) {
 				_ = pipe.Process(ctx, cmd) // is queued
 			}
 		}
-		_, _ = pipe.Exec(ctx) // each has its own error
+		stamp(pipe.Exec(ctx))
 	}
 	for _, u := range units {
 		if err := u.broken(); err != nil && ctx.Err() == nil {
@@ -193,11 +194,23 @@ func (h *routed) sendTx(ctx context.Context, c *redis.Client, u *unit) {
 	for _, cmd := range u.cmds {
 		_ = pipe.Process(ctx, cmd) // is queued
 	}
-	_, err := pipe.Exec(ctx)
+	cmds, err := pipe.Exec(ctx)
+	stamp(cmds, err)
 	for _, cmd := range u.cmds {
 		if err != nil && cmd.Err() == nil && !ran(err) {
 			cmd.SetErr(err)
 		}
+	}
+}
+
+// stamp has the error of a pipeline be each command's where none has one: a server that refused
+// the connection has run none of them, and go-redis leaves them as if they had been answered.
+func stamp(cmds []redis.Cmder, err error) {
+	if err == nil || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
+		return
+	}
+	for _, cmd := range cmds {
+		cmd.SetErr(err)
 	}
 }
 

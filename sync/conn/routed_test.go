@@ -189,6 +189,39 @@ func TestCommandsSurviveAFailover(t *testing.T) {
 	redistest.Eventually(t, 30*time.Second, put, "writes after another one")
 }
 
+// TestRefusedByANode: nodes that let nobody in any more have run nothing of a pipeline, and each
+// of its commands says so.
+func TestRefusedByANode(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0)
+	p, ctx := clustered(t, c), t.Context()
+	db := p.DB(0)
+	must(t, db.Set(ctx, "k", 1, 0).Err())
+	for _, s := range c.Servers {
+		client := s.Client(0)
+		must(t, client.Do(ctx, "CONFIG", "SET", "requirepass", "another").Err())
+		_ = client.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err()
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), "NOAUTH") && !strings.Contains(err.Error(), "WRONGPASS") && !strings.Contains(err.Error(), "EOF") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for name, pipe := range map[string]redis.Pipeliner{"a pipeline": db.Pipeline(), "a transaction": db.TxPipeline()} {
+		var cmds []redis.Cmder
+		for i := range 3 {
+			cmds = append(cmds, pipe.Set(ctx, fmt.Sprintf("{k}:%d", i), 1, 0))
+		}
+		_, err := pipe.Exec(ctx)
+		refused(name, err)
+		for _, cmd := range cmds {
+			refused(name+": "+fmt.Sprint(cmd.Args()...), cmd.Err())
+		}
+	}
+	_, _, err := db.Scan(ctx, 0, "", 10).Result()
+	refused("a scan", err)
+}
+
 // TestScanSeesWhatStays scans while slots move to and fro: every key that is there from the
 // beginning to the end is shown, and though slots never stop to move there is an end.
 func TestScanSeesWhatStays(t *testing.T) {

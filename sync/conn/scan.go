@@ -134,7 +134,7 @@ func (h *routed) nodeKeys(ctx context.Context, at *scanAt, words []any) ([]strin
 	page := redis.NewScanCmd(ctx, nil, append([]any{"scan", at.cursor}, words...)...)
 	_ = pipe.Process(ctx, page) // is queued
 	info := pipe.Info(ctx, "server")
-	_, _ = pipe.Exec(ctx) // each has its own error
+	stamp(pipe.Exec(ctx))
 	keys, cursor := page.Val()
 	if err := errors.Join(page.Err(), info.Err()); err != nil {
 		return nil, h.lostNode(ctx, at, page.Err(), err)
@@ -245,11 +245,11 @@ func (h *routed) picked(ctx context.Context, c *redis.Client, keys []string, wor
 	for i, k := range keys {
 		kinds[i] = pipe.Type(ctx, k)
 	}
-	_, _ = pipe.Exec(ctx) // each has its own error
+	stamp(pipe.Exec(ctx))
 	var out []string
 	for i, k := range keys {
 		switch err := kinds[i].Err(); {
-		case err != nil && !isReply(err):
+		case err != nil && (!isReply(err) || !displaced(err.Error())):
 			return nil, err
 		case err != nil || kinds[i].Val() == kind: // one that has moved on is shown in any case
 			out = append(out, k)

@@ -69,12 +69,12 @@ func (d *debts) leave() { <-d.turn }
 // count was read that made them owed is in the copies.
 func (m *Mirror) owe(ctx context.Context) error { // with the turn
 	d := m.debts
+	d.looking.Store(true) // before nothing is owed any more
+	defer d.looking.Store(false)
 	kinds := d.take()
 	if len(kinds) == 0 {
 		return nil
 	}
-	d.looking.Store(true)
-	defer d.looking.Store(false)
 	together, tctx := errgroup.WithContext(ctx)
 	for _, l := range m.lanes {
 		for _, kind := range kinds {

@@ -67,6 +67,9 @@ func whoIsAt(w *conn.Wire) (standing, error) {
 		return standing{}, err
 	}
 	replication, err := w.Text()
+	if err != nil && forbids(err) {
+		replication, err = "", nil // see answer
+	}
 	return standingIn(server, replication), err
 }
 
@@ -180,6 +183,21 @@ func (m *Mirror) checkSource(ctx context.Context) error {
 	who, at, err := whoIs(ctx, l.pool.DB(m.home[0]))
 	if err = l.judge(ctx, who, at, err); errors.As(err, new(*turned)) {
 		return err
+	}
+	return nil
+}
+
+// stillThere returns an error unless From, as it was followed in a life, is so still, and told
+// of its changes all the while: then what was read from it is what it has.
+func (m *Mirror) stillThere(ctx context.Context, l *life) error {
+	who, at, err := whoIs(ctx, l.pool.DB(m.home[0]))
+	if err := l.judge(ctx, who, at, err); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.life != l || m.feed == nil {
+		return fmt.Errorf("%s has changed, %w", m.cfg.From, errElsewhere)
 	}
 	return nil
 }

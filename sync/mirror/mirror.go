@@ -352,13 +352,14 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 		return err
 	}
 	for {
+		l := m.source()
 		if err := m.clean(ctx); err != nil {
 			return err
 		}
 		var id string
 		together, tctx := errgroup.WithContext(ctx)
 		together.Go(func() (err error) { id, _, err = m.lookRun(tctx); return err })
-		together.Go(func() error { return m.checkSource(tctx) }) // who has other data has not told of that
+		together.Go(func() error { return m.stillThere(tctx, l) }) // who has other data has not told of that
 		together.Go(func() error { return f(tctx) })
 		if err := together.Wait(); err != nil {
 			return err
@@ -466,9 +467,10 @@ func (m *Mirror) Settled(ctx context.Context, db int, keys []string) ([]bool, er
 		return nil, fmt.Errorf("database %d of %s is being scanned again, or its changes do not arrive", db, m.cfg.From)
 	}
 	if !m.searching() || l.quiet.complete() {
+		owed := l.quiet.owes(keys, m.debts.owes()) // first: what is paid meanwhile is dirty
 		clean := l.dirty.Clean(keys)
-		for i, owed := range l.quiet.owes(keys, m.debts.owes()) {
-			clean[i] = clean[i] && !owed
+		for i := range clean {
+			clean[i] = clean[i] && !owed[i]
 		}
 		return clean, nil
 	}

@@ -303,6 +303,10 @@ func (q *quietKeys) siftSome(ctx context.Context, keys []string, era int) error 
 		for _, k := range yes {
 			q.known[k] = struct{}{}
 		}
+		if len(q.known) > quietMost {
+			q.drop()
+			q.many = true
+		}
 	}
 	return err
 }
@@ -316,6 +320,12 @@ func (q *quietKeys) owe(ctx context.Context, kind string) error {
 			q.due = append(q.due, keys...)
 			return nil
 		})
+	}
+	q.mu.Lock()
+	many := q.many
+	q.mu.Unlock()
+	if many && q.l.m.bigs.hurried() {
+		return errMany // who waits need not wait for that once more
 	}
 	if err := q.look(ctx); err != nil {
 		return err
@@ -341,11 +351,12 @@ func (q *quietKeys) pay(most int) (left int) {
 	q.mu.Lock()
 	n := min(most, len(q.due))
 	keys := q.due[:n]
-	if q.due = q.due[n:]; len(q.due) == 0 {
-		q.due = nil
-	}
-	left = len(q.due)
 	q.mu.Unlock()
 	q.l.m.Silent(q.l.db, keys...)
-	return left
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.due = q.due[n:]; len(q.due) == 0 { // only who has the turn takes any away
+		q.due = nil
+	}
+	return len(q.due)
 }

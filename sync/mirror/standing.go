@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -171,8 +172,12 @@ func backlogTTL(ctx context.Context, p *conn.Pool) (time.Duration, error) {
 	return time.Duration(seconds) * time.Second, nil
 }
 
-// forbids reports whether an error is a server's no.
+// forbids reports whether an error is a server's no, in whatever words a service says that, and
+// not one that passes.
 func forbids(err error) bool {
+	if !errors.As(err, new(redis.Error)) && !errors.As(err, new(serverError)) {
+		return false
+	}
 	text := err.Error()
-	return strings.HasPrefix(text, "NOPERM") || unknownCommand(err)
+	return !slices.ContainsFunc([]string{"LOADING", "BUSY", "MASTERDOWN", "WRONGPASS", "NOAUTH"}, func(word string) bool { return strings.HasPrefix(text, word) })
 }

@@ -164,6 +164,10 @@ func (m *Mirror) isTracking() bool {
 // flushedSomewhere takes the news that databases were emptied, of which only the
 // number is not told.
 func (m *Mirror) flushedSomewhere() {
+	// One that is made a replica is emptied too, and what it has next is another server's.
+	if m.checkSource(m.ctx) != nil {
+		return
+	}
 	for _, l := range m.lanes {
 		l.requestScan()
 	}
