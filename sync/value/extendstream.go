@@ -13,9 +13,9 @@ const pendingMost = 20_000
 
 // extendStream brings new entries, takes the oldest away until there are as
 // many as on the source, and writes the groups anew when something happened to
-// them, or less is pending in them than on the source. Entries never change and their ids only grow; so the target, which has
-// all that the source has and perhaps more, is right when number and oldest
-// entry agree.
+// them, or when not as much is pending in them as on the source. Entries never
+// change and their ids only grow; so the target, which has all that the source
+// has and perhaps more, is right when number and oldest entry agree.
 func (b *Big) extendStream(ctx context.Context, src *redis.Client, w Watch) error {
 	seen, before := w.Known()
 	if !seen.only(Appended | Trimmed | Deleted | Grouped) {
