@@ -27,6 +27,7 @@ type Big struct {
 	kind   string // its type
 	length int64  // its elements or bytes
 	last   streamID
+	lacks  bool // a stream's groups: what is pending although its entry went during the copy
 	pace   pace
 	old    bool // the source is asked for one element at a time
 
@@ -231,7 +232,7 @@ func (b *Big) place(ctx context.Context, src *redis.Client, w Watch) error {
 		switch {
 		case b.kind == "stream":
 			b.placed = seen.only(Appended | Trimmed | Deleted | Grouped)
-			b.last = t.state.last
+			b.last, b.lacks = t.state.last, t.lacking
 		case hasElements(b.kind):
 			b.placed = b.counts && seen.only(Element|Grouped)
 		default:

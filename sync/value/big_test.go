@@ -2,6 +2,8 @@ package value
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -95,6 +97,112 @@ func TestExtendFindsDeletedEntries(t *testing.T) {
 	w.say(Deleted, Deleted)
 	if _, ok, err := b.Extend(t.Context(), src, w); !ok || err != nil {
 		t.Errorf("it was not extended: %v", err)
+	}
+	wantEqual(t, src, dst, "k", "k")
+}
+
+// settle has b brought up to what src has, by additions alone while that will do, as
+// whoever hears of changes does, and returns whether the whole was copied.
+func settle(t *testing.T, src *redis.Client, b *Big, w *told) (whole bool) {
+	t.Helper()
+	for range 5 {
+		_, ok, err := b.Extend(t.Context(), src, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.settled {
+			return whole
+		}
+		if !ok {
+			whole = true
+			if _, err := b.Build(t.Context(), src, w); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Fatal("it is never settled")
+	return whole
+}
+
+// An entry that goes while the stream is copied, when it was found to be there and was
+// not read yet, is pending all the same. Its end is all that is told.
+func TestPendingEntriesGoDuringTheCopy(t *testing.T) {
+	for name, gone := range map[string][]any{
+		"deleted": {"XDEL", "k", "996-1", "997-1"},
+		"trimmed": {"XTRIM", "k", "MAXLEN", 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src, dst := two(t)
+			for i := range 1000 {
+				run(t, src, "XADD", "k", fmt.Sprintf("%d-1", i+1), "f", "v")
+			}
+			run(t, src, "XGROUP", "CREATE", "k", "g", "0")
+			run(t, src, "XREADGROUP", "GROUP", "g", "c", "COUNT", 1000, "STREAMS", "k", ">")
+			w, kind := new(told), map[string]Changes{"deleted": Deleted, "trimmed": Trimmed}[name]
+			chunks := 0
+			b := NewBig("k", func(ctx context.Context, write func(context.Context, *redis.Client) error) error {
+				if chunks++; chunks == 1 {
+					run(t, src, gone...)
+					w.say(kind, kind)
+				}
+				return write(ctx, dst)
+			})
+			if _, err := b.Build(t.Context(), src, w); err != nil {
+				t.Fatal(err)
+			}
+			settle(t, src, b, w)
+			wantEqual(t, src, dst, "k", "k")
+		})
+	}
+}
+
+// A server of 8.2 and later can take what is pending away together with entries. The
+// events are those of any trimming.
+func TestPendingGoesWithEntries(t *testing.T) {
+	src, dst := two(t)
+	add(t, src, "k", 1, 30)
+	run(t, src, "XGROUP", "CREATE", "k", "g", "0")
+	run(t, src, "XREADGROUP", "GROUP", "g", "c", "COUNT", 10, "STREAMS", "k", ">")
+	b, w := NewBig("k", direct(dst)), new(told)
+	if _, err := b.Build(t.Context(), src, w); err != nil {
+		t.Fatal(err)
+	}
+	run(t, src, "XTRIM", "k", "MAXLEN", 28)
+	run(t, src, "XACK", "k", "g", "1000-1", "1000-2")
+	w.say(Trimmed, Trimmed)
+	if settle(t, src, b, w) {
+		t.Error("the whole was copied")
+	}
+	wantEqual(t, src, dst, "k", "k")
+}
+
+// What stood in for an entry in a copy that was interrupted is no entry in the end,
+// although what was pending was acknowledged before the copy went on.
+func TestStandInsOfAnInterruptedCopy(t *testing.T) {
+	src, dst := two(t)
+	for i := range 1000 {
+		run(t, src, "XADD", "k", fmt.Sprintf("%d-1", i+1), "f", "v")
+	}
+	run(t, src, "XGROUP", "CREATE", "k", "g", "0")
+	run(t, src, "XREADGROUP", "GROUP", "g", "c", "COUNT", 20, "STREAMS", "k", ">")
+	run(t, src, "XDEL", "k", "7-1", "9-1")
+	cut, chunks := errors.New("cut"), 0
+	b, w := NewBig("k", func(ctx context.Context, write func(context.Context, *redis.Client) error) error {
+		if chunks++; chunks == 2 {
+			return cut
+		}
+		return write(ctx, dst)
+	}), new(told)
+	if _, err := b.Build(t.Context(), src, w); !errors.Is(err, cut) {
+		t.Fatal(err)
+	}
+	run(t, src, "XACK", "k", "g", "7-1")
+	w.say(Grouped, Grouped)
+	if _, err := b.Build(t.Context(), src, w); err != nil {
+		t.Fatal(err)
+	}
+	if w.known == 0 {
+		t.Error("the copy began anew: the test does not test what it says")
 	}
 	wantEqual(t, src, dst, "k", "k")
 }

@@ -2,6 +2,7 @@ package value
 
 import (
 	"context"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -12,9 +13,9 @@ const pendingMost = 20_000
 
 // extendStream brings new entries, takes the oldest away until there are as
 // many as on the source, and writes the groups anew when something happened to
-// them. Entries never change and their ids only grow; so the target, which has
-// all that the source has and perhaps more, is right when number and oldest
-// entry agree.
+// them, or when not as much is pending in them as on the source. Entries never
+// change and their ids only grow; so the target, which has all that the source
+// has and perhaps more, is right when number and oldest entry agree.
 func (b *Big) extendStream(ctx context.Context, src *redis.Client, w Watch) error {
 	seen, before := w.Known()
 	if !seen.only(Appended | Trimmed | Deleted | Grouped) {
@@ -63,9 +64,17 @@ func (b *Big) extendStream(ctx context.Context, src *redis.Client, w Watch) erro
 		return errMisfit
 	}
 	agree := true
-	if seen&Grouped != 0 {
-		if agree, err = b.regroup(ctx, src, t, s); err != nil {
+	if seen&(Trimmed|Deleted|Grouped) != 0 || b.lacks {
+		old, err := b.groups(ctx)
+		if err != nil {
 			return err
+		}
+		// A server can take what is pending away together with the entries (8.2, DELREF).
+		if seen&Grouped != 0 || b.lacks || !samePending(old, s.groups) {
+			if agree, err = b.regroup(ctx, src, t, s.groups, old); err != nil {
+				return err
+			}
+			b.lacks = !agree
 		}
 	}
 	if err := setCounters(ctx, t, s); err != nil {
@@ -134,25 +143,31 @@ func (b *Big) shorten(ctx context.Context, t *temp, s stream) error {
 	return nil
 }
 
-// regroup writes the groups anew and reports whether as much is pending in them as
-// on the source. What is pending although its entry is gone cannot be written in
+// groups returns the groups that the target has.
+func (b *Big) groups(ctx context.Context) (groups []group, err error) {
+	err = b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
+		have, err := readStream(ctx, dst, b.key)
+		groups = have.groups
+		return err
+	})
+	return groups, err
+}
+
+// samePending reports whether both have the same groups, and as much is pending in each.
+func samePending(a, b []group) bool {
+	return slices.EqualFunc(a, b, func(x, y group) bool { return x.name == y.name && x.pending == y.pending })
+}
+
+// regroup writes the groups anew in place of old and reports whether all that is pending
+// in them is pending now. What is so although its entry is gone cannot be written in
 // place, see findGhosts.
-func (b *Big) regroup(ctx context.Context, src *redis.Client, t *temp, s stream) (agree bool, err error) {
+func (b *Big) regroup(ctx context.Context, src *redis.Client, t *temp, groups, old []group) (agree bool, err error) {
 	var all int64
-	for _, g := range s.groups {
+	for _, g := range groups {
 		all += g.pending
 	}
 	if all > pendingMost {
 		return false, errMisfit
-	}
-	var old []group
-	err = b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
-		have, err := readStream(ctx, dst, b.key)
-		old = have.groups
-		return err
-	})
-	if err != nil {
-		return false, err
 	}
 	for _, g := range old {
 		if g.pending > pendingMost {
@@ -162,25 +177,10 @@ func (b *Big) regroup(ctx context.Context, src *redis.Client, t *temp, s stream)
 			return false, err
 		}
 	}
-	for _, g := range s.groups {
+	for _, g := range groups {
 		if err := copyGroup(ctx, src, b.key, t, g); err != nil {
 			return false, err
 		}
 	}
-	agree = true
-	err = b.through(ctx, func(ctx context.Context, dst *redis.Client) error {
-		have, err := readStream(ctx, dst, b.key)
-		if err != nil {
-			return err
-		}
-		pending := make(map[string]int64)
-		for _, g := range have.groups {
-			pending[g.name] = g.pending
-		}
-		for _, g := range s.groups {
-			agree = agree && pending[g.name] == g.pending
-		}
-		return nil
-	})
-	return agree, err
+	return !t.lacking, nil
 }

@@ -28,7 +28,7 @@ func copyStream(ctx context.Context, src *redis.Client, key string, t *temp) err
 			return err
 		}
 	}
-	if err := dropGhosts(ctx, t, ghosts, t.first); err != nil {
+	if err := dropGhosts(ctx, t); err != nil {
 		return err
 	}
 	return setCounters(ctx, t, s)
@@ -71,7 +71,10 @@ func findGhosts(ctx context.Context, src *redis.Client, key string, s stream) ([
 // ids, and notes the first that is no ghost.
 func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s stream, ghosts []streamID) error {
 	add := func(e entry) []any { return anys(e.fields, "XADD", t.key, e.id.String()) }
-	standIn := func(id streamID) []any { return []any{"XADD", t.key, id.String(), "", ""} }
+	standIn := func(id streamID) []any {
+		t.standIns = append(t.standIns, id)
+		return []any{"XADD", t.key, id.String(), "", ""}
+	}
 	from := streamID{}
 	if t.began {
 		n, found := slices.BinarySearchFunc(ghosts, t.last, streamID.compare)
@@ -128,6 +131,9 @@ func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s 
 	return nil
 }
 
+// copyGroup writes a group anew. What is pending in it and cannot be claimed is noted:
+// its entry went after ghosts were looked for and before entries were read, and as no
+// event tells that groups have lost anything, nobody else would know.
 func copyGroup(ctx context.Context, src *redis.Client, key string, t *temp, g group) error {
 	create := []any{"XGROUP", "CREATE", t.key, g.name, g.last}
 	var err error
@@ -169,7 +175,16 @@ func copyGroup(ctx context.Context, src *redis.Client, key string, t *temp, g gr
 			cmds[i] = []any{"XCLAIM", t.key, g.name, p.consumer, 0, p.id.String(),
 				"TIME", p.delivered, "RETRYCOUNT", p.count, "FORCE", "JUSTID", "LASTID", g.last}
 		}
-		return t.write(ctx, 0, cmds...)
+		claimed, _, err := t.ask(ctx, 0, "EXISTS", cmds)
+		if err != nil {
+			return err
+		}
+		for _, c := range claimed {
+			if ids, ok := c.Val().([]any); !ok || len(ids) == 0 {
+				t.lacking = true
+			}
+		}
+		return nil
 	})
 }
 
@@ -178,14 +193,17 @@ func tooNew(err error) bool {
 	return unknownCommand(err) || says(err, "syntax error") || says(err, "wrong number of arguments")
 }
 
-// dropGhosts removes the stand-ins. Those before the first real entry are
+// dropGhosts removes the stand-ins, also those of a copy that goes on here, some of which
+// are no ghosts any more: acknowledged meanwhile. Those before the first real entry are
 // trimmed: XDEL would be remembered as max-deleted-id, which cannot be taken
 // back, while the source may have trimmed too. The others were deleted by XDEL
 // on the source as well, which remembers them.
-func dropGhosts(ctx context.Context, t *temp, ghosts []streamID, first *streamID) error {
-	if len(ghosts) == 0 {
+func dropGhosts(ctx context.Context, t *temp) error {
+	if len(t.standIns) == 0 {
 		return nil
 	}
+	slices.SortFunc(t.standIns, streamID.compare)
+	ghosts, first := slices.Compact(t.standIns), t.first
 	if first == nil {
 		return t.write(ctx, 0, []any{"XTRIM", t.key, "MAXLEN", 0})
 	}

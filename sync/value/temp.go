@@ -42,12 +42,14 @@ type temp struct {
 	length  int64 // elements or bytes after the last chunk
 	pace    pace
 
-	fromTail bool      // of a list: the last elements first
-	cursor   string    // of SSCAN, HSCAN, ZSCAN; "" at the beginning
-	state    stream    // of a stream, as of the end of its entries
-	last     streamID  // of a stream: the newest entry, or stand-in, written
-	first    *streamID // of a stream: the oldest entry that is no stand-in
-	grouped  bool      // of a stream: groups may have been written
+	fromTail bool       // of a list: the last elements first
+	cursor   string     // of SSCAN, HSCAN, ZSCAN; "" at the beginning
+	state    stream     // of a stream, as of the end of its entries
+	last     streamID   // of a stream: the newest entry, or stand-in, written
+	first    *streamID  // of a stream: the oldest entry that is no stand-in
+	standIns []streamID // of a stream: that may have been written, see findGhosts
+	grouped  bool       // of a stream: groups may have been written
+	lacking  bool       // of a stream: an entry was pending that was not there to be claimed
 
 	manner  Manner
 	dropped int // expiries of hash fields that were left behind
@@ -81,6 +83,12 @@ func (t *temp) write(ctx context.Context, bytes int64, cmds ...[]any) error {
 // A temporary key that went away was evicted or flushed, and what comes after
 // must not pass for the whole.
 func (t *temp) send(ctx context.Context, bytes int64, size string, cmds [][]any) (n int64, err error) {
+	_, n, err = t.ask(ctx, bytes, size, cmds)
+	return n, err
+}
+
+// ask is send, and returns the answers to cmds too.
+func (t *temp) ask(ctx context.Context, bytes int64, size string, cmds [][]any) (answers []*redis.Cmd, n int64, err error) {
 	err = t.through(ctx, func(ctx context.Context, dst *redis.Client) error {
 		p := dst.Pipeline()
 		var before *redis.IntCmd
@@ -88,8 +96,9 @@ func (t *temp) send(ctx context.Context, bytes int64, size string, cmds [][]any)
 			before = p.Exists(ctx, t.key)
 		}
 		t.began = true
-		for _, c := range cmds {
-			p.Do(ctx, c...)
+		answers = make([]*redis.Cmd, len(cmds))
+		for i, c := range cmds {
+			answers[i] = p.Do(ctx, c...)
 		}
 		after := p.Do(ctx, size, t.key)
 		var alive *redis.BoolCmd
@@ -111,7 +120,7 @@ func (t *temp) send(ctx context.Context, bytes int64, size string, cmds [][]any)
 			t.after()
 		}
 	}
-	return n, err
+	return answers, n, err
 }
 
 // grow is write for a chunk of elements; size is the command that counts them.
