@@ -111,6 +111,7 @@ func (p *Pool) options(n int) *redis.Options {
 		MaxRetries:               -1, // an outcome that is unknown is never retried silently
 		DialerRetries:            1,
 		PoolSize:                 32,
+		PipelinePoolSize:         -1, // or pipelines would have connections of their own, which nobody warms
 		ReadTimeout:              p.timeout,
 		WriteTimeout:             p.timeout,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
