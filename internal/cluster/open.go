@@ -91,3 +91,51 @@ func readOpenings(open map[uint16]Opening, text, self string, ids map[string]str
 		}
 	}
 }
+
+// Slots are some of the slots.
+type Slots [slot.Count / 64]uint64
+
+// Has reports whether a slot is among them.
+func (s *Slots) Has(n uint16) bool { return s[n/64]>>(n%64)&1 != 0 }
+
+// Set has a slot be among them, or not.
+func (s *Slots) Set(n uint16, is bool) {
+	if s[n/64] &^= 1 << (n % 64); is {
+		s[n/64] |= 1 << (n % 64)
+	}
+}
+
+// AtRest returns the slots that the node which has answered CLUSTER NODES has, and that are
+// not being moved: all their keys are there at that moment.
+func AtRest(text string) *Slots {
+	at := new(Slots)
+	number := func(s string) (uint16, bool) {
+		n, err := strconv.ParseUint(s, 10, 16)
+		return uint16(n), err == nil && n < slot.Count
+	}
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) < 9 || !strings.Contains(fields[2], "myself") {
+			continue
+		}
+		for _, f := range fields[8:] { // in this order: ranges, and what is being moved
+			if open, is := strings.CutPrefix(f, "["); is {
+				open, _, _ = strings.Cut(open, "-")
+				if n, is := number(open); is {
+					at.Set(n, false)
+				}
+				continue
+			}
+			from, to, is := strings.Cut(f, "-")
+			if !is {
+				to = from
+			}
+			first, ok := number(from)
+			last, also := number(to)
+			for n := first; ok && also && n <= last; n++ {
+				at.Set(n, true)
+			}
+		}
+	}
+	return at
+}

@@ -40,3 +40,21 @@ func TestRedirects(t *testing.T) {
 		}
 	}
 }
+
+func TestAtRest(t *testing.T) {
+	text := `07c3 127.0.0.1:30004@31004,hostname4 slave e7d1 0 1426238317239 4 connected
+67ed 127.0.0.1:30002@31002,hostname2 master - 0 1426238316232 2 connected 5461-10922
+e7d1 127.0.0.1:30001@31001,hostname1 myself,master - 0 0 1 connected 0-3 77 100-16383 [2->-67ed] [93-<-67ed] [77->-67ed]
+`
+	at := AtRest(text)
+	for s := range uint16(16384) {
+		if want := s <= 3 && s != 2 || s >= 100; at.Has(s) != want {
+			t.Errorf("slot %d: %v", s, at.Has(s))
+		}
+	}
+	for _, text := range []string{"", "07c3 h:1@2 myself,slave e7d1 0 0 4 connected\n", "07c3 h:1@2 myself,master - 0 0 4 connected x 16384 5-\n"} {
+		if *AtRest(text) != (Slots{}) {
+			t.Errorf("%q has slots", text)
+		}
+	}
+}

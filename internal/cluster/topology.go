@@ -17,7 +17,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/config"
-	"github.com/crossfade/crossfade/internal/slot"
 )
 
 const (
@@ -49,10 +48,9 @@ type Topology struct {
 
 	mu      sync.Mutex // guards what follows; never held over I/O
 	clients map[string]*redis.Client
-	changed chan struct{}      // closed with each new map
-	hint    string             // the node that knew of a change last
-	said    string             // the trouble that was logged last
-	moved   [slot.Count]uint64 // the epoch of the map in which each slot was with another node first
+	changed chan struct{} // closed with each new map
+	hint    string        // the node that knew of a change last
+	said    string        // the trouble that was logged last
 	closed  bool
 }
 
@@ -211,7 +209,7 @@ func (t *Topology) Moved(r Redirect, from string) {
 		t.replace(m.with(r.Slot, r.Address))
 	}
 	t.mu.Unlock()
-	t.Look()
+	t.look()
 }
 
 // Doubt tells that a node could not be reached, or is no master any more, so that the map is
@@ -227,11 +225,11 @@ func (t *Topology) Doubt(address string) {
 
 func (t *Topology) soon() {
 	t.doubted.Store(true)
-	t.Look()
+	t.look()
 }
 
-// Look has Run ask soon, as for those to whom it matters that they miss no move.
-func (t *Topology) Look() {
+// look has Run ask soon.
+func (t *Topology) look() {
 	select {
 	case t.nudge <- struct{}{}:
 	default:
@@ -263,26 +261,9 @@ func (t *Topology) settle(found *Map) {
 func (t *Topology) replace(next *Map) {
 	m := t.Map()
 	next.Epoch = m.Epoch + 1
-	for _, s := range m.Moved(next) {
-		t.moved[s] = next.Epoch
-	}
 	t.now.Store(next)
 	close(t.changed)
 	t.changed = make(chan struct{})
-}
-
-// MovedSince returns the slots that have moved since a map was the present one, also those
-// that are back where they were, as far as anybody has noticed.
-func (t *Topology) MovedSince(m *Map) []uint16 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var all []uint16
-	for s, epoch := range t.moved {
-		if epoch > m.Epoch {
-			all = append(all, uint16(s))
-		}
-	}
-	return all
 }
 
 // complain logs trouble once.

@@ -61,39 +61,6 @@ func agrees(t *testing.T, top *Topology, c *redistest.Cluster) {
 	}
 }
 
-// TestRemembersWhatCameBack: a slot that is where it was has moved all the same.
-func TestRemembersWhatCameBack(t *testing.T) {
-	c := redistest.StartCluster(t, 3, 0)
-	ctx := t.Context()
-	top := follow(t, c, c.Servers[0].Addr())
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(top.Refresh(ctx))
-	before := top.Map()
-	owner := c.Owner(7)
-	to := c.Servers[0]
-	if to == owner {
-		to = c.Servers[1]
-	}
-	for i, s := range []*redistest.Server{to, owner} {
-		c.Move(s, 7)
-		must(top.Refresh(ctx))
-		if got := top.MovedSince(before); !slices.Equal(got, []uint16{7}) {
-			t.Errorf("after %d moves %v are said to have moved", i+1, got)
-		}
-	}
-	if moved := before.Moved(top.Map()); len(moved) > 0 {
-		t.Errorf("%v are not where they were", moved)
-	}
-	if got := top.MovedSince(top.Map()); len(got) > 0 {
-		t.Errorf("%v have moved since now", got)
-	}
-}
-
 func TestFollowsMovesAndFailovers(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 1, redistest.WithPassword("secret"))
 	ctx := context.Background()

@@ -306,12 +306,8 @@ func TestScanSeesWhatStays(t *testing.T) {
 
 	// One that never comes to rest is told of.
 	h := &routed{p: p, t: p.topology()}
-	at := scanAt{since: h.t.Map(), due: map[uint16]bool{802: true}, rounds: mostRounds - 1}
+	at := scanAt{due: map[uint16]bool{802: true}, rounds: mostRounds - 1}
 	for _, given := range []bool{false, true} {
-		if to = c.Servers[0]; c.Owner(802) == to {
-			to = c.Servers[1]
-		}
-		c.Move(to, 802)
 		next, err := h.rescan(ctx, at)
 		if given != errors.As(err, new(Refusal)) || given != (next == nil) || Away(err) {
 			t.Fatalf("given up %v: %+v, %v", given, next, err)
@@ -322,25 +318,68 @@ func TestScanSeesWhatStays(t *testing.T) {
 	}
 }
 
-// TestRestless: a slot that was where it is while it was looked through need not be again.
-func TestRestless(t *testing.T) {
-	far := cluster.Opening{From: "a:1", To: "b:1"}
+// TestScanSeesWhatWasAway: a slot that has gone to a node that was through, and is back before
+// anybody has asked who has which slots, was not there when its node was scanned.
+func TestScanSeesWhatWasAway(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0)
+	p, ctx := clustered(t, c), t.Context()
+	db := p.DB(0)
+	pipe := db.Pipeline()
+	for i := range 300 {
+		pipe.Set(ctx, fmt.Sprintf("k:%d", i), 1, 0)
+	}
+	_, err := pipe.Exec(ctx)
+	must(t, err)
+	server := func(address string) *redistest.Server {
+		return c.Servers[slices.IndexFunc(c.Servers, func(s *redistest.Server) bool { return s.Addr() == address })]
+	}
+	masters := p.topology().Map().Masters()
+	first, second := server(masters[0].Address), server(masters[1].Address)
+	s := uint16(0)
+	for i := 0; c.Owner(s) != second; i++ {
+		s = slot.Of(fmt.Sprintf("k:%d", i))
+	}
+	seen := make(map[string]bool)
+	for page, cursor := 0, uint64(0); page == 0 || cursor != 0; page++ {
+		switch page {
+		case 1:
+			c.Move(first, s)
+		case 2:
+			c.Move(second, s)
+		}
+		var keys []string
+		keys, cursor, err = db.Scan(ctx, cursor, "", 1000).Result()
+		must(t, err)
+		for _, k := range keys {
+			seen[k] = true
+		}
+	}
+	if len(seen) != 300 {
+		t.Errorf("%d of 300 keys were shown", len(seen))
+	}
+}
+
+// TestUnshown: a slot that was at rest while it was looked through need not be again.
+func TestUnshown(t *testing.T) {
+	far := map[uint16]cluster.Opening{7: {From: "a:1", To: "b:1"}}
+	all, some := new(cluster.Slots), new(cluster.Slots)
+	for s := range uint16(slot.Count) {
+		all.Set(s, true)
+		some.Set(s, s != 7)
+	}
 	for name, c := range map[string]struct {
-		at    scanAt
-		open  map[uint16]cluster.Opening
-		want  []uint16
-		moved []uint16
+		at   scanAt
+		want []uint16
 	}{
-		"nothing moves":           {scanAt{}, nil, nil, nil},
-		"opened before":           {scanAt{open: map[uint16]cluster.Opening{7: far}}, nil, []uint16{7}, nil},
-		"opened meanwhile":        {scanAt{}, map[uint16]cluster.Opening{7: far}, []uint16{7}, nil},
-		"open, and seen":          {scanAt{open: map[uint16]cluster.Opening{7: far}, seen: map[uint16]cluster.Opening{7: far}}, map[uint16]cluster.Opening{7: far}, nil, nil},
-		"opened to another":       {scanAt{seen: map[uint16]cluster.Opening{7: far}}, map[uint16]cluster.Opening{7: {From: "a:1", To: "c:1"}}, []uint16{7}, nil},
-		"has come to rest before": {scanAt{due: map[uint16]bool{8: true}}, map[uint16]cluster.Opening{7: far, 8: far}, []uint16{8}, nil},
-		"has moved":               {scanAt{}, nil, []uint16{7}, []uint16{7}},
-		"has moved as others":     {scanAt{due: map[uint16]bool{8: true}}, nil, []uint16{8}, []uint16{7, 8}},
+		"all at rest":             {scanAt{shown: all}, nil},
+		"one was not":             {scanAt{shown: some}, []uint16{7}},
+		"nor was it before":       {scanAt{shown: some, due: map[uint16]bool{7: true, 8: true}}, []uint16{7}},
+		"was at rest before":      {scanAt{shown: some, due: map[uint16]bool{8: true}}, nil},
+		"open, and one side seen": {scanAt{shown: all, open: far}, []uint16{7}},
+		"open, and both seen":     {scanAt{shown: all, open: far, seen: far}, nil},
+		"nothing is shown":        {scanAt{due: map[uint16]bool{7: true}}, []uint16{7}},
 	} {
-		if got := slices.Sorted(maps.Keys(c.at.restless(c.moved, c.open))); !slices.Equal(got, c.want) {
+		if got := slices.Sorted(maps.Keys(c.at.unshown())); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}

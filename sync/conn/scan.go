@@ -11,14 +11,17 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/internal/cluster"
+	"github.com/crossfade/crossfade/internal/slot"
 )
 
 // A SCAN of a cluster goes through its masters one after the other. What SCAN promises, that
 // every key is shown that is there from its beginning to its end, holds for each node alone:
 // a key that moves from one that is still to be scanned to one that has been is not shown. So
-// in the end the slots that have moved, or are being moved, are looked through again, first
-// where they are moved from and then where to, until none has moved meanwhile. A key may be
-// shown more than once.
+// each node is asked with each page, in the same moment, which slots it has all the keys of:
+// a slot of which that was so in all pages has been shown. The others are looked through
+// again, slot by slot, until each was while it was at rest. One that stays between two nodes
+// is looked through first where it is moved from and then where to. A key may be shown more
+// than once.
 //
 // Where a scan is cannot be told in a number: the cursors that callers get stand for that. One
 // may be used again for as long as not very many others were made after it.
@@ -30,7 +33,7 @@ const cursorsKept = 4096
 // node is scanned as a whole instead.
 const bigSlot = 4096
 
-// slotsAtOnce is how many slots are asked for their keys at a time.
+// slotsAtOnce is how many slots at most are asked for their keys at a time.
 const slotsAtOnce = 64
 
 // mostRounds is how often in a row slots are looked through without one less to be looked
@@ -38,17 +41,19 @@ const slotsAtOnce = 64
 // again, and so all together some 20 s.
 const mostRounds = 50
 
-// place in a scan. It is not changed once a cursor stands for it.
+// place in a scan. It is not changed once a cursor stands for it, nor is what it points to.
 type scanAt struct {
 	parts  []scanPart
 	cursor uint64 // in the first part, where that is a whole node
-	run    string // the run id of that node, "" at its beginning: a cursor is good for one process
+	run    string // the run id of that node: a cursor is good for one process
+	// steady are the slots that were at rest there in all pages; nil at its beginning.
+	steady *cluster.Slots
 
-	since  *cluster.Map    // as it was when the parts were chosen
 	due    map[uint16]bool // the slots that the parts are for; nil: all
+	shown  *cluster.Slots  // those of which all keys were shown while they were at rest; nil: none
 	rounds int             // in a row that have left no fewer due
-	// open are the slots that were being moved then; seen are those of them whose nodes are
-	// among the parts in the right order.
+	// open are the slots that were being moved when the parts were chosen; seen are those of
+	// them whose nodes are among the parts in the right order.
 	open, seen map[uint16]cluster.Opening
 }
 
@@ -102,7 +107,7 @@ func (h *routed) beginScan(ctx context.Context) (*scanAt, error) {
 	if err != nil {
 		return nil, &notSent{err}
 	}
-	at := &scanAt{since: m, open: open}
+	at := &scanAt{open: open}
 	for _, n := range m.Masters() {
 		at.parts = append(at.parts, scanPart{node: n.Address})
 	}
@@ -128,28 +133,77 @@ func (h *routed) scanOn(ctx context.Context, at scanAt, words []any) (keys []str
 
 // nodeKeys is a page of a node.
 func (h *routed) nodeKeys(ctx context.Context, at *scanAt, words []any) ([]string, error) {
-	h.t.Look() // a slot that goes and comes back meanwhile is to be noticed
 	node := at.parts[0].node
-	pipe := h.p.Node(node).DB(0).Pipeline()
+	tx := h.p.Node(node).DB(0).TxPipeline()
+	state := askState(ctx, tx)
+	info := tx.Info(ctx, "server")
 	page := redis.NewScanCmd(ctx, nil, append([]any{"scan", at.cursor}, words...)...)
-	_ = pipe.Process(ctx, page) // is queued
-	info := pipe.Info(ctx, "server")
-	stamp(pipe.Exec(ctx))
+	_ = tx.Process(ctx, page) // is queued
+	stamp(tx.Exec(ctx))
 	keys, cursor := page.Val()
-	if err := errors.Join(page.Err(), info.Err()); err != nil {
+	if err := errors.Join(page.Err(), info.Err(), state.err()); err != nil {
 		return nil, h.lostNode(ctx, at, page.Err(), err)
 	}
+	rest := state.atRest()
 	switch run := runIDIn(info.Val()); {
-	case at.run == "":
-		at.run = run
+	case at.steady == nil:
+		at.run, at.steady = run, rest
 	case at.run != run: // what its predecessor has called a cursor means nothing to it
-		at.cursor, at.run = 0, ""
+		at.cursor, at.run, at.steady = 0, "", nil
 		return nil, nil
+	default:
+		at.steady = both(at.steady, rest)
 	}
 	if at.cursor = cursor; cursor == 0 {
-		at.parts, at.run = at.parts[1:], ""
+		at.shown = either(at.shown, at.steady)
+		at.parts, at.run, at.steady = at.parts[1:], "", nil
 	}
 	return keys, nil
+}
+
+// nodeState is what a node says about its slots.
+type nodeState struct {
+	info  *redis.StringCmd
+	nodes *redis.StringCmd
+}
+
+func askState(ctx context.Context, pipe redis.Pipeliner) nodeState {
+	return nodeState{pipe.ClusterInfo(ctx), pipe.ClusterNodes(ctx)}
+}
+
+func (s nodeState) err() error { return errors.Join(s.info.Err(), s.nodes.Err()) }
+
+// atRest returns the slots that the node has all the keys of. One that is cut off from the
+// others does not know that.
+func (s nodeState) atRest() *cluster.Slots {
+	if !strings.Contains(s.info.Val(), "cluster_state:ok") {
+		return new(cluster.Slots)
+	}
+	return cluster.AtRest(s.nodes.Val())
+}
+
+// both returns the slots that are in a and in b: a itself where that is so of all of them.
+func both(a, b *cluster.Slots) *cluster.Slots {
+	next := *a
+	for i := range next {
+		next[i] &= b[i]
+	}
+	if next == *a {
+		return a
+	}
+	return &next
+}
+
+// either returns the slots that are in a, which may be nil, or in b.
+func either(a, b *cluster.Slots) *cluster.Slots {
+	if a == nil {
+		return b
+	}
+	next := *a
+	for i := range next {
+		next[i] |= b[i]
+	}
+	return &next
 }
 
 // lostNode returns the error of a node that does not answer, unless it is no master any more:
@@ -170,16 +224,15 @@ func (h *routed) lostNode(ctx context.Context, at *scanAt, answer, err error) er
 	}
 	seen := maps.Clone(at.seen) // others go by the old one
 	maps.DeleteFunc(seen, func(_ uint16, o cluster.Opening) bool { return o.From == node || o.To == node })
-	at.parts, at.cursor, at.run, at.seen = at.parts[1:], 0, "", seen
+	at.parts, at.cursor, at.run, at.steady, at.seen = at.parts[1:], 0, "", nil, seen
 	return nil
 }
 
 // slotKeys are the keys of some slots of a node.
 func (h *routed) slotKeys(ctx context.Context, at *scanAt, words []any) ([]string, error) {
-	h.t.Look()
 	part := at.parts[0]
 	n := min(len(part.slots), slotsAtOnce)
-	now, later := part.slots[:n], part.slots[n:]
+	now := part.slots[:n]
 	c := h.p.Node(part.node).DB(0)
 	pipe := c.Pipeline()
 	counts := make([]*redis.IntCmd, n)
@@ -189,35 +242,43 @@ func (h *routed) slotKeys(ctx context.Context, at *scanAt, words []any) ([]strin
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, h.lostNode(ctx, at, err, err)
 	}
-	var lists []*redis.StringSliceCmd
-	pipe = c.Pipeline()
-	for i, s := range now {
-		switch count := counts[i].Val(); {
-		case count >= bigSlot:
-			at.parts = append([]scanPart{{node: part.node}}, at.parts[1:]...)
-			return nil, nil
-		case count > 0:
-			lists = append(lists, pipe.ClusterGetKeysInSlot(ctx, int(s), 2*bigSlot))
+	for i, sum := 0, int64(0); i < n; i++ {
+		if sum += counts[i].Val(); sum >= bigSlot {
+			if i == 0 {
+				at.parts = append([]scanPart{{node: part.node}}, at.parts[1:]...)
+				return nil, nil
+			}
+			n = i
 		}
 	}
-	if len(lists) > 0 {
-		if _, err := pipe.Exec(ctx); err != nil {
-			return nil, h.lostNode(ctx, at, err, err)
-		}
+	now = now[:n]
+	later := part.slots[n:]
+	tx := c.TxPipeline() // one moment for all answers
+	state := askState(ctx, tx)
+	lists := make([]*redis.StringSliceCmd, n)
+	for i, s := range now {
+		lists[i] = tx.ClusterGetKeysInSlot(ctx, int(s), 2*bigSlot)
+	}
+	if _, err := tx.Exec(ctx); err != nil {
+		return nil, h.lostNode(ctx, at, err, err)
 	}
 	var keys []string
-	for _, l := range lists {
-		keys = append(keys, l.Val()...)
+	rest, shown := state.atRest(), new(cluster.Slots)
+	for i, s := range now {
+		found := lists[i].Val()
+		keys = append(keys, found...)
+		shown.Set(s, rest.Has(s) && len(found) < 2*bigSlot)
 	}
+	at.shown = either(at.shown, shown)
 	keys, err := h.picked(ctx, c, keys, words)
 	if err != nil {
 		return nil, err
 	}
-	rest := slices.Clone(at.parts[1:])
+	parts := slices.Clone(at.parts[1:])
 	if len(later) > 0 {
-		rest = append([]scanPart{{part.node, later}}, rest...)
+		parts = append([]scanPart{{part.node, later}}, parts...)
 	}
-	at.parts = rest
+	at.parts = parts
 	return keys, nil
 }
 
@@ -258,9 +319,13 @@ func (h *routed) picked(ctx context.Context, c *redis.Client, keys []string, wor
 	return out, nil
 }
 
-// rescan returns how a scan goes on that is through with its parts: nil where none of the
-// slots that these were for has moved since they were chosen.
+// rescan returns how a scan goes on that is through with its parts: nil where all keys of the
+// slots that these were for have been shown.
 func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
+	due := at.unshown()
+	if len(due) == 0 {
+		return nil, nil
+	}
 	// In this order: what is opened behind the first answer, and closed before the second
 	// one, is seen by where it is.
 	open, err := h.t.Open(ctx)
@@ -274,14 +339,18 @@ func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
 	if !m.Whole() {
 		return nil, &notSent{fmt.Errorf("scanning the cluster %s: it has slots without a master", h.t)}
 	}
-	due := at.restless(h.t.MovedSince(at.since), open)
+	for s := range due {
+		if o, is := at.seen[s]; is && o == open[s] { // between two nodes all the time, and seen in both
+			delete(due, s)
+		}
+	}
 	if len(due) == 0 {
 		return nil, nil
 	}
-	next := &scanAt{since: m, due: due, open: open, seen: make(map[uint16]cluster.Opening)}
+	next := &scanAt{due: due, open: open, seen: make(map[uint16]cluster.Opening)}
 	if at.due != nil && len(due) >= len(at.due) {
 		if next.rounds = at.rounds + 1; next.rounds > mostRounds {
-			return nil, Refusal(fmt.Sprintf("ERR the scan of the cluster %s does not end: %d slots, %d among them, go from one master to another again and again, or stay between two of which one is unknown", h.t, len(due), slices.Min(slices.Collect(maps.Keys(due)))))
+			return nil, Refusal(fmt.Sprintf("ERR the scan of the cluster %s does not end: %d slots, %d among them, go from one master to another again and again, or stay between two of which one is unknown, or their master is cut off", h.t, len(due), slices.Min(slices.Collect(maps.Keys(due)))))
 		}
 	}
 	owners, takers := make(map[string][]uint16), make(map[string][]uint16)
@@ -306,27 +375,20 @@ func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
 	return next, nil
 }
 
-// restless returns the slots that the parts were for and that are to be looked through again:
-// they have moved since the parts were chosen, or are at two nodes of which not both were
-// looked through in the right order.
-func (at *scanAt) restless(moved []uint16, open map[uint16]cluster.Opening) map[uint16]bool {
-	found := make(map[uint16]bool)
-	add := func(s uint16) {
-		if at.due == nil || at.due[s] {
-			found[s] = true
+// unshown returns the slots that the parts were for and that were never looked through at
+// rest, or were found at two nodes of which not both are among the parts in the right order.
+func (at *scanAt) unshown() map[uint16]bool {
+	left := make(map[uint16]bool)
+	for s := range uint16(slot.Count) {
+		if at.due != nil && !at.due[s] {
+			continue
+		}
+		o, opened := at.open[s]
+		if opened && at.seen[s] != o || at.shown == nil || !at.shown.Has(s) {
+			left[s] = true
 		}
 	}
-	for _, s := range moved {
-		add(s)
-	}
-	for _, openings := range []map[uint16]cluster.Opening{at.open, open} {
-		for s, o := range openings {
-			if at.seen[s] != o {
-				add(s)
-			}
-		}
-	}
-	return found
+	return left
 }
 
 // runIDIn finds the run id in the answer to INFO server.
