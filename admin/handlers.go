@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/admin/web"
+	"github.com/crossfade/crossfade/internal/tracing"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/sync/throttle"
 	"github.com/crossfade/crossfade/sync/verify"
@@ -149,7 +150,9 @@ func (s *Server) verb(run func(ctx context.Context, r *http.Request, body []byte
 		log := s.log.With("verb", verb, "who", who.String())
 		log.Info("the operator asks", "body", string(bytes.TrimSpace(body)))
 		s.asked(who, verb, body)
-		reply, err := run(s.verbCtx, r, body)
+		ctx, span := s.traced(r, verb, who)
+		reply, err := run(ctx, r, body)
+		tracing.End(span, err)
 		took := time.Since(started)
 		s.answered(who, verb, took, err)
 		if err != nil {

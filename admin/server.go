@@ -12,9 +12,12 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/crossfade/crossfade/admin/web"
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/audit"
+	"github.com/crossfade/crossfade/internal/tracing"
 )
 
 // Time limits towards a client. None of them bounds a verb: a verification of a
@@ -32,6 +35,8 @@ type Options struct {
 	Operator Operator
 	// Audit is told of each verb; nil: it is not.
 	Audit *audit.Log
+	// Tracer makes a span of each verb; nil: there are none.
+	Tracer trace.Tracer
 	// Meter may be nil: there are no numbers of the proxy then.
 	Meter   Meter
 	Version string
@@ -64,6 +69,9 @@ type Server struct {
 
 // New returns a server that does not listen yet.
 func New(opt Options, log *slog.Logger) *Server {
+	if opt.Tracer == nil {
+		opt.Tracer = tracing.Off()
+	}
 	s := &Server{opt: opt, log: log, page: web.Handler(), nonce: rand.Text(), secure: map[net.Listener]bool{}, guesses: newGuesses()}
 	s.watch = newWatch(s.moment)
 	s.verbCtx, s.stop = context.WithCancelCause(context.Background())

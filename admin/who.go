@@ -11,6 +11,10 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/migration"
 )
@@ -100,4 +104,11 @@ func (s *Server) answered(who *audit.Who, verb string, took time.Duration, err e
 		e.Result, e.Why = "failed", err.Error()
 	}
 	s.opt.Audit.Add(e)
+}
+
+// traced begins the span of a verb, within the one that whoever asks has named in the header
+// traceparent (https://www.w3.org/TR/trace-context/). The verb goes on when they have gone.
+func (s *Server) traced(r *http.Request, verb string, who *audit.Who) (context.Context, trace.Span) {
+	ctx := propagation.TraceContext{}.Extract(s.verbCtx, propagation.HeaderCarrier(r.Header))
+	return s.opt.Tracer.Start(ctx, verb, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attribute.String("enduser.id", who.String())))
 }

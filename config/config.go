@@ -3,7 +3,11 @@
 // It never connects to anything and imports no other package of this project.
 package config
 
-import "time"
+import (
+	"errors"
+	"net/url"
+	"time"
+)
 
 // Config is everything an operator can set. Durations are Go durations ("50ms"),
 // sizes are bytes. A value is complete and checked once Load has returned it;
@@ -39,9 +43,10 @@ type Config struct {
 	Shadow  Shadow  `koanf:"shadow"`
 	Cutover Cutover `koanf:"cutover"`
 	// Hooks are told of what happens, see Hook.
-	Hooks []Hook `koanf:"hooks"`
-	Audit Audit  `koanf:"audit"`
-	Log   Log    `koanf:"log"`
+	Hooks  []Hook `koanf:"hooks"`
+	Audit  Audit  `koanf:"audit"`
+	Traces Traces `koanf:"traces"`
+	Log    Log    `koanf:"log"`
 }
 
 // Server is one of the two Redis servers.
@@ -261,6 +266,24 @@ func (c Config) AuditFile() string {
 		return c.Audit.File
 	}
 	return c.State + ".audit"
+}
+
+// Traces are spans of what operators have asked for.
+type Traces struct {
+	// URL is that of a collector, see Endpoint; empty: nothing is sent.
+	URL Secret `koanf:"url"`
+}
+
+// Endpoint reads URL.
+func (t Traces) Endpoint() (*url.URL, error) {
+	u, err := url.Parse(t.URL.Reveal())
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "":
+		return nil, errors.New("url: not one of http://HOST:PORT or https://HOST:PORT, with a path or without: give where the collector takes OTLP over HTTP, such as http://127.0.0.1:4318")
+	case u.User != nil:
+		return nil, errors.New("url: it has a user: give what the collector wants to see in OTEL_EXPORTER_OTLP_HEADERS")
+	}
+	return u, nil
 }
 
 // Log is what the process says about itself on standard error.

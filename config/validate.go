@@ -31,6 +31,11 @@ func (c Config) Validate() error {
 	}
 	_, more = c.HookList()
 	problems = append(problems, more...)
+	if c.Traces.URL != "" {
+		if _, err := c.Traces.Endpoint(); err != nil {
+			problems = append(problems, fmt.Errorf("traces.%w", err))
+		}
+	}
 	if c.State == "" {
 		problems = append(problems, errors.New("state: missing: give a file name, such as crossfade.state"))
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/internal/failpoint"
+	"github.com/crossfade/crossfade/internal/tracing"
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
@@ -191,9 +192,11 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	current := &attempted{from: from, dryRun: o.DryRun, rehearse: o.Rehearse}
+	ctx, current.span = m.opt.Tracer.Start(ctx, "attempt: "+current.words())
 	m.mu.Lock()
 	m.abort, m.attempting = cancel, true
-	m.current = &attempted{from: from, dryRun: o.DryRun, rehearse: o.Rehearse}
+	m.current = current
 	m.mu.Unlock()
 	err := a.walk(ctx)
 	m.opt.File.Calm()
@@ -216,6 +219,7 @@ func (m *Migration) once(ctx context.Context, from router.Side, o SwitchOptions)
 	}
 	m.keepReport(*a.report)
 	a.ended(err)
+	a.trace(current.span, err)
 	m.mu.Lock()
 	m.current = nil
 	m.mu.Unlock()
@@ -287,7 +291,9 @@ func (a *attempt) take(ctx context.Context, s step) error {
 		return fmt.Errorf("step %s: %w", s.name, cause)
 	}
 	start := time.Now()
+	ctx, span := tracing.Begin(ctx, s.name)
 	err := s.run(a, ctx)
+	tracing.End(span, err)
 	if a.held.After(start) {
 		start = a.held // what comes before that is nobody's wait
 	}
@@ -343,6 +349,8 @@ func (a *attempt) undo(ctx context.Context, cause error) error {
 		return cause
 	}
 	ctx = context.WithoutCancel(ctx)
+	ctx, span := tracing.Begin(ctx, "undo")
+	defer span.End()
 	if cause != nil {
 		a.log.Warn("the switch is taken back", "because", cause)
 		a.because(cause.Error())

@@ -9,10 +9,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/internal/keyspec"
+	"github.com/crossfade/crossfade/internal/tracing"
 	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
@@ -71,6 +74,8 @@ type Options struct {
 	// Hooks and Audit are told of each transition; nil: nobody is.
 	Hooks *hook.Hooks
 	Audit *audit.Log
+	// Tracer makes a span of each attempt to switch; nil: there are none.
+	Tracer trace.Tracer
 	// Only says which keys are copied, see Only; nil: all.
 	Only *filter.Filter
 	// Version is this program's, to be compared with those of other sidecars.
@@ -143,6 +148,9 @@ const instanceBytes = 4
 // New returns a migration that does nothing yet. The gate must lead to the
 // source or be shut; Recover sets it right.
 func New(opt Options, log *slog.Logger) *Migration {
+	if opt.Tracer == nil {
+		opt.Tracer = tracing.Off()
+	}
 	instance := randomHex(instanceBytes)
 	timeout := opt.Config.Proxy.DialTimeout
 	m := &Migration{

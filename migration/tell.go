@@ -4,6 +4,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/crossfade/crossfade/internal/audit"
 	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/router"
@@ -29,6 +31,7 @@ func (m *Migration) moved(was Phase, r Record) {
 		Event: "phase", From: string(was), To: string(r.Phase), Side: r.Side.String(), Epoch: r.Epoch, Token: r.Token,
 		Verb: current.words(), Why: why,
 	})
+	m.traceMove(current, was, r, why)
 	e := m.event(strings.ToLower(string(r.Phase)), r)
 	e.Was, e.Why = string(was), why
 	m.opt.Hooks.Tell(e)
@@ -53,6 +56,7 @@ func (m *Migration) event(name string, r Record) hook.Event {
 type attempted struct {
 	from             router.Side
 	dryRun, rehearse bool
+	span             trace.Span
 }
 
 func (a *attempted) words() string {

@@ -216,13 +216,16 @@ func lookInto(t *testing.T, s *Server, sp *spec, route router.Route, args [][]by
 			said := i == 0 && sp.verb == vAuth && len(want) == 3 || i > 1 && sp.verb == vHello && is(args[i], "auth") && i+2 < len(want)
 			if said && string(args[i+1]) == "app" && string(args[i+2]) == "old" && !equalArgs(got, args) {
 				want[i+1], want[i+2] = []byte("tenant"), []byte("new")
+				if i == 0 && len(got) > 0 && is(got[0], "auth") {
+					want[0] = got[0] // in whatever letters it is said
+				}
 				break
 			}
 		}
 		if !equalArgs(got, want) {
 			t.Fatalf("%q became %q", args, got)
 		}
-		if string(args[0]) == "AUTH" && len(args) == 3 && equalArgs(args[1:], [][]byte{[]byte("app"), []byte("old")}) && equalArgs(got, args) {
+		if is(args[0], "auth") && len(args) == 3 && equalArgs(args[1:], [][]byte{[]byte("app"), []byte("old")}) && equalArgs(got, args) {
 			t.Fatalf("%q keeps the source's credentials", args)
 		}
 	}

@@ -40,7 +40,7 @@ func (s *sidecar) copies(ends [2]config.Endpoint, gate *router.Gate) (err error)
 	m := migration.New(migration.Options{
 		Only:   only,
 		Config: s.config, Source: ends[router.Source], Target: ends[router.Target],
-		Gate: gate, Traffic: traffic{s.proxy}, File: s.file, Hooks: s.hooks, Audit: s.audit, Version: buildVersion(),
+		Gate: gate, Traffic: traffic{s.proxy}, File: s.file, Hooks: s.hooks, Audit: s.audit, Tracer: s.traces.Tracer(), Version: buildVersion(),
 	}, s.log)
 	s.migration, see.Migration = m, m
 	return nil

@@ -22,6 +22,7 @@ import (
 	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/fleet"
 	"github.com/crossfade/crossfade/internal/sentinel"
+	"github.com/crossfade/crossfade/internal/tracing"
 	"github.com/crossfade/crossfade/migration/hook"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/proxy"
@@ -95,6 +96,7 @@ type sidecar struct {
 	log       *slog.Logger
 	file      *store.File
 	audit     *audit.Log
+	traces    *tracing.Traces
 	hooks     *hook.Hooks
 	ups       [2]*upstream
 	masters   [2]*sentinel.Follower // nil where no sentinels watch
@@ -146,6 +148,9 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 			_ = s.audit.Close()
 		}
 	}()
+	if s.traces, err = tracing.Open(ctx, c.Traces, buildVersion(), log); err != nil {
+		return nil, usage(problems(err))
+	}
 	told, more := c.HookList()
 	if len(more) > 0 {
 		return nil, usage(problems(errors.Join(more...)))
@@ -170,7 +175,7 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 	tune(s.proxy.Threads())
 	s.meter = &meter{Server: s.proxy}
 	s.door = admin.New(admin.Options{
-		Config: c.Admin, Operator: s.migration, Audit: s.audit, Meter: s.meter, Version: buildVersion(), Serving: s.serving.Load,
+		Config: c.Admin, Operator: s.migration, Audit: s.audit, Tracer: s.traces.Tracer(), Meter: s.meter, Version: buildVersion(), Serving: s.serving.Load,
 	}, log)
 	if err = s.door.Listen(ctx); err != nil {
 		return nil, err
@@ -204,6 +209,9 @@ func (s *sidecar) run(ctx context.Context) error {
 		}
 		s.leaveMasters()
 		s.audit.Add(audit.Entry{Event: "stopped", Why: text(context.Cause(ctx))})
+		if err := s.traces.Close(); err != nil {
+			s.log.Warn("closing the traces", "error", err)
+		}
 		if err := s.audit.Close(); err != nil {
 			s.log.Error("closing the audit log", "error", err)
 		}
