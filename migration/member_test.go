@@ -363,6 +363,43 @@ func TestMemberIsRefused(t *testing.T) {
 	}
 }
 
+// TestMemberWithAnUnansweredCommand: a hold that has failed when a fence was met is none. Where
+// the switch has led elsewhere, what is unanswered is cut off before clients go there.
+func TestMemberWithAnUnansweredCommand(t *testing.T) {
+	s := newStand(t, nil)
+	s.tell(router.Target, store.RecordKey, nil)
+	if err := s.m.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.run()
+	if _, in := s.m.opt.Gate.TryEnter(); !in {
+		t.Fatal("the gate is shut")
+	}
+	fail := func(err error) {
+		s.proxy.mu.Lock()
+		defer s.proxy.mu.Unlock()
+		s.proxy.fail["hold"] = err
+	}
+	fail(errors.New("they do not end"))
+	s.fence(router.Source, true)
+	s.m.RefusedByFence()
+	s.did("hold")
+	s.tell(router.Target, store.RecordKey, func(r *Record) { r.Side, r.Epoch, r.Phase = 1, 1, Committed })
+	s.m.RefusedByFence()
+	redistest.Eventually(t, testTimeout, func() error {
+		if !slices.Contains(s.proxy.all(), "sever source") {
+			return errors.New("nothing was cut off")
+		}
+		return nil
+	}, "what is unanswered is cut off")
+	if all := s.proxy.all(); slices.Contains(all, "release target") {
+		t.Errorf("clients were let go beside a command that is not answered: %q", all)
+	}
+	fail(nil)
+	s.m.opt.Gate.Leave()
+	s.goes(router.Target, 1)
+}
+
 // crewOf returns a coordinator's, before a target with members.
 func crewOf(t *testing.T, level FenceLevel, members ...fleet.Member) (*crew, *told, *redistest.Server) {
 	t.Helper()

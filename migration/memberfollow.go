@@ -281,7 +281,7 @@ func (m *Member) released(ctx context.Context, w fleet.Word) {
 // published since: they are closed, so that they know.
 func (m *Member) goTo(ctx context.Context, route router.Route) {
 	was, state := m.now()
-	if state == fleet.Open {
+	if state == fleet.Open || m.opt.Gate.Inside() > 0 { // who was to wait may have been waiting for an answer
 		m.log.Warn("a switch was made without this sidecar", "side", route.Side, "epoch", route.Epoch)
 		m.setState(fleet.Held)
 		cctx, cancel := context.WithTimeout(ctx, goTime)

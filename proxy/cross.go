@@ -153,8 +153,9 @@ func (l *link) fits(route router.Route) bool {
 }
 
 // cross moves the session to the side of route. The gate was empty since the
-// last command, so nothing is in flight. On an error the client has been told,
-// where the protocol allows it, and is to be closed.
+// last command, so nothing is in flight; where somebody did not wait for that, the
+// outcome is unknown, and what the next server says would be taken for its answer. On an
+// error the client has been told, where the protocol allows it, and is to be closed.
 func (s *session) cross(route router.Route) error {
 	s.crossing.Store(true)
 	defer s.crossing.Store(false)
@@ -163,8 +164,12 @@ func (s *session) cross(route router.Route) error {
 	s.mu.Lock()
 	old, ahead, warm := s.link, s.ahead, s.warm
 	s.ahead, s.warm = nil, nil
-	why := s.unmovable(route)
+	why, inside := s.unmovable(route), s.fifo.inside()
 	s.mu.Unlock()
+	if inside {
+		closeAll(ahead, warm)
+		return fmt.Errorf("%w: a command of it is not answered", errUnmovable)
+	}
 	if why != "" {
 		closeAll(ahead, warm)
 		s.refuseClient(&setupError{side: route.Side, what: "moving", answer: why})

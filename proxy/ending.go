@@ -78,6 +78,9 @@ func (s *session) loseAll() (events []event, leaves int) {
 			events = append(events, event{kind: wroteUnknown, db: db})
 		}
 	}
+	if lost { // behind it nothing can be said in order any more: the client is closed
+		s.aside = aside{}
+	}
 	s.fifo.calls.keys = keptKeys{}
 	s.fifo.calls.elements.lose()
 	return events, leaves

@@ -140,6 +140,14 @@ type fifo struct {
 
 func (f *fifo) empty() bool { return f.head == len(f.slots) }
 
+// kept is how many bytes are kept of what is in flight.
+func (f *fifo) kept() int { return f.bytes + f.sent.size() }
+
+// inside reports whether a command is in it that is inside the gate.
+func (f *fifo) inside() bool {
+	return slices.ContainsFunc(f.slots[f.head:], func(s slot) bool { return s.x == nil || s.x.gate })
+}
+
 // plain reports whether nothing but plain commands is in it.
 func (f *fifo) plain() bool {
 	return !slices.ContainsFunc(f.slots[f.head:], func(s slot) bool { return s.x != nil })

@@ -46,7 +46,9 @@ func (s *session) flushAll(cmd redcon.Command) error {
 	counter.pending.Add(n)
 	counter.forwarded.Add(n)
 	replies, err := s.ask(wires...)
-	if err != nil {
+	if err != nil { // it counts as not run, see counter
+		counter.pending.Add(-n)
+		counter.forwarded.Add(-n)
 		s.srv.tell([]event{{kind: flushed, db: -1}})
 		return err
 	}
@@ -89,7 +91,9 @@ func (s *session) flushOnly(db, back int, mapped bool, mode []string) error {
 	counter.pending.Add(1)
 	counter.forwarded.Add(1)
 	replies, err := s.ask(words(append([]string{"FLUSHDB"}, mode...)...))
-	if err != nil {
+	if err != nil { // it counts as not run, see counter
+		counter.pending.Add(-1)
+		counter.forwarded.Add(-1)
 		s.srv.tell([]event{{kind: flushed, db: -1}})
 		return err
 	}

@@ -329,12 +329,12 @@ func (s *session) push(it *item, wire []byte) error {
 // makeRoom waits where too much is kept of commands in flight. No command that was
 // read may be in hand, for its bytes are where the next ones are read to.
 func (s *session) makeRoom() error {
-	if !s.pushed { // nothing that is more than plain came since it was looked last
+	if !s.pushed { // nothing of which more is kept came since it was looked last
 		return nil
 	}
 	s.pushed = false
 	s.mu.Lock()
-	full := s.fifo.bytes > itemBytes
+	full := s.fifo.kept() > itemBytes
 	s.mu.Unlock()
 	if full {
 		return s.awaitEmpty()
@@ -372,6 +372,7 @@ func (s *session) pushPlain(raw []byte) error {
 			s.fifo.sent = new(sent)
 		}
 		s.fifo.sent.push(s.curRaw)
+		s.pushed = true
 	}
 	s.mu.Unlock()
 	s.ticket = false

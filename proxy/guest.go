@@ -73,6 +73,14 @@ func (g *guest) window() int {
 	return max(1, min(deepest, inFlight/g.reply))
 }
 
+// shallow reports whether one that had too much in flight may have more again.
+func (g *guest) shallow() bool {
+	if t := g.trunk; t != nil && t.owner != nil {
+		return t.sent.size() <= itemBytes/2
+	}
+	return g.inflight <= g.window()/2
+}
+
 // weigh notes the size of a reply: a larger one counts at once, smaller ones by and by.
 func (g *guest) weigh(size int) {
 	if size > g.reply {
@@ -222,7 +230,7 @@ func (l *loop) serve(g *guest) {
 			l.pin(g)
 			break
 		}
-		if t.owner == nil && g.inflight >= g.window() {
+		if t.owner == nil && g.inflight >= g.window() || t.owner != nil && t.sent.size() > itemBytes {
 			g.in.Unread()
 			g.stop |= tooDeep
 			break
@@ -393,7 +401,7 @@ func (l *loop) answered(g *guest, n int) {
 	if g.gone || g.stop == 0 {
 		return
 	}
-	if g.stop&tooDeep != 0 && g.inflight <= g.window()/2 {
+	if g.stop&tooDeep != 0 && g.shallow() {
 		l.goOn(g, tooDeep)
 	}
 	if g.inflight > 0 {

@@ -14,7 +14,7 @@ import (
 func (w *world) inFlight() (n int) {
 	for _, s := range w.proxy.snapshotSessions() {
 		s.mu.Lock()
-		n += s.fifo.bytes
+		n += s.fifo.kept()
 		s.mu.Unlock()
 	}
 	return n

@@ -59,13 +59,16 @@ func (g *guest) holds() int64 {
 	if g.in != nil {
 		n += g.in.Size()
 	}
+	if t := g.trunk; t != nil && t.owner == g {
+		n += t.sent.size()
+	}
 	return int64(n)
 }
 
 // holds is the same for a session.
 func (s *session) holds() int64 {
 	s.mu.Lock()
-	queued := max(s.st.queueBytes, s.st.remembered) + s.fifo.bytes
+	queued := max(s.st.queueBytes, s.st.remembered) + s.fifo.kept()
 	s.mu.Unlock()
 	return s.reading.Load() + s.out.size() + int64(queued)
 }

@@ -116,14 +116,16 @@ func (s *session) allowed(name string) (refusal []byte, err error) {
 }
 
 // askCounted is ask for commands of which the last one is of a kind that is counted. The
-// server counts it too, a syntax error as well, but not what it has refused; of one whose
-// answer is lost nobody knows.
+// server counts it too, a syntax error as well, but not what it has refused; one whose answer
+// is lost counts as not run, see counter.
 func (s *session) askCounted(kind string, wires ...[]byte) ([][]byte, error) {
 	counter := s.srv.counters[kind]
 	counter.pending.Add(1)
 	counter.forwarded.Add(1)
 	replies, err := s.ask(wires...)
 	if err != nil {
+		counter.pending.Add(-1)
+		counter.forwarded.Add(-1)
 		return nil, err
 	}
 	if refused(resp.ErrorText(replies[len(replies)-1])) {

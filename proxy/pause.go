@@ -16,7 +16,8 @@ import (
 // what comes for one that reads slowly is kept in memory after all, up to its limit,
 // so that the others get theirs. On a connection of one client alone, what is not
 // read waits at the server, whose limits it is up to, and commands go on being sent:
-// a client may send all before it reads.
+// a client may send all before it reads. Only where they are kept, because a fence may refuse
+// them, their answers are kept in memory instead once there is too much of them.
 const (
 	spillMax  = 32 << 20 // bytes of one loop that may wait for its guests before that
 	slowLimit = 5 * time.Second
@@ -44,7 +45,8 @@ func (l *loop) blocks(t *trunk, g *guest) bool {
 	case g.gone:
 		return false
 	case t.owner != nil:
-		return g.out.size > outboxHigh
+		// It may not read before it has sent all, and of that too much is kept already.
+		return g.out.size > outboxHigh && g.stop&tooDeep == 0
 	case t.rushed:
 		return false
 	}
@@ -91,7 +93,8 @@ func (l *loop) recheck() {
 	for i := len(l.paused) - 1; i >= 0; i-- {
 		t := l.paused[i]
 		g := t.fifo[t.head].g
-		if !l.hurry && !g.gone && g.out.size > shareReply/2 {
+		crowded := t.owner != nil && g.stop&tooDeep != 0 // see blocks
+		if !l.hurry && !g.gone && !crowded && g.out.size > shareReply/2 {
 			limit := l.srv.cfg.OutputTimeout
 			others := slices.ContainsFunc(t.fifo[t.head:], func(e entry) bool { return e.g != g })
 			if others {

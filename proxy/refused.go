@@ -59,6 +59,14 @@ func (s *sent) push(raw []byte) {
 	s.ends = append(s.ends, len(s.buf))
 }
 
+// size is how many bytes are kept; s may be nil.
+func (s *sent) size() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.buf) - s.begin
+}
+
 // pop returns the oldest, good until the next push.
 func (s *sent) pop() []byte {
 	end := s.ends[s.head]

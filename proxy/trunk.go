@@ -285,6 +285,9 @@ func (l *loop) answer(t *trunk, b []byte) error {
 				}
 				from = pos
 			}
+			if t.dead { // its client has gone, as was noticed when it was to get something
+				return nil
+			}
 		}
 		e.n--
 		if e.n > 0 {
@@ -327,7 +330,7 @@ func (l *loop) answer(t *trunk, b []byte) error {
 // answeredOne is answered for one that certainly is not the last.
 func (l *loop) answeredOne(g *guest) {
 	g.inflight--
-	if g.stop&tooDeep != 0 && g.inflight <= g.window()/2 {
+	if g.stop&tooDeep != 0 && g.shallow() {
 		l.goOn(g, tooDeep)
 	}
 }

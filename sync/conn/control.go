@@ -100,6 +100,7 @@ func (p *Pool) newControl(t *cluster.Topology) *redis.Client {
 		return rejected(g.Allow(value))
 	}
 	client = redis.NewClient(o)
+	client.AddHook(stamps{})
 	client.AddHook(tagged{func(text string) { p.redirected(t, client, text) }})
 	if p.control.closed {
 		_ = client.Close()

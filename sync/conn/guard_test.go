@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
 )
 
 var errNot = errors.New("not this one")
@@ -92,5 +95,20 @@ func TestGuardBehindAWrongPassword(t *testing.T) {
 	p.Guard(&Guard{Key: "who", Allow: func(string) error { return nil }})
 	if _, err := p.Wire(t.Context(), 0); err == nil || !errors.As(err, new(Refusal)) {
 		t.Errorf("a wire: %v", err)
+	}
+}
+
+// TestPipelinesOfARefusedConnection: each command of one says that nobody has heard it.
+func TestPipelinesOfARefusedConnection(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL("app on >secret ~* &* +@all"))
+	p := pool(t, "redis://app:wrong@"+s.Addr())
+	for name, client := range map[string]*redis.Client{"a database": p.DB(0), "a place": p.At(router.Place{DB: 2, Prefix: "p:"})} {
+		for _, pipe := range []redis.Pipeliner{client.Pipeline(), client.TxPipeline()} {
+			set, get := pipe.Set(t.Context(), "k", 1, 0), pipe.Get(t.Context(), "k")
+			_, err := pipe.Exec(t.Context())
+			if err == nil || set.Err() == nil || get.Err() == nil {
+				t.Errorf("%s: %v: %v, %v", name, err, set.Err(), get.Err())
+			}
+		}
 	}
 }

@@ -78,6 +78,7 @@ func (p *Pool) DB(n int) *redis.Client {
 		c = p.newRouted(n)
 	} else {
 		c = redis.NewClient(p.options(n))
+		c.AddHook(stamps{})
 	}
 	if p.closed {
 		_ = c.Close()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/crossfade/crossfade/internal/cluster"
+	"github.com/crossfade/crossfade/internal/endpoint"
+	"github.com/crossfade/crossfade/internal/slot"
 )
 
 // Whoever copies or compares speaks to a cluster as to one server: each command goes to the
@@ -21,6 +24,23 @@ import (
 
 // routedFor bounds for how long a command that a cluster refuses for the moment is sent again.
 const routedFor = 2 * time.Second
+
+// dialOwner connects to the master that has a key, which is given as the address: a cluster has
+// none of its own. It is for those who speak for themselves (value.dialRaw); no command of the
+// client itself is sent on what it dials.
+func (p *Pool) dialOwner(ctx context.Context, _, key string) (net.Conn, error) {
+	address, err := p.topology().Find(ctx, slot.Of(key))
+	if err != nil {
+		return nil, &notSent{err}
+	}
+	_ = p.Node(address) // there connections are closed by their name too
+	c, err := endpoint.Dial(ctx, p.endpoint.At(address), p.timeout)
+	if err != nil {
+		p.topology().Doubt(address)
+		return nil, &notSent{err}
+	}
+	return c, nil
+}
 
 // notSent is an error of ours about a command of which nothing was sent. Like a refusal it
 // means that nothing was done.
@@ -43,7 +63,9 @@ func Away(err error) bool {
 // newRouted returns the client of a cluster as a whole. Hooks of before see its commands
 // first.
 func (p *Pool) newRouted(db int, before ...redis.Hook) *redis.Client {
-	c := redis.NewClient(p.options(db))
+	o := p.options(db)
+	o.Dialer = p.dialOwner
+	c := redis.NewClient(o)
 	for _, h := range before {
 		c.AddHook(h)
 	}
@@ -211,6 +233,24 @@ func stamp(cmds []redis.Cmder, err error) {
 	}
 	for _, cmd := range cmds {
 		cmd.SetErr(err)
+	}
+}
+
+// stamps has a client stamp all its pipelines.
+type stamps struct{}
+
+// DialHook implements redis.Hook.
+func (stamps) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements redis.Hook.
+func (stamps) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+// ProcessPipelineHook implements redis.Hook.
+func (stamps) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		stamp(cmds, err)
+		return err
 	}
 }
 

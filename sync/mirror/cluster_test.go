@@ -220,6 +220,9 @@ func TestClusterCopyAndTail(t *testing.T) {
 	f := newFleet(t, 0, map[int]router.Place{0: {Prefix: "c0:"}, 3: {Prefix: "{c3}:"}}, nil)
 	for db := range f.places {
 		everyType(t, f.src.Client(db), rand.New(rand.NewPCG(1, uint64(db))), some(4000))
+		for i := range 3 { // they are written piece by piece
+			ok(t, f.src.Client(db).Set(t.Context(), fmt.Sprintf("huge:%d", i), strings.Repeat("x", 5<<20+i), 0).Err())
+		}
 	}
 	for i := range 200 { // nobody has them on the source
 		ok(t, f.all.Set(t.Context(), fmt.Sprintf("c0:extra:%d", i), 1, 0).Err())

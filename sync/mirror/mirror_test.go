@@ -559,3 +559,41 @@ func TestFreezeHoldsFunctions(t *testing.T) {
 	w.m.Thaw()
 	redistest.Eventually(t, 10*time.Second, func() bool { return len(functions(t, w.dst.Client(0))) == 1 }, "functions are carried")
 }
+
+// TestStopsBesideADeadTarget: who is stopped while keys go one by one to a server that does not
+// answer does not try all of them first.
+func TestStopsBesideADeadTarget(t *testing.T) {
+	w := &world{
+		src: redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA")),
+		dst: redistest.Start(t, redistest.WithRenamed("RESTORE", "")),
+	}
+	w.connect(t, w.src.Addr(), w.dst.Addr(), func(c *mirror.Config) { c.Timeout = 500 * time.Millisecond })
+	add := func() {
+		p := w.src.Client(0).Pipeline()
+		for i := range 1000 {
+			p.XAdd(t.Context(), &redis.XAddArgs{Stream: fmt.Sprint("stream:", i), Values: []string{"f", "v"}})
+		}
+		_, err := p.Exec(t.Context())
+		ok(t, err)
+	}
+	add() // by now it is known that there is no RESTORE
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	ok(t, w.dst.Stop())
+	defer func() { ok(t, w.dst.Cont()) }()
+	add()
+	redistest.Eventually(t, 30*time.Second, func() error {
+		if len(w.m.Progress().Errors) == 0 {
+			return errors.New("no time-out noticed yet")
+		}
+		return nil
+	}, "time-out")
+	stopped := make(chan struct{})
+	go func() { w.m.Stop(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(30 * time.Second):
+		t.Error("it does not stop")
+	}
+}

@@ -342,7 +342,10 @@ func (w *worker) byType(keys []string, scanned bool) (good, bad []string) {
 
 func (w *worker) oneByOne(keys []string) (good, bad []string) {
 	l := w.l
-	for _, k := range keys {
+	for i, k := range keys {
+		if l.m.ctx.Err() != nil { // each may take as long as a server that does not answer
+			return good, append(bad, keys[i:]...)
+		}
 		to := l.m.writer()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.m.ctx), 2*l.m.cfg.Timeout)
 		o, err := l.typed.Manner.Logical(ctx, l.src(), to.pool.At(l.to), k)
@@ -377,6 +380,10 @@ func (w *worker) smallByType(keys []string) (good, bad, left []string) {
 	l := w.l
 	var outside []string
 	for len(keys) > 0 {
+		if l.m.ctx.Err() != nil { // as in oneByOne
+			bad = append(bad, keys...)
+			break
+		}
 		some := keys[:min(len(keys), leastBatch)]
 		keys = keys[len(some):]
 		to := l.m.writer()

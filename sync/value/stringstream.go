@@ -28,7 +28,7 @@ func streamString(ctx context.Context, src *redis.Client, key string, t *temp, s
 		// The limit of a round trip is not this command's: each piece has its own.
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
-		w, err := dialRaw(ctx, dst)
+		w, err := dialRaw(ctx, dst, t.key)
 		if err != nil {
 			return err
 		}
@@ -71,11 +71,15 @@ type rawConn struct {
 	stop  func() bool
 }
 
-// dialRaw connects as c does, under the same name, and so that whoever closes
-// c's connections on the server closes this one.
-func dialRaw(ctx context.Context, c *redis.Client) (*rawConn, error) {
+// dialRaw connects as c does for a key, under the same name, and so that whoever closes
+// c's connections on the server closes this one. The client of a cluster dials who has the key.
+func dialRaw(ctx context.Context, c *redis.Client, key string) (*rawConn, error) {
 	o := c.Options()
-	nc, err := o.Dialer(ctx, o.Network, o.Addr)
+	address := o.Addr
+	if Clustered(c) {
+		address = key
+	}
+	nc, err := o.Dialer(ctx, o.Network, address)
 	if err != nil {
 		return nil, err
 	}

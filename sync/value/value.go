@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -116,8 +117,8 @@ func exec(ctx context.Context, p redis.Pipeliner) error {
 		return nil
 	}
 	cmds, err := p.Exec(ctx)
-	if err != nil && !isReply(err) {
-		return err
+	if err != nil && (!isReply(err) || !slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil })) {
+		return discreet(err) // of the latter kind is a connection that was refused: nobody was asked anything
 	}
 	for _, c := range cmds {
 		if err := c.Err(); err != nil && !isReply(err) {
