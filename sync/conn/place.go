@@ -35,7 +35,7 @@ func (p *Pool) At(place router.Place) *redis.Client {
 		at = p.newRouted(place.DB, prefixed{place})
 	} else {
 		at = c.WithTimeout(p.timeout) // which shares the connections
-		at.AddHook(stamps{}) // those of c are not those of what it makes
+		at.AddHook(stamps{})          // those of c are not those of what it makes
 		at.AddHook(prefixed{place})
 	}
 	p.places[place] = at
