@@ -178,6 +178,9 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 	if c.token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	}
+	if parent := os.Getenv("TRACEPARENT"); parent != "" { // that of a pipeline whose step this is
+		request.Header.Set("Traceparent", parent)
+	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		return c.explain(ctx, path, err)

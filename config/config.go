@@ -274,7 +274,7 @@ type Traces struct {
 	URL Secret `koanf:"url"`
 }
 
-// Endpoint reads URL.
+// Endpoint reads URL, which without a path is that of a collector's host.
 func (t Traces) Endpoint() (*url.URL, error) {
 	u, err := url.Parse(t.URL.Reveal())
 	switch {
@@ -282,6 +282,9 @@ func (t Traces) Endpoint() (*url.URL, error) {
 		return nil, errors.New("url: not one of http://HOST:PORT or https://HOST:PORT, with a path or without: give where the collector takes OTLP over HTTP, such as http://127.0.0.1:4318")
 	case u.User != nil:
 		return nil, errors.New("url: it has a user: give what the collector wants to see in OTEL_EXPORTER_OTLP_HEADERS")
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = "/v1/traces"
 	}
 	return u, nil
 }

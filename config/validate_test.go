@@ -183,3 +183,21 @@ func TestValidateServers(t *testing.T) {
 		t.Errorf("both missing: %v", err)
 	}
 }
+
+// TestTraces: where spans are sent to.
+func TestTraces(t *testing.T) {
+	for text, want := range map[string]string{
+		"http://c:4318": "http://c:4318/v1/traces", "https://c/": "https://c/v1/traces", "http://[::1]:1/x/y": "http://[::1]:1/x/y",
+		"c:4318": "", "grpc://c": "", "http://": "", "http://u:sesame@c": "", "http://c?token=sesame": "", "http://c#sesame": "", "http://c:x": "",
+	} {
+		c := Default()
+		c.Source.URL, c.Target.URL, c.Traces.URL = "redis://a", "redis://b", Secret(text)
+		u, err := c.Traces.Endpoint()
+		if valid := c.Validate(); (err == nil) != (want != "") || err == nil && u.String() != want || (valid == nil) != (err == nil) {
+			t.Errorf("%s is %v, %v; %v", text, u, err, valid)
+		}
+		if err != nil && (!strings.HasPrefix(err.Error(), "url: ") || strings.Contains(err.Error(), "sesame")) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

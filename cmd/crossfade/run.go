@@ -151,6 +151,11 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 	if s.traces, err = tracing.Open(ctx, c.Traces, buildVersion(), log); err != nil {
 		return nil, usage(problems(err))
 	}
+	defer func() {
+		if err != nil {
+			_ = s.traces.Close()
+		}
+	}()
 	told, more := c.HookList()
 	if len(more) > 0 {
 		return nil, usage(problems(errors.Join(more...)))
