@@ -17,7 +17,7 @@ import (
 // A SCAN of a cluster goes through its masters one after the other. What SCAN promises, that
 // every key is shown that is there from its beginning to its end, holds for each node alone:
 // a key that moves from one that is still to be scanned to one that has been is not shown. So
-// each node is asked with each page, in the same moment, which slots it has all the keys of:
+// each node is asked around each page which slots it has all the keys of:
 // a slot of which that was so in all pages has been shown. The others are looked through
 // again, slot by slot, until each was while it was at rest. One that stays between two nodes
 // is looked through first where it is moved from and then where to. A key may be shown more
@@ -134,12 +134,13 @@ func (h *routed) scanOn(ctx context.Context, at scanAt, words []any) (keys []str
 // nodeKeys is a page of a node.
 func (h *routed) nodeKeys(ctx context.Context, at *scanAt, words []any) ([]string, error) {
 	node := at.parts[0].node
-	tx := h.p.Node(node).DB(0).TxPipeline()
-	state := askState(ctx, tx)
-	info := tx.Info(ctx, "server")
+	pipe := h.p.Node(node).DB(0).Pipeline()
+	info := pipe.Info(ctx, "server")
+	state := askState(ctx, pipe)
 	page := redis.NewScanCmd(ctx, nil, append([]any{"scan", at.cursor}, words...)...)
-	_ = tx.Process(ctx, page) // is queued
-	stamp(tx.Exec(ctx))
+	_ = pipe.Process(ctx, page) // is queued
+	state.again(ctx, pipe)
+	stamp(pipe.Exec(ctx))
 	keys, cursor := page.Val()
 	if err := errors.Join(page.Err(), info.Err(), state.err()); err != nil {
 		return nil, h.lostNode(ctx, at, page.Err(), err)
@@ -161,25 +162,33 @@ func (h *routed) nodeKeys(ctx context.Context, at *scanAt, words []any) ([]strin
 	return keys, nil
 }
 
-// nodeState is what a node says about its slots.
+// nodeState is what a node says about its slots before and behind what is asked between: in one
+// pipeline, which leaves no time for a slot to go and come back. MULTI would leave none at all,
+// and is refused where memory is used up.
 type nodeState struct {
-	info  *redis.StringCmd
-	nodes *redis.StringCmd
+	info          *redis.StringCmd
+	before, after *redis.StringCmd
 }
 
-func askState(ctx context.Context, pipe redis.Pipeliner) nodeState {
-	return nodeState{pipe.ClusterInfo(ctx), pipe.ClusterNodes(ctx)}
+func askState(ctx context.Context, pipe redis.Pipeliner) *nodeState {
+	return &nodeState{info: pipe.ClusterInfo(ctx), before: pipe.ClusterNodes(ctx)}
 }
 
-func (s nodeState) err() error { return errors.Join(s.info.Err(), s.nodes.Err()) }
+func (s *nodeState) again(ctx context.Context, pipe redis.Pipeliner) {
+	s.after = pipe.ClusterNodes(ctx)
+}
+
+func (s *nodeState) err() error {
+	return errors.Join(s.info.Err(), s.before.Err(), s.after.Err())
+}
 
 // atRest returns the slots that the node has all the keys of. One that is cut off from the
 // others does not know that.
-func (s nodeState) atRest() *cluster.Slots {
+func (s *nodeState) atRest() *cluster.Slots {
 	if !strings.Contains(s.info.Val(), "cluster_state:ok") {
 		return new(cluster.Slots)
 	}
-	return cluster.AtRest(s.nodes.Val())
+	return both(cluster.AtRest(s.before.Val()), cluster.AtRest(s.after.Val()))
 }
 
 // both returns the slots that are in a and in b: a itself where that is so of all of them.
@@ -253,13 +262,14 @@ func (h *routed) slotKeys(ctx context.Context, at *scanAt, words []any) ([]strin
 	}
 	now = now[:n]
 	later := part.slots[n:]
-	tx := c.TxPipeline() // one moment for all answers
-	state := askState(ctx, tx)
+	pipe = c.Pipeline()
+	state := askState(ctx, pipe)
 	lists := make([]*redis.StringSliceCmd, n)
 	for i, s := range now {
-		lists[i] = tx.ClusterGetKeysInSlot(ctx, int(s), 2*bigSlot)
+		lists[i] = pipe.ClusterGetKeysInSlot(ctx, int(s), 2*bigSlot)
 	}
-	if _, err := tx.Exec(ctx); err != nil {
+	state.again(ctx, pipe)
+	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, h.lostNode(ctx, at, err, err)
 	}
 	var keys []string
