@@ -118,7 +118,11 @@ func TestStreamsAreFoundWhileEverythingIsWritten(t *testing.T) {
 	stop := make(chan struct{})
 	defer func() { close(stop); writer.Wait() }()
 	writer.Go(func() {
-		pace := time.NewTicker(10 * time.Millisecond)
+		every := 10 * time.Millisecond
+		if testing.Short() { // and slow, by the race detector
+			every *= 3
+		}
+		pace := time.NewTicker(every)
 		defer pace.Stop()
 		for n := 0; ; n += 100 {
 			select {
