@@ -32,7 +32,14 @@ func (a *attempt) journal(ctx context.Context) error {
 		// processCommand checks it before any user), so nothing can be written on
 		// a server that is fenced so; the record on the entered server and the
 		// state file carry the decision instead.
-		return a.publishUntilKnown(ctx, a.to, store.RecordKey, nil)
+		if err := a.publishUntilKnown(ctx, a.to, store.RecordKey, nil); err != nil {
+			return err
+		}
+		// It may have taken long, and nobody was let in yet: see decide.
+		if err := a.restarted(ctx, a.from); errors.Is(err, errFenceLost) {
+			return fmt.Errorf("after the decision on the %s: %w", a.to, err)
+		}
+		return nil
 	}
 	// The journal decides, and the disk takes its time. It must have the state file before
 	// anybody is let in: commit saves COMMITTED behind this.
@@ -233,7 +240,7 @@ func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key s
 		if lost := a.lostTo(); lost != nil {
 			return lost
 		}
-		if errors.Is(err, errFenceLost) || errors.Is(a.restarted(ctx, side), errFenceLost) {
+		if errors.Is(err, errFenceLost) || errors.Is(a.restarted(ctx, a.from), errFenceLost) {
 			return fmt.Errorf("the server restarted between the fence and the journal, and may have taken writes since: %w", err)
 		}
 		a.setProblems(fmt.Sprintf("clients wait: the journal on %s cannot be written yet: %v", a.ids[side].Pool(), err))

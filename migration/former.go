@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 )
@@ -175,14 +177,19 @@ func (m *Migration) sweep(ctx context.Context, which func(Former) bool) (done []
 }
 
 // stillFenced leaves those users out that a server does not know, or that are not fenced: it
-// was restarted without what it had been told.
-func stillFenced(ctx context.Context, pool *conn.Pool, st *FenceState) *FenceState {
+// was restarted without what it had been told. Where it does not say, nobody is forgotten.
+func stillFenced(ctx context.Context, pool *conn.Pool, st *FenceState) (*FenceState, error) {
 	now := *st
 	now.Users = nil
 	for _, u := range st.Users {
-		if there, err := aclUser(ctx, pool.DB(0), u.Name); err == nil && st.holds(there) {
+		there, err := aclUser(ctx, pool.DB(0), u.Name)
+		switch {
+		case errors.Is(err, redis.Nil):
+		case err != nil:
+			return nil, fmt.Errorf("looking whether the fence on %s stands: %w", pool, err)
+		case st.holds(there):
 			now.Users = append(now.Users, u)
 		}
 	}
-	return &now
+	return &now, nil
 }

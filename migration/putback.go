@@ -210,9 +210,11 @@ func (m *Migration) lowerOn(ctx context.Context, l *leaving) error {
 	if l.Kept.Fence == nil {
 		return nil
 	}
-	st := stillFenced(ctx, l.pool(), l.Kept.Fence)
+	st, err := stillFenced(ctx, l.pool(), l.Kept.Fence)
+	if err != nil {
+		return err
+	}
 	f := fence{pool: l.pool(), own: l.own, token: m.record().Token}
-	var err error
 	for range 3 {
 		if err = f.lower(ctx, st); !errors.Is(err, store.ErrSuperseded) || m.lostTo() != nil {
 			break

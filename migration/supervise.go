@@ -180,12 +180,13 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 		return
 	}
 	token := m.record().Token
-	if err := f.arm(ctx, token); err == nil {
+	err = f.arm(ctx, token)
+	if err == nil {
 		err = f.raise(ctx, fresh, token)
-		if err != nil {
-			m.log.Error("raising the fence again", "error", err)
-			return
-		}
+	}
+	if err != nil {
+		m.log.Error("raising the fence again", "error", err)
+		return
 	}
 	m.unclear = true
 	m.clearAgain(ctx, left)

@@ -46,6 +46,7 @@ type node struct {
 	tracks   bool   // it tells what has changed of what was read
 	gen      uint64 // of what it was told of the client
 	messages bool   // what it says is looked at as messages of subscriptions
+	begins   bool   // it has accepted MULTI
 	id       int64
 	since    time.Time // when the oldest call was sent, or the last reply came
 

@@ -320,6 +320,11 @@ func (c *conn) hub() (*node, error) {
 		n.close()
 		return nil, err
 	}
+	c.mu.Lock()
+	twice := c.subs.others[address] // it says all that the hub says
+	delete(c.subs.others, address)
+	c.mu.Unlock()
+	twice.close()
 	return n, nil
 }
 

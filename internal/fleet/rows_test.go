@@ -10,6 +10,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/resp"
+	"github.com/crossfade/crossfade/internal/slot"
 )
 
 // TestRefusals says what no cluster can do as one server would: each is told why.
@@ -423,6 +424,110 @@ func TestPubSubSurvives(t *testing.T) {
 		t.Errorf("the message is %q", got)
 	}
 	sub.want("PING", "+PONG\r\n")
+}
+
+// TestRefusedAgainAfterAMove: a transaction whose slot has moved is said again where it is now,
+// and a command of it is refused there. Nothing that comes later meets its MULTI.
+func TestRefusedAgainAfterAMove(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0)
+	e := dial(t, over(t, c))
+	to := c.Masters()[1]
+	one := at(c, c.Masters()[0], "a")
+	e.want("MULTI", "+OK\r\n")
+	e.want("INCR "+one, "+QUEUED\r\n")
+	c.Move(to, slotOfKey(one))
+	few := func(n string) {
+		t.Helper()
+		if err := c.On(to).ConfigSet(t.Context(), "min-replicas-to-write", n).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	few("1")
+	if got := e.line("EXEC"); !strings.HasPrefix(got, "-NOREPLICAS") {
+		t.Errorf("EXEC: %q", got)
+	}
+	few("0")
+	list := strings.TrimSuffix(one, "a") + "list"
+	e.want("BLPOP "+list+" 0.01", "*-1\r\n")
+	e.want("WATCH "+one, "+OK\r\n")
+	e.want("MULTI", "+OK\r\n")
+	e.want("INCR "+one, "+QUEUED\r\n")
+	e.want("EXEC", "*1\r\n:1\r\n")
+}
+
+// TestMultiIsRefused: where a user may not say MULTI, nothing of a transaction is done.
+func TestMultiIsRefused(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0)
+	f := over(t, c)
+	for _, m := range c.Masters() {
+		if err := c.On(m).Do(t.Context(), "ACL", "SETUSER", "default", "-multi").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, lines := range map[string][][]string{
+		"one by one": {{"MULTI"}, {"INCR k"}, {"INCR k"}, {"EXEC"}},
+		"a pipeline": {{"MULTI", "INCR k", "INCR k", "EXEC"}},
+	} {
+		e := dial(t, f)
+		var got []string
+		for _, together := range lines {
+			var all [][]string
+			for _, line := range together {
+				all = append(all, fields(line))
+			}
+			e.send(all...)
+			for range together {
+				got = append(got, e.read())
+			}
+		}
+		if last := got[len(got)-1]; !strings.HasPrefix(last, "-") {
+			t.Errorf("%s: EXEC: %q", name, got)
+		}
+		e.want("GET k", "$-1\r\n")
+	}
+}
+
+// TestNotificationsComeOnce: the slot of the subscriptions goes to a master that is listened to
+// for notifications already, and the connection to the one that had it ends.
+func TestNotificationsComeOnce(t *testing.T) {
+	c := redistest.StartCluster(t, 3, 0, redistest.WithConfig("notify-keyspace-events", "KEA"))
+	f := over(t, c)
+	sub, pub := dial(t, f), dial(t, f)
+	sub.line("HELLO 3")
+	sub.line("PSUBSCRIBE __keyevent@0__:set")
+	sub.line("SUBSCRIBE news")
+	from, to := c.Owner(hubSlot), c.Masters()[1]
+	if from == to {
+		to = c.Masters()[2]
+	}
+	key := at(c, to, "k")
+	event := func(key string) string {
+		return fmt.Sprintf(">4\r\n$8\r\npmessage\r\n$18\r\n__keyevent@0__:set\r\n$18\r\n__keyevent@0__:set\r\n$%d\r\n%s\r\n", len(key), key)
+	}
+	pub.want("SET "+key+" 1", "+OK\r\n")
+	if got := sub.read(); got != event(key) {
+		t.Fatalf("the event is %q", got)
+	}
+	c.Move(to, hubSlot)
+	pub.want("SET {"+slot.Tag(hubSlot)+"}x 1", "+OK\r\n") // the map is known to have changed
+	if got := sub.read(); !strings.Contains(got, "}x") {
+		t.Fatalf("the event is %q", got)
+	}
+	if err := c.On(from).Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Eventually(t, patience, func() bool { return pub.line("PUBLISH news again") == ":1\r\n" }, "all is subscribed at the other master")
+	pub.line("PUBLISH news end")
+	for !strings.Contains(sub.read(), "\r\nend\r\n") { // more than one may have got through
+	}
+	for i := range 10 {
+		name := fmt.Sprint(key, i)
+		pub.want("SET "+name+" 1", "+OK\r\n")
+		if got := sub.read(); got != event(name) {
+			t.Fatalf("event %d is %q", i, got)
+		}
+	}
+	sub.silent()
 }
 
 func TestTransactionsPinned(t *testing.T) {

@@ -282,6 +282,19 @@ func (c *conn) queueOnce(t *txn, to *cluster.Redirect) (replies [][]byte, again 
 			n.append(begin)
 		}
 	}
+	if begin != nil && !n.begins { // whom it refuses it, it would do at once what was to be queued
+		c.mu.Unlock()
+		n.flush()
+		if err := c.hasBegun(n, begin); err != nil {
+			return nil, nil, err
+		}
+		begin = nil
+		c.mu.Lock()
+		if n.begins = true; n.dead {
+			c.mu.Unlock()
+			return nil, nil, errNodeGone
+		}
+	}
 	for _, raw := range t.cmds[t.queued:] {
 		cl := &call{raw: raw, slot: t.slot, lone: true}
 		n.append(cl)
@@ -290,11 +303,8 @@ func (c *conn) queueOnce(t *txn, to *cluster.Redirect) (replies [][]byte, again 
 	c.mu.Unlock()
 	n.flush()
 	if begin != nil {
-		if err := c.await(begin); err != nil {
+		if err := c.hasBegun(n, begin); err != nil {
 			return nil, nil, err
-		}
-		if text, is := isError(begin.buf); is {
-			return nil, nil, &setupError{n.address, strangeText + text}
 		}
 	}
 	replies = make([][]byte, len(t.cmds))
@@ -401,6 +411,17 @@ func (c *conn) exec() bool {
 	return true
 }
 
+// hasBegun waits for the answer to MULTI.
+func (c *conn) hasBegun(n *node, begin *call) error {
+	if err := c.await(begin); err != nil {
+		return err
+	}
+	if text, is := isError(begin.buf); is {
+		return &setupError{n.address, strangeText + text}
+	}
+	return nil
+}
+
 // replay does a transaction whose EXEC was refused, or could not be said: nothing of it was
 // done.
 func (c *conn) replay(_ context.Context, t *txn, until time.Time) ([]byte, error) {
@@ -416,6 +437,8 @@ func (c *conn) replay(_ context.Context, t *txn, until time.Time) ([]byte, error
 		case !ok:
 			return nil, errClosed
 		case t.bad:
+			t.node.close() // it is within a MULTI
+			t.node = nil
 			for _, r := range replies {
 				if resp.IsError(r) && !prefixed(string(r[1:]), "ERR") {
 					return r, nil // why it could not be done in time
