@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -236,18 +237,21 @@ func TestKeptForARefusal(t *testing.T) {
 			return most
 		}
 		most, end := 0, make(chan struct{})
-		watched := make(chan struct{})
-		go func() {
-			defer close(watched)
+		var watcher sync.WaitGroup
+		stop := sync.OnceFunc(func() { close(end); watcher.Wait() })
+		defer stop() // also where the test ends early: before the proxy does
+		watcher.Go(func() {
+			look := time.NewTicker(time.Millisecond)
+			defer look.Stop()
 			for {
 				select {
 				case <-end:
 					return
-				default:
+				case <-look.C:
 					most = max(most, kept())
 				}
 			}
-		}()
+		})
 		_ = c.conn.SetWriteDeadline(time.Now().Add(longest))
 		for range n {
 			c.write(words("ECHO", text))
@@ -258,8 +262,7 @@ func TestKeptForARefusal(t *testing.T) {
 				t.Fatalf("reply %d is %.40q", i, got)
 			}
 		}
-		close(end)
-		<-watched
+		stop()
 		if most > itemBytes+4*size+flushAt {
 			t.Errorf("%d bytes were kept", most)
 		}
