@@ -393,6 +393,9 @@ func (a *attempt) refill(ctx context.Context) error {
 	if err := a.forward.Drain(ctx); err != nil {
 		return err
 	}
+	if err := a.carryAgain(ctx); err != nil {
+		return err
+	}
 	if err := a.forward.Freeze(ctx); err != nil {
 		return err
 	}

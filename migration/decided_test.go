@@ -63,6 +63,63 @@ func TestTheJournalDecidesNotTheStateFile(t *testing.T) {
 	}
 }
 
+// With F2 the target has the decision. A crash behind it, before anybody was let in: the switch
+// is finished only while the fence stands at the source, or where it was committed before.
+func TestUnderF2TheFenceDecidesUntilTheCommit(t *testing.T) {
+	for name, tt := range map[string]struct {
+		fenced, committed bool
+		want              router.Side
+	}{
+		"the fence stands":              {fenced: true, want: router.Target},
+		"the fence is gone":             {want: router.Source},
+		"the fence is gone, committed":  {committed: true, want: router.Target},
+		"the fence stands at committed": {fenced: true, committed: true, want: router.Target},
+	} {
+		t.Run(name, func(t *testing.T) {
+			source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
+			target := redistest.Start(t)
+			m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(target, "", ""), nil)
+			if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+				t.Fatal(err)
+			}
+			f, st := raised(t, source, FenceReplicas)
+			st.Raised = true
+			m.rec.Token, m.rec.Copied = testToken, true
+			m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
+			m.rec.Servers[router.Source].Fence = st
+			m.rec.Phase = Committing
+			if tt.committed {
+				m.rec.Phase = Committed
+			}
+			if err := m.publish(t.Context(), router.Target, store.RecordKey); err != nil {
+				t.Fatal(err)
+			}
+			e, _, err := store.Load(t.Context(), target.Client(0), store.RecordKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.seen = e // as a recovery has read it
+			m.rec.Phase = Committing
+			m.rec.Token, m.rec.Seq = testToken+1, m.rec.Seq+1 // as whoever finishes it
+			if !tt.fenced {
+				if err := f.lower(t.Context(), st); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := m.rollForward(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r := m.record()
+			if r.Side != tt.want || r.Phase.Switching() || r.Phase == Committing {
+				t.Errorf("the applications are on the %s, want the %s; phase %s", r.Side, tt.want, r.Phase)
+			}
+			if tt.want == router.Source {
+				do(t, source.Client(0), "SET", "k", "v")
+			}
+		})
+	}
+}
+
 // The state file may not have outlived the machine: a journal that can be read counts, also
 // where the other server cannot be asked.
 func TestAJournalCountsBesideAServerThatIsDown(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/migration/preflight"
+	"github.com/crossfade/crossfade/router"
 )
 
 // A fence that stands is never taken for what was there before it: who knows its mark knows
@@ -102,5 +104,57 @@ func TestFenceReplicasKnowsItsOwn(t *testing.T) {
 	again.keepRules(&FenceState{Level: FenceReplicas, Raised: true})
 	if again.MinReplicas != "0" {
 		t.Errorf("to be put back: %q", again.MinReplicas)
+	}
+}
+
+// A check that was killed leaves a user behind that has the rules of a fence. It is nobody's:
+// a fence is raised and lowered beside it, and it goes with our own user.
+func TestAKilledCheckLeavesNoFence(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
+	rules := append([]any{"ACL", "SETUSER", preflight.ProbeUsers + "0123", "off"}, anys(append(slices.Concat(fencedRules, replicaRules), (&FenceState{}).selectors()...))...)
+	if err := s.Client(0).Do(t.Context(), rules...).Err(); err != nil {
+		t.Skip("this server has no selectors: ", err)
+	}
+	f, st := raised(t, s, FenceACL)
+	if err := f.check(t.Context(), st); err != nil {
+		t.Errorf("the fence stands, but: %v", err)
+	}
+	if slices.ContainsFunc(st.Users, func(u ACLUser) bool { return strings.HasPrefix(u.Name, preflight.ProbeUsers) }) {
+		t.Error("the probe is taken for a user of the applications")
+	}
+	if err := f.lower(t.Context(), st); err != nil {
+		t.Fatal(err)
+	}
+	m := quietMigration(t, endpointOf(s, "", ""), endpointOf(redistest.Start(t), "", ""), nil)
+	if err := m.ids[router.Source].leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range aclList(t, s.Client(0)) {
+		if strings.Contains(line, preflight.ProbeUsers) {
+			t.Errorf("it is still there: %q", line)
+		}
+	}
+}
+
+// An attempt that died before it raised the fence: what an administrator has made of the users
+// since is not undone by who lowers it.
+func TestWhoIsNotFencedKeepsItsRights(t *testing.T) {
+	source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all", "app on >pw ~* &* +@all", "gone on >pw ~* &* +@all"))
+	m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(redistest.Start(t), "", ""), nil)
+	if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, st := armed(t, source, FenceACL)
+	m.rec.Phase, m.rec.Token, m.rec.Copied = SoftFenced, testToken, true
+	m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
+	m.rec.Servers[router.Source].Fence = st
+	do(t, f.db(), "ACL", "SETUSER", "app", "-@all", "+get")
+	do(t, f.db(), "ACL", "DELUSER", "gone")
+	before := aclList(t, f.db())
+	if err := m.undoSwitch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := aclList(t, f.db()); !slices.Equal(before, after) {
+		t.Errorf("users\n%q\nhave become\n%q", before, after)
 	}
 }

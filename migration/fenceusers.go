@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 )
 
@@ -82,7 +83,13 @@ func pairs(list []any) map[string]any {
 
 // spared reports whether a user needs no fence: no application can be it, and it can
 // change no key.
-func spared(u ACLUser) bool { return replicationOnly(u) || sentinelOnly(u) }
+func spared(u ACLUser) bool { return replicationOnly(u) || sentinelOnly(u) || probeLeft(u) }
+
+// probeLeft recognises what a check has left that was killed: it has the rules of the fence,
+// and was nothing before it.
+func probeLeft(u ACLUser) bool {
+	return strings.HasPrefix(u.Name, preflight.ProbeUsers) && (&FenceState{}).holds(u)
+}
 
 // sentinelRules are what the user of sentinels may do, as their documentation has it.
 var sentinelRules = []string{

@@ -19,7 +19,7 @@ import (
 )
 
 // frozenCheck compares what neither side changes now: the number of keys of each
-// database and a sample of them. It takes at most half of the stall budget. At the same
+// database, a sample of them, and the function libraries. It takes at most half of the stall budget. At the same
 // time it makes sure of what the journal needs.
 func (a *attempt) frozenCheck(ctx context.Context) error {
 	if err := a.save(false, func(r *Record) { r.Phase = Verifying }); err != nil {
@@ -40,6 +40,7 @@ func (a *attempt) compareFrozen(ctx context.Context) error {
 	together, tctx := errgroup.WithContext(ctx)
 	together.Go(func() error { return a.compareCounts(tctx) })
 	together.Go(func() error { return a.checkSample(tctx) })
+	together.Go(func() error { return a.forward.CompareFunctions(tctx) })
 	return together.Wait()
 }
 

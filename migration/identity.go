@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/conn"
 )
@@ -169,13 +170,21 @@ func (id *identity) use(p *conn.Pool, own bool) {
 	}
 }
 
-// leave goes back to the operator's credentials and removes our user. The fence
-// must be down.
+// leave goes back to the operator's credentials and removes our user, and those that checks
+// have left which were killed. The fence must be down.
 func (id *identity) leave(ctx context.Context) error {
 	if id.isOwn() {
 		id.stepBack()
 	}
-	if err := id.Pool().DB(0).Do(ctx, "ACL", "DELUSER", OwnUser).Err(); err != nil {
+	users := []any{"ACL", "DELUSER", OwnUser}
+	if names, err := id.Pool().DB(0).Do(ctx, "ACL", "USERS").StringSlice(); err == nil {
+		for _, name := range names {
+			if strings.HasPrefix(name, preflight.ProbeUsers) {
+				users = append(users, name)
+			}
+		}
+	}
+	if err := id.Pool().DB(0).Do(ctx, users...).Err(); err != nil {
 		return fmt.Errorf("removing user %s from %s: %w", OwnUser, id.url, err)
 	}
 	return nil

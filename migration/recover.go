@@ -338,20 +338,39 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 
 // lowerFenceBy is lowerFence for who makes more of the fence.
 func (m *Migration) lowerFenceBy(ctx context.Context, side router.Side, fence func(router.Side) fence) error {
-	f := fence(side)
+	return m.lowerFenceOf(ctx, side, fence, func(st *FenceState) (*FenceState, error) { return st, nil })
+}
+
+// lowerFoundFence is lowerFence for what an attempt has left that nobody has watched since.
+// It may have died before it raised the fence: who is not behind it keeps what rights an
+// administrator has given or taken meanwhile.
+func (m *Migration) lowerFoundFence(ctx context.Context, side router.Side) error {
+	return m.lowerFenceOf(ctx, side, m.fence, func(st *FenceState) (*FenceState, error) {
+		return stillFenced(ctx, m.ids[side].Pool(), st)
+	})
+}
+
+// lowerFenceOf lowers what of says of the fence that the record knows of.
+func (m *Migration) lowerFenceOf(ctx context.Context, side router.Side, fence func(router.Side) fence, of func(*FenceState) (*FenceState, error)) error {
 	m.meet(side)
 	kept := m.record().Servers[side]
-	st := kept.Fence
-	if st == nil {
-		_ = f.unpause(ctx) // servers before 6.2 do not know it
+	if kept.Fence == nil {
+		_ = fence(side).unpause(ctx) // servers before 6.2 do not know it
 		return nil
 	}
 	at := time.Now()
-	if err := f.lower(ctx, st); errors.Is(err, store.ErrSuperseded) {
+	lower := func() error {
+		st, err := of(kept.Fence)
+		if err != nil {
+			return err
+		}
+		return fence(side).lower(ctx, st)
+	}
+	if err := lower(); errors.Is(err, store.ErrSuperseded) {
 		return err
 	} else if err != nil {
 		m.relogin(ctx, err) // a restarted server may have forgotten our user
-		if err := fence(side).lower(ctx, st); err != nil {
+		if err := lower(); err != nil {
 			return err
 		}
 	}

@@ -104,7 +104,7 @@ func (m *Migration) settle(ctx context.Context) error {
 	case r.Phase == Committed:
 		err = m.finish(ctx)
 	case r.Servers[r.Side].Fence != nil:
-		err = m.lowerFence(ctx, r.Side) // an attempt that could not be taken back whole
+		err = m.lowerFoundFence(ctx, r.Side) // an attempt that could not be taken back whole
 	}
 	if err == nil && len(needed(r)) < len(m.ids) {
 		err = m.sitOnTheOther(ctx, r.Side.Other())
@@ -208,7 +208,9 @@ func (m *Migration) noteAborting(context.Context) error {
 
 func (m *Migration) claimLeft(ctx context.Context) error { return m.claim(ctx, m.record().Side) }
 
-func (m *Migration) reopenLeft(ctx context.Context) error { return m.lowerFence(ctx, m.record().Side) }
+func (m *Migration) reopenLeft(ctx context.Context) error {
+	return m.lowerFoundFence(ctx, m.record().Side)
+}
 
 func (m *Migration) noteAborted(context.Context) error {
 	return m.save(true, func(r *Record) { r.Phase, r.Switch = afterAbort(r.Side), nil })
@@ -248,8 +250,8 @@ func (m *Migration) rollForward(ctx context.Context) error {
 func (m *Migration) journalAgain(ctx context.Context) error {
 	r := m.record()
 	f := r.Servers[r.Switch.From].Fence
-	if f != nil && f.Level == FenceReplicas { // see journal
-		return nil
+	if f != nil && f.Level == FenceReplicas {
+		return m.stillFencedBefore(ctx, r, f)
 	}
 	var stands store.Condition
 	if f == nil && r.fencedBefore(r.Switch.From) != "" {
@@ -276,6 +278,29 @@ func (m *Migration) journalAgain(ctx context.Context) error {
 		}
 	}
 	return m.publishIf(ctx, r.Switch.From, store.JournalKey, stands)
+}
+
+// stillFencedBefore looks for F2, where the entered server has the decision (see journal),
+// whether the server that is left has kept its fence f until then: nobody was let in before
+// the switch was committed, so where it has not, the switch is taken back.
+func (m *Migration) stillFencedBefore(ctx context.Context, r Record, f *FenceState) error {
+	to := m.ids[r.Switch.To].Pool()
+	e, ok, err := store.Load(ctx, to.Control(), store.RecordKey)
+	if err != nil {
+		return fmt.Errorf("on %s: %w", to, err)
+	}
+	if ok && r.committedIn(e) {
+		return nil
+	}
+	left := m.fence(r.Switch.From)
+	left.run = r.Switch.Run
+	if err := left.check(ctx, f); err != nil {
+		if loginRefused(err) { // our user is gone: it restarted without its users
+			err = errFenceLost
+		}
+		return fmt.Errorf("looking for the fence on %s before the switch is committed: %w", m.ids[r.Switch.From].Pool(), err)
+	}
+	return nil
 }
 
 // commitAgain commits on the entered server, which may be committed already. One that has

@@ -52,7 +52,7 @@ func (a *attempt) prepare(ctx context.Context) error {
 	a.endShadow()
 	if old := a.record().Servers[a.from].Fence; old != nil && old.Raised {
 		// Never read what is to be put back from users that are fenced already.
-		if err := a.lowerFence(ctx, a.from); err != nil {
+		if err := a.lowerFoundFence(ctx, a.from); err != nil {
 			return err
 		}
 	}
@@ -420,11 +420,11 @@ func (a *attempt) drainTwice(ctx context.Context) error {
 // drainFrozen carries what is left over and stops copying, while nobody writes.
 func (a *attempt) drainFrozen(ctx context.Context) error {
 	// Nothing changes any more, so all of this may be asked for at the same time.
-	beside, bctx := errgroup.WithContext(ctx)
-	beside.Go(func() error { return a.forward.CarryFunctions(bctx) })
-	beside.Go(func() error { return a.carryScripts(bctx) })
-	carried := sync.OnceValue(beside.Wait)
+	first := make(chan error, 1)
+	go func() { first <- a.carryBeside(ctx) }()
+	carried := sync.OnceValue(func() error { return <-first })
 	a.onUndo(func(context.Context) error { a.forward.Thaw(); return nil })
+	begun := false
 	err := a.forward.DrainFrozen(ctx, func(ctx context.Context) error {
 		if err := a.forward.Follows(a.left.Run); err != nil {
 			return err
@@ -432,9 +432,29 @@ func (a *attempt) drainFrozen(ctx context.Context) error {
 		if err := carried(); err != nil {
 			return err
 		}
+		if begun { // the entered server has been restarted since
+			if err := a.carryAgain(ctx); err != nil {
+				return err
+			}
+		}
+		begun = true
 		return a.rebase(ctx)
 	})
 	return errors.Join(err, carried())
+}
+
+// carryBeside carries what is no key.
+func (a *attempt) carryBeside(ctx context.Context) error {
+	together, tctx := errgroup.WithContext(ctx)
+	together.Go(func() error { return a.forward.CarryFunctions(tctx) })
+	together.Go(func() error { return a.carryScripts(tctx) })
+	return together.Wait()
+}
+
+// carryAgain is carryBeside for a server that may have lost all of it.
+func (a *attempt) carryAgain(ctx context.Context) error {
+	a.scripts = nil
+	return a.carryBeside(ctx)
 }
 
 // rebase has the way back, if there is one, forget what came before this on the entered

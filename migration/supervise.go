@@ -102,7 +102,7 @@ func (m *Migration) guard(ctx context.Context) {
 		}
 	}
 	if r.Servers[r.Side].Fence != nil && !r.Phase.Switching() {
-		if err := m.lowerFence(ctx, r.Side); err != nil {
+		if err := m.lowerFoundFence(ctx, r.Side); err != nil {
 			m.log.Error("the fence on the applications' own server is still up", "error", err)
 		}
 	}

@@ -172,7 +172,7 @@ func (s *session) refuseHello() error {
 	text := resp.ErrorText(replies[0])
 	if !strings.HasPrefix(text, "NOAUTH") {
 		how := "HELLO <proto> AUTH"
-		if name, major, minor := program(replies[0]); name == "redis" && (major < 7 || major == 7 && minor < 2) {
+		if p := resp.ProgramOf(replies[0]); p.Name == "redis" && p.Before(7, 2) {
 			how = "HELLO AUTH"
 		}
 		text = "NOAUTH HELLO must be called with the client already authenticated, otherwise the " + how +

@@ -1,5 +1,7 @@
 package proxy
 
+import "github.com/crossfade/crossfade/internal/resp"
+
 // What is due before a command is forwarded.
 
 // empties says what a server makes of an empty command.
@@ -51,7 +53,7 @@ func (s *session) blank() error {
 			return err
 		}
 		s.link.empties = count
-		if name, major, _ := program(replies[0]); name == "redis" && major >= 8 {
+		if p := resp.ProgramOf(replies[0]); p.Name == "redis" && p.Major >= 8 {
 			s.link.empties = dontCount
 			return s.cacheAfterAll()
 		}

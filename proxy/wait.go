@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"fmt"
 	"strconv"
 
 	"github.com/crossfade/crossfade/internal/resp"
@@ -36,7 +35,7 @@ func (s *session) claimWrites() (text string, err error) {
 	s.keep()
 	// HELLO is everybody's. An error of WAIT itself is for the server to say.
 	replies, err = s.ask(words("HELLO"), words("WAIT", "0", "0"))
-	if err != nil || waitsForAll(replies[0]) || resp.IsError(replies[1]) {
+	if err != nil || resp.WaitsForAll(replies[0]) || resp.IsError(replies[1]) {
 		return "", err
 	}
 	replies, err = s.ask(words("MULTI"), words("SET", waitName, ""), words("DEL", waitName), words("EXEC"))
@@ -100,7 +99,7 @@ func (s *session) beginAnew(wait [][]byte, lines []line) (text string, err error
 	}
 	// An older server is right by itself, and to have it wait would only be one more thing
 	// that its replicas have to confirm.
-	asIs := waitsForAll(about[1])
+	asIs := resp.WaitsForAll(about[1])
 	if !asIs {
 		if text, err = s.claimWrites(); err != nil {
 			return "", err
@@ -147,33 +146,4 @@ func done(reply []byte) bool {
 		}
 	}
 	return len(elements) == 2
-}
-
-// waitsForAll reports whether the server of this answer to HELLO is older than 7.2:
-// there a connection's WAIT waits for what was replicated before its last command,
-// whoever wrote it. Servers without HELLO are older still.
-func waitsForAll(hello []byte) bool {
-	if resp.IsError(hello) {
-		return true
-	}
-	_, major, minor := program(hello)
-	return major > 0 && (major < 7 || major == 7 && minor < 2)
-}
-
-// program says which program answers HELLO so; a version of 0 is one that it does not tell.
-func program(hello []byte) (name string, major, minor int) {
-	about := resp.Elements(hello)
-	for i := 0; i+1 < len(about); i += 2 {
-		field, _, _ := resp.Text(about[i])
-		text, _, _ := resp.Text(about[i+1])
-		switch string(field) {
-		case "server":
-			name = string(text)
-		case "version":
-			if _, err := fmt.Sscanf(string(text), "%d.%d", &major, &minor); err != nil {
-				major, minor = 0, 0
-			}
-		}
-	}
-	return name, major, minor
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"strconv"
 	"sync"
@@ -331,62 +330,3 @@ func (h *hangup) stop() {
 }
 
 func (c *conn) sockStopped() bool { return c.watchOver.Load() || c.isClosed() }
-
-// waitAll is WAIT, and WAITAOF: for what was written on this connection, or before on others,
-// at any master. So each is asked, behind something that it replicates for this connection,
-// since servers wait for what the connection that asks has written. The least is the answer.
-func (c *conn) waitAll(args [][]byte, at int) bool {
-	d, forever, _ := spread.LastMillis.Timeout(args[at])
-	deadline := time.Now().Add(d)
-	c.view = c.f.topo.Map()
-	var nodes []*node
-	for _, m := range c.view.Masters() {
-		n, err := c.main(m.Address)
-		if err != nil {
-			return c.failed(err)
-		}
-		tag := tagOf(c.view, m)
-		replies, err := c.ask(n, words("SPUBLISH", "{"+tag+"}crossfade:wait", ""))
-		if err != nil {
-			return false
-		}
-		if text, is := isError(replies[0]); is && !prefixed(text, "ERR unknown") {
-			return c.local(replies[0])
-		}
-		nodes = append(nodes, n)
-	}
-	if len(nodes) == 0 {
-		return c.local(errorOf(downText))
-	}
-	if !forever {
-		args[at] = spread.LastMillis.Format(time.Until(deadline))
-	}
-	wire := wireOf(args...)
-	calls := make([]*call, len(nodes))
-	for i, n := range nodes {
-		calls[i] = &call{raw: wire, slot: -1, lone: true}
-		c.mu.Lock()
-		if n.dead {
-			c.mu.Unlock()
-			return c.local(errorOf(changedText))
-		}
-		n.append(calls[i])
-		c.mu.Unlock()
-		n.flush()
-	}
-	replies := make([][]byte, len(nodes))
-	for i, cl := range calls {
-		if err := c.await(cl); err != nil {
-			if c.isClosed() {
-				return false
-			}
-			return c.local(errorOf(fmt.Sprintf("ERR Crossfade: a node of the cluster was lost meanwhile: %s", nodes[i].address)))
-		}
-		replies[i] = cl.buf
-	}
-	how := spread.Least
-	if is(args[0], "waitaof") {
-		how = spread.And // the least of each element
-	}
-	return c.local(merge(&fan{merge: how}, replies))
-}

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -467,26 +468,45 @@ func (c *conn) flush() {
 
 // ask has a node do commands of ours, and waits for its answers, errors or not.
 func (c *conn) ask(n *node, raws ...[]byte) ([][]byte, error) {
-	calls := make([]*call, len(raws))
-	c.mu.Lock()
-	for i, raw := range raws {
-		calls[i] = &call{raw: raw, slot: -1, lone: true}
-		if n.dead {
-			c.mu.Unlock()
-			return nil, errNodeGone
-		}
-		n.append(calls[i])
+	replies, err := c.askEach([]*node{n}, raws...)
+	if err != nil {
+		return nil, err
 	}
-	c.mu.Unlock()
-	n.flush()
-	replies := make([][]byte, len(raws))
-	for i, cl := range calls {
-		if err := c.await(cl); err != nil {
-			return nil, err
+	return replies[0], nil
+}
+
+// askEach is ask at several nodes at once. The replies of a node that is lost meanwhile are
+// nil, and the error is the first of those.
+func (c *conn) askEach(nodes []*node, raws ...[]byte) (replies [][][]byte, err error) {
+	calls := make([][]*call, len(nodes))
+	for i, n := range nodes {
+		c.mu.Lock()
+		for _, raw := range raws {
+			if n.dead {
+				calls[i] = nil
+				break
+			}
+			cl := &call{raw: raw, slot: -1, lone: true}
+			n.append(cl)
+			calls[i] = append(calls[i], cl)
 		}
-		replies[i] = cl.buf
+		c.mu.Unlock()
+		n.flush()
 	}
-	return replies, nil
+	replies = make([][][]byte, len(nodes))
+	for i := range nodes {
+		if calls[i] == nil {
+			err = cmp.Or(err, errNodeGone)
+		}
+		for _, cl := range calls[i] {
+			if lost := c.await(cl); lost != nil {
+				replies[i], err = nil, cmp.Or(err, lost)
+				break
+			}
+			replies[i] = append(replies[i], cl.buf)
+		}
+	}
+	return replies, err
 }
 
 // await waits for a call of ours.

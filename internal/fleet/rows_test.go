@@ -323,6 +323,74 @@ func TestWait(t *testing.T) {
 	e.want("WAIT 1 10000", ":1\r\n")
 }
 
+// TestWaitForATransaction: what EXEC wrote went over another connection, and WAIT is for it
+// all the same. Servers since Redis 7.2 wait for nothing where the connection that asks has
+// written nothing itself.
+func TestWaitForATransaction(t *testing.T) {
+	c := redistest.StartCluster(t, 2, 1)
+	f := over(t, c)
+	master := c.Masters()[1]
+	replica, k := c.Replicas(master)[0], at(c, master, "k")
+	e := dial(t, f)
+	e.want("SET "+k+" x", "+OK\r\n")
+	e.want("WAIT 1 10000", ":1\r\n")
+
+	writer := dial(t, f)
+	if err := replica.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	writer.want("MULTI", "+OK\r\n")
+	writer.want("SET "+k+" y", "+QUEUED\r\n")
+	writer.want("EXEC", "*1\r\n+OK\r\n")
+	writer.want("WAIT 1 100", ":0\r\n")
+	if err := replica.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	writer.want("WAIT 1 10000", ":1\r\n")
+	for _, m := range c.Masters() {
+		if keys := c.On(m).Keys(t.Context(), waitKeys+"*").Val(); len(keys) > 0 {
+			t.Errorf("it has left %q on %s", keys, m.Addr())
+		}
+	}
+}
+
+// TestWaitWithoutTheRight: who may not have a master replicate something is told so, not a
+// number that may be wrong, and its connections are not left within a MULTI.
+func TestWaitWithoutTheRight(t *testing.T) {
+	c := redistest.StartCluster(t, 2, 0)
+	_, version, _ := strings.Cut(c.On(c.Masters()[0]).Info(t.Context(), "server").Val(), "redis_version:")
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if major < 7 || major == 7 && minor < 2 {
+		t.Skip("these servers need no right for it")
+	}
+	for _, m := range c.Masters() {
+		for user, rights := range map[string]string{"keyless": "~{* +@all", "multiless": "~* +@all -multi"} {
+			args := []any{"ACL", "SETUSER", user, "on", ">pw"}
+			for _, r := range strings.Fields(rights) {
+				args = append(args, r)
+			}
+			if err := c.On(m).Do(t.Context(), args...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f := over(t, c)
+	for _, user := range []string{"keyless", "multiless"} {
+		e := dial(t, f)
+		e.want("AUTH "+user+" pw", "+OK\r\n")
+		for i, m := range c.Masters() {
+			e.want("SET "+at(c, m, "k")+" x", "+OK\r\n")
+			if got := e.line("WAIT 0 10"); !strings.HasPrefix(got, "-ERR Crossfade: WAIT on a cluster needs the right") {
+				t.Errorf("%s, %d: WAIT: %q", user, i, got)
+			}
+			e.want("GET "+at(c, m, "k"), "$1\r\nx\r\n")
+		}
+	}
+}
+
 func TestPubSub(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 0, redistest.WithConfig("notify-keyspace-events", "KEA"))
 	f := over(t, c)

@@ -76,6 +76,10 @@ func unanswered(err error) bool {
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 }
 
+// ProbeUsers begins the names of the users that a check makes, and removes again: one that
+// was killed leaves such a user, which nobody can log in as and which looks like a fenced one.
+const ProbeUsers = "crossfade-probe-"
+
 // aclFence tries the rules of the fence (selectors are there since 7.0) on a user
 // that nobody can log in as.
 func aclFence(ctx context.Context, env Env) error {
@@ -86,7 +90,7 @@ func aclFence(ctx context.Context, env Env) error {
 	if err := c.Do(ctx, "ACL", "USERS").Err(); err != nil {
 		return fmt.Errorf("ACL USERS: %w", err)
 	}
-	name := "crossfade-probe-" + probeKey()[len(probePrefix):]
+	name := ProbeUsers + probeKey()[len(probePrefix):]
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()

@@ -5,33 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
 // carriedFunctions remembers whether From's libraries are to be looked at.
 type carriedFunctions struct {
-	brake  *brake // of what nobody has asked for: a Freeze holds that too
+	brake  *brake      // of what nobody has asked for: a Freeze holds that too
+	due    atomic.Bool // something may have changed since they were looked at
 	mu     sync.Mutex
 	looked bool
-	due    bool
+	run    string // From's run id when they were looked at last
 	left   string // libraries that were not carried, as they were told of last
 }
 
 // FunctionsChanged says that the proxy saw a FUNCTION command that changes.
-func (m *Mirror) FunctionsChanged() {
-	m.functions.mu.Lock()
-	defer m.functions.mu.Unlock()
-	m.functions.due = true
-}
+func (m *Mirror) FunctionsChanged() { m.functions.due.Store(true) }
 
 func (m *Mirror) checkFunctions() {
 	m.functions.mu.Lock()
-	due := m.functions.due || !m.functions.looked
+	looked := m.functions.looked
 	m.functions.mu.Unlock()
-	if !due || !m.functions.brake.tryEnter() {
+	if looked && !m.functions.due.Load() || !m.functions.brake.tryEnter() {
 		return
 	}
 	defer m.functions.brake.leave()
@@ -42,57 +41,103 @@ func (m *Mirror) checkFunctions() {
 	}
 }
 
-// CarryFunctions makes To's function libraries those of From, on each master of a cluster, and
-// leaves others' alone, see Libraries.
-// Servers without functions (before 7.0) have none to carry.
-func (m *Mirror) CarryFunctions(ctx context.Context) error {
-	m.functions.mu.Lock()
-	defer m.functions.mu.Unlock()
-	servers, err := m.cfg.To.Masters(ctx)
-	if err != nil {
-		return fmt.Errorf("listing the functions of %s: %w", m.cfg.To, err)
+// shelves are the libraries of both sides.
+type shelves struct {
+	run     string // From's run id
+	from    libraries
+	servers []*conn.Pool
+	to      []libraries // of each of servers
+	without error       // one of them has no functions
+}
+
+// shelves asks both sides. Servers without functions (before 7.0) have no libraries.
+func (m *Mirror) shelves(ctx context.Context) (s shelves, err error) {
+	if s.servers, err = m.cfg.To.Masters(ctx); err != nil {
+		return s, fmt.Errorf("listing the functions of %s: %w", m.cfg.To, err)
 	}
-	to := make([]libraries, len(servers))
-	errs := make([]error, len(servers))
+	s.to = make([]libraries, len(s.servers))
+	errs := make([]error, len(s.servers))
 	var asked sync.WaitGroup
-	for i, s := range servers { // all at the same time: clients may be waiting
-		asked.Go(func() { to[i], errs[i] = listLibraries(ctx, s.DB(0)) })
+	for i, one := range s.servers { // all at the same time: clients may be waiting
+		asked.Go(func() { s.to[i], errs[i] = listLibraries(ctx, one.DB(0)) })
 	}
-	from, err := listLibraries(ctx, m.source().pool.DB(m.home[0]))
+	l := m.source()
+	s.run = l.line.first.run // its pool leads to no other process
+	s.from, err = listLibraries(ctx, l.pool.DB(m.home[0]))
 	asked.Wait()
 	if err != nil && !unknownCommand(err) {
-		return fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
+		return s, fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
 	}
-	var without error // a server that has no functions
-	for i, s := range servers {
+	for i, one := range s.servers {
 		if errs[i] == nil {
 			continue
 		}
-		err := fmt.Errorf("listing the functions of %s: %w", s, errs[i])
+		err := fmt.Errorf("listing the functions of %s: %w", one, errs[i])
 		if !unknownCommand(err) {
-			return err
+			return s, err
 		}
-		without = err
+		s.without = err
 	}
-	if err := m.carry(ctx, from, servers, to, without); err != nil {
+	return s, nil
+}
+
+// CarryFunctions makes To's function libraries those of From, on each master of a cluster, and
+// leaves others' alone, see Libraries.
+func (m *Mirror) CarryFunctions(ctx context.Context) error {
+	m.functions.mu.Lock()
+	defer m.functions.mu.Unlock()
+	m.functions.due.Store(false) // before they are asked for: what changes later is looked at again
+	s, err := m.shelves(ctx)
+	if err == nil {
+		err = m.carry(ctx, s)
+	}
+	if err != nil {
+		m.functions.due.Store(true)
 		return err
 	}
-	m.functions.looked, m.functions.due = true, false
+	m.functions.looked, m.functions.run = true, s.run
 	return nil
 }
 
-// carry does what there is to do, and has written down before whose is what. without is why
-// nothing can be loaded.
-func (m *Mirror) carry(ctx context.Context, from libraries, servers []*conn.Pool, to []libraries, without error) error {
+// CompareFunctions returns an error unless To has the libraries that it should have, and has
+// not those that are From's no longer. It changes nothing.
+func (m *Mirror) CompareFunctions(ctx context.Context) error {
+	m.functions.mu.Lock()
+	defer m.functions.mu.Unlock()
+	s, err := m.shelves(ctx)
+	if err != nil {
+		return err
+	}
+	c := plan(m.cfg.Side, m.cfg.Map, m.cfg.Shelf.Libraries(), s.from, s.to)
+	for i, has := range s.to {
+		for name, lib := range c.want {
+			if has[name].code != lib.code {
+				return fmt.Errorf("comparing function libraries: %q is not the same on %s and %s", name, m.cfg.From, s.servers[i])
+			}
+		}
+		for _, name := range c.gone {
+			if _, there := has[name]; there {
+				return fmt.Errorf("comparing function libraries: %q is on %s, and on %s no longer", name, s.servers[i], m.cfg.From)
+			}
+		}
+	}
+	return nil
+}
+
+// carry does what there is to do, and has written down before whose is what.
+func (m *Mirror) carry(ctx context.Context, s shelves) error {
 	before := m.cfg.Shelf.Libraries()
-	c := plan(m.cfg.Side, m.cfg.Map, before, from, to)
+	c := plan(m.cfg.Side, m.cfg.Map, before, s.from, s.to)
 	m.tellLeft(c.left)
 	switch {
-	case without == nil:
+	case s.without == nil:
 	case len(c.want) > 0:
-		return without
+		return s.without
 	default:
 		return nil
+	}
+	if err := m.emptied(c, before, s); err != nil {
+		return err
 	}
 	if before == nil || !maps.Equal(before, c.known) {
 		if err := m.cfg.Shelf.Keep(ctx, c.known); err != nil {
@@ -100,8 +145,8 @@ func (m *Mirror) carry(ctx context.Context, from libraries, servers []*conn.Pool
 		}
 	}
 	errs := []error{c.clash(m.cfg.To)}
-	for i, s := range servers {
-		errs = append(errs, c.carryTo(ctx, s, to[i]))
+	for i, server := range s.servers {
+		errs = append(errs, c.carryTo(ctx, server, s.to[i]))
 	}
 	if err := errors.Join(errs...); err != nil || len(c.gone) == 0 {
 		return err
@@ -114,6 +159,33 @@ func (m *Mirror) carry(ctx context.Context, from libraries, servers []*conn.Pool
 		return fmt.Errorf("noting whose the function libraries are: %w", err)
 	}
 	return nil
+}
+
+// emptied returns an error where From has lost every library that was carried, and may have
+// been started again since they were seen there: To may have the only copies left. It is what
+// checkLoss is for keys.
+func (m *Mirror) emptied(c carriage, before Libraries, s shelves) error {
+	if m.cfg.AcceptLoss || s.run != "" && s.run == m.functions.run {
+		return nil
+	}
+	for name := range c.want {
+		if before[name] == Carried {
+			return nil
+		}
+	}
+	there := slices.DeleteFunc(slices.Clone(c.gone), func(name string) bool { has, _ := on(s.to, name, ""); return !has })
+	if len(there) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s has none of the function libraries any more that it had, and may have been started again without them, so those on %s are left as they are: %s; load them on %s, or FUNCTION DELETE them on %s if nobody needs them, or restart crossfade with --sync.accept_loss",
+		m.cfg.From, m.cfg.To, quotedList(there), m.cfg.From, m.cfg.To)
+}
+
+// seenFunctions notes that both have the same libraries now, as they were carried to From.
+func (m *Mirror) seenFunctions() {
+	m.functions.mu.Lock()
+	defer m.functions.mu.Unlock()
+	m.functions.run = m.source().line.first.run
 }
 
 // tellLeft says, once, which libraries are not carried.

@@ -214,6 +214,42 @@ func TestOthersFunctionsAreLeftAlone(t *testing.T) {
 	wantLibraries(t, w.dst, lib("fresh", 5, "x"), named)
 }
 
+// A server that was started again without its libraries may have left the only copies on the
+// other one: they are not deleted there, also when one of them is loaded anew under another
+// name. Who deletes them all on the same process means it.
+func TestLibrariesOfAServerThatLostThem(t *testing.T) {
+	w := newWorld(t, nil)
+	ok(t, w.m.Follow(t.Context(), true))
+	load(t, w.src, lib("ours", 1, "f"), lib("more", 2, "g"))
+	ok(t, carry(t, w.m))
+	drop(t, w.src, "ours", "more")
+	ok(t, carry(t, w.m))
+	wantLibraries(t, w.dst)
+	load(t, w.src, lib("ours", 1, "f"), lib("more", 2, "g"))
+	ok(t, carry(t, w.m))
+
+	w.src.Kill()
+	ok(t, w.src.Restart(t.Context()))
+	refused := func() error {
+		if err := w.m.CarryFunctions(t.Context()); err == nil || !strings.Contains(err.Error(), "accept_loss") {
+			return fmt.Errorf("functions of a server that has lost them: %w", err)
+		}
+		return nil
+	}
+	redistest.Eventually(t, 30*time.Second, refused, "nothing is carried")
+	wantLibraries(t, w.dst, lib("ours", 1, "f"), lib("more", 2, "g"))
+	load(t, w.src, lib("another", 3, "h"))
+	ok(t, refused())
+	wantLibraries(t, w.dst, lib("ours", 1, "f"), lib("more", 2, "g"))
+	if err := w.m.CompareFunctions(t.Context()); err == nil {
+		t.Error("they are said to be alike")
+	}
+	load(t, w.src, lib("ours", 1, "f"))
+	ok(t, carry(t, w.m))
+	wantLibraries(t, w.dst, lib("ours", 1, "f"), lib("another", 3, "h"))
+	ok(t, w.m.CompareFunctions(t.Context()))
+}
+
 // A library that names databases stays where its words mean what they say.
 func TestFunctionsThatNameDatabasesAreNotCarried(t *testing.T) {
 	leaves := "#!lua name=leaves\nredis.register_function('l', function() return redis.call('SELECT', 5) end)"

@@ -237,6 +237,7 @@ func (m *Mirror) Rebase(ctx context.Context) error {
 		l.rebase()
 	}
 	m.beat.forget()
+	m.seenFunctions()
 	m.mu.Lock()
 	m.reason = ""
 	m.mu.Unlock()

@@ -107,6 +107,7 @@ func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err erro
 	m.mu.Unlock()
 	if changed = was != "" && was != id; changed {
 		m.noteGap(why)
+		m.functions.due.Store(true)
 		for _, l := range m.lanes {
 			l.requestScan()
 		}

@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/router"
+)
+
+// TestLibrariesOfATargetThatRestarts: a target that keeps nothing is restarted under the hold,
+// after function libraries and scripts were carried there. It has them when clients come, and
+// the source loses none to what the target had lost.
+func TestLibrariesOfATargetThatRestarts(t *testing.T) {
+	for _, at := range []string{"cutover.drain-2:after", "cutover.commit:before"} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			s := newServers(t, keeping, nil)
+			do(t, s.src.Client(0), "FUNCTION", "LOAD", oursFirst)
+			file := filepath.Join(t.TempDir(), "at")
+			s.c = newSidecar(t, setup{
+				source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), dbmap: crashMap,
+				extra: []string{"--cutover.max_stall", "60s"},
+			})
+			s.c.start(at + "#1=wait:" + file)
+			s.c.awaitReady()
+			s.load(s.c.addr)
+			app := redis.NewClient(&redis.Options{Addr: s.c.addr})
+			defer func() { _ = app.Close() }()
+			hash := app.ScriptLoad(t.Context(), "return 7").Val()
+			err := s.faultAt(router.Source, file, func() {
+				s.dst.Kill()
+				if err := s.dst.Restart(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if err != nil {
+				t.Fatalf("the switch: %v", err)
+			}
+			if got, err := app.FCall(t.Context(), "first", nil).Int(); err != nil || got != 1 {
+				t.Errorf("FCALL on the target: %d, %v", got, err)
+			}
+			if got, err := app.EvalSha(t.Context(), hash, nil).Int(); err != nil || got != 7 {
+				t.Errorf("EVALSHA on the target: %d, %v", got, err)
+			}
+			s.goOn(50)
+			s.c.awaitReady()
+			for side, server := range []*redistest.Server{s.src, s.dst} {
+				if got := names(t, server); got != "first" {
+					t.Errorf("the %s has the libraries %q", router.Side(side), got)
+				}
+			}
+			s.c.end(false)
+		})
+	}
+}
