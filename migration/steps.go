@@ -429,15 +429,14 @@ func (a *attempt) drainFrozen(ctx context.Context) error {
 		if err := a.forward.Follows(a.left.Run); err != nil {
 			return err
 		}
-		if err := carried(); err != nil {
-			return err
-		}
+		carry := carried
 		if begun { // the entered server has been restarted since
-			if err := a.carryAgain(ctx); err != nil {
-				return err
-			}
+			carry = func() error { return a.carryAgain(ctx) }
 		}
 		begun = true
+		if err := carry(); err != nil {
+			return err
+		}
 		return a.rebase(ctx)
 	})
 	return errors.Join(err, carried())

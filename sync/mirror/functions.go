@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,6 @@ type carriedFunctions struct {
 	due    atomic.Bool // something may have changed since they were looked at
 	mu     sync.Mutex
 	looked bool
-	run    string // From's run id when they were looked at last
 	left   string // libraries that were not carried, as they were told of last
 }
 
@@ -43,7 +41,6 @@ func (m *Mirror) checkFunctions() {
 
 // shelves are the libraries of both sides.
 type shelves struct {
-	run     string // From's run id
 	from    libraries
 	servers []*conn.Pool
 	to      []libraries // of each of servers
@@ -61,9 +58,7 @@ func (m *Mirror) shelves(ctx context.Context) (s shelves, err error) {
 	for i, one := range s.servers { // all at the same time: clients may be waiting
 		asked.Go(func() { s.to[i], errs[i] = listLibraries(ctx, one.DB(0)) })
 	}
-	l := m.source()
-	s.run = l.line.first.run // its pool leads to no other process
-	s.from, err = listLibraries(ctx, l.pool.DB(m.home[0]))
+	s.from, err = listLibraries(ctx, m.source().pool.DB(m.home[0])) // which leads to no process that has lost its data
 	asked.Wait()
 	if err != nil && !unknownCommand(err) {
 		return s, fmt.Errorf("listing the functions of %s: %w", m.cfg.From, err)
@@ -95,7 +90,7 @@ func (m *Mirror) CarryFunctions(ctx context.Context) error {
 		m.functions.due.Store(true)
 		return err
 	}
-	m.functions.looked, m.functions.run = true, s.run
+	m.functions.looked = true
 	return nil
 }
 
@@ -136,9 +131,6 @@ func (m *Mirror) carry(ctx context.Context, s shelves) error {
 	default:
 		return nil
 	}
-	if err := m.emptied(c, before, s); err != nil {
-		return err
-	}
 	if before == nil || !maps.Equal(before, c.known) {
 		if err := m.cfg.Shelf.Keep(ctx, c.known); err != nil {
 			return fmt.Errorf("noting whose the function libraries are: %w", err)
@@ -159,33 +151,6 @@ func (m *Mirror) carry(ctx context.Context, s shelves) error {
 		return fmt.Errorf("noting whose the function libraries are: %w", err)
 	}
 	return nil
-}
-
-// emptied returns an error where From has lost every library that was carried, and may have
-// been started again since they were seen there: To may have the only copies left. It is what
-// checkLoss is for keys.
-func (m *Mirror) emptied(c carriage, before Libraries, s shelves) error {
-	if m.cfg.AcceptLoss || s.run != "" && s.run == m.functions.run {
-		return nil
-	}
-	for name := range c.want {
-		if before[name] == Carried {
-			return nil
-		}
-	}
-	there := slices.DeleteFunc(slices.Clone(c.gone), func(name string) bool { has, _ := on(s.to, name, ""); return !has })
-	if len(there) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%s has none of the function libraries any more that it had, and may have been started again without them, so those on %s are left as they are: %s; load them on %s, or FUNCTION DELETE them on %s if nobody needs them, or restart crossfade with --sync.accept_loss",
-		m.cfg.From, m.cfg.To, quotedList(there), m.cfg.From, m.cfg.To)
-}
-
-// seenFunctions notes that both have the same libraries now, as they were carried to From.
-func (m *Mirror) seenFunctions() {
-	m.functions.mu.Lock()
-	defer m.functions.mu.Unlock()
-	m.functions.run = m.source().line.first.run
 }
 
 // tellLeft says, once, which libraries are not carried.

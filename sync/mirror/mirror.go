@@ -237,7 +237,6 @@ func (m *Mirror) Rebase(ctx context.Context) error {
 		l.rebase()
 	}
 	m.beat.forget()
-	m.seenFunctions()
 	m.mu.Lock()
 	m.reason = ""
 	m.mu.Unlock()
@@ -335,8 +334,11 @@ func (m *Mirror) DrainFrozen(ctx context.Context, then func(context.Context) err
 	return m.drain(ctx, frozen, m.Thaw)
 }
 
+// errAnother is found when To is another process than it was, or has other data.
+var errAnother = errors.New("it is another process than it was")
+
 // drain has clean called, and then f, until To is the same process before and after; again
-// is called before every other time.
+// is called before every other time. f is broken off where To is found to be another one.
 func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again func()) error {
 	defer m.throttle.Hurry()()
 	defer m.hurryUp()()
@@ -359,16 +361,21 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 		}
 		var id string
 		together, tctx := errgroup.WithContext(ctx)
-		together.Go(func() (err error) { id, _, err = m.lookRun(tctx); return err })
+		together.Go(func() (err error) {
+			if id, _, err = m.lookRun(tctx); err == nil && id != was { // whoever has noticed that first
+				err = errAnother // f may wait for what To has lost, and it is done again anyway
+			}
+			return err
+		})
 		together.Go(func() error { return m.stillThere(tctx, l) }) // who has other data has not told of that
 		together.Go(func() error { return f(tctx) })
-		if err := together.Wait(); err != nil {
-			return err
-		}
-		if id != was { // whoever has noticed that first
+		switch err := together.Wait(); {
+		case errors.Is(err, errAnother):
 			was = id
 			again()
 			continue
+		case err != nil:
+			return err
 		}
 		m.mu.Lock()
 		m.drained = id
