@@ -60,6 +60,8 @@ func markdown(out io.Writer, m machine, rounds int, seconds float64, ways []way,
 	p("- versions: %s\n- date: %s\n- command: `%s`\n", strings.Join(m.versions, "; "), m.date, m.command)
 	p("- load: redis-benchmark; the cells with one client or mixed commands by bench/load\n")
 	p("- every way leads to the same server process on the same machine, which load,\n  proxy and server share; %d rounds of %g s, in each of which every way has its turn\n", rounds, seconds)
+	p("- haproxy, twemproxy and predixy have one thread each; crossfade has the default of\n  proxy.loops: shared one for four processors, at least one; pinned one for each, at most eight\n")
+	p("- crossfade's migration has ended, so nothing is copied meanwhile: what a copy costs those\n  beside it is what `make bench-bulk` measures\n")
 	p("\n%s", explain)
 	p("\n## Requests a second, share of direct\n\n| cell |")
 	for _, w := range ways {
