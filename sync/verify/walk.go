@@ -137,19 +137,13 @@ func (w *walk) pass(ctx context.Context, step string, c *redis.Client, cost floa
 }
 
 func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages chan<- []string) error {
-	run, spread := "", value.Clustered(c) // whose client looks itself whose cursors it has
-	if !spread {
-		run = runID(ctx, c)
-	}
 	match, kind := w.cfg.Only.Scan()
-	for cursor := uint64(0); ; {
+	p := &pager{c: c, match: match, kind: kind, count: w.cfg.Batch}
+	defer p.close()
+	for {
 		var keys []string
-		var next uint64
 		err := retry(ctx, func() (err error) {
-			keys, next, err = scanPage(ctx, c, cursor, match, &kind, w.cfg.Batch)
-			if !spread && value.Unknown(err) && runID(ctx, c) != run {
-				return fmt.Errorf("%w: %w", errRestarted, err)
-			}
+			keys, err = p.next(ctx)
 			return err
 		}, c)
 		if err != nil {
@@ -172,7 +166,7 @@ func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages ch
 				return context.Cause(ctx)
 			}
 		}
-		if cursor = next; cursor == 0 {
+		if p.cursor == 0 {
 			return nil
 		}
 	}
