@@ -29,6 +29,7 @@ type walk struct {
 	truth, copy *redis.Client // the same two, by who follows whom
 	suspects    *suspects
 	throttle    *throttle.Throttle
+	watchMost   int
 	told        func(*suspect, verdict) // of the first verdict about each suspect; nil: nobody
 
 	mu     sync.Mutex // guards what follows; held while Progress and OnDiffer are called
@@ -37,6 +38,10 @@ type walk struct {
 	step   string
 	done   int64 // of this step
 	total  int64
+	// watching counts the times that keys were watched closely and not seen to follow: up
+	// to watchMost of all keys, and behind them of those that the follower seems to have
+	// no changes of.
+	watching [2]int
 }
 
 // namedMost bounds the memory of counted keys. Past it a key that SCAN shows twice
@@ -52,7 +57,7 @@ func newWalk(cfg Config, db int) *walk {
 		report:   Database{Source: db, Target: cfg.Databases[db].DB, Prefix: cfg.Databases[db].Prefix},
 		named:    make(map[string]bool),
 		suspects: newSuspects(cfg.Pending),
-		throttle: throttle.New(cfg.Limits, nil),
+		throttle: throttle.New(cfg.Limits, nil), watchMost: watchedKeys,
 	}
 	w.truth, w.copy = w.src, w.dst
 	if cfg.Reverse {
