@@ -211,7 +211,9 @@ func TestSieveLosesAServer(t *testing.T) {
 // said of the next one that no key expires.
 func TestSieveForgetsWithALot(t *testing.T) {
 	from, to := redistest.Start(t), redistest.Start(t)
-	do(t, to.Client(0), "CONFIG SET rdbcompression no")
+	for _, c := range []*redis.Client{from.Client(0), to.Client(3)} {
+		do(t, c, "CONFIG SET rdbcompression no") // or the values would be small
+	}
 	keys := make([]string, askFrom)
 	for i := range keys {
 		keys[i] = fmt.Sprint("k", i)
