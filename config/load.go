@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/url"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/providers/confmap"
@@ -168,5 +169,39 @@ func (l layer) values(t tree) (map[string]any, []error) {
 			values[secret] = Secret("")
 		}
 	}
+	for _, server := range []string{"source", "target"} {
+		login(values, server)
+	}
 	return values, problems
+}
+
+// login has the user and the password in a layer's URL beat those of the layers before,
+// which are another server's, as may be.
+func login(values map[string]any, server string) {
+	address, _ := values[server+".url"].(Secret)
+	user, password := loginIn(string(address))
+	without := func(key string, none any) {
+		if _, there := values[server+"."+key]; !there {
+			values[server+"."+key] = none
+		}
+	}
+	if user {
+		without("username", "")
+	}
+	if password {
+		without("username", "")
+		without("password", Secret(""))
+		without("password_file", "")
+	}
+}
+
+// loginIn reports whether a URL, which may be wrong, has a user and a password.
+func loginIn(text string) (user, password bool) {
+	_, plain := hostsOf(text) // of which there may be several
+	u, err := url.Parse(plain)
+	if err != nil || u.User == nil {
+		return false, false
+	}
+	_, password = u.User.Password()
+	return u.User.Username() != "", password
 }

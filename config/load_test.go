@@ -356,3 +356,41 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// TestALoginOfAnotherServer has a later layer name another server, with the login for it:
+// what an earlier one says of the first server's does not go there.
+func TestALoginOfAnotherServer(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("of-A"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, file     string
+		env, args      []string
+		user, password string
+	}{
+		{"a password", "{url: 'redis://A', username: app, password: of-A}", nil, []string{"--source", "redis://:of-B@B"}, "", "of-B"},
+		{"a user and a password", "{url: 'redis://A', username: app, password: of-A}", nil, []string{"--source", "redis://b:of-B@B"}, "b", "of-B"},
+		{"a file", "{url: 'redis://A', password_file: " + secret + "}", nil, []string{"--source", "redis://:of-B@B"}, "", "of-B"},
+		{"an empty password", "{url: 'redis://A', password: of-A}", nil, []string{"--source", "redis://b:@B"}, "b", ""},
+		{"sentinels", "{url: 'redis://A', password: of-A}", nil, []string{"--source", "redis+sentinel://:of-B@B,C:1/m"}, "", "of-B"},
+		{"a cluster", "{url: 'redis://A', password: of-A}", nil, []string{"--source", "redis+cluster://:of-B@B,C:1"}, "", "of-B"},
+		{"a socket", "{url: 'redis://A', password: of-A}", nil, []string{"--source", "unix://:of-B@/run/b"}, "", "of-B"},
+		{"the environment", "{url: 'redis://A', password: of-A}", []string{"CROSSFADE_SOURCE=redis://:of-B@B"}, nil, "", "of-B"},
+		{"the environment, and a password by a flag", "{url: 'redis://A', password: of-A}", []string{"CROSSFADE_SOURCE=redis://b:of-B@B"}, []string{"--source.password", "late"}, "b", "late"},
+		{"a file beside it", "{url: 'redis://A', password: of-A}", nil, []string{"--source", "redis://b:of-B@B", "--source.password_file", secret}, "b", "of-A"},
+		{"in one layer", "{url: 'redis://b:of-B@B', username: app, password: of-A}", nil, nil, "app", "of-A"},
+		{"no login", "{url: 'redis://A', username: app, password: of-A}", nil, []string{"--source", "redis://B"}, "app", "of-A"},
+		{"a user, for the password of before", "{url: 'redis://A', username: app, password: of-A}", nil, []string{"--source", "redis://b@B"}, "b", "of-A"},
+	} {
+		got, _, err := Load(append([]string{"--config", write(t, "source: "+c.file+"\ntarget: 'redis://T'")}, c.args...), c.env)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		e, err := got.Source.Endpoint()
+		if err != nil || e.Username != c.user || e.Password != c.password {
+			t.Errorf("%s: user %q, password %q, %v", c.name, e.Username, e.Password, err)
+		}
+	}
+}

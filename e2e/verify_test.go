@@ -73,7 +73,7 @@ func TestVerifyUnderWrites(t *testing.T) {
 	found := make(map[string]value.Kind)
 	r := compare(true)
 	for _, e := range r.Databases[0].Examples {
-		found[e.Key] = e.Kind
+		found[string(e.Key)] = e.Kind
 	}
 	s := must[migration.Status](t)(c.status())
 	// The background may have been there first.

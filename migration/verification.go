@@ -73,9 +73,13 @@ type verification struct {
 	last     *verified // the newest one
 	lastBack *verified // the newest one of the background
 	whole    *verified // the newest one of all keys
+	// known is the newest one that left differences, as far as it came, until one of all
+	// keys that began later has found none; nil: without such.
+	known *verified
 }
 
-// verified is a comparison that came to its end, with what its worth rests on.
+// verified is a comparison that came to its end, or to a difference, with what its worth
+// rests on.
 type verified struct {
 	report  verify.Report
 	mirror  *mirror.Mirror // that ran all the time; nil: not known, from before a restart
@@ -221,11 +225,25 @@ func (m *Migration) compared(ctx context.Context, cfg verify.Config, by string) 
 	found.report = r
 	found.report.Changes = found.changed(m)
 	found.report.Stale = found.report.Changes != 0
+	m.verification.learn(found)
 	if err != nil {
 		return found.report, err
 	}
 	m.keepVerified(found)
 	return found.report, nil
+}
+
+// learn keeps what found says of differences. A sample that meets none says nothing
+// about those that another one has met, nor does one that was broken off.
+func (v *verification) learn(found *verified) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case found.report.Left() > 0:
+		v.known = found
+	case v.known != nil && found.report.Clears(v.known.report):
+		v.known = nil
+	}
 }
 
 func (m *Migration) keepVerified(found *verified) {
@@ -334,13 +352,14 @@ func (m *Migration) verifyStatus() VerifyStatus {
 func (m *Migration) verifyReasons() []string {
 	v := &m.verification
 	v.mu.Lock()
-	last, whole := v.last, v.whole
+	known, whole := v.known, v.whole
 	v.mu.Unlock()
 	switch gate := m.cfg.Verify.Gate; {
 	case gate == "off":
 		return nil
-	case last != nil && last.mirror != nil && last.report.Left() > 0:
-		return []string{fmt.Sprintf("the last verification found %d keys that differ; run crossfade verify --repair (or set verify.gate: off)", last.report.Left())}
+	case known != nil:
+		return []string{fmt.Sprintf("a verification (%s) found %d keys that differ, and none of all keys has found them equal since; run crossfade verify --repair (or set verify.gate: off)",
+			known.report.Ended.Local().Format(time.DateTime), known.report.Left())}
 	case gate == "known":
 		return nil
 	case whole == nil:

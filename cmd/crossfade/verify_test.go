@@ -153,6 +153,50 @@ func TestVerifyBesideTheCopy(t *testing.T) {
 	}
 }
 
+// TestVerifyRemembersWhatDiffers: what one comparison has found is not undone by a sample
+// that does not meet it. The keys' names are of bytes.
+func TestVerifyRemembersWhatDiffers(t *testing.T) {
+	source, target := redistest.Start(t), redistest.Start(t)
+	fillVerified(t, source, source, 0, 0, 200)
+	for _, key := range []string{"\xff\x01", "\xfe\x01"} {
+		source.Client(0).Set(t.Context(), key, "right", 0)
+	}
+	cf := startSidecar(t, source, target, "--verify.rate", "0", "--databases", "0=0")
+	cf.awaitReady(t)
+	there := target.Client(0)
+	for _, key := range []string{"\xff\x01", "\xfe\x01"} {
+		there.Set(t.Context(), key, "wrong", 0)
+	}
+	r := must(t, cf.dir, 3, "verify", "--json")
+	var report verify.Report
+	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || report.Differing != 2 {
+		t.Fatalf("%s, %v", r.stdout, err)
+	}
+	for _, e := range report.Databases[0].Examples {
+		if got := there.Get(t.Context(), string(e.Key)).Val(); got != "wrong" {
+			t.Errorf("it names %q, which is %q on the target", string(e.Key), got)
+		}
+	}
+	if r := must(t, cf.dir, 3, "verify"); !strings.Contains(r.stdout, `value   "\xff\x01"`) || !strings.Contains(r.stdout, `value   "\xfe\x01"`) {
+		t.Errorf("verify: %s", r.stdout)
+	}
+	refused := func(what string) {
+		t.Helper()
+		if r := must(t, cf.dir, 3, "cutover", "--dry-run"); !strings.Contains(r.stderr, "2 keys that differ") {
+			t.Errorf("%s: %s", what, r.stderr)
+		}
+	}
+	refused("a cutover with known differences")
+	for {
+		if r := call(t, cf.dir, nil, "verify", "--sample", "0.001"); r.code == 0 {
+			break // it has not met them
+		}
+	}
+	refused("behind a sample")
+	must(t, cf.dir, 0, "verify", "--repair")
+	must(t, cf.dir, 0, "cutover", "--dry-run")
+}
+
 func TestVerifyInTheBackground(t *testing.T) {
 	source, target := redistest.Start(t), redistest.Start(t)
 	fillVerified(t, source, source, 0, 0, 50)

@@ -126,6 +126,7 @@ func (s *Sieve) Close() {
 			e.wires.Close()
 			e.wires = nil
 		}
+		s.ends[i].none = [2]bool{} // what was asked for lots that are lost says nothing about others
 	}
 }
 

@@ -207,6 +207,36 @@ func TestSieveLosesAServer(t *testing.T) {
 	}
 }
 
+// TestSieveForgetsWithALot loses a server while one lot is compared and the servers have
+// said of the next one that no key expires.
+func TestSieveForgetsWithALot(t *testing.T) {
+	from, to := redistest.Start(t), redistest.Start(t)
+	for _, c := range []*redis.Client{from.Client(0), to.Client(3)} {
+		do(t, c, "CONFIG SET rdbcompression no") // or the values would be small
+	}
+	keys := make([]string, askFrom)
+	for i := range keys {
+		keys[i] = fmt.Sprint("k", i)
+		for _, c := range []*redis.Client{from.Client(0), to.Client(3)} {
+			do(t, c, "SETRANGE "+keys[i]+" 2000 x")
+		}
+	}
+	link := redistest.NewLink(t, to.Addr())
+	s := NewSieve(&Ways{Source: dial(t, from.URL(0), 0), Big: 1 << 20}, dial(t, "redis://"+link.Addr(), 3), nil)
+	defer s.Close()
+	if out, err := s.Step(t.Context(), NewLot(slices.Clone(keys), len(keys))); err != nil || len(out) != 0 {
+		t.Fatalf("%v, %+v", err, out)
+	}
+	link.CutAfter(int64(len(keys)) * 1000) // behind the sizes, and in the midst of the values
+	if out, err := s.Step(t.Context(), NewLot(slices.Clone(keys), len(keys))); err == nil || len(out) != 2 {
+		t.Fatalf("%v, %+v", err, out)
+	}
+	do(t, from.Client(0), "PEXPIREAT k0 99999999999999")
+	if got := sift(t, s, []string{"k0"}, 1); got["k0"] != Unlike {
+		t.Errorf("a key that expires on one side only has verdict %d", got["k0"])
+	}
+}
+
 func TestSamePayload(t *testing.T) {
 	footer := func(version, checksum byte) string {
 		return string([]byte{version, 0}) + strings.Repeat(string([]byte{checksum}), 8)

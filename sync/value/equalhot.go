@@ -2,7 +2,6 @@ package value
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -21,15 +20,30 @@ type element struct {
 
 // elementKind says how the elements of a type are found and asked for.
 type elementKind struct {
-	scan  string
-	pairs bool
-	ask   func(ctx context.Context, p *pair, names []string) ([]element, error) // of p.b
+	each func(ctx context.Context, p *pair, chunk func(names []string) error) error      // of p.a
+	ask  func(ctx context.Context, p *pair, names []string, all bool) ([]element, error) // of p.b; all: names are those of a chunk
+	// rest compares what is no element; nil: there is nothing.
+	rest func(ctx context.Context, p *pair) (same bool, err error)
 }
 
 var elementsOf = map[string]elementKind{
-	"set":  {"SSCAN", false, askMembers},
-	"zset": {"ZSCAN", true, askScores},
-	"hash": {"HSCAN", true, askFields},
+	"set":    {each: scanned("SSCAN", false), ask: askMembers},
+	"zset":   {each: scanned("ZSCAN", true), ask: askScores},
+	"hash":   {each: scanned("HSCAN", true), ask: askFields},
+	"stream": {each: eachID, ask: askEntries, rest: sameState},
+}
+
+// scanned finds elements by a command, which gives something with each name or not.
+func scanned(command string, pairs bool) func(context.Context, *pair, func([]string) error) error {
+	return func(ctx context.Context, p *pair, chunk func([]string) error) error {
+		return eachScan(ctx, p.a, command, p.keyA, func(elems []string) error {
+			p.bytes += sum(elems)
+			if pairs {
+				elems, _ = split(elems)
+			}
+			return chunk(elems)
+		})
+	}
 }
 
 const (
@@ -38,14 +52,15 @@ const (
 	oddStill  = 2 // times that an element must have stood still to differ
 )
 
-// Elements compares a set, sorted set or hash that is big and never stands still: all
+// Elements compares a set, sorted set, hash or stream that is big and never stands still: all
 // elements both ways, and those that differ again and again, after wait, until they
 // are equal or stood still on the truth, which is a or b as second says. decided is
-// false when neither became so, and for other types. One that stood still counts as
-// differing only if arrives says that wait is long enough for a change to arrive.
-func (c *Comparer) Elements(ctx context.Context, a, b *redis.Client, second, arrives bool, key string, wait func(context.Context) error) (d Diff, decided bool, err error) {
+// false when neither became so, and for other types. One that stood still differs if
+// wait has said both times that what was written before it has arrived. Of very many that
+// are not equal only some are looked at again, which can only show that they differ.
+func (c *Comparer) Elements(ctx context.Context, a, b *redis.Client, second bool, key string, wait func(context.Context) (arrived bool, err error)) (d Diff, decided bool, err error) {
 	h := hot{there: &pair{a: a, b: b, keyA: key, keyB: key}, back: &pair{a: b, b: a, keyA: key, keyB: key},
-		tolerance: c.tolerance(), second: second, arrives: arrives, lax: c.NoFieldExpiries}
+		tolerance: c.tolerance(), second: second, lax: c.NoFieldExpiries}
 	d, decided, err = h.compare(ctx, wait)
 	if movedOn(err) {
 		return torn("key changed while it was compared"), false, nil
@@ -67,22 +82,26 @@ func (c *Comparer) Elements(ctx context.Context, a, b *redis.Client, second, arr
 
 // hot is one key that changes all the time, being compared by elements.
 type hot struct {
-	there, back     *pair // each asks its b
-	kind            elementKind
-	tolerance       int64
-	second, arrives bool
-	lax             bool // fields' expiries do not matter where one side knows none
-	odd             map[string]*oddity
+	there, back *pair // each asks its b
+	kind        elementKind
+	tolerance   int64
+	second      bool
+	lax         bool // fields' expiries do not matter where one side knows none
+	odd         map[string]*oddity
+	more        bool // there are more odd ones, not looked for
 }
 
 // oddity is an element that was not equal.
 type oddity struct {
 	truth element
-	still int
+	still int // looks in a row at which what was written before had arrived, and the truth was as before
 }
 
-func (h *hot) compare(ctx context.Context, wait func(context.Context) error) (Diff, bool, error) {
+func (h *hot) compare(ctx context.Context, wait func(context.Context) (bool, error)) (Diff, bool, error) {
 	name, err := h.there.a.Type(ctx, h.there.keyA).Result()
+	if name == "none" {
+		name, err = h.there.b.Type(ctx, h.there.keyB).Result()
+	}
 	if err != nil {
 		return Diff{}, false, err
 	}
@@ -92,29 +111,26 @@ func (h *hot) compare(ctx context.Context, wait func(context.Context) error) (Di
 	}
 	h.kind, h.odd = kind, make(map[string]*oddity)
 	for _, p := range []*pair{h.there, h.back} {
-		err := eachScan(ctx, p.a, kind.scan, p.keyA, func(elems []string) error {
-			p.bytes += sum(elems)
-			if kind.pairs {
-				elems, _ = split(elems)
-			}
-			_, err := h.look(ctx, elems)
+		err := kind.each(ctx, p, func(names []string) error {
+			_, err := h.look(ctx, names, false, true)
 			if err == nil && len(h.odd) > oddMost {
-				err = errEnough
+				h.more, err = true, errEnough
 			}
 			return err
 		})
-		if errors.Is(err, errEnough) {
-			return Diff{}, false, nil
-		}
-		if err != nil {
+		if err = enough(err); err != nil {
 			return Diff{}, false, err
+		}
+		if h.more {
+			break
 		}
 	}
 	for range oddRounds {
 		if len(h.odd) == 0 {
-			return Diff{}, true, nil
+			break
 		}
-		if err := wait(ctx); err != nil {
+		arrived, err := wait(ctx)
+		if err != nil {
 			return Diff{}, false, err
 		}
 		names := make([]string, 0, len(h.odd))
@@ -122,20 +138,35 @@ func (h *hot) compare(ctx context.Context, wait func(context.Context) error) (Di
 			names = append(names, n)
 		}
 		for chunk := range slices.Chunk(names, chunkMost) {
-			if lasting, err := h.look(ctx, chunk); err != nil || lasting && h.arrives {
+			if lasting, err := h.look(ctx, chunk, arrived, false); err != nil || lasting {
 				return differ(Value, "an element of the %s lastingly differs", name), err == nil, err
 			}
 		}
 	}
-	return Diff{}, len(h.odd) == 0, nil
+	if len(h.odd) > 0 || h.more {
+		return Diff{}, false, nil
+	}
+	if kind.rest == nil {
+		return Diff{}, true, nil
+	}
+	for range oddRounds {
+		if same, err := kind.rest(ctx, h.there); err != nil || same {
+			return Diff{}, same, err
+		}
+		if _, err := wait(ctx); err != nil {
+			return Diff{}, false, err
+		}
+	}
+	return Diff{}, false, nil
 }
 
-// look asks both sides for elements and notes those that are not equal. lasting says
+// look asks both sides for elements and notes those that are not equal. arrived says that
+// what was written before has arrived; all, that the names are one chunk of a side; lasting,
 // that one of them stood still.
-func (h *hot) look(ctx context.Context, names []string) (lasting bool, err error) {
+func (h *hot) look(ctx context.Context, names []string, arrived, all bool) (lasting bool, err error) {
 	x, y, err := both(
-		func() ([]element, error) { return h.kind.ask(ctx, h.back, names) },
-		func() ([]element, error) { return h.kind.ask(ctx, h.there, names) })
+		func() ([]element, error) { return h.kind.ask(ctx, h.back, names, all) },
+		func() ([]element, error) { return h.kind.ask(ctx, h.there, names, all) })
 	if err != nil {
 		return false, err
 	}
@@ -154,7 +185,7 @@ func (h *hot) look(ctx context.Context, names []string) (lasting bool, err error
 			h.odd[n] = &oddity{truth: truth}
 			continue
 		}
-		if o.still++; o.truth != truth {
+		if o.still++; o.truth != truth || !arrived {
 			o.truth, o.still = truth, 0
 		}
 		lasting = lasting || o.still >= oddStill
@@ -162,7 +193,7 @@ func (h *hot) look(ctx context.Context, names []string) (lasting bool, err error
 	return lasting, nil
 }
 
-func askMembers(ctx context.Context, p *pair, names []string) ([]element, error) {
+func askMembers(ctx context.Context, p *pair, names []string, _ bool) ([]element, error) {
 	answers, err := p.ask(ctx, "SMISMEMBER", "SISMEMBER", names)
 	out := make([]element, len(answers))
 	for i, v := range answers {
@@ -171,7 +202,7 @@ func askMembers(ctx context.Context, p *pair, names []string) ([]element, error)
 	return out, err
 }
 
-func askScores(ctx context.Context, p *pair, names []string) ([]element, error) {
+func askScores(ctx context.Context, p *pair, names []string, _ bool) ([]element, error) {
 	answers, err := p.ask(ctx, "ZMSCORE", "ZSCORE", names)
 	out := make([]element, len(answers))
 	for i, v := range answers {
@@ -187,7 +218,7 @@ func askScores(ctx context.Context, p *pair, names []string) ([]element, error) 
 	return out, err
 }
 
-func askFields(ctx context.Context, p *pair, names []string) ([]element, error) {
+func askFields(ctx context.Context, p *pair, names []string, _ bool) ([]element, error) {
 	answers, err := p.ask(ctx, "HMGET", "HGET", names)
 	if err != nil {
 		return nil, err

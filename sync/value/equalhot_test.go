@@ -48,15 +48,17 @@ func TestElementsOfWhatNeverStandsStill(t *testing.T) {
 		}
 	})
 	// What was written before is there when the writer has made another round on both.
-	wait := func(context.Context) error {
+	wait := func() {
 		before := rounds.Load()
 		redistest.Eventually(t, 20*time.Second, func() bool { return rounds.Load() >= before+2 }, "the writer goes on")
-		return nil
 	}
 	c := &Comparer{}
 	elements := func(key string, arrives bool) (Diff, bool) {
 		t.Helper()
-		d, decided, err := c.Elements(t.Context(), src, dst, false, arrives, key, wait)
+		d, decided, err := c.Elements(t.Context(), src, dst, false, key, func(context.Context) (bool, error) {
+			wait()
+			return arrives, nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +75,12 @@ func TestElementsOfWhatNeverStandsStill(t *testing.T) {
 	run(t, dst, "SREM", "set", "m5")
 	run(t, dst, "HSET", "hash", "more", 1)
 	run(t, dst, "ZADD", "zset", 1.5, "m7")
-	for _, key := range []string{"set", "hash", "zset"} {
+	// More than are looked at one by one.
+	many(t, src, n, "SADD", "others", func(i int) []any { return []any{fmt.Sprint("m", i)} })
+	many(t, dst, n, "SADD", "others", func(i int) []any { return []any{fmt.Sprint("o", i)} })
+	many(t, src, n, "SADD", "missing", func(i int) []any { return []any{fmt.Sprint("m", i)} })
+	many(t, dst, n, "SADD", "extra", func(i int) []any { return []any{fmt.Sprint("m", i)} })
+	for _, key := range []string{"set", "hash", "zset", "others", "missing", "extra"} {
 		if d, decided := elements(key, true); !decided || d.Kind != Value {
 			t.Errorf("%s with a planted difference: %+v, decided %v", key, d, decided)
 		}

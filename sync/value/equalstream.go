@@ -36,16 +36,24 @@ func (p *pair) streams(ctx context.Context) ([2]stream, error) {
 	return [2]stream{sa, sb}, err
 }
 
-func equalStreams(ctx context.Context, p *pair, sa, sb stream) (d Diff, err error) {
+// equalState compares what streams say of themselves, but for their groups.
+func equalState(sa, sb stream) Diff {
 	switch {
 	case sa.length != sb.length:
-		return differ(Value, "%d entries on the source, %d on the target", sa.length, sb.length), nil
+		return differ(Value, "%d entries on the source, %d on the target", sa.length, sb.length)
 	case sa.last != sb.last:
-		return differ(Value, "stream has last id %s on the source, %s on the target", sa.last, sb.last), nil
+		return differ(Value, "stream has last id %s on the source, %s on the target", sa.last, sb.last)
 	case sa.added >= 0 && sb.added >= 0 && sa.added != sb.added:
-		return differ(Value, "stream counts %d entries added on the source, %d on the target", sa.added, sb.added), nil
+		return differ(Value, "stream counts %d entries added on the source, %d on the target", sa.added, sb.added)
 	case sa.maxDeleted != "" && sb.maxDeleted != "" && sa.maxDeleted != sb.maxDeleted:
-		return differ(Value, "stream has max-deleted-id %s on the source, %s on the target", sa.maxDeleted, sb.maxDeleted), nil
+		return differ(Value, "stream has max-deleted-id %s on the source, %s on the target", sa.maxDeleted, sb.maxDeleted)
+	}
+	return Diff{}
+}
+
+func equalStreams(ctx context.Context, p *pair, sa, sb stream) (d Diff, err error) {
+	if d := equalState(sa, sb); !d.Equal() {
+		return d, nil
 	}
 	err = eachEntries(ctx, p.a, p.keyA, sa.last, func(x []entry) error {
 		y, err := entries(ctx, p.b, p.keyB, x[0].id, x[len(x)-1].id, len(x))

@@ -28,17 +28,16 @@ const (
 )
 
 const (
-	stillNeeded  = 2 // looks in a row with the truth unchanged: with the one before, three
-	stuckNeeded  = 3 // changes of the truth that did not move the follower
-	patience     = 5 // times Rounds, for keys whose changes have not arrived yet
-	repairsMost  = 3
-	watchedMost  = 3 // times that one key is watched closely
-	watchedKeys  = 1000
-	statesMost   = 4096 // of one key that are remembered
-	bursts       = 40   // at least, and over watchTime
-	burstReads   = 16
-	burstBytes   = 256 << 10
-	bigWaitSteps = 20
+	stillNeeded = 2 // looks in a row with the truth unchanged: with the one before, three
+	stuckNeeded = 3 // changes of the truth that did not move the follower
+	patience    = 5 // times Rounds, for keys whose changes have not arrived yet
+	repairsMost = 3
+	watchedMost = 3    // times that one key is watched closely
+	watchedKeys = 1000 // that were watched to no end; and as many that the follower seems not to follow
+	statesMost  = 4096 // of one key that are remembered
+	bursts      = 40   // at least, and over watchTime
+	burstReads  = 16
+	burstBytes  = 256 << 10
 )
 
 // judge looks at suspects again until there are none any more.
@@ -159,7 +158,7 @@ func (w *walk) weigh(s *suspect, d value.Diff, arrived bool) verdict {
 		return equal
 	case d.Big: // it has grown
 		return again
-	case s.still >= stillNeeded && !d.Torn:
+	case s.still >= stillNeeded && (!d.Torn || s.looks >= w.cfg.Rounds): // torn all the time by who writes to the follower: the truth stood still
 		if d.Kind == value.Unsure {
 			return undecided
 		}
@@ -179,14 +178,36 @@ func (w *walk) weigh(s *suspect, d value.Diff, arrived bool) verdict {
 // the truth was seen in. One that stays as it was while the truth moves on does not
 // follow.
 func (w *walk) closely(ctx context.Context, s *suspect) (verdict, error) {
-	w.mu.Lock()
-	tried := w.report.Watched
-	w.report.Watched++
-	w.mu.Unlock()
-	s.watched++
-	if tried >= watchedKeys {
-		return moving, nil
+	n, may := w.mayWatch(s)
+	if !may {
+		s.why = "more keys change all the time than can be watched"
+		return undecided, nil
 	}
+	s.watched++
+	v, err := w.watch(ctx, s)
+	if v == followed && err == nil { // it took a moment only
+		w.mu.Lock()
+		w.watching[n]--
+		w.mu.Unlock()
+	}
+	return v, err
+}
+
+// mayWatch takes one of the times that keys may be watched closely, see walk.watching.
+func (w *walk) mayWatch(s *suspect) (of int, may bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for n := range w.watching {
+		if w.watching[n] < w.watchMost && (n == 0 || s.stuck) {
+			w.watching[n]++
+			w.report.Watched++
+			return n, true
+		}
+	}
+	return 0, false
+}
+
+func (w *walk) watch(ctx context.Context, s *suspect) (verdict, error) {
 	n := int(max(1, min(burstReads, burstBytes/max(1, s.diff.Bytes))))
 	if s.states == nil {
 		s.states = make(map[uint64]bool)
@@ -207,6 +228,7 @@ func (w *walk) closely(ctx context.Context, s *suspect) (verdict, error) {
 		if err != nil {
 			return again, err
 		}
+		w.throttle.Spent(int64(len(truths)) * s.diff.Bytes)
 		for _, x := range truths {
 			if len(states) < statesMost {
 				states[x] = true
@@ -256,89 +278,6 @@ func (w *walk) burst(ctx context.Context, key string, n int) (truths, others []u
 	return truths, others, err
 }
 
-// lookStill compares a big key while it is watched for changes.
-func (w *walk) lookStill(ctx context.Context, s *suspect) (verdict, error) {
-	var d value.Diff
-	var still bool
-	arrived := false
-	before := func(ctx context.Context) error {
-		if w.cfg.Settled == nil {
-			arrived = true
-			return sleep(ctx, w.cfg.Settle)
-		}
-		for range bigWaitSteps {
-			have, err := w.arrived(ctx, []string{s.key})
-			if err != nil || have[0] {
-				arrived = err == nil
-				return err
-			}
-			if err := sleep(ctx, w.cfg.Settle/bigWaitSteps); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	err := retry(ctx, func() (err error) {
-		d, still, err = w.comparer.Still(ctx, w.src, w.dst, w.truth, s.key, before)
-		if one := []value.Diff{d}; err == nil {
-			err = w.outside(ctx, []string{s.key}, one)
-			d = one[0]
-		}
-		return err
-	}, w.src, w.dst)
-	if err != nil {
-		return again, err
-	}
-	w.counted(d)
-	s.looks++
-	s.diff = d
-	s.truth, s.other = w.prints(d)
-	if arrived {
-		s.arrived++
-	}
-	if !still {
-		s.changes++
-	}
-	switch {
-	case d.Equal():
-		return equal, nil
-	case still && arrived && !d.Torn && d.Kind == value.Unsure:
-		return undecided, nil
-	case still && arrived && !d.Torn:
-		return differing, nil
-	case s.looks < w.cfg.Rounds, s.arrived == 0 && s.looks < patience*w.cfg.Rounds:
-		return again, nil
-	case s.changes > 0:
-		return w.byElements(ctx, s)
-	}
-	return undecided, nil
-}
-
-// byElements decides about a big collection that never stands still. Where somebody
-// can say what has arrived, nobody can for such a key: then it can only be seen to
-// follow.
-func (w *walk) byElements(ctx context.Context, s *suspect) (verdict, error) {
-	var d value.Diff
-	var decided bool
-	err := retry(ctx, func() (err error) {
-		d, decided, err = w.comparer.Elements(ctx, w.src, w.dst, w.cfg.Reverse, w.cfg.Settled == nil, s.key,
-			func(ctx context.Context) error { return sleep(ctx, w.cfg.Settle) })
-		return err
-	}, w.src, w.dst)
-	if err != nil {
-		return again, err
-	}
-	w.counted(d)
-	switch {
-	case decided && d.Equal():
-		return followed, nil
-	case decided:
-		s.diff = d
-		return differing, nil
-	}
-	return moving, nil
-}
-
 // sentence counts a verdict and lets the suspect go, or keeps it for another look.
 // It reports whether the key is to be repaired, and is then still in hand.
 func (w *walk) sentence(s *suspect, v verdict) (mend bool) {
@@ -349,11 +288,11 @@ func (w *walk) sentence(s *suspect, v verdict) (mend bool) {
 	first := !s.counted
 	w.mu.Lock()
 	switch {
-	case s.counted && v != differing && v != undecided:
+	case s.counted && (v == equal || v == followed):
 		w.report.repaired(s)
 	case v == followed:
 		w.report.Followed++
-	case v == moving:
+	case v == moving && !s.counted:
 		w.report.moving(s)
 	case v == undecided && !s.counted:
 		w.report.undecided(s)

@@ -12,7 +12,7 @@ import (
 
 // scanPage is SCAN with what of a filter it can be told. A server that knows no TYPE
 // there (before Redis 6.0) is not told it again.
-func scanPage(ctx context.Context, c *redis.Client, cursor uint64, match string, kind *string, count int) ([]string, uint64, error) {
+func scanPage(ctx context.Context, c redis.Cmdable, cursor uint64, match string, kind *string, count int) ([]string, uint64, error) {
 	if *kind != "" {
 		keys, next, err := c.ScanType(ctx, cursor, match, int64(count), *kind).Result()
 		if err == nil || value.Unknown(err) || !strings.Contains(strings.ToLower(err.Error()), "syntax error") {

@@ -20,7 +20,7 @@ func wantFound(t *testing.T, r Report, want map[string]value.Kind) {
 	got := make(map[string]value.Kind)
 	for _, d := range r.Databases {
 		for _, e := range d.Examples {
-			got[e.Key] = e.Kind
+			got[string(e.Key)] = e.Kind
 		}
 	}
 	if !maps.Equal(got, want) || r.Differing != int64(len(want)) || !r.Complete {

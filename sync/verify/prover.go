@@ -99,7 +99,7 @@ func (p *Prover) Run(ctx context.Context) error {
 				return nil
 			case <-tick.C:
 				p.walk.mu.Lock()
-				p.walk.report.Watched = 0
+				p.walk.watching = [2]int{}
 				p.walk.mu.Unlock()
 			}
 		}

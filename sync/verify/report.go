@@ -67,7 +67,7 @@ type Database struct {
 	Followed   int64                `json:"followed"`              // keys that are written all the time, seen to follow
 	Moving     int64                `json:"moving"`                // keys that change all the time on both sides and were never seen alike
 	Watched    int                  `json:"watched"`               // keys that were watched closely for that
-	MovingKeys []string             `json:"moving_keys,omitempty"` // some of those that move
+	MovingKeys []Key                `json:"moving_keys,omitempty"` // some of those that move
 	Kinds      map[value.Kind]int64 `json:"kinds,omitempty"`
 	Examples   []Example            `json:"examples,omitempty"`
 	Trouble    string               `json:"trouble,omitempty"` // the latest error of a repair
@@ -77,7 +77,7 @@ type Database struct {
 
 // Example is one key that differs, or about which nobody can say.
 type Example struct {
-	Key      string     `json:"key"`
+	Key      Key        `json:"key"`
 	Kind     value.Kind `json:"kind"`
 	Words    string     `json:"words"`
 	Repaired bool       `json:"repaired,omitempty"`
@@ -88,6 +88,44 @@ func (r Report) Left() int64 { return r.Differing - r.Repaired }
 
 // OK reports whether the comparison came to its end, and nothing differs any more.
 func (r Report) OK() bool { return r.verdict() == Equal }
+
+// Clears reports whether a comparison shows that what an earlier one has left is equal
+// now: it looked at all keys, all of them later, and could tell about those.
+func (r Report) Clears(before Report) bool {
+	if !r.Complete || r.Sample < 1 || r.Left() > 0 || !r.Began.After(before.Ended) {
+		return false
+	}
+	left, all := before.named(func(e Example) bool { return e.Kind != value.Unsure && !e.Repaired })
+	unsure, allUnsure := r.named(func(e Example) bool { return e.Kind == value.Unsure })
+	if r.Undecided == 0 {
+		return true
+	}
+	for at := range left {
+		if unsure[at] {
+			return false
+		}
+	}
+	return all == before.Left() && allUnsure == r.Undecided // all of them have their names here
+}
+
+// named returns the examples that are wanted, and how many they are.
+func (r Report) named(wanted func(Example) bool) (keys map[keyOf]bool, n int64) {
+	keys = make(map[keyOf]bool)
+	for _, d := range r.Databases {
+		for _, e := range d.Examples {
+			if wanted(e) {
+				keys[keyOf{d.Source, e.Key}] = true
+				n++
+			}
+		}
+	}
+	return keys, n
+}
+
+type keyOf struct {
+	db  int
+	key Key
+}
 
 func (r Report) verdict() Verdict {
 	switch {
@@ -122,14 +160,18 @@ func (d *Database) differing(s *suspect) {
 func (d *Database) moving(s *suspect) {
 	d.Moving++
 	if len(d.MovingKeys) < namedMoving {
-		d.MovingKeys = append(d.MovingKeys, s.key)
+		d.MovingKeys = append(d.MovingKeys, Key(s.key))
 	}
 }
 
 func (d *Database) undecided(s *suspect) {
 	d.Undecided++
 	if s.diff.Kind != value.Unsure {
-		s.diff.Words = "not decided, as changes did not arrive: " + s.diff.Words
+		why := s.why
+		if why == "" {
+			why = "changes did not arrive"
+		}
+		s.diff.Words = "not decided, as " + why + ": " + s.diff.Words
 	}
 	s.diff.Kind = value.Unsure
 	d.note(s)
@@ -142,7 +184,7 @@ func (d *Database) note(s *suspect) {
 	d.Kinds[s.diff.Kind]++
 	if len(d.Examples) < MaxExamples {
 		s.example = len(d.Examples)
-		d.Examples = append(d.Examples, Example{Key: s.key, Kind: s.diff.Kind, Words: s.diff.Words})
+		d.Examples = append(d.Examples, Example{Key: Key(s.key), Kind: s.diff.Kind, Words: s.diff.Words})
 	}
 }
 

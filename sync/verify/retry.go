@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -13,9 +12,8 @@ import (
 	"github.com/crossfade/crossfade/sync/value"
 )
 
-// errRestarted says that a scan cannot go on: a cursor means nothing to another
-// process.
-var errRestarted = errors.New("the server was restarted meanwhile, or cannot be asked")
+// errRestarted says that a scan cannot go on, see pager.
+var errRestarted = errors.New("the server was restarted meanwhile, or another one answers at its address, or it does not tell (INFO server): begin the comparison again")
 
 // tries and firstWait bound how long a lost connection is waited for: some six
 // seconds.
@@ -54,17 +52,6 @@ func retry(ctx context.Context, read func() error, of ...*redis.Client) error {
 		}
 		wait *= 2
 	}
-}
-
-// runID names the process that a server is, or "".
-func runID(ctx context.Context, c *redis.Client) string {
-	text, _ := c.Info(ctx, "server").Result()
-	for line := range strings.Lines(text) {
-		if id, ok := strings.CutPrefix(line, "run_id:"); ok {
-			return strings.TrimSpace(id)
-		}
-	}
-	return ""
 }
 
 // sleep waits for d, or until ctx ends: the error is its cause.

@@ -22,6 +22,8 @@ type suspect struct {
 	still   int             // looks in a row at which it had, and the truth was as at the look before
 	changes int             // looks at which the truth was another than at the look before
 	stuck   bool            // the follower was the same at every look
+	apart   int             // looks at which all had arrived, and one side had no such key, or one of another type
+	why     string          // it cannot be decided about; "": changes did not arrive
 	watched int             // times that it was watched closely
 	states  map[uint64]bool // prints of the truth that were seen then
 
@@ -35,6 +37,7 @@ type suspect struct {
 // anew begins the looks again: after a repair, or for a truth that stands still now.
 func (s *suspect) anew() {
 	s.since, s.looks, s.arrived, s.still, s.changes, s.stuck = time.Now(), 0, 0, 0, 0, true
+	s.apart, s.why = 0, ""
 }
 
 // suspects are the keys that wait for their next look, in the order in which they

@@ -124,9 +124,9 @@ func findsEachKind(t *testing.T, s sides) {
 	}
 	got := make(map[string]value.Kind)
 	for _, e := range r.Databases[0].Examples {
-		got[e.Key] = e.Kind
-		if told[e.Key] != 1 || e.Words == "" {
-			t.Errorf("%+v, told %d times", e, told[e.Key])
+		got[string(e.Key)] = e.Kind
+		if told[string(e.Key)] != 1 || e.Words == "" {
+			t.Errorf("%+v, told %d times", e, told[string(e.Key)])
 		}
 	}
 	if !maps.Equal(got, want) || r.Differing != int64(len(want)) || len(told) != len(want) {

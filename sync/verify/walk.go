@@ -29,6 +29,7 @@ type walk struct {
 	truth, copy *redis.Client // the same two, by who follows whom
 	suspects    *suspects
 	throttle    *throttle.Throttle
+	watchMost   int
 	told        func(*suspect, verdict) // of the first verdict about each suspect; nil: nobody
 
 	mu     sync.Mutex // guards what follows; held while Progress and OnDiffer are called
@@ -37,6 +38,10 @@ type walk struct {
 	step   string
 	done   int64 // of this step
 	total  int64
+	// watching counts the times that keys were watched closely and not seen to follow: up
+	// to watchMost of all keys, and behind them of those that the follower seems to have
+	// no changes of.
+	watching [2]int
 }
 
 // namedMost bounds the memory of counted keys. Past it a key that SCAN shows twice
@@ -52,7 +57,7 @@ func newWalk(cfg Config, db int) *walk {
 		report:   Database{Source: db, Target: cfg.Databases[db].DB, Prefix: cfg.Databases[db].Prefix},
 		named:    make(map[string]bool),
 		suspects: newSuspects(cfg.Pending),
-		throttle: throttle.New(cfg.Limits, nil),
+		throttle: throttle.New(cfg.Limits, nil), watchMost: watchedKeys,
 	}
 	w.truth, w.copy = w.src, w.dst
 	if cfg.Reverse {
@@ -137,19 +142,13 @@ func (w *walk) pass(ctx context.Context, step string, c *redis.Client, cost floa
 }
 
 func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages chan<- []string) error {
-	run, spread := "", value.Clustered(c) // whose client looks itself whose cursors it has
-	if !spread {
-		run = runID(ctx, c)
-	}
 	match, kind := w.cfg.Only.Scan()
-	for cursor := uint64(0); ; {
+	p := &pager{c: c, match: match, kind: kind, count: w.cfg.Batch}
+	defer p.close()
+	for {
 		var keys []string
-		var next uint64
 		err := retry(ctx, func() (err error) {
-			keys, next, err = scanPage(ctx, c, cursor, match, &kind, w.cfg.Batch)
-			if !spread && value.Unknown(err) && runID(ctx, c) != run {
-				return fmt.Errorf("%w: %w", errRestarted, err)
-			}
+			keys, err = p.next(ctx)
 			return err
 		}, c)
 		if err != nil {
@@ -172,7 +171,7 @@ func (w *walk) scan(ctx context.Context, c *redis.Client, cost float64, pages ch
 				return context.Cause(ctx)
 			}
 		}
-		if cursor = next; cursor == 0 {
+		if p.cursor == 0 {
 			return nil
 		}
 	}
