@@ -191,7 +191,7 @@ func FuzzFramer(f *testing.F) {
 	for _, s := range []string{strings.Repeat("*1\r\n", 100) + ":1\r\n", strings.Repeat("*?\r\n", 64) + strings.Repeat(".\r\n", 64), strings.Repeat("*?\r\n", 65),
 		"*1099511627776\r\n", "$1099511627777\r\n", "$?\r\n+x\r\n", "$?\r\n;?\r\n", ";0\r\n", ".\r\n", "*2\r\n:1\r\n.\r\n", "*?\r\n*2\r\n:1\r\n.\r\n", "%?\r\n|?\r\n.\r\n.\r\n", "\x000", "0", "$-0\r\n$-7\r\n*-2\r\n",
 		"$400\r\n" + strings.Repeat("v", 400) + "\r\n:1\r\n", "*2\r\n=300\r\n" + strings.Repeat("\n", 300) + "\r\n+a\nb\r\n", "$?\r\n;250\r\n" + strings.Repeat("v", 250) + "\r\n;0\r\n",
-		"$01\r\nv\r\n$0000001\r\nv\r\n$1\r\nvxx+\r\n-\n\r\n"} {
+		"$01\r\nv\r\n$0000001\r\nv\r\n$1\r\nvxx+\r\n-\n\r\n", "+a\nb\r\n-x\n\r\n:1\n\r\n"} {
 		f.Add([]byte(s), []byte{1, 200})
 	}
 	f.Fuzz(func(t *testing.T, b, cuts []byte) {
