@@ -107,7 +107,6 @@ var behind = map[string]string{
 
 func TestSaidBehindAPrefix(t *testing.T) {
 	for line, want := range behind {
-
 		got, refusal := said(t, words(line), with)
 		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", words(want)) || refusal != "" {
 			t.Errorf("%s is said as %q %s, want %s", line, got, refusal, want)
