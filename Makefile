@@ -102,7 +102,7 @@ failpoints: ## every fault at every step of a cutover, of a rollback and of thei
 	E2E_FAILPOINTS=all $(GO) test ./e2e -run '^Test(Failpoints|FailpointsOfRecoveries|ASlowCoordinatorWakes|TwoCoordinatorsAtOnce)$$' -count 1 -parallel 6 -v -timeout 4h
 
 fuzz: ## fuzz the parsers and the rewriting, FUZZTIME (1h) each, one after another
-	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders admin:FuzzDoor internal/keyspec:FuzzKeys internal/prefix:FuzzStripper; do \
+	@for target in internal/resp:FuzzRequests internal/resp:FuzzWellFormed internal/resp:FuzzFramer sync/pipe:FuzzSameElements proxy:FuzzRewrite proxy:FuzzChannel proxy:FuzzCursor proxy:FuzzHeaders admin:FuzzDoor internal/keyspec:FuzzKeys internal/prefix:FuzzStripper internal/prefix:FuzzAppend; do \
 		$(GO) test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
 	done
 

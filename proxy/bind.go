@@ -101,7 +101,7 @@ func (l *loop) prove(t *trunk, lines []line) {
 	t.proving = true
 	route := l.route
 	l.srv.serving.Go(func() {
-		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.dialDamped, route, lines)
+		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.reachDamped, route, lines)
 		if err == nil {
 			l.srv.discard(k, fd)
 		}
@@ -178,7 +178,7 @@ func (l *loop) detach(g *guest) *link {
 // dial connects a trunk; its waiters go on when that has ended.
 func (l *loop) dial(t *trunk, route router.Route, lines []line) {
 	l.srv.serving.Go(func() {
-		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.dialDamped, route, lines)
+		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.reachDamped, route, lines)
 		if !l.post(func() { l.connected(t, k, fd, err) }) && err == nil {
 			l.srv.discard(k, fd)
 		}
@@ -190,24 +190,23 @@ var errAlone = errors.New("the server wants AUTH")
 
 // dialTrunk returns a connection that is set up, as a descriptor that is the
 // caller's, as is the place of k in the server's books.
-func (s *Server) dialTrunk(ctx context.Context, dial dialer, route router.Route, lines []line) (k *link, fd int, err error) {
-	if k, err = dial(ctx, route); err != nil {
-		return nil, -1, err
-	}
+func (s *Server) dialTrunk(ctx context.Context, reach reacher, route router.Route, lines []line) (k *link, fd int, err error) {
 	if s.cfg.Shared {
 		lines = append(slices.Clone(lines), line{wire: words("PING"), what: "PING", noAuth: true, lenient: true})
 	}
-	err = k.run(ctx, lines)
-	switch {
-	case err == nil && k.unselected:
-		err = errAlone
-	case err == nil && k.busy != nil:
-		err = k.busy
-	case err == nil:
-		err = s.admitted(ctx, k)
-	}
+	k, err = reach(ctx, route, func(k *link) error {
+		err := k.run(ctx, lines)
+		switch {
+		case err == nil && k.unselected:
+			err = errAlone
+		case err == nil && k.busy != nil:
+			err = k.busy
+		case err == nil:
+			err = s.admitted(ctx, k)
+		}
+		return err
+	})
 	if err != nil {
-		k.close()
 		return nil, -1, err
 	}
 	if fd, err = s.descriptor(k.conn); err != nil {
@@ -281,7 +280,7 @@ func (l *loop) prepare(ctx context.Context, route router.Route) error {
 	})
 	var errs []error
 	for key, lines := range wanted {
-		k, fd, err := l.srv.dialTrunk(ctx, l.srv.dial, route, lines)
+		k, fd, err := l.srv.dialTrunk(ctx, l.srv.reach, route, lines)
 		switch {
 		case errors.Is(err, errAlone):
 			continue
@@ -323,7 +322,7 @@ func (l *loop) prepareOwn(ctx context.Context, route router.Route) error {
 		}
 	})
 	return bounded(wanted, func(w want) error {
-		k, fd, err := l.srv.dialTrunk(ctx, l.srv.dial, route, w.lines)
+		k, fd, err := l.srv.dialTrunk(ctx, l.srv.reach, route, w.lines)
 		if err != nil && !errors.Is(err, errAlone) {
 			return fmt.Errorf("client %d: %w", w.g.id, err)
 		}

@@ -36,31 +36,26 @@ func (s *session) snapshot(route router.Route, to depth) []line {
 }
 
 // fresh dials a side and tells it of the session.
-func (s *session) fresh(ctx context.Context, dial dialer, route router.Route, to depth) (*link, error) {
+func (s *session) fresh(ctx context.Context, reach reacher, route router.Route, to depth) (*link, error) {
 	first := to
 	if s.isNamed() { // its id is needed before all else is said
 		first = greeted
 	}
 	lines := s.snapshot(route, first)
-	l, err := dial(ctx, route)
-	if err != nil {
-		return nil, err
-	}
-	l.told, l.depth = wireOfAll(lines), first
-	if err = l.run(ctx, lines); err == nil {
-		err = s.name(ctx, l)
-	}
-	if err == nil && first < to {
-		err = s.tellRest(ctx, l, route, to)
-	}
-	if err == nil {
-		err = s.srv.admitted(ctx, l)
-	}
-	if err != nil {
-		l.close()
-		return nil, err
-	}
-	return l, nil
+	return reach(ctx, route, func(l *link) error {
+		l.told, l.depth = wireOfAll(lines), first
+		err := l.run(ctx, lines)
+		if err == nil {
+			err = s.name(ctx, l)
+		}
+		if err == nil && first < to {
+			err = s.tellRest(ctx, l, route, to)
+		}
+		if err == nil {
+			err = s.srv.admitted(ctx, l)
+		}
+		return err
+	})
 }
 
 // tellRest tells a server that was told a part of the session the rest, and once more
@@ -145,7 +140,7 @@ func (s *session) complete(ctx context.Context, route router.Route, warm *link, 
 		}
 		warm.close() // a connection that went bad while it waited is no reason to fail
 	}
-	return s.fresh(ctx, s.srv.dial, route, to)
+	return s.fresh(ctx, s.srv.reach, route, to)
 }
 
 func (l *link) fits(route router.Route) bool {

@@ -3,7 +3,9 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,37 +31,71 @@ var errSilent = errors.New("the upstream has not answered within proxy.upstream_
 type damper struct {
 	mu     sync.Mutex
 	err    error // of the last attempt; nil when that worked
+	late   bool  // … and the connection was made, but came to nothing
 	at     time.Time
 	trying chan struct{} // closed when the attempt of this moment ends; nil when there is none
 }
 
-// dialDamped is dial on behalf of a client. While a side cannot be reached, one
+// reachDamped is reach on behalf of a client. While a side cannot be reached, one
 // client in redialWait tries; all others get the error that it got. Who comes while it
 // tries waits for what comes of that: the last error may be old, and the server back.
-func (s *Server) dialDamped(ctx context.Context, route router.Route) (*link, error) {
+func (s *Server) reachDamped(ctx context.Context, route router.Route, setup func(*link) error) (*link, error) {
 	d := &s.dampers[route.Side]
 	tries, err := d.ask(ctx)
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	l, err := s.dial(ctx, route)
+	made := err == nil
+	if made {
+		l, err = l.setUp(setup)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if tries != nil {
 		close(tries)
 		d.trying = nil
 	}
-	if err == nil || ctx.Err() == nil {
-		d.err, d.at = err, time.Now()
+	switch {
+	case err == nil, made && !isServers(err): // it is there, whatever it has against this client
+		d.err, d.at = nil, time.Now()
+	case ctx.Err() != nil, d.err == nil && began.Before(d.at): // given up, or another one has got through since
+	default:
+		d.err, d.late, d.at = err, made, time.Now()
 	}
 	return l, err
 }
 
+// isServers reports whether a connection that was made has come to nothing for a reason
+// that all others have too: the server does not answer, has no room, or is not there at all
+// behind what has taken the connection.
+func isServers(err error) bool {
+	var refused *setupError
+	if errors.As(err, &refused) {
+		return refused.greeting() || strings.HasPrefix(refused.answer, "LOADING ")
+	}
+	var lost net.Error
+	return errors.As(err, &lost) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
 // ask returns when the caller may dial, or the error that it gets instead. tries is not
-// nil when all others wait for it.
+// nil when all others wait for it. A refused connection is as good as the answer to the
+// next one. A server that is there is another thing, and may be itself again at any moment:
+// after that, who comes gets the error of no attempt that had ended before.
 func (d *damper) ask(ctx context.Context) (tries chan struct{}, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if rest := redialWait - time.Since(d.at); d.err != nil && d.late && d.trying == nil && rest > 0 {
+		d.mu.Unlock()
+		over := time.NewTimer(rest)
+		select {
+		case <-over.C:
+		case <-ctx.Done():
+		}
+		over.Stop()
+		d.mu.Lock()
+	}
 	if trying := d.trying; trying != nil {
 		d.mu.Unlock()
 		select {
@@ -216,7 +252,7 @@ func (l *loop) replace(t *trunk) {
 	other := &trunk{l: l, key: t.key, side: t.side, db: t.db, lines: t.lines}
 	route := l.route
 	l.srv.serving.Go(func() {
-		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.dial, route, t.lines)
+		k, fd, err := l.srv.dialTrunk(l.srv.stopping, l.srv.reach, route, t.lines)
 		put := func() {
 			t.replacing = false
 			if err == nil && (t.dead || l.trunks[t.key] != t || l.route.Epoch != route.Epoch || l.stopping) {

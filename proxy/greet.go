@@ -52,12 +52,18 @@ func (s *Server) admit(conn net.Conn, l *listener) {
 // begin serves a client that has nothing more to say than commands. where is its
 // address when its socket does not tell that.
 func (s *Server) begin(id uint64, conn net.Conn, where string) {
-	loops := s.eventLoops()
-	if n := uint64(len(loops)); n > 0 && loops[id%n].invite(id, conn, where) == nil {
-		return
+	var home *loop
+	if loops := s.eventLoops(); len(loops) > 0 {
+		l := loops[id%uint64(len(loops))]
+		if l.invite(id, conn, where) == nil {
+			return
+		}
+		if isSocket(conn) { // it lacked a descriptor, and goes there when there are some again
+			home = l
+		}
 	}
 	sess := newSession(s, id, conn)
-	sess.where = where
+	sess.where, sess.home, sess.pinnedAt = where, home, time.Now()
 	s.enlist(sess)
 }
 

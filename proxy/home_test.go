@@ -87,3 +87,59 @@ func TestHomeComingWithALostConnection(t *testing.T) {
 	})
 	c.want("PING", "+PONG\r\n")
 }
+
+// TestClientThatCameWithoutDescriptors has a client come when there is no descriptor left to
+// take it into a loop with: it gets there once there are some.
+func TestClientThatCameWithoutDescriptors(t *testing.T) {
+	if !epoll.Supported {
+		t.Skip("without epoll nobody shares")
+	}
+	eachMode(t, func(t *testing.T, mode setting) {
+		some := make(chan struct{})
+		w := newWorld(t, mode, func(c *Config) {
+			dial := c.Upstreams[0].Dial
+			c.Upstreams[0].Dial = func(ctx context.Context) (net.Conn, error) {
+				<-some
+				return dial(ctx)
+			}
+		})
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = listener.Close() }()
+		c := dialRaw(t, listener.Addr().String())
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.proxy.mu.Lock()
+		w.proxy.clients++
+		w.proxy.mu.Unlock()
+		var before unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Fatal(err)
+		}
+		none := before
+		none.Cur = 0
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+			t.Fatal(err)
+		}
+		w.proxy.begin(1000, conn, "")
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Fatal(err)
+		}
+		n := len(w.proxy.snapshotSessions())
+		close(some)
+		if n != 1 {
+			t.Fatalf("%d sessions", n)
+		}
+		until(t, "it has no session of its own", func() bool {
+			c.want("PING", "+PONG\r\n")
+			return len(w.proxy.snapshotSessions()) == 0
+		})
+		c.want("INCR n", ":1\r\n")
+		c.want("MULTI", ok)
+		c.want("EXEC", "*0\r\n")
+	})
+}

@@ -299,14 +299,21 @@ func TestMillionArguments(t *testing.T) {
 	}
 }
 
-// TestDripFed feeds a command byte by byte while another client works.
+// TestDripFed feeds commands byte by byte while another client works: small ones, one that
+// takes its client to a connection of its own, and one of many arguments inside a
+// transaction, which has to come whole.
 func TestDripFed(t *testing.T) {
+	many := func(n int) []byte {
+		return append(fmt.Appendf(nil, "*%d\r\n$3\r\nDEL\r\n", n), bytes.Repeat([]byte("$9\r\nargument1\r\n"), n-1)...)
+	}
 	bothWays(t, func(t *testing.T, shared setting) {
 		w := newWorld(t, shared)
 		defer w.bystander()()
 		in := append(wireOf([]byte("SET"), []byte("drip"), bytes.Repeat([]byte("x"), 3000)), "ECHO 'a b'\r\n"...)
+		in = append(append(in, many(2_000)...), words("MULTI")...)
+		in = append(append(in, many(8_000)...), words("EXEC")...)
 		in = append(in, echoMarker()...)
-		want := "+OK\r\n$3\r\na b\r\n" + fmt.Sprintf("$%d\r\n%s\r\n", len(marker), marker)
+		want := "+OK\r\n$3\r\na b\r\n:0\r\n+OK\r\n+QUEUED\r\n*1\r\n:0\r\n" + fmt.Sprintf("$%d\r\n%s\r\n", len(marker), marker)
 		if got := answers(t, w.proxy.Addr().String(), in, 1); got != want {
 			t.Fatalf("got %q", got)
 		}

@@ -48,8 +48,26 @@ type link struct {
 	severed atomic.Bool // the server at the other end is not the side's any more
 }
 
-// dialer is dial or dialDamped.
-type dialer func(ctx context.Context, route router.Route) (*link, error)
+// reacher is reach or reachDamped.
+type reacher func(ctx context.Context, route router.Route, setup func(*link) error) (*link, error)
+
+// reach dials a side and has the connection set up.
+func (s *Server) reach(ctx context.Context, route router.Route, setup func(*link) error) (*link, error) {
+	l, err := s.dial(ctx, route)
+	if err != nil {
+		return nil, err
+	}
+	return l.setUp(setup)
+}
+
+// setUp returns l as setup leaves it. With an error it is closed.
+func (l *link) setUp(setup func(*link) error) (*link, error) {
+	if err := setup(l); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
 
 // dial connects to a side. The error names the side and never a secret.
 func (s *Server) dial(ctx context.Context, route router.Route) (*link, error) {

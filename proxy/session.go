@@ -163,6 +163,7 @@ func (s *session) run() {
 }
 
 func (s *session) serve() error {
+	s.out.kick() // what it brings along waits for nobody
 	err := s.connect()
 	for err == nil {
 		err = s.commands()
@@ -204,7 +205,7 @@ func (s *session) connect() error {
 		}
 		l, err := s.pooled(route)
 		if l == nil {
-			l, err = s.fresh(s.srv.killed, s.srv.dialDamped, route, whole)
+			l, err = s.fresh(s.srv.killed, s.srv.reachDamped, route, whole)
 		}
 		if err != nil {
 			s.srv.cannotConnect(err)

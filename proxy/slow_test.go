@@ -204,6 +204,38 @@ func TestClientIsNotAskedForWhileItsServerIsDialled(t *testing.T) {
 	c.expect("+PONG\r\n")
 }
 
+// TestRepliesThatAreThereDoNotWaitForTheGate has a client need a connection of its own while
+// the gate is shut, and read only then what it was answered before.
+func TestRepliesThatAreThereDoNotWaitForTheGate(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shared, c.Loops = true, 1 })
+	value := strings.Repeat("v", 32<<10)
+	w.do(router.Source, 0, "SET", "k", value)
+	c := w.client()
+	asked := int64(0)
+	until(t, "replies wait for the client", func() bool {
+		c.send("GET k")
+		asked++
+		until(t, "it is answered", func() bool { return w.proxy.Stats().Commands == asked && w.gate.Inside() == 0 })
+		n, _ := w.spilled()
+		return n > 0
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := w.proxy.Hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.send("MULTI")
+	until(t, "the client is to have a connection of its own", func() bool { return len(w.proxy.snapshotSessions()) == 1 })
+	replies := make([]byte, int(asked)*len(bulk(value)))
+	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
+	if n, err := io.ReadFull(c.conn, replies); err != nil || string(replies) != strings.Repeat(bulk(value), int(asked)) {
+		t.Fatalf("%d bytes of %d, %v", n, len(replies), err)
+	}
+	w.proxy.Release(w.gate.Route())
+	c.expect(ok)
+	c.want("EXEC", "*0\r\n")
+}
+
 // TestSlowSubscriberDoesNotHoldASwitchUp has a subscriber that does not read be all that is
 // there when a switch begins: no command is in flight.
 func TestSlowSubscriberDoesNotHoldASwitchUp(t *testing.T) {

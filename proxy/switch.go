@@ -102,7 +102,7 @@ func (s *session) prepare(ctx context.Context, route router.Route) error {
 	if skip {
 		return nil
 	}
-	l, err := s.fresh(ctx, s.srv.dial, route, greeted)
+	l, err := s.fresh(ctx, s.srv.reach, route, greeted)
 	if err == nil && l.busy != nil {
 		err = l.busy
 		l.close()

@@ -14,6 +14,7 @@ const (
 	trunkHigh    = 1 << 20  // bytes that may wait to be written before submitters wait
 	trunkEntries = 64 << 10 // entries in flight before they do
 	flushAt      = 64 << 10
+	mostReads    = 8 // of one upstream in one round; the kernel says again that there is more
 )
 
 // trunk is one upstream connection that all guests share who have the side, the
@@ -197,7 +198,7 @@ func (l *loop) trunkEvent(t *trunk, what uint32) {
 		t.deaf = true
 		l.poll.Remove(t.fd)
 	}
-	for !t.dead && !t.paused {
+	for reads := 0; reads < mostReads && !t.dead && !t.paused; reads++ {
 		n, again, err := epoll.Receive(t.fd, l.replies)
 		if again {
 			break

@@ -189,7 +189,9 @@ func FuzzFramer(f *testing.F) {
 		f.Add([]byte(s), []byte{0})
 	}
 	for _, s := range []string{strings.Repeat("*1\r\n", 100) + ":1\r\n", strings.Repeat("*?\r\n", 64) + strings.Repeat(".\r\n", 64), strings.Repeat("*?\r\n", 65),
-		"*1099511627776\r\n", "$1099511627777\r\n", "$?\r\n+x\r\n", "$?\r\n;?\r\n", ";0\r\n", ".\r\n", "*2\r\n:1\r\n.\r\n", "*?\r\n*2\r\n:1\r\n.\r\n", "%?\r\n|?\r\n.\r\n.\r\n", "\x000", "0", "$-0\r\n$-7\r\n*-2\r\n"} {
+		"*1099511627776\r\n", "$1099511627777\r\n", "$?\r\n+x\r\n", "$?\r\n;?\r\n", ";0\r\n", ".\r\n", "*2\r\n:1\r\n.\r\n", "*?\r\n*2\r\n:1\r\n.\r\n", "%?\r\n|?\r\n.\r\n.\r\n", "\x000", "0", "$-0\r\n$-7\r\n*-2\r\n",
+		"$400\r\n" + strings.Repeat("v", 400) + "\r\n:1\r\n", "*2\r\n=300\r\n" + strings.Repeat("\n", 300) + "\r\n+a\nb\r\n", "$?\r\n;250\r\n" + strings.Repeat("v", 250) + "\r\n;0\r\n",
+		"$01\r\nv\r\n$0000001\r\nv\r\n$1\r\nvxx+\r\n-\n\r\n", "+a\nb\r\n-x\n\r\n:1\n\r\n"} {
 		f.Add([]byte(s), []byte{1, 200})
 	}
 	f.Fuzz(func(t *testing.T, b, cuts []byte) {
@@ -200,36 +202,69 @@ func FuzzFramer(f *testing.F) {
 				break
 			}
 		}
-		var got []int
-		var err error
-		var fr Framer
-		at := 0
-		for _, piece := range pieces(b, cuts) {
-			for len(piece) > 0 && err == nil {
-				var n int
-				var done bool
-				n, done, err = fr.Feed(piece)
-				if n == 0 && err == nil {
-					t.Fatalf("%q: stuck at %d", b, at)
-				}
-				at += n
-				piece = piece[n:]
-				if done {
-					got = append(got, at)
-				}
-				if done != fr.AtStart() && err == nil {
-					t.Fatalf("%q at %d: done %v, at the start %v", b, at, done, fr.AtStart())
-				}
+		for how, next := range framings {
+			got, err := framed(t, b, pieces(b, cuts), next)
+			if fmt.Sprint(got) != fmt.Sprint(want) || (err != nil) != errors.Is(wantErr, errBad) {
+				t.Fatalf("%q in pieces of %v, %s: replies end at %v, %v; the reference has %v, %v", b, cuts, how, got, err, want, wantErr)
+			}
+			if err != nil && !errors.Is(err, ErrReply) {
+				t.Fatalf("%q: %v", b, err)
 			}
 		}
-		if fmt.Sprint(got) != fmt.Sprint(want) || (err != nil) != errors.Is(wantErr, errBad) {
-			t.Fatalf("%q in pieces of %v: replies end at %v, %v; the reference has %v, %v", b, cuts, got, err, want, wantErr)
-		}
-		if err != nil && !errors.Is(err, ErrReply) {
-			t.Fatalf("%q: %v", b, err)
+		from := 0
+		for _, end := range append(want, -1) { // the last one is not there, or malformed
+			if n := Whole(b[from:]); n != 0 && n != end-from {
+				t.Fatalf("%q: the reply at %d is whole with %d bytes; the reference has ends at %v", b, from, n, want)
+			}
+			from = end
 		}
 		peek(t, b, want)
 	})
+}
+
+// framings are the ways in which the proxy's readers go through what a server says.
+var framings = map[string]func(fr *Framer, piece []byte) (n int, done bool, err error){
+	"fed": (*Framer).Feed,
+	"skipped where that will do": func(fr *Framer, piece []byte) (int, bool, error) {
+		if fr.Skip(len(piece)) {
+			return len(piece), false, nil
+		}
+		return fr.Feed(piece)
+	},
+	"taken whole where that will do": func(fr *Framer, piece []byte) (int, bool, error) {
+		if fr.AtStart() {
+			if n := Whole(piece); n > 0 {
+				return n, true, nil
+			}
+		}
+		return fr.Feed(piece)
+	},
+}
+
+// framed returns where the replies in b end, which comes in pieces.
+func framed(t *testing.T, b []byte, pieces [][]byte, next func(fr *Framer, piece []byte) (int, bool, error)) (ends []int, err error) {
+	var fr Framer
+	at := 0
+	for _, piece := range pieces {
+		for len(piece) > 0 {
+			n, done, err := next(&fr, piece)
+			if err != nil {
+				return ends, err
+			}
+			if n == 0 {
+				t.Fatalf("%q: stuck at %d", b, at)
+			}
+			at += n
+			piece = piece[n:]
+			if done {
+				ends = append(ends, at)
+			}
+			if done != fr.AtStart() {
+				t.Fatalf("%q at %d: done %v, at the start %v", b, at, done, fr.AtStart())
+			}
+		}
+	}
+	return ends, nil
 }
 
 // peek has whole replies looked into: nothing panics, and the elements of an
