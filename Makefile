@@ -50,6 +50,7 @@ test: ## run all tests, against real servers
 	scripts/deps.sh
 	GO="$(GO)" scripts/tests.sh -p $(PARALLEL) -timeout $(TIMEOUT) ./...
 	GO="$(GO)" scripts/tests.sh -timeout $(TIMEOUT) ./proxy -args -upstream pinned -loops 3
+	$(GO) test ./proxy -run '^$$' -bench '^BenchmarkShared$$' -benchtime 20000x -timeout $(TIMEOUT)
 
 race: ## run the tests under the race detector, the long ones shortened
 	scripts/deps.sh race

@@ -1,16 +1,19 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,15 +22,22 @@ import (
 	"github.com/crossfade/crossfade/internal/redistest"
 )
 
+// eachUpstream runs a test with shared connections and with one for each client.
+func eachUpstream(t *testing.T, f func(t *testing.T, mode string)) {
+	for _, mode := range []string{"shared", "pinned"} {
+		t.Run(mode, func(t *testing.T) { f(t, mode) })
+	}
+}
+
 // proxyOnly starts a sidecar whose copy is over, so that what it uses is the
 // proxy's.
-func proxyOnly(t *testing.T, extra ...string) *sidecar {
+func proxyOnly(t *testing.T, mode string, extra ...string) *sidecar {
 	t.Helper()
 	if raceDetector {
 		t.Skip("the race detector's memory is not the program's")
 	}
-	source, target := redistest.Start(t), redistest.Start(t)
-	c := newSidecar(t, setup{source: source.URL(0), target: target.URL(0), dbmap: "0=0", extra: extra})
+	source, target := redistest.Start(t, redistest.WithConfig("maxclients", "12000")), redistest.Start(t)
+	c := newSidecar(t, setup{source: source.URL(0), target: target.URL(0), dbmap: "0=0", extra: append([]string{"--proxy.upstream", mode}, extra...)})
 	c.start("")
 	c.awaitReady()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -59,29 +69,52 @@ func (c *sidecar) memory(name string) int {
 	return 0
 }
 
-// TestMemoryOfIdleClients has as many idle clients as the descriptors allow, each
-// of which has said something before.
+// TestMemoryOfIdleClients has ten thousand idle clients, each of which has said something
+// before. With a connection to the server for each, the sidecar needs two descriptors for
+// each; where it may not have so many, there are as many clients as it may have.
 func TestMemoryOfIdleClients(t *testing.T) {
-	const wanted = 10_000
+	const spare = 200 // descriptors for all else
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	if limit.Max < wanted+1000 {
-		t.Skipf("%d descriptors are too few", limit.Max)
-	}
-	c := proxyOnly(t, "--proxy.max_clients", "11000")
-	before := c.memory("VmRSS")
-	conns := make([]net.Conn, 0, wanted)
-	defer func() {
+	eachUpstream(t, func(t *testing.T, mode string) {
+		clients, each := 10_000, 1
+		if mode == "pinned" {
+			each = 2
+		}
+		if room := (int(min(limit.Max, 1<<20)) - spare) / each; room < clients {
+			if room < 9000 {
+				t.Skipf("%d descriptors are too few", limit.Max)
+			}
+			t.Logf("%d descriptors: %d clients", limit.Max, room)
+			clients = room
+		}
+		c := proxyOnly(t, mode, "--proxy.max_clients", "11000")
+		before := c.memory("VmRSS")
+		idle(t, c.addr, clients)
+		rss := c.memory("VmRSS")
+		t.Logf("%d idle clients: %d MB, %d MB before them", clients, rss/1e6, before/1e6)
+		if rss > 100e6 {
+			t.Errorf("%d idle clients take %d bytes, %d before them", clients, rss, before)
+		}
+	})
+}
+
+// idle connects so many clients, which ask once and then stay until the end of the test.
+func idle(t *testing.T, addr string, clients int) {
+	t.Helper()
+	conns := make([]net.Conn, 0, clients)
+	t.Cleanup(func() {
 		for _, conn := range conns {
 			_ = conn.Close()
 		}
-	}()
+	})
 	hello := []byte("*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n")
 	want := "$-1\r\n+PONG\r\n"
-	for i := range wanted {
-		conn, err := net.Dial("tcp", c.addr)
+	got := make([]byte, len(want))
+	for i := range clients {
+		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatalf("client %d: %v", i, err)
 		}
@@ -90,83 +123,124 @@ func TestMemoryOfIdleClients(t *testing.T) {
 		if _, err := conn.Write(hello); err != nil {
 			t.Fatalf("client %d: %v", i, err)
 		}
-		got := make([]byte, len(want))
 		if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
 			t.Fatalf("client %d: %q %v", i, got, err)
 		}
 	}
-	rss := c.memory("VmRSS")
-	t.Logf("%d idle clients: %d MB, %d MB before them", wanted, rss>>20, before>>20)
-	if rss > 100e6 {
-		t.Errorf("%d idle clients take %d bytes, %d before them", wanted, rss, before)
-	}
 }
 
-// TestMemoryOfLargeValues has many clients send and receive large values at once.
+// TestMemoryOfLargeValues has many clients each send a large value while they receive one.
 func TestMemoryOfLargeValues(t *testing.T) {
 	clients, size := 64, 64<<20
 	if testing.Short() {
 		clients, size = 16, 32<<20
 	}
-	c := proxyOnly(t)
 	block := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
-	var wg sync.WaitGroup
-	for i := range clients {
-		wg.Go(func() {
-			if err := largeValue(c.addr, fmt.Sprintf("large%d", i%8), block, size); err != nil {
-				t.Errorf("client %d: %v", i, err)
-			}
-		})
-	}
-	wg.Wait()
-	peak := c.memory("VmHWM")
-	t.Logf("%d clients with values of %d MB: %d MB at most", clients, size>>20, peak>>20)
-	if peak > 300e6 {
-		t.Errorf("%d clients with values of %d MB take %d bytes", clients, size>>20, peak)
-	}
+	eachUpstream(t, func(t *testing.T, mode string) {
+		c := proxyOnly(t, mode)
+		var wg sync.WaitGroup
+		var both atomic.Int64
+		for i := range clients {
+			wg.Go(func() {
+				n, err := bothWays(c.addr, fmt.Sprintf("large%d", i%8), block, size)
+				if err != nil {
+					t.Errorf("client %d: %v", i, err)
+				}
+				both.Add(n)
+			})
+		}
+		wg.Wait()
+		peak := c.memory("VmHWM")
+		t.Logf("%d clients with values of %d MB: %d MB at most; %d MB were sent by clients that received", clients, size>>20, peak/1e6, both.Load()/1e6)
+		if peak > 300e6 {
+			t.Errorf("%d clients with values of %d MB take %d bytes", clients, size>>20, peak)
+		}
+		if both.Load() < int64(size) {
+			t.Errorf("of %d clients with values of %d MB only %d bytes were sent while something was received", clients, size>>20, both.Load())
+		}
+	})
 }
 
-// largeValue sends a value made of block, reads it back twice and compares it. The
-// first time it reads while it still writes.
-func largeValue(addr, key string, block []byte, size int) error {
-	conn, err := net.Dial("tcp", addr)
+// bothWays sends a value, and sends another one while it gets the first one back. It returns
+// how much it has sent between the beginning and the end of what it got.
+func bothWays(addr, key string, block []byte, size int) (both int64, err error) {
+	c, err := dialValues(addr, 5*time.Minute)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(3 * time.Minute))
-	in := bufio.NewReaderSize(conn, 64<<10)
-	if _, err := fmt.Fprintf(conn, "*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n", len(key), key, size); err != nil {
-		return err
-	}
-	for sent := 0; sent < size; sent += len(block) {
-		if _, err := conn.Write(block); err != nil {
-			return fmt.Errorf("sending: %w", err)
-		}
-	}
-	if _, err := fmt.Fprintf(conn, "\r\n*2\r\n$3\r\nGET\r\n$%d\r\n%[2]s\r\n*2\r\n$3\r\nGET\r\n$%[1]d\r\n%[2]s\r\n", len(key), key); err != nil {
-		return err
-	}
-	head := fmt.Sprintf("$%d\r\n", size)
-	got := make([]byte, len(block))
-	for _, want := range []string{"+OK\r\n", head, head} {
-		if _, err := io.ReadFull(in, got[:len(want)]); err != nil || string(got[:len(want)]) != want {
-			return fmt.Errorf("instead of %q: %q %w", want, got[:len(want)], err)
-		}
-		if want[0] == '+' {
-			continue
-		}
-		for read := 0; read < size; read += len(block) {
-			if _, err := io.ReadFull(in, got); err != nil {
-				return fmt.Errorf("receiving: %w", err)
+	defer c.close()
+	var sent atomic.Int64
+	sending := make(chan error, 1)
+	go func() {
+		sending <- func() error {
+			if err := c.sendSet(key, size, &pattern{block: block}); err != nil {
+				return err
 			}
-			if !bytes.Equal(got, block) {
-				return fmt.Errorf("the bytes from %d on differ", read)
+			if err := c.sendGet(key); err != nil {
+				return err
+			}
+			return c.sendSet(key, size, io.TeeReader(&pattern{block: block}, counter{&sent}))
+		}()
+	}()
+	err = func() error {
+		if err := c.take("+OK\r\n"); err != nil {
+			return err
+		}
+		var begun int64
+		if err := c.takeValue(size, &pattern{block: block}, func() { begun = sent.Load() }); err != nil {
+			return err
+		}
+		both = sent.Load() - begun
+		return c.take("+OK\r\n")
+	}()
+	if err != nil {
+		c.close() // the one who sends must not wait for ever
+	}
+	return both, errors.Join(err, <-sending)
+}
+
+// counter counts what is written to it.
+type counter struct{ n *atomic.Int64 }
+
+func (c counter) Write(b []byte) (int, error) {
+	c.n.Add(int64(len(b)))
+	return len(b), nil
+}
+
+// TestMemoryOfTheLargestValue sends the largest value that a server takes by default and
+// gets it back: the proxy passes it on in pieces, each way.
+func TestMemoryOfTheLargestValue(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the server needs a gigabyte")
+	}
+	const size = 512 << 20
+	eachUpstream(t, func(t *testing.T, mode string) {
+		c := proxyOnly(t, mode)
+		before := c.memory("VmHWM")
+		client, err := dialValues(c.addr, 5*time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.close()
+		body := rand.NewChaCha8([32]byte{1})
+		sent, got := sha256.New(), sha256.New()
+		for _, step := range []func() error{
+			func() error { return client.sendSet("largest", size, io.TeeReader(body, sent)) },
+			func() error { return client.take("+OK\r\n") },
+			func() error { return client.sendGet("largest") },
+			func() error { return client.takeValue(size, got, nil) },
+		} {
+			if err := step(); err != nil {
+				t.Fatal(err)
 			}
 		}
-		if _, err := io.ReadFull(in, got[:2]); err != nil || string(got[:2]) != "\r\n" {
-			return fmt.Errorf("the value has no end: %q %w", got[:2], err)
+		if !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+			t.Error("what came back is not what was sent")
 		}
-	}
-	return nil
+		peak := c.memory("VmHWM")
+		t.Logf("a value of %d MB: %d MB at most, %d MB before it", size>>20, peak/1e6, before/1e6)
+		if peak > 100e6 {
+			t.Errorf("a value of %d MB takes %d bytes, %d before it", size>>20, peak, before)
+		}
+	})
 }

@@ -364,7 +364,7 @@ func (l *loop) deliver(g *guest, b []byte) {
 	l.spill += len(b)
 	switch {
 	case g.out.size > l.srv.cfg.OutputLimit:
-		l.srv.log.Warn("closing a client that does not read its replies", "client", g.peer(), "bytes", g.out.size)
+		l.srv.log.Warn("closing a client that does not read its replies", "client", g.peer(), "bytes", g.out.size, "more_than", l.srv.cfg.OutputLimit)
 		l.srv.overflowed.Add(1)
 		l.drop(g)
 		return

@@ -71,7 +71,8 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
-// TestClientThatNeverReads is cut off at the limit; others do not notice.
+// TestClientThatNeverReads is cut off when it has taken nothing for long enough; others do
+// not notice. How much may wait: see TestCutOffAtTheLimit.
 func TestClientThatNeverReads(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode setting) {
 		w := newWorld(t, mode, func(c *Config) { c.OutputTimeout = time.Second })

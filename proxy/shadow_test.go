@@ -362,7 +362,7 @@ func TestShadowPathHardlyAllocates(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	w := newWorld(t)
-	list := askers(t, w, 8, 16)
+	list := askers(t, w, steadies()[0], 8, 16)
 	w.do(router.Target, 0, "SET", "key", strings.Repeat("x", 64))
 	w.proxy.Shadow(0.1)
 	together(t, list, 500)

@@ -161,6 +161,7 @@ func compareSuite(ctx context.Context, o options, s suite) (int, error) {
 		return 0, err
 	}
 	fmt.Printf("\n%s\n", s.title)
+	printLeftOut(known.leftOut())
 	direct, err := measure(ctx, o, s, "", nil)
 	if err != nil {
 		return 0, err

@@ -113,10 +113,11 @@ func groupsOf(tests []string) []string {
 	return out
 }
 
-// exception is a test that may differ, and why.
+// exception is a test that may differ or is not run at all, and why.
 type exception struct {
 	mode   string // of the proxy; empty for each
 	test   string // a * stands for anything
+	out    bool   // left out: it runs neither directly nor through the proxy
 	reason string
 }
 
@@ -133,11 +134,16 @@ func (e exception) matches(test string) bool {
 func (list exceptions) of(mode string) []exception {
 	var out []exception
 	for _, e := range list {
-		if e.mode == "" || e.mode == mode {
+		if !e.out && (e.mode == "" || e.mode == mode) {
 			out = append(out, e)
 		}
 	}
 	return out
+}
+
+// leftOut are those that are not to be run.
+func (list exceptions) leftOut() []exception {
+	return slices.DeleteFunc(slices.Clone(list), func(e exception) bool { return !e.out })
 }
 
 //go:embed exceptions
@@ -145,7 +151,8 @@ var lists embed.FS
 
 // readExceptions reads exceptions/NAME.txt: a line for a test, "shared:" or
 // "pinned:" before it where only one mode is meant, and indented lines with the
-// reason below it. Several tests may share one reason. # begins a comment.
+// reason below it. Several tests may share one reason. # begins a comment. "left out:"
+// is before a test that is not to be run; how that is done is up to the suite.
 func readExceptions(name string) (exceptions, error) {
 	file := path.Join("exceptions", name+".txt")
 	text, err := lists.ReadFile(file)
@@ -184,6 +191,9 @@ func parseExceptions(file, text string) (exceptions, error) {
 					e.mode, e.test = mode, rest
 				}
 			}
+			if rest, ok := strings.CutPrefix(word, "left out: "); ok {
+				e.out, e.test = true, rest
+			}
 			out = append(out, e)
 		}
 	}
@@ -196,6 +206,14 @@ func parseExceptions(file, text string) (exceptions, error) {
 func printCounts(name string, r *results) {
 	fmt.Printf("  %-16s %5d passed %4d failed %5d skipped %4.0f s\n",
 		name, r.count(passed), r.count(failed), r.count(skipped), r.took.Seconds())
+}
+
+// printLeftOut prints what does not run, and why.
+func printLeftOut(list []exception) {
+	for _, e := range list {
+		fmt.Printf("    left out: %s\n", e.test)
+		wrap("      ", e.reason)
+	}
 }
 
 // printAll prints the differences and says how many have no reason. Of those it

@@ -73,6 +73,33 @@ func TestExceptionsNeedReasons(t *testing.T) {
 	}
 }
 
+// TestLeftOut: what is not run is listed with its reason, is no exception of what is, and
+// what the list says is what runtest is told.
+func TestLeftOut(t *testing.T) {
+	list, err := parseExceptions("x", "left out: unit/a: B with: c\n  because\nshared: unit/a: d\n  as well\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shared := list.of("shared"); len(shared) != 1 || shared[0].test != "unit/a: d" || len(list.of("pinned")) != 0 {
+		t.Errorf("exceptions: %v and %v", shared, list.of("pinned"))
+	}
+	out := list.leftOut()
+	if len(out) != 1 || out[0].test != "unit/a: B with: c" || out[0].reason != "because" {
+		t.Fatalf("left out: %v", out)
+	}
+	if got := strings.Join(withoutRedis(out), "|"); got != "--skiptest|B with: c" {
+		t.Errorf("runtest is told %s", got)
+	}
+	for _, s := range all {
+		if s.name == "redis" {
+			continue
+		}
+		if list, _ := readExceptions(s.name); len(list.leftOut()) > 0 {
+			t.Errorf("the suite %s leaves nothing out by the list, but it says %v", s.name, list.leftOut())
+		}
+	}
+}
+
 func TestServerArguments(t *testing.T) {
 	c, err := configOf(strings.Fields("run -d --network host --save '' --port 6380 --requirepass password --enable-debug-command yes --cluster-enabled yes"))
 	if err != nil {
