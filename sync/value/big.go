@@ -231,6 +231,15 @@ func (b *Big) place(ctx context.Context, src *redis.Client, w Watch) error {
 		}
 		switch {
 		case b.kind == "stream":
+			if seen.only(Grouped) { // then it stood still, and was read to its end
+				n, err := t.send(ctx, 0, "XLEN", nil)
+				if err != nil {
+					return err
+				}
+				if n != length {
+					return fmt.Errorf("%w: temporary key has %d entries, not %d", errChanged, n, length)
+				}
+			}
 			b.placed = seen.only(Appended | Trimmed | Deleted | Grouped)
 			b.last, b.lacks = t.state.last, t.lacking
 		case hasElements(b.kind):
