@@ -179,6 +179,16 @@ func (p *Pipe) unknowable(refused error) {
 	}
 }
 
+// mostPayload is up to how many bytes a payload is passed on: of a key that is larger than
+// it was taken for. A server takes no argument above 512 MiB (proto-max-bulk-len) and closes
+// the connection, and all that is under way on it is lost, each time.
+const mostPayload = 64 << 20
+
+// tooBig is the outcome of a key whose payload is not passed on: it is copied in chunks.
+func tooBig(key string, src *conn.Wire, size int64) error {
+	return fmt.Errorf("copying key %q from %s: %w: %d bytes", key, src, value.ErrTooBig, size)
+}
+
 // relayDump passes on what DUMP has read.
 func (p *Pipe) relayDump(src, dst *conn.Wire, j *Job, i int, expire int64, refused error) error {
 	k := j.Keys[i]
@@ -199,6 +209,9 @@ func (p *Pipe) relayDump(src, dst *conn.Wire, j *Job, i int, expire int64, refus
 		return err
 	}
 	switch {
+	case refused == nil && size > mostPayload:
+		j.Outcomes[i].Err = tooBig(k, src, size)
+		return src.Skip(size)
 	case refused != nil:
 		if size > 0 {
 			err = src.Skip(size)

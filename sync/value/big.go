@@ -135,6 +135,7 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 		return b.gone(ctx)
 	}
 	b.dropped = t.dropped
+	b.account(func(a *Account) { a.Size = max(a.Size, t.bytes) }) // where that was guessed
 	return Outcome{Copied: true, Bytes: t.bytes - wrote, Dropped: t.dropped}, nil
 }
 
