@@ -126,10 +126,11 @@ type Mirror struct {
 	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
 	reason    string        // why the mirror cannot vouch for being complete, or ""
 	gaps      int
-	toRun     string // what To was when it was looked at last, see lookRun
-	drained   string // what it was at the last Drain
-	life      *life  // From, as it is followed; see there
-	next      *life  // who has come in its place, and may have lost its data; nil: nobody
+	toRun     being // what To was when it was looked at last, see lookRun
+	drained   being // what it was at the last Drain
+	evicting  eviction
+	life      *life // From, as it is followed; see there
+	next      *life // who has come in its place, and may have lost its data; nil: nobody
 	listening bool
 	following bool
 	changes   atomic.Int64
@@ -340,7 +341,7 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 	defer m.throttle.Hurry()()
 	defer m.hurryUp()()
 	// A restart before this is another one than that which was looked at last, too.
-	was := m.run()
+	was := m.held(m.run())
 	told := make(chan error, 2)
 	go func() { told <- m.stillTold(ctx) }() // From is asked all of it at the same time
 	go func() { told <- m.CheckForeign(ctx) }()
@@ -356,21 +357,21 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 		if err := m.clean(ctx); err != nil {
 			return err
 		}
-		var id string
+		var is being
 		together, tctx := errgroup.WithContext(ctx)
-		together.Go(func() (err error) { id, _, err = m.lookRun(tctx); return err })
+		together.Go(func() (err error) { is, _, err = m.lookRun(tctx); return err })
 		together.Go(func() error { return m.stillThere(tctx, l) }) // who has other data has not told of that
 		together.Go(func() error { return f(tctx) })
 		if err := together.Wait(); err != nil {
 			return err
 		}
-		if id != was { // whoever has noticed that first
-			was = id
+		if now := m.held(is); now != was { // whoever has noticed that first
+			was = now
 			again()
 			continue
 		}
 		m.mu.Lock()
-		m.drained = id
+		m.drained = is
 		m.mu.Unlock()
 		return nil
 	}
