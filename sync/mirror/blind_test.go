@@ -80,7 +80,9 @@ func TestSizesAfterABusyMoment(t *testing.T) {
 		return errors.New("not yet")
 	}, "a copy has met the script")
 	ok(t, c.ScriptKill(ctx).Err())
-	<-ended
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the script ended with %v", err)
+	}
 
 	before := dumps(t, w)
 	drain(t, w.m)
