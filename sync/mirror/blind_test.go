@@ -10,7 +10,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/sync/conn"
 	"github.com/crossfade/crossfade/sync/mirror"
 )
 
@@ -29,10 +31,18 @@ func pushWide(t *testing.T, c *redis.Client, key string, n int) {
 // copied all the same, and keeps nothing else from being.
 func TestLargeKeysOfASourceThatTellsNoSizes(t *testing.T) {
 	w := &world{
-		src: redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"), redistest.WithRenamed("MEMORY", "")),
+		src: redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"), redistest.WithRenamed("MEMORY", ""), redistest.WithConfig("rdbcompression", "no")),
 		dst: redistest.Start(t, redistest.WithConfig("proto-max-bulk-len", "64mb")),
 	}
-	w.connect(t, w.src.Addr(), w.dst.Addr(), func(c *mirror.Config) { c.Timeout, c.Heartbeat = 10*time.Second, time.Second })
+	patient := func(s *redistest.Server, name string) *conn.Pool { // 70 MB take their time on a busy machine
+		p := conn.New(config.Endpoint{Network: "tcp", Address: s.Addr()}, name, 30*time.Second)
+		t.Cleanup(func() { _ = p.Close() })
+		return p
+	}
+	w.connect(t, w.src.Addr(), w.dst.Addr(), func(c *mirror.Config) {
+		c.From, c.To = patient(w.src, "t:patient:source"), patient(w.dst, "t:patient:target")
+		c.Timeout, c.Heartbeat = 30*time.Second, time.Second
+	})
 	pushWide(t, w.src.Client(0), "list", 700)
 	fill(t, w.src.Client(0), 500)
 	ok(t, w.m.Follow(t.Context(), true))

@@ -1,6 +1,7 @@
 package pipe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -184,6 +185,9 @@ func (p *Pipe) unknowable(refused error) {
 // the connection, and all that is under way on it is lost, each time.
 const mostPayload = 64 << 20
 
+// beyond reports whether a payload is not passed on.
+func (w *Ways) beyond(size int64) bool { return size > cmp.Or(w.bound, mostPayload) }
+
 // tooBig is the outcome of a key whose payload is not passed on: it is copied in chunks.
 func tooBig(key string, src *conn.Wire, size int64) error {
 	return fmt.Errorf("copying key %q from %s: %w: %d bytes", key, src, value.ErrTooBig, size)
@@ -209,7 +213,7 @@ func (p *Pipe) relayDump(src, dst *conn.Wire, j *Job, i int, expire int64, refus
 		return err
 	}
 	switch {
-	case refused == nil && size > mostPayload:
+	case refused == nil && p.ways.beyond(size):
 		j.Outcomes[i].Err = tooBig(k, src, size)
 		return src.Skip(size)
 	case refused != nil:

@@ -68,7 +68,7 @@ func (p *Pipe) relaySorted(src, dst *conn.Wire, j *Job, i int, expire int64, ref
 		}
 	case err != nil:
 		return err
-	case size > mostPayload:
+	case p.ways.beyond(size):
 		if err := src.Skip(size); err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (p *Pipe) relaySorted(src, dst *conn.Wire, j *Job, i int, expire int64, ref
 		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, src, refused)
 	case !found:
 		p.remove(dst, j, i)
-	case size > mostPayload:
+	case p.ways.beyond(size):
 		j.Outcomes[i].Err = tooBig(k, src, size)
 	default:
 		j.Outcomes[i].Bytes = int64(len(payload))
