@@ -180,7 +180,7 @@ func ofCopy(put func(string, float64, ...string), st migration.Status) {
 	put("sync_heartbeat_lag_seconds", st.LagP99MS/1000, "quantile", "0.99")
 	put("sync_heartbeat_lag_seconds_count", float64(st.Beats))
 	put("sync_heartbeat_lag_seconds_sum", st.LagSumMS/1000)
-	for _, kind := range []string{"commandstats", "compare", "copy", "feed", "functions", "gap", "heartbeat", "loss", "notifications", "scan", "target", "unannounced", "untold"} {
+	for _, kind := range []string{"commandstats", "compare", "copy", "evicted", "feed", "functions", "gap", "heartbeat", "loss", "notifications", "scan", "target", "unannounced", "untold"} {
 		put("sync_errors_total", 0, "kind", kind)
 	}
 	for _, e := range st.Errors {

@@ -196,7 +196,7 @@ func (a *attempt) markDrained(ctx context.Context) error {
 		return nil // see keepDrainedOnNodes
 	}
 	p := to.DB(0).Pipeline()
-	holds := a.forward.Filled(ctx, p)
+	holds := a.forward.Whole(ctx, p)
 	mark := p.Set(ctx, store.DrainedKey, a.record().drainedMark(), 0)
 	_, _ = p.Exec(ctx) // each has its own error
 	if err := holds(); err != nil {
@@ -211,9 +211,15 @@ func (a *attempt) markDrained(ctx context.Context) error {
 	return nil
 }
 
-// filled is the condition that the entered server is the process that was drained.
+// filled is the condition that the entered server is the process that was drained, and, before
+// the switch is decided, that it has evicted nothing since. Behind the decision it evicts by its
+// own policy, as it does when clients are there: there is no way but forward.
 func (a *attempt) filled(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
-	holds := a.forward.Filled(ctx, p)
+	ask := a.forward.Whole
+	if a.record().Phase == Committing {
+		ask = a.forward.Filled
+	}
+	holds := ask(ctx, p)
 	return func(store.Asker, store.Entry) error { return holds() }
 }
 

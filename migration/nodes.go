@@ -93,7 +93,7 @@ func (a *attempt) keepDrainedOnNodes(ctx context.Context, patience time.Duration
 		return err
 	}
 	p := a.ids[a.to].Pool().Control().Pipeline()
-	holds := a.forward.Filled(ctx, p)
+	holds := a.forward.Whole(ctx, p)
 	_, _ = p.Exec(ctx) // each has its own error
 	return holds()
 }

@@ -136,7 +136,11 @@ func (m *Migration) Verify(ctx context.Context, o VerifyOptions) (verify.Report,
 	if why := m.notComparable(); why != "" {
 		return verify.Report{}, &Refused{[]string{why}}
 	}
-	if p := m.activeMirror().Progress(); p.State != mirror.Live {
+	mi := m.activeMirror()
+	if mi == nil { // it has just gone
+		return verify.Report{}, &Refused{[]string{"the copy is not running; see crossfade status"}}
+	}
+	if p := mi.Progress(); p.State != mirror.Live {
 		return verify.Report{}, &Refused{[]string{"the copy is not live (" + string(p.State) + "), so what differs now says nothing; see crossfade status"}}
 	}
 	cfg := m.comparison(m.record().Side)
@@ -424,7 +428,8 @@ func (m *Migration) mayWalk() bool {
 	if r.Phase.Switching() || r.Phase == Committing || r.Phase == Committed || m.notComparable() != "" {
 		return false
 	}
-	return m.activeMirror().Progress().State == mirror.Live
+	mi := m.activeMirror()
+	return mi != nil && mi.Progress().State == mirror.Live
 }
 
 func (m *Migration) backState(state string, p *verify.Progress) {

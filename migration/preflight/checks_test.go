@@ -276,6 +276,18 @@ func TestMemoryAndEviction(t *testing.T) {
 	only(t, run(t, env, StageCopy, from, to), "memory")
 }
 
+// A source that takes no write takes neither the heartbeat nor the journal.
+func TestSourceIsFull(t *testing.T) {
+	from, to := redistest.Start(t), redistest.Start(t)
+	must(t, from.Client(0).ConfigSet(t.Context(), "maxmemory", "1").Err())
+	env := environment(t, from, to)
+	expect(t, run(t, env, StageCheck, from, to), "memory", Fail, "source", "at its maxmemory", "CONFIG SET maxmemory")
+	expect(t, run(t, env, StageCutover, from, to), "memory", Fail, "source", "at its maxmemory", "CONFIG SET maxmemory")
+	must(t, from.Client(0).ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err())
+	must(t, from.Client(0).ConfigSet(t.Context(), "maxmemory", "100mb").Err())
+	only(t, run(t, env, StageCheck, from, to), "memory")
+}
+
 func TestForeignKeys(t *testing.T) {
 	from, to := redistest.Start(t), redistest.Start(t)
 	ctx := t.Context()

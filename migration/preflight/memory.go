@@ -57,13 +57,34 @@ func data(i info) int64 {
 func (r room) short() bool { return r.known && r.need > r.free }
 func (r room) tight() bool { return r.known && r.need+r.need/5 > r.free }
 
-// checkMemory compares what the copy needs with what To has.
+// checkMemory compares what the copy needs with what To has, and looks whether From takes
+// the few keys that are written there.
 func checkMemory(_ context.Context, in *inspection) []Finding {
 	var out []Finding
+	for _, s := range in.from.masters() {
+		if over, limit := full(s.info); over >= 0 {
+			out = append(out, fail("Delete keys, or raise it, where the machine has the memory:\n"+s.redisCLI()+" CONFIG SET maxmemory "+megabytes(limit+over+ourRoom),
+				"%s is at its maxmemory (%s, noeviction): it refuses the heartbeat, by which changes are known to arrive, and the journal of a switch", s, size(limit)))
+		}
+	}
 	for _, s := range in.to.masters() {
 		out = append(out, memoryOf(in, s))
 	}
 	return out
+}
+
+// ourRoom is what is asked for where a server has no room for keys of ours: they take a few
+// kilobytes, and the clients go on writing.
+const ourRoom = 16 << 20
+
+// full returns by how much a server is above its maxmemory, which keeps it from taking
+// anything, and that; -1 where it is not, or makes room by eviction.
+func full(i info) (over, limit int64) {
+	limit = i.number("maxmemory")
+	if limit == 0 || i["maxmemory_policy"] != "noeviction" {
+		return -1, limit
+	}
+	return max(i.number("used_memory")-i.number("mem_not_counted_for_evict")-limit, -1), limit
 }
 
 func memoryOf(in *inspection, s *server) Finding {

@@ -14,11 +14,17 @@ func (w *Wire) Append(b []byte) (out []byte, ok bool, err error) {
 	if err != nil || n < 0 {
 		return b, false, err
 	}
+	b, err = w.Take(b, n)
+	return b, err == nil, err
+}
+
+// Take appends the n bytes that come next to b, and drops the line end behind them.
+func (w *Wire) Take(b []byte, n int64) ([]byte, error) {
 	at, end := len(b), len(b)+int(n)
 	b = slices.Grow(b, int(n)+2)[:end+2]
 	_ = w.nc.SetReadDeadline(time.Now().Add(w.timeout))
 	if _, err := io.ReadFull(w.r, b[at:]); err != nil {
-		return b[:at], false, fmt.Errorf("reading from %s: %w", w, err)
+		return b[:at], fmt.Errorf("reading from %s: %w", w, err)
 	}
-	return b[:end], true, nil
+	return b[:end], nil
 }

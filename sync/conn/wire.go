@@ -270,11 +270,18 @@ func (w *Wire) Peek() (byte, error) {
 	return b[0], nil
 }
 
+// skipPiece is how many bytes are dropped within one time-out.
+const skipPiece = 1 << 20
+
 // Skip drops the n bytes that come next, and the line end behind them.
 func (w *Wire) Skip(n int64) error {
-	_ = w.nc.SetReadDeadline(time.Now().Add(w.timeout))
-	if _, err := io.CopyN(io.Discard, w.r, n+2); err != nil {
-		return fmt.Errorf("reading from %s: %w", w, err)
+	for left := n + 2; left > 0; {
+		_ = w.nc.SetReadDeadline(time.Now().Add(w.timeout))
+		piece := min(left, skipPiece)
+		if _, err := w.r.Discard(int(piece)); err != nil {
+			return fmt.Errorf("reading from %s: %w", w, err)
+		}
+		left -= piece
 	}
 	return nil
 }

@@ -141,7 +141,9 @@ func (m *Mirror) lackingClasses(ctx context.Context) (string, error) {
 	for i, p := range list {
 		cmds[i] = pipe.Do(ctx, p.args...)
 	}
-	if _, err := pipe.Exec(ctx); err != nil && cmds[len(cmds)-1].Err() != nil { // some are refused by old servers
+	_, err := pipe.Exec(ctx)
+	full := slices.ContainsFunc(cmds, func(c *redis.Cmd) bool { return redis.IsOOMError(c.Err()) })
+	if err != nil && (full || cmds[len(cmds)-1].Err() != nil) { // some are refused by old servers
 		return "", fmt.Errorf("proving the notifications of %s by class: %w", m.cfg.From, err)
 	}
 	if err := m.barrier(ctx); err != nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/crossfade/crossfade/sync/value"
 )
 
 // heartbeat proves, again and again, that a write to From becomes an event, is
@@ -19,7 +21,9 @@ type heartbeat struct {
 	recent recentLags
 	lag    time.Duration // of the newest beat that arrived
 	seen   bool          // the event of the newest beat arrived
+	before bool          // … of the one before it had, when that was written
 	missed int           // beats in a row without their event
+	mute   bool          // the newest beat was not written: it proves nothing
 	event  chan struct{} // closed when the event of the newest beat arrives
 	copies chan struct{} // one token per finished copy of the key
 }
@@ -74,9 +78,20 @@ func (h *heartbeat) begin() (seq int64, event <-chan struct{}) {
 		h.out = append(h.out[:1], h.out[2:]...)
 	}
 	h.out = append(h.out, b)
-	h.seen = false
+	h.before, h.seen, h.mute = h.seen, false, false
 	h.event = make(chan struct{})
 	return b.seq, h.event
+}
+
+// failed notes that the newest beat, seq, is not known to have been written: no event is owed,
+// and none was proved to come. Where From has refused it, it is not on its way either.
+func (h *heartbeat) failed(seq int64, refused bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen, h.mute = h.seen || h.before, true
+	if n := len(h.out); refused && n > 0 && h.out[n-1].seq == seq {
+		h.out = h.out[:n-1]
+	}
 }
 
 // arrived notes that beat seq was read on To: those before it need not be. One
@@ -133,10 +148,16 @@ func (m *Mirror) writeBeat(ctx context.Context, seq int64) error {
 	db := m.home[0]
 	ttl := max(20*m.cfg.Heartbeat, time.Minute)
 	if err := m.counted().pool.DB(db).Set(ctx, m.heartbeatKey(), strconv.FormatInt(seq, 10), ttl).Err(); err != nil {
+		if redis.IsOOMError(err) {
+			err = fmt.Errorf("%w: %w", errFull, err)
+		}
 		return fmt.Errorf("writing the heartbeat %s into database %d of %s: %w", m.heartbeatKey(), db, m.cfg.From, err)
 	}
 	return nil
 }
+
+// errFull is what it means to an operator that From takes no write of ours.
+var errFull = errors.New("it is at its maxmemory and evicts nothing, so it takes no new value, and none of the few keys that a migration writes there; raise maxmemory, or delete keys")
 
 // errNoEvents is what a silent feed means to an operator.
 var errNoEvents = errors.New("keyspace notifications do not arrive although they are switched on; look for a proxy or an ACL channel rule (&*) between")
@@ -145,6 +166,7 @@ var errNoEvents = errors.New("keyspace notifications do not arrive although they
 func (m *Mirror) proveFeed(ctx context.Context) error {
 	seq, event := m.beat.begin()
 	if err := m.writeBeat(ctx, seq); err != nil {
+		m.beat.failed(seq, !value.Unknown(err))
 		return err
 	}
 	t := time.NewTimer(max(2*m.cfg.Heartbeat, 2*time.Second))
@@ -185,8 +207,12 @@ func (m *Mirror) heartbeats() {
 					_ = m.checkSource(m.ctx)
 				}
 			}
-			m.beat.sawEvent() // nothing was written, so no event is owed
-			continue
+			refused := !value.Unknown(err)
+			m.beat.failed(seq, refused)
+			if !refused {
+				continue
+			}
+			event = nil // that the feed is alive shows all the same
 		}
 		m.awaitEvent(event)
 	}
@@ -194,7 +220,7 @@ func (m *Mirror) heartbeats() {
 
 // awaitEvent returns when the event of the newest beat has come, or would have:
 // one that is only late, behind a million others, is no sign of anything. A feed
-// on which nothing moves at all is dropped.
+// on which nothing moves at all is dropped. event is nil where none is to come.
 func (m *Mirror) awaitEvent(event <-chan struct{}) {
 	for {
 		m.mu.Lock()
@@ -214,6 +240,8 @@ func (m *Mirror) awaitEvent(event <-chan struct{}) {
 		default:
 		}
 		switch {
+		case err == nil && event == nil:
+			return
 		case err == nil:
 			m.beat.lacksEvent()
 			return
@@ -288,7 +316,7 @@ func (m *Mirror) checkFeed() {
 	}
 	m.beat.mu.Lock()
 	seen := m.beat.seen
-	missed := m.beat.missed
+	missed, mute := m.beat.missed, m.beat.mute
 	m.beat.mu.Unlock()
 
 	var err error
@@ -302,7 +330,7 @@ func (m *Mirror) checkFeed() {
 	}
 	switch {
 	case errors.As(err, new(*NotificationsOff)):
-	case missed >= 2:
+	case missed >= 2 && !mute:
 		if missed%10 == 2 {
 			if missed > 10 && m.cfg.Feed == FeedAuto {
 				m.track(errNoEvents)

@@ -126,10 +126,11 @@ type Mirror struct {
 	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
 	reason    string        // why the mirror cannot vouch for being complete, or ""
 	gaps      int
-	toRun     string // what To was when it was looked at last, see lookRun
-	drained   string // what it was at the last Drain
-	life      *life  // From, as it is followed; see there
-	next      *life  // who has come in its place, and may have lost its data; nil: nobody
+	toRun     being // what To was when it was looked at last, see lookRun
+	drained   being // what it was at the last Drain
+	evicting  eviction
+	life      *life // From, as it is followed; see there
+	next      *life // who has come in its place, and may have lost its data; nil: nobody
 	listening bool
 	following bool
 	changes   atomic.Int64
@@ -343,7 +344,7 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 	defer m.throttle.Hurry()()
 	defer m.hurryUp()()
 	// A restart before this is another one than that which was looked at last, too.
-	was := m.run()
+	was := m.held(m.run())
 	told := make(chan error, 2)
 	go func() { told <- m.stillTold(ctx) }() // From is asked all of it at the same time
 	go func() { told <- m.CheckForeign(ctx) }()
@@ -359,10 +360,10 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 		if err := m.clean(ctx); err != nil {
 			return err
 		}
-		var id string
+		var is being
 		together, tctx := errgroup.WithContext(ctx)
 		together.Go(func() (err error) {
-			if id, _, err = m.lookRun(tctx); err == nil && id != was { // whoever has noticed that first
+			if is, _, err = m.lookRun(tctx); err == nil && m.held(is) != was { // whoever has noticed that first
 				err = errAnother // f may wait for what To has lost, and it is done again anyway
 			}
 			return err
@@ -371,14 +372,14 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 		together.Go(func() error { return f(tctx) })
 		switch err := together.Wait(); {
 		case errors.Is(err, errAnother):
-			was = id
+			was = m.held(is)
 			again()
 			continue
 		case err != nil:
 			return err
 		}
 		m.mu.Lock()
-		m.drained = id
+		m.drained = is
 		m.mu.Unlock()
 		return nil
 	}

@@ -24,6 +24,7 @@ type nodes struct {
 	looking sync.Mutex       // held for a whole look, which takes some round trips
 	lines   map[string]*line // by the addresses of masters that have slots
 	losses  int
+	evicted evicted
 }
 
 // newNodes returns nil where pool is one server.
@@ -35,18 +36,18 @@ func newNodes(pool *conn.Pool) *nodes {
 	return &nodes{pool: pool, t: t}
 }
 
-// look returns what the cluster is: a text that is another one once keys may have been lost,
-// and then what has happened. An error means that nobody can say.
-func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
+// look returns what the cluster is, and what has happened to it where keys may have been lost
+// since it was looked at before. An error means that nobody can say.
+func (n *nodes) look(ctx context.Context) (is being, lost string, err error) {
 	n.looking.Lock()
 	defer n.looking.Unlock()
 	m, err := n.t.Current(ctx)
 	if err != nil {
-		return "", "", err
+		return being{}, "", err
 	}
 	if !m.Whole() {
 		n.t.Doubt("")
-		return "", "", fmt.Errorf("the cluster %s has slots without a master", n.t)
+		return being{}, "", fmt.Errorf("the cluster %s has slots without a master", n.t)
 	}
 	addresses := make(map[string]bool) // and whether it must answer
 	for a := range n.lines {
@@ -56,6 +57,7 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 		addresses[master.Address] = true
 	}
 	var mu sync.Mutex
+	var evicts string // what became of a master that evicts
 	now := make(map[string]*line)
 	together, tctx := errgroup.WithContext(ctx)
 	for a, must := range addresses {
@@ -79,12 +81,14 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 			}
 			if what != "" {
 				lost = fmt.Sprintf("node %s of %s %s", a, n.pool, mayLack(what))
+			} else if why := n.evicted.more(fmt.Sprintf("node %s of %s", a, n.pool), now[a].evicts(who)); why != "" {
+				evicts = why
 			}
 			return nil
 		})
 	}
 	if err := together.Wait(); err != nil {
-		return "", "", err
+		return being{}, "", err
 	}
 	for a := range n.lines {
 		if now[a] == nil {
@@ -93,6 +97,8 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 	}
 	if lost != "" {
 		n.losses++
+	} else {
+		lost = evicts
 	}
 	for a, must := range addresses {
 		if !must {
@@ -100,14 +106,14 @@ func (n *nodes) look(ctx context.Context) (id, lost string, err error) {
 		}
 	}
 	n.lines = now
-	return "masters " + strconv.Itoa(n.losses), lost, nil
+	return being{id: "masters " + strconv.Itoa(n.losses), evicted: n.evicted}, lost, nil
 }
 
 // master asks a node who it is. One that is no master, or that does not call the cluster
 // whole, is an error.
 func (n *nodes) master(ctx context.Context, address string) (who standing, at time.Time, err error) {
 	pipe := n.pool.Node(address).DB(0).Pipeline()
-	a := askWho(ctx, pipe)
+	a := askHolder(ctx, pipe)
 	state := pipe.ClusterInfo(ctx)
 	_, err = pipe.Exec(ctx)
 	if err == nil {

@@ -14,23 +14,24 @@ import (
 type one struct {
 	pool *conn.Pool
 
-	mu    sync.Mutex // held over a judgement, which may ask
-	line  *line
-	turns int // how often it has become another one
+	mu      sync.Mutex // held over a judgement, which may ask
+	line    *line
+	turns   int // how often it has become another one
+	evicted evicted
 }
 
-// look returns what To is: a text that is another one once keys may have been lost, and then
-// what has happened. An error means that nobody can say.
-func (o *one) look(ctx context.Context) (id, lost string, err error) {
-	who, at, err := whoIs(ctx, o.pool.DB(0))
+// look returns what To is, and what has happened to it where keys may have been lost since it
+// was looked at before. An error means that nobody can say.
+func (o *one) look(ctx context.Context) (is being, lost string, err error) {
+	who, at, err := whoHolds(ctx, o.pool.DB(0))
 	if err != nil {
-		return "", "", fmt.Errorf("asking %s who it is: %w", o.pool, err)
+		return being{}, "", fmt.Errorf("asking %s who it is: %w", o.pool, err)
 	}
 	return o.judge(ctx, who, at)
 }
 
 // judge is look at who has answered at a time or later.
-func (o *one) judge(ctx context.Context, who standing, at time.Time) (id, lost string, err error) {
+func (o *one) judge(ctx context.Context, who standing, at time.Time) (is being, lost string, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.line == nil {
@@ -39,13 +40,15 @@ func (o *one) judge(ctx context.Context, who standing, at time.Time) (id, lost s
 	what, err := o.line.judge(who, at, func() (time.Duration, error) { return backlogTTL(ctx, o.pool) })
 	switch {
 	case err != nil:
-		return "", "", err
+		return being{}, "", err
 	case what == demoted:
-		return "", "", fmt.Errorf("%s %s: what it has is another server's", o.pool, what)
+		return being{}, "", fmt.Errorf("%s %s: what it has is another server's", o.pool, what)
 	case what != "":
 		o.line = newLine(who, at)
 		o.turns++
 		lost = fmt.Sprintf("%s %s", o.pool, mayLack(what))
+	default:
+		lost = o.evicted.more(o.pool.String(), o.line.evicts(who))
 	}
-	return o.line.first.run + " " + strconv.Itoa(o.turns), lost, nil
+	return being{id: o.line.first.run + " " + strconv.Itoa(o.turns), evicted: o.evicted}, lost, nil
 }

@@ -170,7 +170,7 @@ func (l *lane) progress() Database {
 }
 
 // ErrorKinds are all kinds of trouble that there can be, by name.
-var ErrorKinds = []string{"commandstats", "compare", "copy", "feed", "functions", "gap", "heartbeat", "loss", "notifications", "scan", "target", "unannounced", "untold"}
+var ErrorKinds = []string{"commandstats", "compare", "copy", "evicted", "feed", "functions", "gap", "heartbeat", "loss", "notifications", "scan", "target", "unannounced", "untold"}
 
 // Error is one kind of trouble: how often, when last, and the last text.
 type Error struct {

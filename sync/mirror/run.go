@@ -13,43 +13,52 @@ import (
 // has filled, whoever has noticed that first. Everything is scanned again then, once
 // the mirror is not frozen.
 func (m *Mirror) Restarted(ctx context.Context) (bool, error) {
-	id, _, err := m.lookRun(ctx)
+	is, _, err := m.lookRun(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return err == nil && m.drained != "" && m.drained != id, err
+	return err == nil && m.drained.id != "" && m.drained.id != is.id, err
 }
 
 // Filled asks, in p, who the server at the other end is; of a cluster, all masters behind it.
 // What it returns is to be called when p has run, and returns an error unless that is the
-// process that the last Drain has filled, and has kept it.
+// process that the last Drain has filled, and has kept it, but for what it has evicted.
 func (m *Mirror) Filled(ctx context.Context, p redis.Pipeliner) func() error {
+	return m.filled(ctx, p, m.filledBy)
+}
+
+// Whole is Filled, and an error too where keys were evicted since.
+func (m *Mirror) Whole(ctx context.Context, p redis.Pipeliner) func() error {
+	return m.filled(ctx, p, m.wholeBy)
+}
+
+func (m *Mirror) filled(ctx context.Context, p redis.Pipeliner, judge func(being) error) func() error {
 	if m.toNodes != nil {
 		return func() error {
-			id, _, err := m.lookRun(ctx)
+			is, _, err := m.lookRun(ctx)
 			if err != nil {
 				return err
 			}
-			return m.filledBy(id)
+			return judge(is)
 		}
 	}
-	a := askWho(ctx, p)
+	a := askHolder(ctx, p)
 	return func() error {
 		who, err := a.answer()
 		if err != nil {
 			return fmt.Errorf("asking %s who it is: %w", m.cfg.To, err)
 		}
-		id, _, err := m.toOne.judge(ctx, who, a.at)
+		is, _, err := m.toOne.judge(ctx, who, a.at)
 		if err != nil {
 			return err
 		}
-		return m.filledBy(id)
+		return judge(is)
 	}
 }
 
 // Refilled has those who are the masters of a cluster now stand for those that the last Drain
 // has filled, if still says that they have all of it. It reports whether they do.
 func (m *Mirror) Refilled(ctx context.Context, still func(context.Context) (bool, error)) (bool, error) {
-	id, _, err := m.lookRun(ctx) // first: who comes later is another one
+	is, _, err := m.lookRun(ctx) // first: who comes later is another one
 	if err != nil {
 		return false, err
 	}
@@ -58,21 +67,33 @@ func (m *Mirror) Refilled(ctx context.Context, still func(context.Context) (bool
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.drained = id
+	m.drained.id = is.id
 	return true, nil
 }
 
-func (m *Mirror) filledBy(id string) error {
+func (m *Mirror) filledBy(is being) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.drained != id {
+	if m.drained.id != is.id {
 		return fmt.Errorf("%s restarted, or was a replica, since it was filled", m.cfg.To)
 	}
 	return nil
 }
 
+func (m *Mirror) wholeBy(is being) error {
+	if err := m.filledBy(is); err != nil || m.toIsLeft() {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := is.evicted - m.drained.evicted; n > 0 {
+		return fmt.Errorf("%s has evicted %d keys since it was filled: it needs more memory", m.cfg.To, n)
+	}
+	return nil
+}
+
 // run returns what To was when it was looked at last.
-func (m *Mirror) run() string {
+func (m *Mirror) run() being {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.toRun
@@ -86,36 +107,49 @@ func (m *Mirror) checkRun(ctx context.Context) (changed bool, err error) {
 
 // lookRun finds out whether To is still the process that was copied to, and has its data. One
 // that restarted may have lost what it had acknowledged, as one that was a replica has, so
-// everything is scanned again; changed reports that to one caller or to several, id what To is
+// everything is scanned again; changed reports that to one caller or to several, is what To is
 // now. (For From see checkSource.) Of a cluster it is the same with each master, and with one
-// that another has taken the place of.
-func (m *Mirror) lookRun(ctx context.Context) (id string, changed bool, err error) {
+// that another has taken the place of. For what To has evicted see evicts.
+func (m *Mirror) lookRun(ctx context.Context) (is being, changed bool, err error) {
 	var why string
 	if m.toNodes != nil {
-		id, why, err = m.toNodes.look(ctx)
+		is, why, err = m.toNodes.look(ctx)
 	} else {
-		id, why, err = m.toOne.look(ctx)
-	}
-	if why == "" { // somebody else has found it first
-		why = fmt.Sprintf("%s may have lost keys", m.cfg.To)
+		is, why, err = m.toOne.look(ctx)
 	}
 	if err != nil {
-		return "", false, err
+		return being{}, false, err
 	}
 	m.mu.Lock()
 	was := m.toRun
 	m.mu.Unlock()
-	if changed = was != "" && was != id; changed {
+	other := was.id != is.id
+	switch { // where somebody else has found it first
+	case why == "" && other:
+		why = fmt.Sprintf("%s may have lost keys", m.cfg.To)
+	case why == "":
+		why = is.evicted.words(m.cfg.To.String())
+	}
+	switch {
+	case was.id == "" || was == is:
+	case other:
+		changed = true
 		m.noteGap(why)
 		m.functions.due.Store(true)
 		for _, l := range m.lanes {
 			l.requestScan()
 		}
+	case m.toIsLeft():
+		m.errs.add("evicted", errors.New(why))
+	default:
+		changed = true
+		m.evicts(why)
 	}
-	m.mu.Lock() // after the scans are asked for: who finds the id known may wait for them
-	m.toRun = id
+	m.evictedOver()
+	m.mu.Lock() // after the scans are asked for: who finds it known may wait for them
+	m.toRun = is
 	m.mu.Unlock()
-	return id, changed, nil
+	return is, changed, nil
 }
 
 // Followed asks, in p, who the server at the other end is. What it returns is to be called

@@ -24,16 +24,25 @@ type standing struct {
 	replica bool
 	replid  string // "" where the server does not say it: some proxies and services
 	shifted bool   // it was a replica before it was a master under this replid
+	evicted int64  // keys that it has evicted; 0 where it was not asked, or does not say
 }
 
 // asked is a question who a server is.
 type asked struct {
 	server, replication *redis.StringCmd
-	at                  time.Time // what is answered was so at this time or later
+	stats               *redis.StringCmd // nil: nobody wants to know
+	at                  time.Time        // what is answered was so at this time or later
 }
 
 func askWho(ctx context.Context, p redis.Pipeliner) asked {
 	return asked{server: p.Info(ctx, "server"), replication: p.Info(ctx, "replication"), at: time.Now()}
+}
+
+// askHolder is askWho for a server that is copied to, which may throw away what it was given.
+func askHolder(ctx context.Context, p redis.Pipeliner) asked {
+	a := askWho(ctx, p)
+	a.stats = p.Info(ctx, "stats")
+	return a
 }
 
 func (a asked) answer() (standing, error) {
@@ -48,13 +57,31 @@ func (a asked) answer() (standing, error) {
 	if err != nil && !forbids(err) { // some let nobody see it: then the run id is all there is
 		return standing{}, err
 	}
-	return standingIn(server, replication), nil
+	s := standingIn(server, replication)
+	if a.stats == nil {
+		return s, nil
+	}
+	stats, err := a.stats.Result()
+	if err != nil && !forbids(err) {
+		return standing{}, err
+	}
+	s.evicted, _ = strconv.ParseInt(infoField(stats, "evicted_keys"), 10, 64)
+	return s, nil
 }
 
 // whoIs asks a server who it is, and says when.
 func whoIs(ctx context.Context, c interface{ Pipeline() redis.Pipeliner }) (s standing, at time.Time, err error) {
+	return whoAnswers(ctx, c, askWho)
+}
+
+// whoHolds is whoIs by askHolder.
+func whoHolds(ctx context.Context, c interface{ Pipeline() redis.Pipeliner }) (s standing, at time.Time, err error) {
+	return whoAnswers(ctx, c, askHolder)
+}
+
+func whoAnswers(ctx context.Context, c interface{ Pipeline() redis.Pipeliner }, ask func(context.Context, redis.Pipeliner) asked) (s standing, at time.Time, err error) {
 	p := c.Pipeline()
-	a := askWho(ctx, p)
+	a := ask(ctx, p)
 	_, refused := p.Exec(ctx)
 	if s, err = a.answer(); errors.Is(err, errNoAnswer) && refused != nil {
 		err = refused
@@ -106,13 +133,27 @@ func mayLack(what string) string {
 type line struct {
 	first standing // immutable
 
-	mu    sync.Mutex
-	known map[string]bool // the replication ids that it has had
-	until time.Time       // when it was asked last and still was the same
+	mu      sync.Mutex
+	known   map[string]bool // the replication ids that it has had
+	until   time.Time       // when it was asked last and still was the same
+	evicted int64           // keys that it had evicted when it was asked last
 }
 
 func newLine(s standing, at time.Time) *line {
-	return &line{first: s, known: map[string]bool{s.replid: true}, until: at}
+	return &line{first: s, known: map[string]bool{s.replid: true}, until: at, evicted: s.evicted}
+}
+
+// evicts returns how many keys it has evicted since it was asked before, of which s tells. A
+// number that has become less was set to zero by somebody (CONFIG RESETSTAT).
+func (l *line) evicts(s standing) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	more := s.evicted - l.evicted
+	if more < 0 {
+		more = s.evicted
+	}
+	l.evicted = s.evicted
+	return more
 }
 
 // judge returns what a server has become that says of itself what s tells, and did so at a

@@ -39,6 +39,8 @@ type Ways struct {
 	// of the applications have.
 	Ours []string
 
+	bound int64 // bytes of a payload that is passed on; 0: mostPayload. For tests
+
 	kinds        kinds
 	noExpireTime atomic.Bool // source: before Redis 7.0, or forbidden
 	noMemory     atomic.Bool // source: before 4.0, or forbidden

@@ -1,6 +1,7 @@
 package pipe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -179,6 +180,19 @@ func (p *Pipe) unknowable(refused error) {
 	}
 }
 
+// mostPayload is up to how many bytes a payload is passed on: of a key that is larger than
+// it was taken for. A server takes no argument above 512 MiB (proto-max-bulk-len) and closes
+// the connection, and all that is under way on it is lost, each time.
+const mostPayload = 64 << 20
+
+// beyond reports whether a payload is not passed on.
+func (w *Ways) beyond(size int64) bool { return size > cmp.Or(w.bound, mostPayload) }
+
+// tooBig is the outcome of a key whose payload is not passed on: it is copied in chunks.
+func tooBig(key string, src *conn.Wire, size int64) error {
+	return fmt.Errorf("copying key %q from %s: %w: %d bytes", key, src, value.ErrTooBig, size)
+}
+
 // relayDump passes on what DUMP has read.
 func (p *Pipe) relayDump(src, dst *conn.Wire, j *Job, i int, expire int64, refused error) error {
 	k := j.Keys[i]
@@ -199,6 +213,9 @@ func (p *Pipe) relayDump(src, dst *conn.Wire, j *Job, i int, expire int64, refus
 		return err
 	}
 	switch {
+	case refused == nil && p.ways.beyond(size):
+		j.Outcomes[i].Err = tooBig(k, src, size)
+		return src.Skip(size)
 	case refused != nil:
 		if size > 0 {
 			err = src.Skip(size)

@@ -158,18 +158,15 @@ func (p *Pipe) measure(j *Job, w way) error {
 		}
 	}
 	if j.asked {
-		cannot := false
+		blind := false
 		for i := range j.Keys {
 			if j.ways[i] != w {
 				continue
 			}
-			src := p.from.For(j.Keys[i])
-			size, _, err := src.Int()
-			if p.displaced(src, j, i, err) {
-				continue
-			}
+			size, _, err := p.from.For(j.Keys[i]).Int()
 			if errors.As(err, new(conn.Refusal)) {
-				cannot = true
+				blind = blind || value.Lacks(err)
+				p.unweighed(j, i, err)
 				continue
 			}
 			if err != nil {
@@ -177,12 +174,22 @@ func (p *Pipe) measure(j *Job, w way) error {
 			}
 			p.weigh(j, i, size)
 		}
-		if !cannot {
+		if !blind {
 			return nil
 		}
 		p.ways.noMemory.Store(true)
 	}
 	return p.count(j, w)
+}
+
+// unweighed takes note that the source has refused to say something about a key's size. Where
+// it does so for a moment only, as it is busy with a script, say, the key is not read: it may be
+// of any size. Where it never says that, see mostPayload.
+func (p *Pipe) unweighed(j *Job, i int, err error) {
+	src := p.from.For(j.Keys[i])
+	if !p.displaced(src, j, i, err) && !value.Lacks(err) && j.Outcomes[i].Err == nil {
+		j.Outcomes[i].Err = fmt.Errorf("asking %s for the size of key %q: %w", src, j.Keys[i], err)
+	}
 }
 
 // count weighs by the numbers of elements.
@@ -201,7 +208,11 @@ func (p *Pipe) count(j *Job, w way) error {
 			continue
 		}
 		kind, err := p.from.For(j.Keys[i]).Word()
-		if err != nil && !errors.As(err, new(conn.Refusal)) {
+		if errors.As(err, new(conn.Refusal)) {
+			p.unweighed(j, i, err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		asked[i] = kind
@@ -220,7 +231,10 @@ func (p *Pipe) count(j *Job, w way) error {
 		}
 		n, _, err := p.from.For(j.Keys[i]).Int()
 		if errors.As(err, new(conn.Refusal)) {
-			continue // another type by now: it is dirty
+			if !strings.HasPrefix(err.Error(), "WRONGTYPE") { // another type by now: it is dirty
+				p.unweighed(j, i, err)
+			}
+			continue
 		}
 		if err != nil {
 			return err

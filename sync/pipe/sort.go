@@ -58,13 +58,24 @@ func (p *Pipe) relaySorted(src, dst *conn.Wire, j *Job, i int, expire int64, ref
 		refused = ErrChanged
 	}
 	moved := false
-	payload, found, err := src.Append(p.held[:0])
-	if errors.As(err, new(conn.Refusal)) {
+	payload := p.held[:0]
+	size, err := src.Bulk()
+	found := err == nil && size >= 0
+	switch {
+	case errors.As(err, new(conn.Refusal)):
 		if moved = p.displaced(src, j, i, err); refused == nil {
 			refused = value.Forbids(err)
 		}
-	} else if err != nil {
+	case err != nil:
 		return err
+	case p.ways.beyond(size):
+		if err := src.Skip(size); err != nil {
+			return err
+		}
+	case found:
+		if payload, err = src.Take(payload, size); err != nil {
+			return err
+		}
 	}
 	if p.held = payload; cap(payload) > mostHeld {
 		p.held = nil
@@ -88,6 +99,8 @@ func (p *Pipe) relaySorted(src, dst *conn.Wire, j *Job, i int, expire int64, ref
 		j.Outcomes[i].Err = fmt.Errorf("reading key %q from %s: %w", k, src, refused)
 	case !found:
 		p.remove(dst, j, i)
+	case p.ways.beyond(size):
+		j.Outcomes[i].Err = tooBig(k, src, size)
 	default:
 		j.Outcomes[i].Bytes = int64(len(payload))
 		p.beginRestore(dst, j, i, expire)

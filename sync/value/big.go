@@ -135,6 +135,7 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 		return b.gone(ctx)
 	}
 	b.dropped = t.dropped
+	b.account(func(a *Account) { a.Size = max(a.Size, t.bytes) }) // where that was guessed
 	return Outcome{Copied: true, Bytes: t.bytes - wrote, Dropped: t.dropped}, nil
 }
 
@@ -231,6 +232,15 @@ func (b *Big) place(ctx context.Context, src *redis.Client, w Watch) error {
 		}
 		switch {
 		case b.kind == "stream":
+			if seen.only(Grouped) { // then it stood still, and was read to its end
+				n, err := t.send(ctx, 0, "XLEN", nil)
+				if err != nil {
+					return err
+				}
+				if n != length {
+					return fmt.Errorf("%w: temporary key has %d entries, not %d", errChanged, n, length)
+				}
+			}
 			b.placed = seen.only(Appended | Trimmed | Deleted | Grouped)
 			b.last, b.lacks = t.state.last, t.lacking
 		case hasElements(b.kind):

@@ -88,10 +88,10 @@ func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s 
 	}
 	err := entriesFrom(ctx, src, key, from, s.last, &t.pace, func(es []entry) error {
 		var bytes int64
-		cmds := make([][]any, 0, len(es))
+		cmds, ids := make([][]any, 0, len(es)), make([]streamID, 0, len(es))
 		for _, e := range es {
 			for len(ghosts) > 0 && ghosts[0].compare(e.id) < 0 {
-				cmds = append(cmds, standIn(ghosts[0]))
+				cmds, ids = append(cmds, standIn(ghosts[0])), append(ids, ghosts[0])
 				ghosts = ghosts[1:]
 			}
 			if len(ghosts) > 0 && ghosts[0] == e.id { // cannot be: ids are not used twice
@@ -101,14 +101,10 @@ func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s 
 				id := e.id
 				t.first = &id
 			}
-			cmds = append(cmds, add(e))
+			cmds, ids = append(cmds, add(e)), append(ids, e.id)
 			bytes += sum(e.fields)
 		}
-		if err := t.grow(ctx, bytes, "XLEN", cmds...); err != nil {
-			return err
-		}
-		t.last = es[len(es)-1].id
-		return nil
+		return t.addEntries(ctx, bytes, ids, cmds)
 	})
 	if err != nil {
 		return err
@@ -118,16 +114,26 @@ func copyEntries(ctx context.Context, src *redis.Client, key string, t *temp, s 
 		for i, id := range chunk {
 			cmds[i] = standIn(id)
 		}
-		if err := t.grow(ctx, 0, "XLEN", cmds...); err != nil {
+		if err := t.addEntries(ctx, 0, chunk, cmds); err != nil {
 			return err
 		}
-		t.last = chunk[len(chunk)-1]
 	}
 	if t.length == 0 { // an empty stream; XADD and XDEL would leave a trace
+		t.grouped = true
 		return t.write(ctx, 0,
 			[]any{"XGROUP", "CREATE", t.key, "crossfade", "0", "MKSTREAM"},
 			[]any{"XGROUP", "DESTROY", t.key, "crossfade"})
 	}
+	return nil
+}
+
+// addEntries writes a chunk of entries and stand-ins, one command each, which have ids.
+func (t *temp) addEntries(ctx context.Context, bytes int64, ids []streamID, cmds [][]any) error {
+	t.sent = ids
+	if err := t.grow(ctx, bytes, "XLEN", cmds...); err != nil {
+		return err
+	}
+	t.last, t.sent = ids[len(ids)-1], nil
 	return nil
 }
 

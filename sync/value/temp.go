@@ -46,6 +46,7 @@ type temp struct {
 	cursor   string     // of SSCAN, HSCAN, ZSCAN; "" at the beginning
 	state    stream     // of a stream, as of the end of its entries
 	last     streamID   // of a stream: the newest entry, or stand-in, written
+	sent     []streamID // of a stream: those of the chunk that was sent last, while it is not known to be written
 	first    *streamID  // of a stream: the oldest entry that is no stand-in
 	standIns []streamID // of a stream: that may have been written, see findGhosts
 	grouped  bool       // of a stream: groups may have been written
@@ -153,7 +154,7 @@ func (t *temp) append(ctx context.Context, bytes int64, size string, more int64,
 }
 
 // resume looks, after an error, how far the temporary key has come: the last
-// chunk may have been written or not.
+// chunk may have been written or not, or, of a stream, in part.
 func (t *temp) resume(ctx context.Context, size string) error {
 	if !t.began {
 		return nil
@@ -175,16 +176,34 @@ func (t *temp) resume(ctx context.Context, size string) error {
 		if n < t.length || t.grouped {
 			return fmt.Errorf("%w: temporary key was lost or is past its entries", errChanged)
 		}
-		t.began, t.length = n > 0, n
 		if newest != nil && n > 0 {
 			es, err := parseEntries(newest.Val())
 			if err != nil {
 				return err
 			}
-			t.last = es[0].id
+			if err := t.reach(n-t.length, es); err != nil {
+				return err
+			}
 		}
+		t.began, t.length = n > 0, n
 		return nil
 	})
+}
+
+// reach finds how far a stream has come that got more entries by the last chunk, of which
+// newest is the last. The entries of a chunk are commands each by itself: a server that has
+// room for a small one again, or the slot, takes it after it has refused others before it.
+// Then there is a hole, which nothing that comes behind fills.
+func (t *temp) reach(more int64, newest []entry) error {
+	last := t.last
+	if more > 0 && more <= int64(len(t.sent)) {
+		last = t.sent[more-1]
+	}
+	if more > int64(len(t.sent)) || len(newest) == 0 || newest[0].id != last {
+		return fmt.Errorf("%w: temporary key has some entries of a chunk and lacks others before them", errChanged)
+	}
+	t.last, t.sent = last, nil
+	return nil
 }
 
 // rename puts the value into place. RENAME comes before the expiry: one that is
