@@ -367,8 +367,10 @@ func (a *attempt) commitAtOnce(ctx context.Context) bool {
 
 // refill copies everything again when the entered server restarted between the
 // last drain and the commit, and may have lost it. That is no second drain in the
-// sense of PROTOCOL §4: this process still holds everybody, nothing but ours was
-// ever written there, and the server that is left stands still.
+// sense of PROTOCOL §4: the fleet still holds everybody, nothing but ours was
+// ever written there, and the server that is left stands still. Where it says COMMITTED
+// that is not so: the answer to that was lost, and whoever reads it there enters. It has all
+// that was copied before that, in its own order, and nothing is copied to it.
 func (a *attempt) refill(ctx context.Context) error {
 	if a.record().Phase != Committing {
 		return nil
@@ -376,6 +378,20 @@ func (a *attempt) refill(ctx context.Context) error {
 	restarted, err := a.forward.Restarted(ctx)
 	if err != nil {
 		return err
+	}
+	if restarted || a.refilling {
+		said, err := a.saysCommitted(ctx)
+		if err != nil {
+			return err
+		}
+		if said {
+			if _, err := a.forward.Refilled(ctx, func(context.Context) (bool, error) { return true, nil }); err != nil {
+				return err
+			}
+			a.log.Warn("the entered server restarted behind the commit, of which the answer was lost", "server", a.ids[a.to].Pool().String())
+			a.refilling = false
+			return nil
+		}
 	}
 	if restarted && !a.refilling && topologyOf(a.ids[a.to].Pool()) != nil {
 		// Behind the marks nothing of ours was written: who has them has all.
@@ -410,6 +426,16 @@ func (a *attempt) refill(ctx context.Context) error {
 	}
 	a.refilling = false
 	return nil
+}
+
+// saysCommitted reports whether the entered server has the decision of this switch.
+func (a *attempt) saysCommitted(ctx context.Context) (bool, error) {
+	to := a.ids[a.to].Pool()
+	e, ok, err := store.Load(ctx, to.Control(), store.RecordKey)
+	if err != nil {
+		return false, fmt.Errorf("on %s: %w", to, err)
+	}
+	return ok && a.record().committedIn(e), nil
 }
 
 // commit persists COMMITTED, here and on the entered server, and opens that

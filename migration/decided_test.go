@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -60,6 +61,39 @@ func TestTheJournalDecidesNotTheStateFile(t *testing.T) {
 				t.Errorf("there is a journal: %v", there)
 			}
 		})
+	}
+}
+
+// At the levels at which nothing but the sidecar keeps writers out, a crash leaves the source
+// open: without a journal the switch is taken back, whoever has written there since.
+func TestWithoutAFenceTheJournalDecides(t *testing.T) {
+	for _, level := range []FenceLevel{FenceKey, FenceNone} {
+		for want, journalled := range map[router.Side]bool{router.Source: false, router.Target: true} {
+			t.Run(fmt.Sprintf("%s, %v", level, journalled), func(t *testing.T) {
+				source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
+				target := redistest.Start(t)
+				m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(target, "", ""), nil)
+				if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+					t.Fatal(err)
+				}
+				_, st := raised(t, source, level)
+				st.Raised = true
+				m.rec.Phase, m.rec.Token, m.rec.Copied = Committing, testToken, true
+				m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
+				m.rec.Servers[router.Source].Fence = st
+				if journalled {
+					if err := m.publish(t.Context(), router.Source, store.JournalKey); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := m.rollForward(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if r := m.record(); r.Side != want || r.Phase.Switching() || r.Phase == Committing {
+					t.Errorf("the applications are on the %s, want the %s; phase %s", r.Side, want, r.Phase)
+				}
+			})
+		}
 	}
 }
 
@@ -258,6 +292,63 @@ func TestNobodyIsServedBeforeTheServerIsRead(t *testing.T) {
 	}
 	if err := <-ended; err != nil || m.record().Side != router.Target {
 		t.Errorf("the applications are on the %s, %v", m.record().Side, err)
+	}
+}
+
+// The answer to COMMITTED was lost, and the entered server has come back from its disk with it:
+// members of the fleet that read it there have entered, so nothing is copied to it any more.
+// Without it everything is.
+func TestNothingIsCopiedBehindTheCommit(t *testing.T) {
+	for name, committed := range map[string]bool{"committed": true, "not committed": false} {
+		t.Run(name, func(t *testing.T) {
+			source, target := redistest.Start(t), redistest.Start(t, redistest.WithAOF())
+			m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), func(c *config.Config) { c.Cutover.CreateUser = false })
+			if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+				t.Fatal(err)
+			}
+			do(t, source.Client(0), "SET", "k", "before")
+			a := &attempt{Migration: m, from: router.Source, to: router.Target, report: &Report{}, forward: m.newMirror(router.Source)}
+			t.Cleanup(a.forward.Stop)
+			ctx := withTimeout(t)
+			if err := a.forward.Follow(ctx, true); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.forward.DrainFrozen(ctx, func(context.Context) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+			m.rec.Phase, m.rec.Token, m.rec.Copied = Committing, testToken, true
+			m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
+			if committed {
+				e, err := m.committed().entry()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := store.SaveIf(ctx, target.Client(0), store.RecordKey, e, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := target.Restart(ctx); err != nil {
+				t.Fatal(err)
+			}
+			do(t, target.Client(0), "SET", "k", "behind") // by a member's client, or by whoever else
+			do(t, target.Client(0), "SET", "new", "behind")
+			redistest.Eventually(t, testTimeout, func() error { return a.refill(ctx) }, "it is settled what to copy")
+			want := map[bool]any{true: "behind", false: "before"}[committed]
+			if got := do(t, target.Client(0), "GET", "k"); got != want {
+				t.Errorf("the key has become %v, want %v", got, want)
+			}
+			if _, there := do(t, target.Client(0), "GET", "new").(string); there != committed {
+				t.Errorf("what was written behind it is there: %v", there)
+			}
+			p := target.Client(0).Pipeline()
+			holds := a.forward.Filled(ctx, p)
+			if _, err := p.Exec(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := holds(); err != nil {
+				t.Errorf("it may not be committed: %v", err)
+			}
+		})
 	}
 }
 

@@ -253,18 +253,21 @@ func (m *Migration) journalAgain(ctx context.Context) error {
 	if f != nil && f.Level == FenceReplicas {
 		return m.stillFencedBefore(ctx, r, f)
 	}
+	// Another server has taken the place of the one that was fenced; or nothing but the process
+	// that died has kept writers out.
+	nothing := f == nil && r.fencedBefore(r.Switch.From) != "" || f != nil && (f.Level == FenceKey || f.Level == FenceNone)
 	var stands store.Condition
-	if f == nil && r.fencedBefore(r.Switch.From) != "" {
+	switch {
+	case nothing:
 		stands = func(context.Context, redis.Pipeliner) func(store.Asker, store.Entry) error {
 			return func(_ store.Asker, there store.Entry) error {
 				if r.journalled(there) {
 					return nil
 				}
-				return errFenceLost // another server has taken the place of the one that was fenced
+				return errFenceLost
 			}
 		}
-	}
-	if f != nil {
+	case f != nil:
 		stands = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
 			left := m.fence(r.Switch.From)
 			left.run = r.Switch.Run // a replica that took its place is fenced as well, and never was what was drained
