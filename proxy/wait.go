@@ -15,14 +15,19 @@ const waitName = "crossfade:wait"
 const noClaim = "ERR WAIT behind shared connections needs the right to publish to the shard channel " + waitName +
 	" or to SET and DEL the key " + waitName + "; upstream: pinned needs neither"
 
+// noClaimWatching is the answer to who may not publish and watches keys: the transaction
+// with the key would be an EXEC, and that lifts the WATCH.
+const noClaimWatching = "ERR WAIT behind shared connections cannot follow a WATCH without the right to publish to the shard channel " +
+	waitName + ": WAIT after EXEC or UNWATCH; upstream: pinned has no such limit"
+
 // claimWrites has a WAIT wait for what the client has written on shared
 // connections too. Servers since Redis 7.2 have a connection wait for the last of
 // its own commands that was replicated, and answer at once where there was none. So
 // the connection replicates something now: a message that nobody hears, or, for who
 // may not send that, a key that is set and deleted in one step.
 //
-// text is the error for a client that may do neither. It says so instead of a number
-// of replicas that may not have its writes.
+// text is the error for a client that may do neither, or whose WATCH the key would lift. It
+// says so instead of a number of replicas that may not have its writes.
 func (s *session) claimWrites() (text string, err error) {
 	if s.home == nil || !s.srv.cfg.Shared {
 		return "", nil
@@ -38,11 +43,22 @@ func (s *session) claimWrites() (text string, err error) {
 	if err != nil || resp.WaitsForAll(replies[0]) || resp.IsError(replies[1]) {
 		return "", err
 	}
+	if s.watching() {
+		return noClaimWatching, nil
+	}
 	replies, err = s.ask(words("MULTI"), words("SET", waitName, ""), words("DEL", waitName), words("EXEC"))
 	if err != nil || done(replies[3]) {
 		return "", err
 	}
 	return noClaim, nil
+}
+
+// watching reports whether the server watches keys for the client, by the answers that have
+// come.
+func (s *session) watching() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.watch
 }
 
 // noClaimWatched is the answer where a transaction cannot be begun anew for a WAIT.

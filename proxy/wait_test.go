@@ -103,6 +103,50 @@ func TestWaitOfWhoMayNotPublish(t *testing.T) {
 	}
 }
 
+// TestWaitKeepsAWatch has a client WAIT that may not publish, between its WATCH and its
+// MULTI: what the proxy says for WAIT must not take the WATCH from it.
+func TestWaitKeepsAWatch(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Shared = true })
+	if older(version(t, w.source), 7, 2) {
+		t.Skip("this server counts what was replicated before, whoever wrote it")
+	}
+	w.do(router.Source, 0, "ACL", "SETUSER", "nochannel", "on", ">p", "allkeys", "resetchannels", "+@all")
+	w.do(router.Source, 0, "ACL", "SETUSER", "nokey", "on", ">p", "~k", "resetchannels", "+@all")
+	for _, user := range []string{"nochannel", "nokey"} {
+		t.Run("user "+user, func(t *testing.T) {
+			w.t = t
+			c, other := w.client(), w.client()
+			c.want("AUTH "+user+" p", ok)
+			c.want("SET k old", ok)
+			for _, changed := range []bool{true, false} {
+				c.want("WATCH k", ok)
+				c.want("WAIT 0 10", "-"+noClaimWatching+"\r\n")
+				want, value := "*1\r\n"+ok, "mine"
+				if changed {
+					other.want("SET k others", ok)
+					c.want("WAIT 0 10", "-"+noClaimWatching+"\r\n")
+					want, value = "*-1\r\n", "others"
+				}
+				c.want("MULTI", ok)
+				c.want("SET k mine", "+QUEUED\r\n")
+				c.want("EXEC", want)
+				c.want("GET k", bulk(value))
+			}
+			after := ":0\r\n"
+			if user == "nokey" {
+				after = "-" + noClaim + "\r\n"
+			}
+			c.want("WAIT 0 10", after)
+			c.want("WATCH k", ok)
+			c.want("UNWATCH", ok)
+			c.want("WAIT 0 10", after)
+			c.close()
+			other.close()
+		})
+	}
+	w.t = t
+}
+
 // TestWaitInATransaction is for the client's writes before it, although those went on a
 // shared connection, and leaves the transaction as it was.
 func TestWaitInATransaction(t *testing.T) {
