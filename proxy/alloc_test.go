@@ -195,6 +195,9 @@ func TestSharedPathDoesNotAllocate(t *testing.T) {
 // BenchmarkShared is the shared path, an operation being a request of one of several
 // clients. It fails above no allocation a request; the first run is the one measured.
 func BenchmarkShared(b *testing.B) {
+	if raceEnabled || !epoll.Supported {
+		b.Skip("the race detector allocates, and without epoll nothing is shared")
+	}
 	onSharedPath(b.Run, func(b *testing.B, s steady, depth int) {
 		w := newWorld(b, func(c *Config) { c.Shared = true })
 		list := askers(b, w, s, askingClients, depth)

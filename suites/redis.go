@@ -19,7 +19,7 @@ import (
 var redisSuite = suite{
 	name: "redis", title: "Redis 7.0's own suite, in its mode for an external server",
 	modes: []string{"shared", "pinned"},
-	limit: 40 * time.Minute,
+	limit: time.Hour,
 	fetch: func(ctx context.Context, dir string) error {
 		if err := debian(ctx, dir, "redis", true, "bookworm"); err != nil {
 			return err
@@ -41,7 +41,7 @@ var redisSuite = suite{
 		if err != nil {
 			return nil, err
 		}
-		args := append([]string{"--host", host, "--port", port, "--ignore-encoding", "--durable", "--timeout", "300"}, withoutRedis(known.leftOut())...)
+		args := append([]string{"--host", host, "--port", port, "--ignore-encoding", "--durable", "--timeout", "900"}, withoutRedis(known.leftOut())...)
 		for _, g := range groups {
 			args = append(args, "--single", g)
 		}
