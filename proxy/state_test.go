@@ -38,6 +38,9 @@ func TestSubscriptionsAreFound(t *testing.T) {
 		return best
 	}
 	few, many := took(2000), took(32_000)
+	for try := 0; try < 10 && many > 100*few; try++ { // beside others a time slice is as long as all of it
+		many = min(many, took(32_000))
+	}
 	if many > 100*few { // 16 times as many; 256 times as long if each is looked for among all
 		t.Errorf("2000 take %v, 32000 %v", few, many)
 	}
