@@ -246,13 +246,3 @@ func (c *conn) null() []byte {
 	}
 	return []byte("$-1\r\n")
 }
-
-// tagOf is a text whose slot a master has.
-func tagOf(m *cluster.Map, n *cluster.Node) string {
-	for s := range uint16(slot.Count) {
-		if m.Owner(s) == n {
-			return slot.Tag(s)
-		}
-	}
-	return ""
-}
