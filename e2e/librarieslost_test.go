@@ -4,19 +4,21 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/internal/redistest"
+	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/router"
 )
 
 // TestLibrariesOfATargetThatRestarts: a target that keeps nothing is restarted under the hold,
-// after function libraries and scripts were carried there. It has them when clients come, and
-// the source loses none to what the target had lost.
+// or before it, after function libraries and scripts were carried there. It has them when
+// clients come, and the source loses none to what the target had lost.
 func TestLibrariesOfATargetThatRestarts(t *testing.T) {
-	for _, at := range []string{"cutover.drain-2:before", "cutover.commit:before"} {
+	for _, at := range []string{"cutover.lag-gate:before", "cutover.drain-2:before", "cutover.commit:before"} {
 		t.Run(at, func(t *testing.T) {
 			t.Parallel()
 			// The users outlive the restart: who may not log in any more is another question.
@@ -26,7 +28,7 @@ func TestLibrariesOfATargetThatRestarts(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "at")
 			s.c = newSidecar(t, setup{
 				source: "redis://mover:secret@" + s.src.Addr(), target: "redis://mover:secret@" + s.dst.Addr(), dbmap: crashMap,
-				extra: []string{"--cutover.max_stall", "60s", "--cutover.create_user=false"},
+				extra: []string{"--cutover.max_stall", "60s", "--cutover.create_user=false", "--sync.accept_loss"}, // the way back asks no questions first
 			})
 			s.c.start(at + "#1=wait:" + file)
 			s.c.awaitReady()
@@ -38,6 +40,13 @@ func TestLibrariesOfATargetThatRestarts(t *testing.T) {
 				s.dst.Kill()
 				if err := s.dst.Restart(t.Context()); err != nil {
 					t.Fatal(err)
+				}
+				if at == "cutover.lag-gate:before" { // it comes back, and the attempt goes on
+					s.c.await("everything copied again, and the way back armed", func(st migration.Status) bool {
+						listens, err := s.dst.Client(0).Do(t.Context(), "CLIENT", "LIST", "TYPE", "pubsub").Text()
+						return err == nil && listens != "" && st.Gaps > 0 && st.Resync == "" &&
+							!slices.ContainsFunc(st.Databases, func(d migration.DatabaseStatus) bool { return !d.Done })
+					})
 				}
 			})
 			switch { // before the journal it may be taken back, and is not held up by what waits for the copy

@@ -10,6 +10,7 @@ import (
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/acl"
+	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/router"
 )
@@ -66,6 +67,26 @@ func TestUsersOfFencedServers(t *testing.T) {
 	}
 	if r, err := PlanUsers(ctx, cfg, acl.Options{}); err != nil || r.Count(acl.Create)+r.Count(acl.Change) > 0 {
 		t.Error(err, r.Text(80))
+	}
+}
+
+// What a check has left that was killed is no fence, on either side, and is not copied.
+func TestUsersBesideAKilledCheck(t *testing.T) {
+	source, target := redistest.Start(t, redistest.WithACL("app on >pw ~* +@all")), redistest.Start(t)
+	leaveProbe(t, source)
+	r, err := ApplyUsers(t.Context(), userConfig(source, target), acl.Options{}, false)
+	if err != nil || r.Count(acl.Create) != 1 {
+		t.Fatal(err, r.Text(80))
+	}
+	if got := strings.Join(aclList(t, target.Client(0)), "\n"); strings.Contains(got, preflight.ProbeUsers) || !strings.Contains(got, "user app ") {
+		t.Errorf("the target has:\n%s", got)
+	}
+	leaveProbe(t, target)
+	if r, err := ApplyUsers(t.Context(), userConfig(source, target), acl.Options{Prune: true}, false); err != nil || r.Count(acl.Create) > 0 {
+		t.Error(err, r.Text(80))
+	}
+	if got := strings.Join(aclList(t, target.Client(0)), "\n"); strings.Contains(got, preflight.ProbeUsers) {
+		t.Errorf("it is not pruned:\n%s", got)
 	}
 }
 

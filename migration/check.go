@@ -195,8 +195,9 @@ func databaseCount(ctx context.Context, p *conn.Pool) (int, error) {
 // carryScripts loads every script body that clients used on the server that is
 // to be entered, so that EVALSHA works there from the first command on.
 func (a *attempt) carryScripts(ctx context.Context) error {
-	if a.scripts == nil {
-		a.scripts = make(map[string]bool)
+	// Asked before anything is loaded: one that restarts meanwhile has another name.
+	if on := a.forward.Entered(); a.scripts == nil || on != a.scriptsOn {
+		a.scripts, a.scriptsOn = make(map[string]bool), on // which a restart has taken, where there were any
 	}
 	pipe := a.ids[a.to].Pool().DB(0).Pipeline()
 	var bodies []string

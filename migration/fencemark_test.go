@@ -107,14 +107,20 @@ func TestFenceReplicasKnowsItsOwn(t *testing.T) {
 	}
 }
 
-// A check that was killed leaves a user behind that has the rules of a fence. It is nobody's:
-// a fence is raised and lowered beside it, and it goes with our own user.
-func TestAKilledCheckLeavesNoFence(t *testing.T) {
-	s := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
+// leaveProbe leaves on a server what a check leaves that is killed.
+func leaveProbe(t *testing.T, s *redistest.Server) {
+	t.Helper()
 	rules := append([]any{"ACL", "SETUSER", preflight.ProbeUsers + "0123", "off"}, anys(append(slices.Concat(fencedRules, replicaRules), (&FenceState{}).selectors()...))...)
 	if err := s.Client(0).Do(t.Context(), rules...).Err(); err != nil {
 		t.Skip("this server has no selectors: ", err)
 	}
+}
+
+// A check that was killed leaves a user behind that has the rules of a fence. It is nobody's:
+// a fence is raised and lowered beside it, and it goes with our own user.
+func TestAKilledCheckLeavesNoFence(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
+	leaveProbe(t, s)
 	f, st := raised(t, s, FenceACL)
 	if err := f.check(t.Context(), st); err != nil {
 		t.Errorf("the fence stands, but: %v", err)

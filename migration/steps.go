@@ -424,14 +424,14 @@ func (a *attempt) drainFrozen(ctx context.Context) error {
 	go func() { first <- a.carryBeside(ctx) }()
 	carried := sync.OnceValue(func() error { return <-first })
 	a.onUndo(func(context.Context) error { a.forward.Thaw(); return nil })
-	begun := false
+	begun, again := false, false
 	err := a.forward.DrainFrozen(ctx, func(ctx context.Context) error {
 		if err := a.forward.Follows(a.left.Run); err != nil {
 			return err
 		}
 		carry := carried
 		if begun { // the entered server has been restarted since
-			carry = func() error { return a.carryAgain(ctx) }
+			again, carry = true, func() error { return a.carryAgain(ctx) }
 		}
 		begun = true
 		if err := carry(); err != nil {
@@ -439,6 +439,9 @@ func (a *attempt) drainFrozen(ctx context.Context) error {
 		}
 		return a.rebase(ctx)
 	})
+	if again { // what became of the first time was the server's of before
+		return err
+	}
 	return errors.Join(err, carried())
 }
 

@@ -99,6 +99,10 @@ func (m *Mirror) run() being {
 	return m.toRun
 }
 
+// Entered names the process that To was when it was looked at last: another name once it may
+// have lost what it was given. It is made for being compared.
+func (m *Mirror) Entered() string { return m.run().id }
+
 // checkRun is lookRun for those who need no id.
 func (m *Mirror) checkRun(ctx context.Context) (changed bool, err error) {
 	_, changed, err = m.lookRun(ctx)
