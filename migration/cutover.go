@@ -94,11 +94,11 @@ type attempt struct {
 	refilling  bool               // the entered server restarted and is not known to be whole yet
 	scripts    map[string]bool    // bodies that the entered server has
 	scriptsOn  string             // which process that is, see mirror.Entered
-	scale      value.Scale    // of the server that is left
-	oldMarks   int64          // on the masters of the cluster that is entered
-	sample     []handful      // what is compared while clients wait
-	decision   *store.Watched // may write the journal; nil: it was not asked ahead
-	commission *store.Watched // may write COMMITTED, likewise
+	scale      value.Scale        // of the server that is left
+	oldMarks   int64              // on the masters of the cluster that is entered
+	sample     []handful          // what is compared while clients wait
+	decision   *store.Watched     // may write the journal; nil: it was not asked ahead
+	commission *store.Watched     // may write COMMITTED, likewise
 	undos      []func(context.Context) error
 	budget     context.CancelCauseFunc
 }
