@@ -18,12 +18,14 @@ import (
 // fillMortal makes n keys that expire in hours.
 func fillMortal(t *testing.T, c redis.Cmdable, n int) {
 	t.Helper()
-	pipe := c.Pipeline()
-	for i := range n {
-		pipe.Set(t.Context(), fmt.Sprintf("m:%d", i), strings.Repeat("v", 200), time.Duration(i+3600)*time.Second)
+	for from := 0; from < n; from += 500 {
+		pipe := c.Pipeline()
+		for i := from; i < min(n, from+500); i++ {
+			pipe.Set(t.Context(), fmt.Sprintf("m:%d", i), strings.Repeat("v", 200), time.Duration(i+3600)*time.Second)
+		}
+		_, err := pipe.Exec(t.Context())
+		ok(t, err)
 	}
-	_, err := pipe.Exec(t.Context())
-	ok(t, err)
 }
 
 // number finds one in the answer to INFO.

@@ -57,7 +57,7 @@ func TestDeadFeedOfAFullSource(t *testing.T) {
 	src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
 	link := redistest.NewLink(t, src.Addr())
 	w := &world{src: src, dst: redistest.Start(t)}
-	w.connect(t, link.Addr(), w.dst.Addr(), func(c *mirror.Config) { c.Timeout = 500 * time.Millisecond })
+	w.connect(t, link.Addr(), w.dst.Addr(), nil)
 	ctx := t.Context()
 	ok(t, w.m.Follow(ctx, true))
 	w.awaitState(t, mirror.Live)

@@ -32,6 +32,8 @@ type heartbeat struct {
 type beat struct {
 	seq  int64
 	sent time.Time
+	sure bool // From has acknowledged it
+	void bool // it has not, and takes none: there may be nothing to wait for
 }
 
 // mostBeats bounds those that are under way. Of more, the oldest is kept, which
@@ -84,13 +86,29 @@ func (h *heartbeat) begin() (seq int64, event <-chan struct{}) {
 }
 
 // failed notes that the newest beat, seq, is not known to have been written: no event is owed,
-// and none was proved to come. Where From has refused it, it is not on its way either.
+// and none was proved to come. Where From has refused it, it is not on its way either, nor
+// perhaps those before it that were not acknowledged, which no other follows now.
 func (h *heartbeat) failed(seq int64, refused bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.seen, h.mute = h.seen || h.before, true
-	if n := len(h.out); refused && n > 0 && h.out[n-1].seq == seq {
+	if !refused {
+		return
+	}
+	if n := len(h.out); n > 0 && h.out[n-1].seq == seq {
 		h.out = h.out[:n-1]
+	}
+	for i := range h.out {
+		h.out[i].void = !h.out[i].sure
+	}
+}
+
+// written notes that From has acknowledged the newest beat.
+func (h *heartbeat) written(seq int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.out); n > 0 && h.out[n-1].seq == seq {
+		h.out[n-1].sure = true
 	}
 }
 
@@ -138,8 +156,10 @@ func (h *heartbeat) waiting() bool {
 func (h *heartbeat) Lag() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.out) > 0 {
-		return max(h.lag, time.Since(h.out[0].sent))
+	for _, b := range h.out {
+		if !b.void {
+			return max(h.lag, time.Since(b.sent))
+		}
 	}
 	return h.lag
 }
@@ -169,6 +189,7 @@ func (m *Mirror) proveFeed(ctx context.Context) error {
 		m.beat.failed(seq, !value.Unknown(err))
 		return err
 	}
+	m.beat.written(seq)
 	t := time.NewTimer(max(2*m.cfg.Heartbeat, 2*time.Second))
 	defer t.Stop()
 	select {
@@ -213,6 +234,8 @@ func (m *Mirror) heartbeats() {
 				continue
 			}
 			event = nil // that the feed is alive shows all the same
+		} else {
+			m.beat.written(seq)
 		}
 		m.awaitEvent(event)
 	}
@@ -339,7 +362,7 @@ func (m *Mirror) checkFeed() {
 			m.dropFeed(fmt.Sprintf("no event came for %d heartbeats on %s: %v", missed, m.cfg.From, errNoEvents))
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
-	case wasSilent && seen:
+	case wasSilent && seen && !mute:
 		for _, l := range m.lanes { // first: who finds that all is told waits for them
 			l.requestScan()
 		}
