@@ -87,7 +87,7 @@ func (f *File) save(e Entry, durable bool) error {
 		return err
 	}
 	_, err = tmp.Write(append(text, '\n'))
-	if err == nil { // also where it need not be durable: a name may outlive the machine that leads to an empty file
+	if err == nil && durable {
 		err = tmp.Sync()
 	}
 	if err := errors.Join(err, tmp.Close()); err != nil {
