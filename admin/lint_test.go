@@ -39,7 +39,7 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	for _, f := range families {
 		series[f.GetName()] = len(f.GetMetric())
 	}
-	for name, want := range map[string]int{"crossfade_phase": 18, "crossfade_sync_errors_total": 13, "crossfade_upstream_failures_total": 2,
+	for name, want := range map[string]int{"crossfade_phase": 18, "crossfade_sync_errors_total": 14, "crossfade_upstream_failures_total": 2,
 		"crossfade_fence_lost_total": 1, "crossfade_gaps_total": 1, "crossfade_verify_alarms_total": 1, "crossfade_verify_background": 3} {
 		if series[name] != want {
 			t.Errorf("%s has %d series, want %d", name, series[name], want)

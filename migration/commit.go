@@ -367,10 +367,10 @@ func (a *attempt) commitAtOnce(ctx context.Context) bool {
 
 // refill copies everything again when the entered server restarted between the
 // last drain and the commit, and may have lost it. That is no second drain in the
-// sense of PROTOCOL §4: the fleet still holds everybody, nothing but ours was
+// sense of PROTOCOL §4: this process still holds everybody, nothing but ours was
 // ever written there, and the server that is left stands still. Where it says COMMITTED
-// that is not so: the answer to that was lost, and whoever reads it there enters. It has all
-// that was copied before that, in its own order, and nothing is copied to it.
+// that is not so: the answer to that was lost, and members of a fleet who read it there enter.
+// It has all that was copied before that, in its own order, and nothing is copied to it.
 func (a *attempt) refill(ctx context.Context) error {
 	if a.record().Phase != Committing {
 		return nil
@@ -380,14 +380,11 @@ func (a *attempt) refill(ctx context.Context) error {
 		return err
 	}
 	if restarted || a.refilling {
-		said, err := a.saysCommitted(ctx)
+		whole, err := a.wholeBehindCommit(ctx)
 		if err != nil {
 			return err
 		}
-		if said {
-			if _, err := a.forward.Refilled(ctx, func(context.Context) (bool, error) { return true, nil }); err != nil {
-				return err
-			}
+		if whole {
 			a.log.Warn("the entered server restarted behind the commit, of which the answer was lost", "server", a.ids[a.to].Pool().String())
 			a.refilling = false
 			return nil
@@ -411,6 +408,8 @@ func (a *attempt) refill(ctx context.Context) error {
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
+	a.forward.Regardless(true)
+	defer a.forward.Regardless(false)
 	a.forward.Thaw()
 	if err := a.forward.Drain(ctx); err != nil {
 		return err
@@ -428,14 +427,24 @@ func (a *attempt) refill(ctx context.Context) error {
 	return nil
 }
 
-// saysCommitted reports whether the entered server has the decision of this switch.
-func (a *attempt) saysCommitted(ctx context.Context) (bool, error) {
+// wholeBehindCommit reports whether the entered server has the decision of this switch, and so
+// all that was written before that; of a cluster, whose masters write apart, also whether
+// each has the mark of having all.
+func (a *attempt) wholeBehindCommit(ctx context.Context) (bool, error) {
 	to := a.ids[a.to].Pool()
 	e, ok, err := store.Load(ctx, to.Control(), store.RecordKey)
 	if err != nil {
 		return false, fmt.Errorf("on %s: %w", to, err)
 	}
-	return ok && a.record().committedIn(e), nil
+	if !ok || !a.record().committedIn(e) {
+		return false, nil
+	}
+	return a.forward.Refilled(ctx, func(ctx context.Context) (bool, error) {
+		if topologyOf(to) == nil {
+			return true, nil
+		}
+		return a.stillDrained(ctx)
+	})
 }
 
 // commit persists COMMITTED, here and on the entered server, and opens that

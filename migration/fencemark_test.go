@@ -164,3 +164,34 @@ func TestWhoIsNotFencedKeepsItsRights(t *testing.T) {
 		t.Errorf("users\n%q\nhave become\n%q", before, after)
 	}
 }
+
+// A fenced user to whom somebody has given rights by hand, while the sidecar was down, gets all
+// that it had, and loses what a fence has left on it.
+func TestWhoWasTouchedBehindTheFenceIsPutBack(t *testing.T) {
+	for _, by := range []string{"+get", "+@all"} {
+		source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all", "app on >pw ~* &* +@read +@write"))
+		m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(redistest.Start(t), "", ""), nil)
+		if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+			t.Fatal(err)
+		}
+		f, st := armed(t, source, FenceACL)
+		if !st.HasSelectors {
+			t.Skip("this server has no selectors, so its users wear no marks")
+		}
+		before := aclList(t, f.db())
+		if err := f.raise(t.Context(), st, testToken); err != nil {
+			t.Fatal(err)
+		}
+		st.Raised = true
+		m.rec.Phase, m.rec.Token, m.rec.Copied = HardFenced, testToken, true
+		m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
+		m.rec.Servers[router.Source].Fence = st
+		do(t, f.db(), "ACL", "SETUSER", "app", by)
+		if err := m.undoSwitch(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if after := aclList(t, f.db()); !slices.Equal(before, after) {
+			t.Errorf("%s: users\n%q\nhave become\n%q", by, before, after)
+		}
+	}
+}

@@ -177,7 +177,9 @@ func (m *Migration) sweep(ctx context.Context, which func(Former) bool) (done []
 }
 
 // stillFenced leaves those users out that a server does not know, or that are not fenced: it
-// was restarted without what it had been told. Where it does not say, nobody is forgotten.
+// was restarted without what it had been told. One that wears the fence's mark and may do more
+// was touched by hand, and is put back as well: nobody else knows what it was. Where a server
+// does not say, nobody is forgotten.
 func stillFenced(ctx context.Context, pool *conn.Pool, st *FenceState) (*FenceState, error) {
 	now := *st
 	now.Users = nil
@@ -187,9 +189,15 @@ func stillFenced(ctx context.Context, pool *conn.Pool, st *FenceState) (*FenceSt
 		case errors.Is(err, redis.Nil):
 		case err != nil:
 			return nil, fmt.Errorf("looking whether the fence on %s stands: %w", pool, err)
-		case st.holds(there):
+		case st.holds(there), wears(there, st):
 			now.Users = append(now.Users, u)
 		}
 	}
 	return &now, nil
+}
+
+// wears reports whether a user has the mark of that fence.
+func wears(u ACLUser, st *FenceState) bool {
+	mark, _ := markOf(u)
+	return mark != "" && mark == st.Mark
 }

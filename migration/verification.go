@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,9 +74,8 @@ type verification struct {
 	last     *verified // the newest one
 	lastBack *verified // the newest one of the background
 	whole    *verified // the newest one of all keys
-	// known is the newest one that left differences, as far as it came, until one of all
-	// keys that began later has found none; nil: without such.
-	known *verified
+	// known are those that left differences, as far as they came, each until one supersedes it.
+	known []*verified
 }
 
 // verified is a comparison that came to its end, or to a difference, with what its worth
@@ -237,16 +237,20 @@ func (m *Migration) compared(ctx context.Context, cfg verify.Config, by string) 
 	return found.report, nil
 }
 
+// knownMost bounds how many are kept, with the names of what they left.
+const knownMost = 8
+
 // learn keeps what found says of differences. A sample that meets none says nothing
 // about those that another one has met, nor does one that was broken off.
 func (v *verification) learn(found *verified) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	switch {
-	case found.report.Left() > 0:
-		v.known = found
-	case v.known != nil && found.report.Clears(v.known.report):
-		v.known = nil
+	v.known = slices.DeleteFunc(v.known, func(before *verified) bool { return found.report.Supersedes(before.report) })
+	if found.report.Left() == 0 {
+		return
+	}
+	if v.known = append(v.known, found); len(v.known) > knownMost {
+		v.known = slices.Delete(v.known, 1, 2) // any one of them keeps a cutover refused
 	}
 }
 
@@ -361,7 +365,8 @@ func (m *Migration) verifyReasons() []string {
 	switch gate := m.cfg.Verify.Gate; {
 	case gate == "off":
 		return nil
-	case known != nil:
+	case len(known) > 0:
+		known := known[len(known)-1]
 		return []string{fmt.Sprintf("a verification (%s) found %d keys that differ, and none of all keys has found them equal since; run crossfade verify --repair (or set verify.gate: off)",
 			known.report.Ended.Local().Format(time.DateTime), known.report.Left())}
 	case gate == "known":

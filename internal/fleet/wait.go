@@ -103,7 +103,7 @@ func (c *conn) claim() (nodes []*node, refusal []byte, final bool, err error) {
 		case begun[i] == nil:
 			continue
 		case resp.IsError(begun[i][0]):
-			refusal, final = errorOf(noClaim+resp.ErrorText(begun[i][0])), true
+			refusal, final = claimRefused(resp.ErrorText(begun[i][0])), true
 			continue
 		}
 		replies, gone := c.ask(n, words("SET", names[i], ""), words("DEL", names[i]), words("EXEC"))
@@ -121,7 +121,7 @@ func (c *conn) claim() (nodes []*node, refusal []byte, final bool, err error) {
 			case moved, cluster.Later(text), prefixed(text, "READONLY"):
 				refusal = r
 			default:
-				refusal, final = errorOf(noClaim+text), true
+				refusal, final = claimRefused(text), true
 			}
 			break
 		}
@@ -130,6 +130,15 @@ func (c *conn) claim() (nodes []*node, refusal []byte, final bool, err error) {
 		return nil, nil, false, c.lostIn(lost)
 	}
 	return nodes, refusal, final, nil
+}
+
+// claimRefused is the answer where a master refuses it for good: why in its own words, as that
+// it is out of memory, where it is not the client that lacks a right.
+func claimRefused(text string) []byte {
+	if prefixed(text, "NOPERM") || prefixed(text, "ERR unknown") {
+		text = noClaim + text
+	}
+	return errorOf(text)
 }
 
 // lostIn is why a command of ours was not answered: nil where that was the node's end, and

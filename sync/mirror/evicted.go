@@ -99,9 +99,13 @@ func (m *Mirror) evictedOver() {
 	}
 }
 
-// toIsLeft reports whether To is the server that clients have left, which evicts by its own
-// policy.
-func (m *Mirror) toIsLeft() bool { return m.cfg.Side == router.Target }
+// toIsLeft reports whether To evicts by its own policy, as the server that clients have left
+// does, or the one that is decided to be entered, see Regardless.
+func (m *Mirror) toIsLeft() bool { return m.cfg.Side == router.Target || m.regardless.Load() }
+
+// Regardless has what To evicts told and no more, or ends that: behind a decision clients wait
+// for it, whatever it throws away.
+func (m *Mirror) Regardless(on bool) { m.regardless.Store(on) }
 
 // held is what matters of what To was to whoever has filled it.
 func (m *Mirror) held(is being) being {

@@ -116,31 +116,32 @@ type Mirror struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
-	mu        sync.Mutex
-	out       *writer       // where copies are written
-	silent    bool          // connected, but events are known not to come
-	tracking  bool          // the feed is CLIENT TRACKING
-	deaf      string        // the classes of which none come, "" when all do
-	feed      *feed         // nil while there is none
-	dropped   string        // why it was closed by us, "" when it was not
-	feedUp    chan struct{} // closed while there is a feed; replaced when it is lost
-	reason    string        // why the mirror cannot vouch for being complete, or ""
-	gaps      int
-	toRun     being // what To was when it was looked at last, see lookRun
-	drained   being // what it was at the last Drain
-	evicting  eviction
-	life      *life // From, as it is followed; see there
-	next      *life // who has come in its place, and may have lost its data; nil: nobody
-	listening bool
-	following bool
-	changes   atomic.Int64
-	beat      heartbeat
-	foreign   foreign
-	debts     *debts
-	throttle  *throttle.Throttle
-	views     views
-	classes   classes
-	errs      recentErrors
+	mu         sync.Mutex
+	out        *writer       // where copies are written
+	silent     bool          // connected, but events are known not to come
+	tracking   bool          // the feed is CLIENT TRACKING
+	deaf       string        // the classes of which none come, "" when all do
+	feed       *feed         // nil while there is none
+	dropped    string        // why it was closed by us, "" when it was not
+	feedUp     chan struct{} // closed while there is a feed; replaced when it is lost
+	reason     string        // why the mirror cannot vouch for being complete, or ""
+	gaps       int
+	toRun      being // what To was when it was looked at last, see lookRun
+	drained    being // what it was at the last Drain
+	evicting   eviction
+	regardless atomic.Bool // see Regardless
+	life       *life       // From, as it is followed; see there
+	next       *life       // who has come in its place, and may have lost its data; nil: nobody
+	listening  bool
+	following  bool
+	changes    atomic.Int64
+	beat       heartbeat
+	foreign    foreign
+	debts      *debts
+	throttle   *throttle.Throttle
+	views      views
+	classes    classes
+	errs       recentErrors
 
 	bigs      bigShare
 	elements  *elements.Keys

@@ -165,8 +165,7 @@ func (p *Pipe) measure(j *Job, w way) error {
 			}
 			size, _, err := p.from.For(j.Keys[i]).Int()
 			if errors.As(err, new(conn.Refusal)) {
-				blind = blind || value.Lacks(err)
-				p.unweighed(j, i, err)
+				blind = p.unweighed(j, i, err) || blind
 				continue
 			}
 			if err != nil {
@@ -182,14 +181,28 @@ func (p *Pipe) measure(j *Job, w way) error {
 	return p.count(j, w)
 }
 
-// unweighed takes note that the source has refused to say something about a key's size. Where
-// it does so for a moment only, as it is busy with a script, say, the key is not read: it may be
-// of any size. Where it never says that, see mostPayload.
-func (p *Pipe) unweighed(j *Job, i int, err error) {
+// unweighed takes note that the source has refused to say something about a key's size, and
+// reports whether it always will, in whatever words a service says that: then see mostPayload.
+// Where it does so for a moment only, as it is busy with a script, say, the key is not read: it
+// may be of any size.
+func (p *Pipe) unweighed(j *Job, i int, err error) (always bool) {
 	src := p.from.For(j.Keys[i])
-	if !p.displaced(src, j, i, err) && !value.Lacks(err) && j.Outcomes[i].Err == nil {
+	switch {
+	case p.displaced(src, j, i, err):
+		return false
+	case !passes(err):
+		return true
+	}
+	if j.Outcomes[i].Err == nil {
 		j.Outcomes[i].Err = fmt.Errorf("asking %s for the size of key %q: %w", src, j.Keys[i], err)
 	}
+	return false
+}
+
+// passes reports whether a refusal is one of the moment.
+func passes(err error) bool {
+	return slices.ContainsFunc([]string{"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "WRONGPASS", "NOAUTH"},
+		func(word string) bool { return strings.HasPrefix(err.Error(), word) })
 }
 
 // count weighs by the numbers of elements.

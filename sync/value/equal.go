@@ -35,6 +35,8 @@ type Diff struct {
 	Big   bool   // it was compared in chunks, so there are no prints
 	Torn  bool   // it changed while it was read, so the difference proves nothing
 	Bytes int64  // of payload read from a
+	// Follows is a stream of which the rest was never the same, see Elements.
+	Follows bool
 
 	// PrintA and PrintB stand for the sides' states: one that differs from an
 	// earlier one of the same Comparer means that the side changed, and two that

@@ -22,15 +22,16 @@ type element struct {
 type elementKind struct {
 	each func(ctx context.Context, p *pair, chunk func(names []string) error) error      // of p.a
 	ask  func(ctx context.Context, p *pair, names []string, all bool) ([]element, error) // of p.b; all: names are those of a chunk
-	// rest compares what is no element; nil: there is nothing.
-	rest func(ctx context.Context, p *pair) (same bool, err error)
+	// rest returns what compares what is no element, time and again; nil: there is nothing.
+	// moved says that the follower's, b's where second is false, was another one before.
+	rest func(second bool) func(ctx context.Context, p *pair) (same, moved bool, err error)
 }
 
 var elementsOf = map[string]elementKind{
 	"set":    {each: scanned("SSCAN", false), ask: askMembers},
 	"zset":   {each: scanned("ZSCAN", true), ask: askScores},
 	"hash":   {each: scanned("HSCAN", true), ask: askFields},
-	"stream": {each: eachID, ask: askEntries, rest: sameState},
+	"stream": {each: eachID, ask: askEntries, rest: restOfStream},
 }
 
 // scanned finds elements by a command, which gives something with each name or not.
@@ -57,7 +58,9 @@ const (
 // are equal or stood still on the truth, which is a or b as second says. decided is
 // false when neither became so, and for other types. One that stood still differs if
 // wait has said both times that what was written before it has arrived. Of very many that
-// are not equal only some are looked at again, which can only show that they differ.
+// are not equal only some are looked at again, which can only show that they differ. Where all
+// elements are equal, and the rest of a stream never was while the follower's changed too, d says
+// that it Follows.
 func (c *Comparer) Elements(ctx context.Context, a, b *redis.Client, second bool, key string, wait func(context.Context) (arrived bool, err error)) (d Diff, decided bool, err error) {
 	h := hot{there: &pair{a: a, b: b, keyA: key, keyB: key}, back: &pair{a: b, b: a, keyA: key, keyB: key},
 		tolerance: c.tolerance(), second: second, lax: c.NoFieldExpiries}
@@ -149,15 +152,20 @@ func (h *hot) compare(ctx context.Context, wait func(context.Context) (bool, err
 	if kind.rest == nil {
 		return Diff{}, true, nil
 	}
+	rest, moves := kind.rest(h.second), 0
 	for range oddRounds {
-		if same, err := kind.rest(ctx, h.there); err != nil || same {
+		same, moved, err := rest(ctx, h.there)
+		if err != nil || same {
 			return Diff{}, same, err
+		}
+		if moved {
+			moves++
 		}
 		if _, err := wait(ctx); err != nil {
 			return Diff{}, false, err
 		}
 	}
-	return Diff{}, false, nil
+	return Diff{Follows: moves >= oddStill}, false, nil
 }
 
 // look asks both sides for elements and notes those that are not equal. arrived says that

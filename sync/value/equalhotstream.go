@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -82,15 +83,27 @@ func digest(fields []string) string {
 	return string(h.Sum(nil))
 }
 
-// sameState compares what a stream has beside its entries.
-func sameState(ctx context.Context, p *pair) (bool, error) {
-	s, err := p.streams(ctx)
-	if err != nil {
-		return false, err
+// restOfStream compares what a stream has beside its entries.
+func restOfStream(second bool) func(ctx context.Context, p *pair) (same, moved bool, err error) {
+	var before *stream // the follower's
+	return func(ctx context.Context, p *pair) (same, moved bool, err error) {
+		s, err := p.streams(ctx)
+		if err != nil {
+			return false, false, err
+		}
+		follower := s[1]
+		if second {
+			follower = s[0]
+		}
+		if before != nil {
+			d := equalState(*before, follower)
+			moved = !d.Equal() || !slices.Equal(before.groups, follower.groups)
+		}
+		before = &follower
+		if d := equalState(s[0], s[1]); !d.Equal() {
+			return false, moved, nil
+		}
+		d, err := equalGroups(ctx, p, s[0].groups, s[1].groups)
+		return err == nil && d.Equal(), moved, err
 	}
-	if d := equalState(s[0], s[1]); !d.Equal() {
-		return false, nil
-	}
-	d, err := equalGroups(ctx, p, s[0].groups, s[1].groups)
-	return err == nil && d.Equal(), err
 }

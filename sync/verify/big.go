@@ -100,6 +100,9 @@ func (w *walk) byElements(ctx context.Context, s *suspect) (verdict, error) {
 		s.diff = d
 		return differing, nil
 	}
+	if d.Follows {
+		return moving, nil
+	}
 	s.why = "it is big and never stood still"
 	return undecided, nil
 }

@@ -73,6 +73,9 @@ type Database struct {
 	Trouble    string               `json:"trouble,omitempty"` // the latest error of a repair
 	Bytes      int64                `json:"bytes"`             // of payload read from the source
 	Seconds    float64              `json:"seconds"`
+
+	left    map[Key]bool // those that differ still, up to namedMost
+	unclear map[Key]bool // undecided or moving, likewise
 }
 
 // Example is one key that differs, or about which nobody can say.
@@ -89,42 +92,42 @@ func (r Report) Left() int64 { return r.Differing - r.Repaired }
 // OK reports whether the comparison came to its end, and nothing differs any more.
 func (r Report) OK() bool { return r.verdict() == Equal }
 
-// Clears reports whether a comparison shows that what an earlier one has left is equal
-// now: it looked at all keys, all of them later, and could tell about those.
-func (r Report) Clears(before Report) bool {
-	if !r.Complete || r.Sample < 1 || r.Left() > 0 || !r.Began.After(before.Ended) {
+// Supersedes reports whether a comparison tells what has become of all that an earlier one
+// has left: it looked at all keys, all of them later, and what it has not left itself of those
+// it saw equal. before is of the same process, since what is read from a file names some
+// keys only.
+func (r Report) Supersedes(before Report) bool {
+	if !r.Complete || r.Sample < 1 || !r.Began.After(before.Ended) {
 		return false
 	}
-	left, all := before.named(func(e Example) bool { return e.Kind != value.Unsure && !e.Repaired })
-	unsure, allUnsure := r.named(func(e Example) bool { return e.Kind == value.Unsure })
-	if r.Undecided == 0 {
+	if r.Undecided+r.Moving == 0 {
 		return true
 	}
-	for at := range left {
-		if unsure[at] {
-			return false
-		}
-	}
-	return all == before.Left() && allUnsure == r.Undecided // all of them have their names here
-}
-
-// named returns the examples that are wanted, and how many they are.
-func (r Report) named(wanted func(Example) bool) (keys map[keyOf]bool, n int64) {
-	keys = make(map[keyOf]bool)
-	for _, d := range r.Databases {
-		for _, e := range d.Examples {
-			if wanted(e) {
-				keys[keyOf{d.Source, e.Key}] = true
-				n++
+	var left, unclear int
+	for _, was := range before.Databases {
+		left += len(was.left)
+		for _, is := range r.Databases {
+			for key := range was.left {
+				if is.Source == was.Source && is.unclear[key] {
+					return false
+				}
 			}
 		}
 	}
-	return keys, n
+	for _, is := range r.Databases {
+		unclear += len(is.unclear)
+	}
+	return int64(left) == before.Left() && int64(unclear) == r.Undecided+r.Moving // all of them are known by name
 }
 
-type keyOf struct {
-	db  int
-	key Key
+// keep takes down a key by name, as far as there is room.
+func keep(names *map[Key]bool, key string) {
+	if *names == nil {
+		*names = make(map[Key]bool)
+	}
+	if len(*names) < namedMost {
+		(*names)[Key(key)] = true
+	}
 }
 
 func (r Report) verdict() Verdict {
@@ -154,11 +157,13 @@ func (r *Report) finish() {
 
 func (d *Database) differing(s *suspect) {
 	d.Differing++
+	keep(&d.left, s.key)
 	d.note(s)
 }
 
 func (d *Database) moving(s *suspect) {
 	d.Moving++
+	keep(&d.unclear, s.key)
 	if len(d.MovingKeys) < namedMoving {
 		d.MovingKeys = append(d.MovingKeys, Key(s.key))
 	}
@@ -166,6 +171,7 @@ func (d *Database) moving(s *suspect) {
 
 func (d *Database) undecided(s *suspect) {
 	d.Undecided++
+	keep(&d.unclear, s.key)
 	if s.diff.Kind != value.Unsure {
 		why := s.why
 		if why == "" {
@@ -190,6 +196,7 @@ func (d *Database) note(s *suspect) {
 
 func (d *Database) repaired(s *suspect) {
 	d.Repaired++
+	delete(d.left, Key(s.key))
 	if s.example >= 0 {
 		d.Examples[s.example].Repaired = true
 	}
