@@ -113,6 +113,7 @@ func TestClientThatCameWithoutDescriptors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		until(t, "it serves", func() bool { return len(w.proxy.eventLoops()) > 0 })
 		w.proxy.mu.Lock()
 		w.proxy.clients++
 		w.proxy.mu.Unlock()
