@@ -432,14 +432,14 @@ func (a *attempt) refill(ctx context.Context) error {
 // each has the mark of having all.
 func (a *attempt) wholeBehindCommit(ctx context.Context) (bool, error) {
 	to := a.ids[a.to].Pool()
-	e, ok, err := store.Load(ctx, to.Control(), store.RecordKey)
-	if err != nil {
-		return false, fmt.Errorf("on %s: %w", to, err)
-	}
-	if !ok || !a.record().committedIn(e) {
-		return false, nil
-	}
 	return a.forward.Refilled(ctx, func(ctx context.Context) (bool, error) {
+		e, ok, err := store.Load(ctx, to.Control(), store.RecordKey)
+		if err != nil {
+			return false, fmt.Errorf("on %s: %w", to, err)
+		}
+		if !ok || !a.record().committedIn(e) {
+			return false, nil
+		}
 		if topologyOf(to) == nil {
 			return true, nil
 		}

@@ -13,6 +13,24 @@ import (
 	"github.com/crossfade/crossfade/router"
 )
 
+// committing is a switch whose state file says COMMITTING, and that fence of its source, which
+// is raised.
+func committing(t *testing.T, level FenceLevel) (m *Migration, source, target *redistest.Server, f fence) {
+	t.Helper()
+	source = redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
+	target = redistest.Start(t)
+	m = quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(target, "", ""), nil)
+	if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, st := raised(t, source, level)
+	st.Raised = true
+	m.rec.Phase, m.rec.Token, m.rec.Copied = Committing, testToken, true
+	m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
+	m.rec.Servers[router.Source].Fence = st
+	return m, source, target, f
+}
+
 // A crash between the state file's COMMITTING and the journal. The journal decides:
 // without it a switch is finished only while the fence stands; with it in any case.
 func TestTheJournalDecidesNotTheStateFile(t *testing.T) {
@@ -25,17 +43,8 @@ func TestTheJournalDecidesNotTheStateFile(t *testing.T) {
 		"the fence is gone, the journal": {journalled: true, want: router.Target},
 	} {
 		t.Run(name, func(t *testing.T) {
-			source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
-			target := redistest.Start(t)
-			m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(target, "", ""), nil)
-			if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
-				t.Fatal(err)
-			}
-			f, st := raised(t, source, FenceACL)
-			st.Raised = true
-			m.rec.Phase, m.rec.Token, m.rec.Copied = Committing, testToken, true
-			m.rec.Switch = &Switch{From: router.Source, To: router.Target}
-			m.rec.Servers[router.Source].Fence = st
+			m, _, _, f := committing(t, FenceACL)
+			st := m.rec.Servers[router.Source].Fence
 			if tt.journalled {
 				if err := m.publish(t.Context(), router.Source, store.JournalKey); err != nil {
 					t.Fatal(err)
@@ -70,17 +79,7 @@ func TestWithoutAFenceTheJournalDecides(t *testing.T) {
 	for _, level := range []FenceLevel{FenceKey, FenceNone} {
 		for want, journalled := range map[router.Side]bool{router.Source: false, router.Target: true} {
 			t.Run(fmt.Sprintf("%s, %v", level, journalled), func(t *testing.T) {
-				source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
-				target := redistest.Start(t)
-				m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(target, "", ""), nil)
-				if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
-					t.Fatal(err)
-				}
-				_, st := raised(t, source, level)
-				st.Raised = true
-				m.rec.Phase, m.rec.Token, m.rec.Copied = Committing, testToken, true
-				m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
-				m.rec.Servers[router.Source].Fence = st
+				m, _, _, _ := committing(t, level)
 				if journalled {
 					if err := m.publish(t.Context(), router.Source, store.JournalKey); err != nil {
 						t.Fatal(err)
@@ -110,18 +109,8 @@ func TestUnderF2TheFenceDecidesUntilTheCommit(t *testing.T) {
 		"the fence stands at committed": {fenced: true, committed: true, want: router.Target},
 	} {
 		t.Run(name, func(t *testing.T) {
-			source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all"))
-			target := redistest.Start(t)
-			m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(target, "", ""), nil)
-			if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
-				t.Fatal(err)
-			}
-			f, st := raised(t, source, FenceReplicas)
-			st.Raised = true
-			m.rec.Token, m.rec.Copied = testToken, true
-			m.rec.Switch = &Switch{From: router.Source, To: router.Target, Token: testToken}
-			m.rec.Servers[router.Source].Fence = st
-			m.rec.Phase = Committing
+			m, source, target, f := committing(t, FenceReplicas)
+			st := m.rec.Servers[router.Source].Fence
 			if tt.committed {
 				m.rec.Phase = Committed
 			}

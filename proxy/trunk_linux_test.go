@@ -3,7 +3,6 @@ package proxy
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/crossfade/crossfade/internal/epoll"
 	"github.com/crossfade/crossfade/internal/redistest"
@@ -27,35 +26,41 @@ func TestOneUpstreamHoldsNoLoop(t *testing.T) {
 		}
 		until(t, "all is in flight", func() bool { return w.proxy.Stats().Commands == commands+1 })
 		l := w.proxy.eventLoops()[0]
-		l.call(func() {
-			l.replies = make([]byte, size)
-			var tr *trunk
-			for g := range l.guests {
-				tr = g.trunk
+		all := commands * len(bulk("x"))
+		held, answered, done := make(chan *trunk), make(chan struct{}), make(chan struct{})
+		waiting := func(tr *trunk) int {
+			n, err := unix.IoctlGetInt(tr.fd, unix.TIOCINQ)
+			if err != nil {
+				t.Error(err)
 			}
-			waiting := func() int {
-				n, err := unix.IoctlGetInt(tr.fd, unix.TIOCINQ)
-				if err != nil {
-					t.Error(err)
+			return n
+		}
+		go func() {
+			defer close(done)
+			l.call(func() { // nothing else is done in the loop meanwhile
+				l.replies = make([]byte, size)
+				var tr *trunk
+				for g := range l.guests {
+					tr = g.trunk
 				}
-				return n
-			}
-			l.flush(tr)
+				l.flush(tr)
+				held <- tr
+				<-answered
+				before := waiting(tr)
+				l.trunkEvent(tr, epoll.Read)
+				if n := before - waiting(tr); n != mostReads*size {
+					t.Errorf("%d bytes were read at once", n)
+				}
+			})
+		}()
+		tr := <-held
+		func() {
+			defer func() { close(answered); <-done }()
 			if err := source.Cont(); err != nil {
 				t.Error(err)
 			}
-			all := commands * len(bulk("x"))
-			for deadline := time.Now().Add(patience); waiting() < all; time.Sleep(time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Error("it is not answered")
-					return
-				}
-			}
-			l.trunkEvent(tr, epoll.Read)
-			if n := all - waiting(); n != mostReads*size {
-				t.Errorf("%d bytes were read at once", n)
-			}
-		})
+			until(t, "it is answered", func() bool { return waiting(tr) >= all })
+		}()
 		if got := c.transcript(strings.Repeat(bulk("x"), commands)); !strings.HasPrefix(got, "$") {
 			t.Errorf("got %q", got)
 		}
