@@ -57,8 +57,16 @@ func TestMarksOfNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	there(true)
+	recovers := func(want bool) {
+		t.Helper()
+		if got, err := m.drainedThere(ctx, r); got != want || err != nil {
+			t.Errorf("a recovery finds that all is there: %v, %v", got, err)
+		}
+	}
+	recovers(true)
 	c.Move(c.Owner(marks[1]), marks[0])
 	there(true)
+	recovers(false) // where the mark was may have come back without the rest
 	if err := m.markNodes(ctx, r, 5*time.Second); err == nil || !strings.Contains(err.Error(), "have changed") {
 		t.Errorf("two marks at one master: %v", err)
 	}

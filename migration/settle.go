@@ -319,7 +319,7 @@ func (m *Migration) commitAgain(ctx context.Context) error {
 	if drained || m.cfg.Sync.AcceptLoss {
 		return m.commit(ctx, nil)
 	}
-	m.log.Error("the switch is decided, and the server that was to be entered has come back without all that was copied to it; the applications go on there, and the server that was left is kept as it is", "entered", to.String(), "left", m.ids[r.Switch.From].Pool().String())
+	m.log.Error("the switch is decided, and the server that was to be entered has come back without all that was copied to it, or its slots have gone to other masters, so that this cannot be told; the applications go on there, and the server that was left is kept as it is", "entered", to.String(), "left", m.ids[r.Switch.From].Pool().String())
 	return m.save(true, func(r *Record) { r.Phase, r.Side, r.Epoch = Committed, r.Switch.To, r.Epoch+1 })
 }
 
@@ -333,6 +333,11 @@ func (m *Migration) drainedThere(ctx context.Context, r Record) (bool, error) {
 	}
 	if topologyOf(to) != nil {
 		there, err := m.drainedOnNodes(ctx, r)
+		if err == nil && there {
+			// A mark whose slot was moved says nothing of the master that it was left at.
+			_, moved := ownersOf(topologyOf(to).Map(), r.Switch.Marks)
+			there = moved == nil
+		}
 		if err == nil && !there && ok && r.committedIn(e) {
 			there = true // by an earlier recovery, which has looked
 		}

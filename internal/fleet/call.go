@@ -14,6 +14,8 @@ type call struct {
 	scripted bool               // an error may be a script's own words
 	fan      *fan               // whose part it is
 	txn      *txn               // which it is the EXEC of
+	scans    bool               // it is a page of a key's elements
+	pages    []int              // … or an EXEC of some, which are these of its commands
 	lone     bool               // its reply is only for who waits for it
 	silent   bool               // … and its end is nothing to wake anybody for
 	then     func(reply []byte) // is called with each reply, and mu held

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 
+	"github.com/crossfade/crossfade/internal/cluster"
 	"github.com/crossfade/crossfade/internal/keyspec"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/internal/slot"
@@ -49,6 +50,9 @@ func (c *conn) command(args [][]byte, raw []byte) bool {
 	case spread.Split:
 		return c.toParts(args, raw, row)
 	case spread.Masters:
+		if is(args[0], "flushall") || is(args[0], "flushdb") {
+			return c.empty(raw)
+		}
 		return c.toMasters(args, raw, row.Merge)
 	case spread.Any:
 		return c.toAny(args, raw)
@@ -64,9 +68,8 @@ func (c *conn) command(args [][]byte, raw []byte) bool {
 	return c.unknown(args, raw)
 }
 
-// hubSlot is the slot whose master all classic pub/sub goes through: one that every
-// connection finds, and so who publishes is told of all who listen.
-const hubSlot = 0
+// hubSlot stands for the slot of what has none and goes to the hub, see Fleet.hubAddress.
+const hubSlot = slot.Count
 
 // letsIn reports whether a command is obeyed of who has yet to authenticate.
 func letsIn(name []byte) bool {
@@ -104,7 +107,7 @@ func (c *conn) toSlot(args [][]byte, raw []byte, command *keyspec.Command, row s
 		return c.local(errorOf(crossText))
 	}
 	cl := c.slab.call()
-	*cl = call{raw: c.slab.keep(raw), slot: s, reads: readsOnly(command)}
+	*cl = call{raw: c.slab.keep(raw), slot: s, reads: readsOnly(command), scans: scansElements(args[0])}
 	if row.Way == spread.Here {
 		cl.scripted = true
 	}
@@ -120,13 +123,7 @@ func (c *conn) send(cl *call, several bool) bool {
 		if !c.look() || !c.room() {
 			return false
 		}
-		address := ""
-		if cl.slot < 0 {
-			address = c.homeIn(c.view)
-		} else if owner := c.view.Owner(uint16(cl.slot)); owner != nil {
-			address = owner.Address
-		}
-		n = c.reach(address)
+		n = c.reach(c.addressIn(c.view, cl.slot))
 		c.mu.Lock()
 		if !c.settling.Load() {
 			break
@@ -145,6 +142,20 @@ func (c *conn) send(cl *call, several bool) bool {
 		return c.drain()
 	}
 	return true
+}
+
+// addressIn is where a command of a slot goes by a map, "" where that is not known.
+func (c *conn) addressIn(m *cluster.Map, at int) string {
+	switch {
+	case at < 0:
+		return c.homeIn(m)
+	case at == hubSlot:
+		return c.f.hubAddress(m)
+	}
+	if owner := m.Owner(uint16(at)); owner != nil {
+		return owner.Address
+	}
+	return ""
 }
 
 // reach returns the connection to a node, nil where there is none to be had now.

@@ -133,6 +133,7 @@ func (c *conn) beginAt(ctx context.Context, address string, patience time.Durati
 
 // hurried ends a connection to a node where the first answers on it take longer than patience.
 func (c *conn) hurried(n *node, patience time.Duration, ask func() error) error {
+	began := time.Now()
 	late := time.AfterFunc(patience, func() {
 		c.mu.Lock()
 		n.fail(fmt.Errorf("node %s: %w", n.address, errSilent))
@@ -140,7 +141,7 @@ func (c *conn) hurried(n *node, patience time.Duration, ask func() error) error 
 	})
 	err := ask()
 	if late.Stop(); errors.Is(err, errSilent) && !c.isClosed() {
-		c.f.down(n.address)
+		c.f.silent(n.address, began)
 		c.f.topo.Doubt(n.address)
 	}
 	return err
@@ -538,7 +539,7 @@ func (c *conn) cutDemoted(m *cluster.Map, changed bool) {
 		}
 		late := n.head < len(n.sent) && time.Since(n.since) >= demotedGrace
 		if late && at != nil && at.Failed {
-			c.f.down(n.address) // so what comes later need not find out as slowly
+			c.f.silent(n.address, n.since) // so what comes later need not find out as slowly
 		}
 		if n.messages && changed || late {
 			n.fail(errCut) // what that lets out is written by the node's reader, when it ends

@@ -53,6 +53,7 @@ type Fleet struct {
 	mu      sync.Mutex // guards what follows
 	conns   map[int64]*conn
 	outages map[string]outage // of nodes that could do nothing lately
+	hub     string            // the address of the master that all classic pub/sub goes through
 	closed  bool
 }
 
@@ -184,59 +185,23 @@ func (f *Fleet) Unblock(ctx context.Context, ids []int64) error {
 
 // dial connects to a node. An outage that lasts is remembered.
 func (f *Fleet) dial(ctx context.Context, address string) (net.Conn, error) {
+	began := time.Now()
 	sock, err := endpoint.Dial(ctx, f.topo.At(address), f.opts.DialTimeout)
-	if err != nil {
-		if ctx.Err() == nil {
+	if err == nil {
+		return sock, nil
+	}
+	if ctx.Err() == nil {
+		switch {
+		case tookTooLong(err):
+			f.silent(address, began)
+		case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
+			f.refuses(address)
+		default: // perhaps for want of something here
 			f.down(address)
-			f.topo.Doubt(address)
 		}
-		return nil, err
+		f.topo.Doubt(address)
 	}
-	return sock, nil
-}
-
-// outage is a time in which a node could do nothing, as far as anybody has tried.
-type outage struct{ from, last time.Time }
-
-// down notes that a node cannot be reached, or says that it cannot do anything.
-func (f *Fleet) down(address string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	now := time.Now()
-	o := f.outages[address]
-	if now.Sub(o.last) > f.opts.Patience {
-		o.from = now
-	}
-	o.last = now
-	f.outages[address] = o
-}
-
-// up is the end of down.
-func (f *Fleet) up(address string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.outages, address)
-}
-
-// out reports whether a node could do nothing when somebody tried last, and that was lately.
-func (f *Fleet) out(address string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	o, out := f.outages[address]
-	return out && time.Since(o.last) <= f.opts.Patience
-}
-
-// until is up to when a command may wait for a node: what comes late in an outage does not
-// wait any more.
-func (f *Fleet) until(address string) time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	now := time.Now()
-	o, out := f.outages[address]
-	if !out || now.Sub(o.last) > f.opts.Patience {
-		o.from = now
-	}
-	return o.from.Add(f.opts.Patience)
+	return nil, err
 }
 
 const (
@@ -245,7 +210,7 @@ const (
 )
 
 func (f *Fleet) unsettle(s int) {
-	if s >= 0 {
+	if s >= 0 && s < slot.Count {
 		f.unstable[s].Store(int64(time.Since(f.base)) + 1)
 	}
 }
@@ -282,11 +247,34 @@ func (f *Fleet) watch() {
 		last = m
 		for _, c := range f.all() {
 			c.cutDemoted(m, changed)
+			c.cutStray(f.hubAddress(m))
 			if changed {
 				c.heed(moved)
 			}
 		}
 	}
+}
+
+// hubAddress is the master that all classic pub/sub goes through, "" where none is known. It is
+// one for all connections, and so who publishes is told of all who listen. It stays the hub
+// for as long as it is a master that can be connected to: who listens there need not change.
+func (f *Fleet) hubAddress(m *cluster.Map) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	serves := func(n *cluster.Node) bool { return n != nil && n.Master == "" && !n.Failed && !f.isAway(n.Address) }
+	if serves(m.Node(f.hub)) {
+		return f.hub
+	}
+	next := m.Owner(0) // one that is found by who begins anew
+	for _, n := range m.Masters() {
+		if !serves(next) {
+			next = n
+		}
+	}
+	if next != nil && (serves(next) || m.Node(f.hub) == nil) {
+		f.hub = next.Address
+	}
+	return f.hub
 }
 
 // masters are the addresses of all masters, those without slots too: a slot that is on its

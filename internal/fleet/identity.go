@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -72,6 +73,9 @@ func (me *identity) greeting(tracks bool) (must, may [][]byte) {
 // connect makes a connection to a node, and introduces the client. tracks says that something
 // is to be read on it that the client may remember.
 func (c *conn) connect(address string, tracks bool) (*node, error) {
+	if c.f.isSilent(address) {
+		return nil, fmt.Errorf("node %s: %w", address, errSilent)
+	}
 	sock, err := c.f.dial(c.ctx, address)
 	if err != nil {
 		return nil, err

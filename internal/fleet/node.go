@@ -86,12 +86,17 @@ func (n *node) push(cl *call) {
 		n.sent, n.head = n.sent[:k], 0
 	}
 	n.seq++
-	cl.node, cl.seq, cl.done, cl.lost, cl.written, cl.collect = n, n.seq, false, nil, false, cl.lone || cl.fan != nil
+	cl.node, cl.seq, cl.done, cl.lost, cl.written = n, n.seq, false, nil, false
+	cl.collect = cl.lone || cl.fan != nil || cl.scans || cl.pages != nil
 	if n.head == len(n.sent) {
 		n.since = time.Now()
 	}
 	n.sent = append(n.sent, cl)
-	n.out = append(n.out, cl.raw...)
+	raw := cl.raw
+	if cl.scans {
+		raw = n.c.f.forNode(raw, n.address)
+	}
+	n.out = append(n.out, raw...)
 }
 
 // flush writes what was appended.
@@ -206,6 +211,9 @@ func (n *node) take(b []byte) error {
 		}
 		if done {
 			n.pop()
+			if cl.scans || cl.pages != nil {
+				n.turnPages(cl)
+			}
 			c.finish(cl)
 		}
 		if len(c.out) > outAtOnce {
@@ -241,6 +249,17 @@ func (n *node) receive(cl *call, piece []byte) {
 	c.held += len(piece)
 }
 
+// turnPages has the pages of elements in a reply be what the client is told.
+func (n *node) turnPages(cl *call) {
+	was := len(cl.buf)
+	if cl.scans {
+		cl.buf = n.c.f.fromNode(cl.buf, n.address)
+	} else {
+		cl.buf = n.c.f.pagesOf(cl.buf, cl.pages, n.address)
+	}
+	n.c.held += len(cl.buf) - was
+}
+
 // pop takes the oldest call out of the line.
 func (n *node) pop() *call {
 	cl := n.sent[n.head]
@@ -267,11 +286,12 @@ func (n *node) fail(err error) {
 	if c.nodes[n.address] == n {
 		delete(c.nodes, n.address)
 	}
+	changed := n.mayHaveChanged()
 	for n.head < len(n.sent) {
 		cl := n.pop()
 		cl.written = cl.seq <= n.written
 		switch {
-		case cl.lone, cl.begun, cl.written && !cl.reads, cl.fan != nil && cl.fan.stream != nil:
+		case cl.lone, cl.begun, cl.written && !cl.reads, cl.seq < changed[cl.slot], cl.seq < changed[-1], cl.fan != nil && cl.fan.stream != nil:
 			cl.lost = err
 			c.complete(cl)
 		default:
@@ -283,6 +303,19 @@ func (n *node) fail(err error) {
 	n.out = nil
 	c.lostNode(n)
 	c.awaken()
+}
+
+// mayHaveChanged returns the last call of each slot that may have been done and changes
+// something. What was asked before it can be asked no more: the answer could have it in it.
+// c.mu is held.
+func (n *node) mayHaveChanged() map[int]uint64 {
+	last := make(map[int]uint64)
+	for _, cl := range n.sent[n.head:] {
+		if cl.seq <= n.written && !cl.reads && !cl.silent {
+			last[cl.slot] = cl.seq
+		}
+	}
+	return last
 }
 
 // close ends it when nothing is in flight on it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/internal/slot"
@@ -306,7 +307,7 @@ func (c *conn) hub() (*node, error) {
 	if n != nil && !n.gone() {
 		return n, nil
 	}
-	address, err := c.f.topo.Find(c.ctx, hubSlot)
+	address, err := c.place(c.ctx, hubSlot, time.Now().Add(c.f.opts.Patience))
 	if err != nil {
 		return nil, err
 	}
@@ -326,6 +327,16 @@ func (c *conn) hub() (*node, error) {
 	c.mu.Unlock()
 	twice.close()
 	return n, nil
+}
+
+// cutStray ends a connection to a hub that is none any more, so that the subscriptions go where
+// all publish now.
+func (c *conn) cutStray(hub string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.subs.hub; n != nil && !n.dead && n.address != hub {
+		n.fail(errCut)
+	}
 }
 
 // names are those of a set of which which is true.
@@ -404,11 +415,9 @@ func (c *conn) listenEverywhere(set int, names [][]byte) error {
 	}
 	c.mu.Unlock()
 	m := c.f.topo.Map()
-	at := ""
+	at := c.f.hubAddress(m)
 	if hub != nil && !hub.gone() {
 		at = hub.address
-	} else if owner := m.Owner(hubSlot); owner != nil {
-		at = owner.Address
 	}
 	for _, address := range masters(m) {
 		n := known[address]

@@ -213,9 +213,7 @@ func (f *Fleet) sharesKey(a, b *call) bool {
 func (c *conn) limit(cl *call) time.Time {
 	address := cl.at
 	if address == "" && cl.slot >= 0 {
-		if owner := c.f.topo.Map().Owner(uint16(cl.slot)); owner != nil {
-			address = owner.Address
-		}
+		address = c.addressIn(c.f.topo.Map(), cl.slot)
 	}
 	return c.f.until(address)
 }
@@ -284,7 +282,7 @@ var errOvertaken = errors.New("what was sent behind it was done before")
 
 // attempt has one node do a command, unless it was overtaken.
 func (c *conn) attempt(cl *call, address string, asking bool) (*call, error) {
-	again := &call{raw: cl.raw, slot: cl.slot, scripted: cl.scripted, lone: true}
+	again := &call{raw: cl.raw, slot: cl.slot, scripted: cl.scripted, scans: cl.scans, lone: true}
 	n, err := c.main(address)
 	if err != nil {
 		return again, err
@@ -324,11 +322,21 @@ var askingWire = words("ASKING")
 func (c *conn) place(ctx context.Context, slot int, until time.Time) (string, error) {
 	ctx, cancel := context.WithDeadline(ctx, until.Add(hopMost))
 	defer cancel()
-	if slot >= 0 {
+	switch {
+	case slot == hubSlot:
+		m, err := c.f.topo.Current(ctx)
+		if err != nil {
+			return "", err
+		}
+		if address := c.f.hubAddress(m); address != "" {
+			return address, nil
+		}
+	case slot >= 0:
 		return c.f.topo.Find(ctx, uint16(slot))
-	}
-	if address := c.homeIn(c.f.topo.Map()); address != "" {
-		return address, nil
+	default:
+		if address := c.homeIn(c.f.topo.Map()); address != "" {
+			return address, nil
+		}
 	}
 	return "", errors.New("the cluster has no master")
 }

@@ -20,6 +20,10 @@ import (
 // say keys twice and must leave none out. It is the same after a restart, and at another
 // sidecar, as nothing is remembered but what the cursor says.
 //
+// A slot that is between two masters has keys at both, and they may go from one that is still
+// to come to one that was before, for as long as somebody lets it. So whom slots are opened to
+// is looked through once more behind all others.
+//
 // It is below 2^40, because the proxy marks cursors with the switch that they were made
 // behind in the bits above, and some clients take numbers for floats of 53 bits.
 const cursorBits = 40
@@ -48,7 +52,7 @@ type order struct {
 func orderOf(m *cluster.Map) order {
 	o := order{masters: masters(m)}
 	slices.Sort(o.masters)
-	o.index = max(1, bits.Len(uint(len(o.masters)-1)))
+	o.index = bits.Len(uint(2*len(o.masters) - 1)) // each may come twice
 	h := fnv.New64a()
 	last := ""
 	for s := range uint16(slot.Count) {
@@ -94,11 +98,14 @@ func (o *order) read(cursor uint64) (at int, own uint64) {
 	width := o.width(int(cursor & 3))
 	at = int(cursor >> 2 & (1<<o.index - 1))
 	own = cursor >> (2 + o.index) & (1<<width - 1)
-	if cursor == 0 || cursor>>(2+o.index+width) != o.printed(width) || at >= len(o.masters) {
+	if cursor == 0 || cursor>>(2+o.index+width) != o.printed(width) || at >= 2*len(o.masters) {
 		return 0, 0
 	}
 	return at, own
 }
+
+// master is the one at a place.
+func (o *order) master(at int) string { return o.masters[at%len(o.masters)] }
 
 // scan walks through the keys of one master after the other.
 func (c *conn) scan(args [][]byte, raw []byte) bool {
@@ -121,7 +128,7 @@ func (c *conn) scan(args [][]byte, raw []byte) bool {
 	for ; ; at, own = at+1, 0 {
 		words := append([][]byte(nil), args...)
 		words[1] = strconv.AppendUint(nil, own, 10)
-		cl := &call{raw: wireOf(words...), slot: -1, at: o.masters[at], reads: true, lone: true}
+		cl := &call{raw: wireOf(words...), slot: -1, at: o.master(at), reads: true, lone: true}
 		reply, err := c.perform(c.ctx, cl, c.f.until(cl.at))
 		if err != nil {
 			return false
@@ -132,19 +139,23 @@ func (c *conn) scan(args [][]byte, raw []byte) bool {
 		}
 		text, _, _ := resp.Text(parts[0])
 		next, err := strconv.ParseUint(string(text), 10, 64)
-		last, fits := at+1 == len(o.masters), err == nil
+		last, fits := at+1 >= len(o.masters), err == nil
 		switch _, n, _, _ := resp.Header(parts[1]); {
 		case err != nil:
 		case next != 0:
 			next, fits = o.cursor(at, next)
-		case c.hasLost(o.masters[at]): // perhaps to one that was before
+		case c.hasLost(o.master(at)): // perhaps to one that was before
 			_ = c.f.topo.Refresh(c.ctx)
-			again := orderOf(c.f.topo.Map())
-			next, fits = again.cursor(0, 0)
+			next, fits = begunAgain(c.f.topo.Map())
 		case n == 0 && own == 0 && !last: // it has nothing at all
 			continue
 		case !last:
 			next, fits = o.cursor(at+1, 0)
+		default:
+			if next, fits, err = c.onceMore(&o, at); err != nil {
+				c.f.log.Debug("a scan cannot tell whether it is at its end", "err", err)
+				return c.local(errorOf(downText))
+			}
 		}
 		if !fits {
 			return c.local(errorOf(farText))
@@ -152,6 +163,41 @@ func (c *conn) scan(args [][]byte, raw []byte) bool {
 		b := bulk(header(nil, '*', 2), strconv.FormatUint(next, 10))
 		return c.local(append(b, parts[1]...))
 	}
+}
+
+// begunAgain is the cursor of a scan's beginning, behind a first page that was shown.
+func begunAgain(m *cluster.Map) (cursor uint64, fits bool) {
+	o := orderOf(m)
+	return o.cursor(0, 0)
+}
+
+// onceMore is the cursor of the next master that is to be looked through once more, 0 where
+// there is none: at its end a key of a slot that is open is where it was shown, or with whom
+// the slot is opened to. The map is asked for behind that, so that a slot that has arrived in
+// between is seen to have moved.
+func (c *conn) onceMore(o *order, at int) (cursor uint64, fits bool, err error) {
+	open, err := c.f.topo.Open(c.ctx)
+	if err == nil {
+		err = c.f.topo.Refresh(c.ctx)
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	if now := orderOf(c.f.topo.Map()); now.print != o.print {
+		cursor, fits = now.cursor(0, 0)
+		return cursor, fits, nil
+	}
+	takers := make(map[string]bool)
+	for _, opening := range open {
+		takers[opening.To] = true
+	}
+	for next := max(at+1, len(o.masters)); next < 2*len(o.masters); next++ {
+		if takers[o.master(next)] {
+			cursor, fits = o.cursor(next, 0)
+			return cursor, fits, nil
+		}
+	}
+	return 0, true, nil
 }
 
 // hasLost reports whether a master has not all slots any more that it has by the map: at the

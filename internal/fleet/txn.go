@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ type txn struct {
 	begun    bool  // … and MULTI was said
 	asking   bool  // … a node to which the slot is on its way
 	cmds     [][]byte
+	pages    []int  // those of them that are pages of a key's elements
 	queued   int    // of which the node has so many
 	answered int    // … and the client knows of so many
 	bad      bool   // one was refused, so EXEC is
@@ -110,6 +112,9 @@ func (c *conn) inTransaction(args [][]byte, raw []byte) bool {
 	}
 	if s >= 0 {
 		t.slot = s
+	}
+	if scansElements(args[0]) {
+		t.pages = append(t.pages, len(t.cmds))
 	}
 	t.cmds = append(t.cmds, bytes.Clone(raw))
 	return true // catchUp answers it
@@ -295,8 +300,9 @@ func (c *conn) queueOnce(t *txn, to *cluster.Redirect) (replies [][]byte, again 
 			return nil, nil, errNodeGone
 		}
 	}
-	for _, raw := range t.cmds[t.queued:] {
-		cl := &call{raw: raw, slot: t.slot, lone: true}
+	for i := t.queued; i < len(t.cmds); i++ {
+		_, scans := slices.BinarySearch(t.pages, i)
+		cl := &call{raw: t.cmds[i], slot: t.slot, scans: scans, lone: true}
 		n.append(cl)
 		calls = append(calls, cl)
 	}
@@ -387,7 +393,7 @@ func (c *conn) exec() bool {
 			return c.exec()
 		}
 	}
-	cl := &call{raw: execWire, slot: t.slot, txn: t}
+	cl := &call{raw: execWire, slot: t.slot, txn: t, pages: t.pages}
 	n := t.node // t is settle's from when the EXEC is to be said again until that is answered
 	c.mu.Lock()
 	c.enlist(cl)
@@ -446,7 +452,7 @@ func (c *conn) replay(_ context.Context, t *txn, until time.Time) ([]byte, error
 			}
 			return errorOf(abortText), nil
 		}
-		cl := &call{raw: execWire, slot: t.slot, lone: true}
+		cl := &call{raw: execWire, slot: t.slot, pages: t.pages, lone: true}
 		c.mu.Lock()
 		if t.node.dead {
 			c.mu.Unlock()

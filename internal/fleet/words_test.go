@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -157,6 +158,37 @@ func TestExecLosesItsNode(t *testing.T) {
 	t.Logf("%d were told, %d nothing", told, lost)
 }
 
+// TestReadBeforeALostWrite: a node is lost that has had a read and a write behind it. Asked once
+// more, it would answer the read with what the write has written.
+func TestReadBeforeALostWrite(t *testing.T) {
+	c := redistest.StartCluster(t, 2, 0)
+	f := over(t, c)
+	m := c.Masters()[0]
+	key := at(c, m, "k")
+	e := dial(t, f)
+	e.want("SET "+key+" old", "+OK\r\n")
+	n := f.all()[0].nodes[m.Addr()]
+	written := func() uint64 {
+		n.c.mu.Lock()
+		defer n.c.mu.Unlock()
+		return n.written
+	}
+	before := written()
+	if err := m.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	e.send([]string{"GET", key}, []string{"SET", key, "new"})
+	redistest.Eventually(t, patience, func() bool { return written() == before+2 }, "both are at the node")
+	n.close()
+	if err := m.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Eventually(t, patience, func() bool { return c.On(m).Get(t.Context(), key).Val() == "new" }, "both are done")
+	if got, err := e.next(); err == nil {
+		t.Errorf("GET: %q", got)
+	}
+}
+
 // TestMasterHangs has a master without a replica say nothing any more: who asks it is told
 // so, and who waits behind that goes on.
 func TestMasterHangs(t *testing.T) {
@@ -196,4 +228,28 @@ func TestMasterHangs(t *testing.T) {
 	if got := again.line("GET " + key); got != "-"+downText+"\r\n" {
 		t.Errorf("GET of another client: %q", got)
 	}
+	// Nobody waits for it any more, though each connection to it would have to be greeted: else
+	// each of these took as long as one may take to be made.
+	if got := again.line("HELLO 3"); !strings.HasPrefix(got, "%") {
+		t.Fatalf("HELLO: %q", got)
+	}
+	began := time.Now()
+	for range 20 {
+		if got := again.line("GET " + key); got != "-"+downText+"\r\n" {
+			t.Errorf("GET once more: %q", got)
+		}
+		again.want("ECHO a", "$1\r\na\r\n")
+	}
+	if took := time.Since(began); took > f.opts.DialTimeout {
+		t.Errorf("40 commands took %v", took)
+	}
+	if err := m.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Eventually(t, patience, func() error {
+		if got := again.line("GET " + key); strings.HasPrefix(got, "-") {
+			return errors.New(got)
+		}
+		return nil
+	}, "it answers again")
 }
