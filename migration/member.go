@@ -72,14 +72,16 @@ type Member struct {
 	known   time.Time // when where commands go was known last
 
 	// What follows belongs to Run's goroutine that follows.
-	heard    fleet.Word // the newest that was obeyed
-	prepared time.Time  // since when the clients are prepared for a switch; zero: they are not
-	held     time.Time  // since when they wait
-	looked   time.Time  // when the truth was read last
-	alone    bool       // they wait because a fence has refused some, or nobody knows where they belong, and not because of a word
-	aligned  uint64     // the switch for which the subscribers hear the other side; 0: none
-	parked   bool       // some were refused, and why is not known yet
-	kept     [2]uint64  // token and number of the record that the state file has
+	heard    fleet.Word   // the newest that was obeyed
+	prepared time.Time    // since when the clients are prepared for a switch; zero: they are not
+	held     time.Time    // since when they wait
+	looked   time.Time    // when the truth was read last
+	alone    bool         // they wait because a fence has refused some, or nobody knows where they belong, and not because of a word
+	aligned  uint64       // the switch for which the subscribers hear the other side; 0: none
+	parked   bool         // some were refused, and why is not known yet
+	kept     [2]uint64    // token and number of the record that the state file has
+	hurries  bool         // it is saved beside, since clients wait or are about to
+	beside   *store.Entry // what was saved so
 
 	admissions [2]admissions // by router.Side
 }

@@ -102,6 +102,7 @@ func (m *Member) beats(ctx context.Context) {
 func (m *Member) follow(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	m.hurry() // the room that it takes on the disk is there from now on
 	for {
 		refused := false
 		select {
@@ -113,6 +114,7 @@ func (m *Member) follow(ctx context.Context) {
 			refused = true
 		}
 		m.step(ctx, refused)
+		m.calm()
 		wait := heardEvery
 		if !m.held.IsZero() || !m.prepared.IsZero() {
 			wait = switchEvery
@@ -219,6 +221,7 @@ func (m *Member) do(ctx context.Context, w fleet.Word) error {
 	switch w.Stage {
 	case fleet.Prepare:
 		m.prepared = time.Now()
+		m.hurry()
 		cctx, cancel := context.WithTimeout(ctx, m.cfg.Proxy.DialTimeout)
 		defer cancel()
 		if err := m.traffic.Prepare(cctx, w.To); err != nil {
@@ -284,6 +287,7 @@ func (m *Member) goTo(ctx context.Context, route router.Route) {
 	if state == fleet.Open || m.opt.Gate.Inside() > 0 { // who was to wait may have been waiting for an answer
 		m.log.Warn("a switch was made without this sidecar", "side", route.Side, "epoch", route.Epoch)
 		m.setState(fleet.Held)
+		m.hurry()
 		cctx, cancel := context.WithTimeout(ctx, goTime)
 		defer cancel()
 		if was.Side != route.Side {

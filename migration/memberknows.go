@@ -99,6 +99,38 @@ func (m *Member) keep(r Record) {
 		return
 	}
 	m.kept = [2]uint64{r.Token, r.Seq}
+	if m.hurries {
+		m.beside = &e
+	}
+}
+
+// hurry has keep wait for no disk, until calm: clients wait, or are about to.
+func (m *Member) hurry() {
+	if m.hurries {
+		return
+	}
+	if err := m.opt.File.Brisk(); err != nil { // it can be done without
+		m.log.Warn("the state file is written the slow way while clients wait", "error", err)
+		return
+	}
+	m.hurries = true
+}
+
+// calm is the end of hurry, once nobody waits any more: the file itself has the record then.
+func (m *Member) calm() {
+	if _, state := m.now(); !m.hurries || state != fleet.Open || !m.held.IsZero() || !m.prepared.IsZero() {
+		return
+	}
+	m.opt.File.Calm()
+	m.hurries = false
+	if m.beside == nil {
+		return
+	}
+	e := *m.beside
+	m.beside = nil
+	if err := m.opt.File.Save(e, false); err != nil {
+		m.log.Warn("the state file is behind the one beside it", "error", err)
+	}
 }
 
 // decidedBefore returns r, or what the state file knows if that is newer and says that a
@@ -297,6 +329,7 @@ func (m *Member) wait(ctx context.Context, state fleet.State) {
 	if m.held.IsZero() {
 		m.held = time.Now()
 	}
+	m.hurry()
 	if _, was := m.now(); was == fleet.Open {
 		cctx, cancel := context.WithTimeout(ctx, goTime)
 		defer cancel()

@@ -62,8 +62,9 @@ func (f *File) Load() (e Entry, ok bool, err error) {
 	return f.newest(e), true, nil
 }
 
-// Save replaces the file as a whole. With durable it returns only once the disk
-// has it; without, it survives the end of the process but not of the machine.
+// Save replaces the file as a whole. With durable it returns only once the disk has it for
+// good. Without, e survives the end of the process, and behind that of the machine there is
+// either e or what was saved before; it waits for the disk too, but between Brisk and Calm.
 func (f *File) Save(e Entry, durable bool) error {
 	if err := f.save(e, durable); err != nil {
 		return fmt.Errorf("writing the state file %s: %w", f.path, err)
@@ -87,8 +88,8 @@ func (f *File) save(e Entry, durable bool) error {
 		return err
 	}
 	_, err = tmp.Write(append(text, '\n'))
-	if err == nil && durable {
-		err = tmp.Sync()
+	if err == nil {
+		err = tmp.Sync() // or some file systems have an empty file there behind a loss of power
 	}
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
