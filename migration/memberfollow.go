@@ -235,6 +235,7 @@ func (m *Member) do(ctx context.Context, w fleet.Word) error {
 			return nil
 		}
 		m.held = time.Now()
+		m.hurry()
 		cctx, cancel := context.WithTimeout(ctx, m.cfg.Cutover.MaxStall)
 		defer cancel()
 		if err := m.traffic.Hold(cctx); err != nil {

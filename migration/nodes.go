@@ -46,7 +46,7 @@ func (m *Migration) chooseMarks(ctx context.Context, to router.Side) ([]uint16, 
 		return nil, &Refused{[]string{fmt.Sprintf("the cluster %s has slots without a master", t)}}
 	}
 	// A key whose slot is between two masters is behind the mark of neither.
-	open, err := t.Open(ctx)
+	open, _, err := t.Open(ctx)
 	if err != nil {
 		return nil, err
 	}

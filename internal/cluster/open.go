@@ -15,11 +15,11 @@ import (
 type Opening struct{ From, To string } // addresses; "" where the map does not know the node
 
 // Open asks the masters which slots are being moved. All must answer: who cannot be asked
-// may have keys that nobody else has.
-func (t *Topology) Open(ctx context.Context) (map[uint16]Opening, error) {
+// may have keys that nobody else has. same is that each has the slots that it has by the map.
+func (t *Topology) Open(ctx context.Context) (open map[uint16]Opening, same bool, err error) {
 	m, err := t.Load(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	masters := append(m.Masters(), m.Empty()...)
 	texts := make([]string, len(masters))
@@ -40,17 +40,24 @@ func (t *Topology) Open(ctx context.Context) (map[uint16]Opening, error) {
 		})
 	}
 	if err := together.Wait(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	ids := make(map[string]string)
 	for _, n := range m.nodes {
 		ids[n.ID] = n.Address
 	}
-	open := make(map[uint16]Opening)
+	open, same = make(map[uint16]Opening), true
 	for i, n := range masters {
 		readOpenings(open, texts[i], n.Address, ids)
 	}
-	return open, nil
+	for i, n := range masters {
+		rest := AtRest(texts[i])
+		for s := range uint16(slot.Count) {
+			_, opened := open[s]
+			same = same && (opened || rest.Has(s) == (m.Owner(s) == n))
+		}
+	}
+	return open, same, nil
 }
 
 // readOpenings adds what a node says of itself in CLUSTER NODES: [93->-id] of a slot that it

@@ -271,6 +271,28 @@ func (c *conn) hangsUp() *hangup {
 	return h
 }
 
+// mayHangUp is hangsUp of who has had the time for its last words; the caller ends it.
+func (c *conn) mayHangUp() (stop func()) {
+	var mu sync.Mutex
+	var h *hangup
+	ended := false
+	late := time.AfterFunc(lastWords, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			h = c.hangsUp()
+		}
+	})
+	return func() {
+		late.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		if ended = true; h != nil {
+			h.stop()
+		}
+	}
+}
+
 // wait returns true when the client has hung up, and false when it was stopped.
 func (h *hangup) wait(read func(func(fd uintptr) bool) error) bool {
 	var one [1]byte

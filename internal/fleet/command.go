@@ -123,7 +123,14 @@ func (c *conn) send(cl *call, several bool) bool {
 		if !c.look() || !c.room() {
 			return false
 		}
-		n = c.reach(c.addressIn(c.view, cl.slot))
+		address := c.addressIn(c.view, cl.slot)
+		if cl.slot == hubSlot && address != c.hubWas { // what was published before is to be there before
+			if !c.drain() {
+				return false
+			}
+			c.hubWas = address
+		}
+		n = c.reach(address)
 		c.mu.Lock()
 		if !c.settling.Load() {
 			break
@@ -150,7 +157,7 @@ func (c *conn) addressIn(m *cluster.Map, at int) string {
 	case at < 0:
 		return c.homeIn(m)
 	case at == hubSlot:
-		return c.f.hubAddress(m)
+		return c.f.hubAddress()
 	}
 	if owner := m.Owner(uint16(at)); owner != nil {
 		return owner.Address

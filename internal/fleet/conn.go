@@ -37,6 +37,7 @@ type conn struct {
 	caching []byte // CLIENT CACHING, which is about the command that is next
 	choice  []byte // … of the one that is served
 	unsaid  bool   // something may be out that nobody has written
+	hubWas  string // where what was published last went
 	unsure  bool   // the nodes want AUTH, so they are asked about everything
 
 	readers   sync.WaitGroup

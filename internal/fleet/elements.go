@@ -22,7 +22,7 @@ func scansElements(name []byte) bool {
 // elementsAt is the order of a scan at one node.
 func (f *Fleet) elementsAt(address string) order {
 	id := address
-	if n := f.topo.Map().Node(address); n != nil {
+	if n := f.topo.Map().Node(address); n != nil && n.ID != "" {
 		id = n.ID
 	}
 	h := fnv.New64a()

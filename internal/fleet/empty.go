@@ -15,15 +15,19 @@ func (c *conn) empty(raw []byte) bool {
 	if !c.drain() {
 		return false
 	}
-	again := false
+	defer c.mayHangUp()()
+	again, until := false, time.Time{}
 	for hop := 1; ; hop++ {
 		c.view = c.f.topo.Map()
 		addresses := masters(c.view)
 		reply, err := c.emptyOnce(addresses, raw)
 		switch {
 		case err != nil:
+			if until.IsZero() {
+				until = c.soonest(addresses)
+			}
 			var refused *setupError
-			if errors.As(err, &refused) || !c.pause(hop, c.soonest(addresses)) {
+			if errors.As(err, &refused) || !c.pause(hop, until) {
 				return c.failed(err)
 			}
 			continue
@@ -59,12 +63,8 @@ func (c *conn) soonest(addresses []string) time.Time {
 // the connection looked at the map.
 func (c *conn) atRest() (bool, error) {
 	before := orderOf(c.view)
-	open, err := c.f.topo.Open(c.ctx)
-	if err == nil {
-		err = c.f.topo.Refresh(c.ctx)
-	}
-	now := orderOf(c.f.topo.Map())
-	return len(open) == 0 && now.print == before.print, err
+	open, now, err := c.openings()
+	return err == nil && len(open) == 0 && now.print == before.print, err
 }
 
 // emptyOnce has masters do a command that may be done twice. The reply is the first error, if

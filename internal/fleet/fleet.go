@@ -53,6 +53,7 @@ type Fleet struct {
 	mu      sync.Mutex // guards what follows
 	conns   map[int64]*conn
 	outages map[string]outage // of nodes that could do nothing lately
+	asked   map[string]bool   // those of them that a goroutine asks until they say something
 	hub     string            // the address of the master that all classic pub/sub goes through
 	closed  bool
 }
@@ -73,7 +74,7 @@ func New(topo *cluster.Topology, opts Options, log *slog.Logger) (*Fleet, error)
 	if err != nil {
 		return nil, fmt.Errorf("making one server of the cluster %s: %w", topo, err)
 	}
-	f := &Fleet{topo: topo, opts: opts, log: log, scripts: kept, base: time.Now(), conns: make(map[int64]*conn), outages: make(map[string]outage)}
+	f := &Fleet{topo: topo, opts: opts, log: log, scripts: kept, base: time.Now(), conns: make(map[int64]*conn), outages: make(map[string]outage), asked: make(map[string]bool)}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	f.wg.Go(f.watch)
 	return f, nil
@@ -247,7 +248,7 @@ func (f *Fleet) watch() {
 		last = m
 		for _, c := range f.all() {
 			c.cutDemoted(m, changed)
-			c.cutStray(f.hubAddress(m))
+			c.cutStray(f.hubAddress())
 			if changed {
 				c.heed(moved)
 			}
@@ -258,7 +259,8 @@ func (f *Fleet) watch() {
 // hubAddress is the master that all classic pub/sub goes through, "" where none is known. It is
 // one for all connections, and so who publishes is told of all who listen. It stays the hub
 // for as long as it is a master that can be connected to: who listens there need not change.
-func (f *Fleet) hubAddress(m *cluster.Map) string {
+func (f *Fleet) hubAddress() string {
+	m := f.topo.Map() // not a connection's, which may be an old one
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	serves := func(n *cluster.Node) bool { return n != nil && n.Master == "" && !n.Failed && !f.isAway(n.Address) }

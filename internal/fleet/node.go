@@ -234,7 +234,7 @@ func (n *node) receive(cl *call, piece []byte) {
 		n.receivePart(cl, piece)
 		return
 	}
-	for !cl.collect && !c.first(cl) && c.held > heldMost && !c.settling.Load() && !c.closed && !n.dead {
+	for (!cl.collect || cl.scans && !cl.lone) && !c.first(cl) && c.held > heldMost && !c.settling.Load() && !c.closed && !n.dead {
 		c.wait()
 	}
 	if n.dead {

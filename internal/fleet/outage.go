@@ -13,7 +13,7 @@ import (
 type outage struct {
 	from, last time.Time
 	away       bool // it takes no connections
-	silent     bool // it refuses nothing and answers nothing, and is asked until it does
+	silent     bool // it refuses nothing and answers nothing
 }
 
 // goesOn reports whether what happens now is a part of it.
@@ -55,11 +55,12 @@ func (f *Fleet) silent(address string, since time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	o := f.outage(address, since)
-	if !o.silent && !f.closed {
-		o.silent = true
+	o.silent = true
+	f.outages[address] = o
+	if !f.asked[address] && !f.closed {
+		f.asked[address] = true
 		f.wg.Go(func() { f.awaitWord(address) })
 	}
-	f.outages[address] = o
 }
 
 // isSilent reports whether a node answers nothing, as far as is known.
@@ -69,10 +70,21 @@ func (f *Fleet) isSilent(address string) bool {
 	return f.outages[address].silent
 }
 
+// staysSilent is isSilent for the one who asks, who asks no more where it is false.
+func (f *Fleet) staysSilent(address string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.outages[address].silent {
+		delete(f.asked, address)
+		return false
+	}
+	return true
+}
+
 // awaitWord asks a silent node until it says something or refuses a connection, or is no
 // master any more.
 func (f *Fleet) awaitWord(address string) {
-	for f.isSilent(address) && f.ctx.Err() == nil {
+	for f.staysSilent(address) && f.ctx.Err() == nil {
 		err := f.askSilent(address)
 		switch {
 		case f.ctx.Err() != nil:
@@ -133,7 +145,9 @@ func (f *Fleet) out(address string) bool {
 // isAway reports whether nobody can connect to a node, as far as is known. mu is held.
 func (f *Fleet) isAway(address string) bool {
 	o := f.outages[address]
-	return (o.away || o.silent) && o.goesOn(time.Now(), f.opts.Patience)
+	now := time.Now()
+	// One that is silent may be busy, and then says later on what it was told.
+	return (o.away || o.silent && now.Sub(o.from) > f.opts.Patience) && o.goesOn(now, f.opts.Patience)
 }
 
 // until is up to when a command may wait for a node: what comes late in an outage does not

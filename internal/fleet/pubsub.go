@@ -415,7 +415,7 @@ func (c *conn) listenEverywhere(set int, names [][]byte) error {
 	}
 	c.mu.Unlock()
 	m := c.f.topo.Map()
-	at := c.f.hubAddress(m)
+	at := c.f.hubAddress()
 	if hub != nil && !hub.gone() {
 		at = hub.address
 	}

@@ -282,7 +282,7 @@ var errOvertaken = errors.New("what was sent behind it was done before")
 
 // attempt has one node do a command, unless it was overtaken.
 func (c *conn) attempt(cl *call, address string, asking bool) (*call, error) {
-	again := &call{raw: cl.raw, slot: cl.slot, scripted: cl.scripted, scans: cl.scans, lone: true}
+	again := &call{raw: cl.raw, slot: cl.slot, reads: cl.reads, scripted: cl.scripted, scans: cl.scans, lone: true}
 	n, err := c.main(address)
 	if err != nil {
 		return again, err
@@ -324,11 +324,10 @@ func (c *conn) place(ctx context.Context, slot int, until time.Time) (string, er
 	defer cancel()
 	switch {
 	case slot == hubSlot:
-		m, err := c.f.topo.Current(ctx)
-		if err != nil {
+		if _, err := c.f.topo.Current(ctx); err != nil {
 			return "", err
 		}
-		if address := c.f.hubAddress(m); address != "" {
+		if address := c.f.hubAddress(); address != "" {
 			return address, nil
 		}
 	case slot >= 0:

@@ -79,7 +79,7 @@ func (o *order) printed(width int) uint64 {
 	if room <= 0 {
 		return 0
 	}
-	return max(1, o.print&(1<<room-1))
+	return 1 + o.print%(1<<room-1)
 }
 
 // cursor is false where the own one is too large.
@@ -171,19 +171,27 @@ func begunAgain(m *cluster.Map) (cursor uint64, fits bool) {
 	return o.cursor(0, 0)
 }
 
+// openings are the slots that are on their way, and behind that the order of the masters. The
+// map is asked for only where a master does not have the slots that it should have by it: two
+// questions for it are kept apart, and who scans what is at rest need not wait.
+func (c *conn) openings() (map[uint16]cluster.Opening, order, error) {
+	open, same, err := c.f.topo.Open(c.ctx)
+	if err == nil && !same {
+		err = c.f.topo.Refresh(c.ctx)
+	}
+	return open, orderOf(c.f.topo.Map()), err
+}
+
 // onceMore is the cursor of the next master that is to be looked through once more, 0 where
 // there is none: at its end a key of a slot that is open is where it was shown, or with whom
 // the slot is opened to. The map is asked for behind that, so that a slot that has arrived in
 // between is seen to have moved.
 func (c *conn) onceMore(o *order, at int) (cursor uint64, fits bool, err error) {
-	open, err := c.f.topo.Open(c.ctx)
-	if err == nil {
-		err = c.f.topo.Refresh(c.ctx)
-	}
+	open, now, err := c.openings()
 	if err != nil {
 		return 0, false, err
 	}
-	if now := orderOf(c.f.topo.Map()); now.print != o.print {
+	if now.print != o.print {
 		cursor, fits = now.cursor(0, 0)
 		return cursor, fits, nil
 	}

@@ -103,7 +103,7 @@ func (h *routed) beginScan(ctx context.Context) (*scanAt, error) {
 	if !m.Whole() {
 		return nil, &notSent{fmt.Errorf("scanning the cluster %s: it has slots without a master", h.t)}
 	}
-	open, err := h.t.Open(ctx)
+	open, _, err := h.t.Open(ctx)
 	if err != nil {
 		return nil, &notSent{err}
 	}
@@ -338,7 +338,7 @@ func (h *routed) rescan(ctx context.Context, at scanAt) (*scanAt, error) {
 	}
 	// In this order: what is opened behind the first answer, and closed before the second
 	// one, is seen by where it is.
-	open, err := h.t.Open(ctx)
+	open, _, err := h.t.Open(ctx)
 	if err != nil {
 		return nil, &notSent{err}
 	}
