@@ -163,6 +163,21 @@ var clusterRows = map[string]func(r *rowStage){
 			r.Errorf("SCAN TYPE finds %d keys", len(found))
 		}
 	},
+	"HSCAN SSCAN ZSCAN": func(r *rowStage) {
+		for i := range 300 {
+			r.says(fmt.Sprintf("HSET {h}h f%d v%d", i, i), ":1\r\n")
+			r.says(fmt.Sprintf("SADD {h}s member-that-is-no-number-%d", i), ":1\r\n")
+			r.says(fmt.Sprintf("ZADD {h}z %d m%d", i, i), ":1\r\n")
+		}
+		for command, want := range map[string]int{"HSCAN {h}h": 600, "SSCAN {h}s": 300, "ZSCAN {h}z": 600} {
+			if found := r.pages(r.a, command, " COUNT 10"); len(found) != want {
+				r.Errorf("%s finds %d of %d", command, len(found), want)
+			}
+		}
+		r.says("HSCAN {h}none 0", "*2\r\n"+bulk("0")+"*0\r\n")
+		r.refuses("HSCAN {h}h x", "ERR invalid cursor")
+		r.refuses("HSCAN {h}s 0", "WRONGTYPE")
+	},
 	"KEYS": func(r *rowStage) {
 		for _, k := range r.key {
 			r.says("SET "+k+" x", ok)
@@ -586,11 +601,17 @@ func (r *rowStage) on(i int, args ...any) any {
 
 func (r *rowStage) scan(c *raw, options string) map[string]bool {
 	r.Helper()
+	return r.pages(c, "SCAN", options)
+}
+
+// pages are all that a command shows that has a cursor for its last word but the options.
+func (r *rowStage) pages(c *raw, command, options string) map[string]bool {
+	r.Helper()
 	found := make(map[string]bool)
 	for i, cursor := 0, "0"; i < 1000; i++ {
-		halves := resp.Elements([]byte(c.do("SCAN " + cursor + options)))
+		halves := resp.Elements([]byte(c.do(command + " " + cursor + options)))
 		if len(halves) != 2 {
-			r.Fatalf("SCAN %s%s: %q", cursor, options, halves)
+			r.Fatalf("%s %s%s: %q", command, cursor, options, halves)
 		}
 		for _, k := range sortedKeys(r, string(halves[1])) {
 			found[k] = true
@@ -600,7 +621,7 @@ func (r *rowStage) scan(c *raw, options string) map[string]bool {
 			return found
 		}
 	}
-	r.Fatal("SCAN has no end")
+	r.Fatalf("%s has no end", command)
 	return nil
 }
 

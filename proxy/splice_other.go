@@ -1,0 +1,5 @@
+//go:build !linux
+
+package proxy
+
+func (r *reader) spliced() (went bool, err error) { return false, nil }
