@@ -62,7 +62,9 @@ type container struct {
 }
 
 type probe struct {
-	HTTPGet struct{ Path, Port string } `yaml:"httpGet"`
+	HTTPGet  struct{ Path, Port string } `yaml:"httpGet"`
+	Period   int                         `yaml:"periodSeconds"`
+	Failures int                         `yaml:"failureThreshold"`
 }
 
 func readDeploy(t *testing.T, name string) []byte {
@@ -134,6 +136,8 @@ func TestManifests(t *testing.T) {
 	checkContainer(t, sidecar, patch.Spec.Template.Spec, readDeploy(t, "kubernetes/sidecar/crossfade.yaml"))
 	if sidecar.Startup == nil || sidecar.Startup.HTTPGet.Path != "/readyz" {
 		t.Error("the application would start before clients are served")
+	} else if year := 365 * 24 * 60 * 60; sidecar.Startup.Period*sidecar.Startup.Failures < year {
+		t.Errorf("a server that is away for %d × %d s would restart it", sidecar.Startup.Failures, sidecar.Startup.Period)
 	}
 }
 
