@@ -293,3 +293,23 @@ func TestUnit(t *testing.T) {
 		}
 	}
 }
+
+// TestLookFirst: before the service is started, check is given what the service will get.
+func TestLookFirst(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "crossfade.env"), []byte("# ours\nCROSSFADE_SOURCE_PASSWORD='a $b'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const told = `crossfade() { sh -c 'printf "%s, %s" "$CROSSFADE_SOURCE_PASSWORD" "$*"' sh "$@"; }` + "\n"
+	for _, name := range []string{"README.md", "systemd/crossfade.yaml"} {
+		line := regexp.MustCompile(`(?m)^(?:    |#   )(.*crossfade check --config .*)$`).FindSubmatch(readDeploy(t, name))
+		if line == nil {
+			t.Errorf("%s does not say how to look first", name)
+			continue
+		}
+		got := shell(t, "sh", "-euc", told+strings.ReplaceAll(string(line[1]), "/etc/crossfade", dir))
+		if want := "a $b, check --config " + dir + "/crossfade.yaml"; got != want {
+			t.Errorf("%s: check gets %q, want %q", name, got, want)
+		}
+	}
+}
