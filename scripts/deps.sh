@@ -14,7 +14,8 @@ set -eu
 say() { printf 'deps: %s\n' "$*"; }
 die() { printf 'deps: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
-installed() { dpkg -s "$1" >/dev/null 2>&1; }
+# installed is not what was removed and has left its configuration, which dpkg -s knows too.
+installed() { dpkg-query -W -f='${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
 
 packages=
 case ${REDIS_SERVER:-} in

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -61,5 +62,32 @@ func TestSecondTry(t *testing.T) {
 				t.Errorf("%v:\n%s", err, out)
 			}
 		})
+	}
+}
+
+// TestRemovedPackages: what was removed and has left its configuration behind is missing.
+func TestRemovedPackages(t *testing.T) {
+	if _, err := exec.LookPath("dpkg-query"); err != nil {
+		t.Skip("there is no dpkg-query")
+	}
+	text, err := os.ReadFile("deps.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asks := regexp.MustCompile(`(?m)^installed\(\) \{.*\}$`).FindString(string(text))
+	db := t.TempDir()
+	known := "Package: here\nStatus: install ok installed\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.com>\nDescription: a\n\n" +
+		"Package: gone\nStatus: deinstall ok config-files\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.com>\nDescription: a\n"
+	for name, text := range map[string]string{"status": known, "available": ""} {
+		if err := os.WriteFile(filepath.Join(db, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]bool{"here": true, "gone": false, "never": false} {
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-euc", asks+"\ninstalled "+name)
+		cmd.Env = append(os.Environ(), "DPKG_ADMINDIR="+db)
+		if out, err := cmd.CombinedOutput(); (err == nil) != want {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
 	}
 }

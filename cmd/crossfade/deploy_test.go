@@ -62,7 +62,9 @@ type container struct {
 }
 
 type probe struct {
-	HTTPGet struct{ Path, Port string } `yaml:"httpGet"`
+	HTTPGet  struct{ Path, Port string } `yaml:"httpGet"`
+	Period   int                         `yaml:"periodSeconds"`
+	Failures int                         `yaml:"failureThreshold"`
 }
 
 func readDeploy(t *testing.T, name string) []byte {
@@ -134,6 +136,8 @@ func TestManifests(t *testing.T) {
 	checkContainer(t, sidecar, patch.Spec.Template.Spec, readDeploy(t, "kubernetes/sidecar/crossfade.yaml"))
 	if sidecar.Startup == nil || sidecar.Startup.HTTPGet.Path != "/readyz" {
 		t.Error("the application would start before clients are served")
+	} else if year := 365 * 24 * 60 * 60; sidecar.Startup.Period*sidecar.Startup.Failures < year {
+		t.Errorf("a server that is away for %d × %d s would restart it", sidecar.Startup.Failures, sidecar.Startup.Period)
 	}
 }
 
@@ -286,6 +290,26 @@ func TestUnit(t *testing.T) {
 	for _, f := range found {
 		if !slices.Contains(unavoidable, f[1]) {
 			t.Errorf("%s can be avoided:\n%s", f[1], out)
+		}
+	}
+}
+
+// TestLookFirst: before the service is started, check is given what the service will get.
+func TestLookFirst(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "crossfade.env"), []byte("# ours\nCROSSFADE_SOURCE_PASSWORD='a $b'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const told = `crossfade() { sh -c 'printf "%s, %s" "$CROSSFADE_SOURCE_PASSWORD" "$*"' sh "$@"; }` + "\n"
+	for _, name := range []string{"README.md", "systemd/crossfade.yaml"} {
+		line := regexp.MustCompile(`(?m)^(?:    |#   )(.*crossfade check --config .*)$`).FindSubmatch(readDeploy(t, name))
+		if line == nil {
+			t.Errorf("%s does not say how to look first", name)
+			continue
+		}
+		got := shell(t, "sh", "-euc", told+strings.ReplaceAll(string(line[1]), "/etc/crossfade", dir))
+		if want := "a $b, check --config " + dir + "/crossfade.yaml"; got != want {
+			t.Errorf("%s: check gets %q, want %q", name, got, want)
 		}
 	}
 }

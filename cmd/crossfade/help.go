@@ -20,7 +20,7 @@ var exitStatuses = []exitStatus{
 	{exitFailed, "failed: a server or the sidecar cannot be reached, a switch is taken back, verify could not tell"},
 	{exitUsage, "wrong usage: unknown verb or flag, or an error in the configuration"},
 	{exitRefused, "refused by a check: check found a failure, the migration is not ready, verify found differences. " +
-		"Nothing was changed. Also acl, when it has refused users and copied the others, and run, when another sidecar has taken over its migration."},
+		"Nothing was changed, except by verify --repair and acl apply. Also acl, when it has refused users and copied the others, and run, when another sidecar has taken over its migration."},
 	{exitSignal + int(syscall.SIGINT), "stopped by SIGINT (Ctrl-C)"},
 	{exitSignal + int(syscall.SIGTERM), "stopped by SIGTERM; also after an orderly stop of run"},
 }

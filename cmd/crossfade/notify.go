@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -26,4 +27,16 @@ func notify(state string) error {
 		return fmt.Errorf("telling NOTIFY_SOCKET %s: %w", state, err)
 	}
 	return nil
+}
+
+// mayBeHidden reports whether a service may not see a file that others make: systemd gives
+// services, as ours, a /tmp and a /var/tmp of their own (PrivateTmp).
+func mayBeHidden(file string) bool {
+	if file == "" || os.Getenv("NOTIFY_SOCKET") == "" {
+		return false
+	}
+	if full, err := filepath.Abs(file); err == nil {
+		file = full
+	}
+	return strings.HasPrefix(file, "/tmp/") || strings.HasPrefix(file, "/var/tmp/")
 }

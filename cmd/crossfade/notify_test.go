@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -28,8 +29,13 @@ func TestNotify(t *testing.T) {
 			t.Fatalf("it was told %q, %v: want %q", text[:n], err, want)
 		}
 	}
-	cf := launchWith(t, dir, []string{"NOTIFY_SOCKET=" + socket}, "run", "--listen", "unix:clients.sock", "--source", url(source), "--target", url(target))
+	cf := launchWith(t, dir, []string{"NOTIFY_SOCKET=" + socket}, "run", "--listen", "unix:clients.sock", "--source", url(source), "--target", url(target),
+		"--cutover.postpone_file", "/tmp/none/crossfade.postpone")
 	hear("READY=1")
+	redistest.Eventually(t, 10*time.Second, func() bool {
+		said := cf.stderr.String()
+		return strings.Contains(said, "PrivateTmp") && strings.Contains(said, "/tmp/none/crossfade.postpone")
+	}, "telling that the service may not see the file")
 	clientOf(t, dir).do("PING")
 	if err := cf.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -48,5 +54,21 @@ func TestNotify(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	if err := notify("READY=1"); err != nil {
 		t.Errorf("without a socket: %v", err)
+	}
+}
+
+// TestMayBeHidden: only a service has a folder for temporary files of its own.
+func TestMayBeHidden(t *testing.T) {
+	t.Chdir("/tmp")
+	for socket, hides := range map[string]bool{"/run/systemd/notify": true, "": false} {
+		t.Setenv("NOTIFY_SOCKET", socket)
+		for file, want := range map[string]bool{
+			"/tmp/a": true, "/var/tmp/b/a": true, "/run/../tmp/a": true, "a": true,
+			"": false, "/tmpa": false, "/etc/crossfade/a": false, "/run/crossfade/a": false, "/tmp/../run/a": false,
+		} {
+			if got := mayBeHidden(file); got != (want && hides) {
+				t.Errorf("%q with the socket %q: %t", file, socket, got)
+			}
+		}
 	}
 }

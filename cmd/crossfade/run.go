@@ -230,6 +230,9 @@ func (s *sidecar) run(ctx context.Context) error {
 	if page := s.door.Page(); page != "" {
 		s.log.Info("the dashboard", "at", page, "token", s.config.Admin.Token != "")
 	}
+	if file := s.config.Cutover.PostponeFile; mayBeHidden(file) {
+		s.log.Warn("a service may have a folder for temporary files of its own (PrivateTmp): then nobody else can make cutover.postpone_file there, and no cutover waits for it; put it in /etc/crossfade or /run/crossfade", "file", file)
+	}
 
 	life := newLife(ctx)
 	life.begin("hooks", s.hooks.Run)

@@ -52,19 +52,79 @@ func TestWatchWords(t *testing.T) {
 		}
 	}
 	said := read("line.js") + read("switch.js")
+	for _, st := range placesToStand() {
+		_, back := backOf(st)
+		if st.NoWayBack != "" {
+			back = strings.TrimSuffix(back, st.NoWayBack+".")
+		}
+		for _, text := range []string{back, leadOf(st)} {
+			if !strings.Contains(said, "'"+text+"'") {
+				t.Errorf("the dashboard never says %q", text)
+			}
+		}
+	}
+}
+
+// placesToStand are all that the words for where a migration stands go by.
+func placesToStand() (all []migration.Status) {
 	for _, phase := range migration.Phases() {
 		for _, side := range []router.Side{router.Source, router.Target} {
 			for _, fence := range []string{"", "F2"} {
-				for _, ready := range []bool{false, true} {
-					st := migration.Status{Phase: phase, Side: side, Fence: fence, Ready: ready}
-					_, back := backOf(st)
-					for _, text := range []string{back, leadOf(st)} {
-						if !strings.Contains(said, "'"+text+"'") {
-							t.Errorf("the dashboard never says %q", text)
-						}
+				for _, never := range []string{"", "it cannot be followed"} {
+					for _, ready := range []bool{false, true} {
+						all = append(all, migration.Status{Phase: phase, Side: side, Fence: fence, NoWayBack: never, Ready: ready})
 					}
 				}
 			}
+		}
+	}
+	return all
+}
+
+// TestWatchSaysWhatTheDashboardSays runs the dashboard's own words, where there is a node.
+func TestWatchSaysWhatTheDashboardSays(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../admin/web/files")); err != nil {
+		t.Fatal(err)
+	}
+	all := placesToStand()
+	told, err := json.Marshal(all)
+	const script = `import { sentence, back } from './line.js';
+import { readFileSync } from 'node:fs';
+const all = JSON.parse(readFileSync(new URL('told.json', import.meta.url)));
+console.log(JSON.stringify(all.map((st) => ({ sentence: sentence(st), ...back(st) }))));
+`
+	for name, text := range map[string]string{"package.json": `{"type":"module"}`, "told.json": string(told), "ask.js": script} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []struct {
+		Sentence, Words string
+		Open            bool
+	}
+	if err := json.Unmarshal([]byte(shell(t, "node", filepath.Join(dir, "ask.js"))), &said); err != nil || len(said) != len(all) {
+		t.Fatalf("%d answers to %d: %v", len(said), len(all), err)
+	}
+	for i, st := range all {
+		open, words := backOf(st)
+		if s := said[i]; s.Sentence != sentenceOf(st) || s.Words != words || s.Open != open {
+			t.Errorf("%s, %s, fence %q, %q: the dashboard says %+v, the screen %q, %t, %q", st.Phase, st.Side, st.Fence, st.NoWayBack, s, sentenceOf(st), open, words)
+		}
+	}
+}
+
+// TestWatchOneWay: nothing promises a way back behind a switch that has none.
+func TestWatchOneWay(t *testing.T) {
+	for _, st := range placesToStand() {
+		if st.Side != router.Target || st.NoWayBack == "" && st.Fence == "" || st.Phase != migration.ReverseLost && st.Phase != migration.Committed {
+			continue
+		}
+		open, back := backOf(st)
+		if text := sentenceOf(st) + " " + back; open || !strings.Contains(back, "there is none: ") || st.Fence == "" && !strings.Contains(back, st.NoWayBack) ||
+			strings.Contains(text, "compared again") || strings.Contains(text, "being opened") || strings.Contains(text, "level again") {
+			t.Errorf("%s, fence %q: %t, %q", st.Phase, st.Fence, open, text)
 		}
 	}
 }

@@ -66,7 +66,7 @@ func (w *watcher) head() []string {
 			out = append(out, style.Render(part))
 		}
 	}
-	wrapped(lipgloss.NewStyle(), sentenceOf(st.Phase))
+	wrapped(lipgloss.NewStyle(), sentenceOf(st))
 	if open, words := backOf(st); w.height >= tallScreen {
 		style := goodStyle
 		if !open {

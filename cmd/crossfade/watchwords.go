@@ -38,12 +38,26 @@ var phaseWords = map[migration.Phase]phaseWord{
 	migration.Cancelled:      {"done", "The migration was given up. Clients belong to the source."},
 }
 
+// oneWayWords are the sentences that are others behind a switch that nobody can take back.
+var oneWayWords = map[migration.Phase]string{
+	migration.Committed:   "The switch is made.",
+	migration.ReverseLost: "Clients are on the target. What was written since the switch is not on the source, and does not go there.",
+}
+
 // sentenceOf says what is going on.
-func sentenceOf(p migration.Phase) string {
-	if w, known := phaseWords[p]; known {
+func sentenceOf(st migration.Status) string {
+	if words := oneWayWords[st.Phase]; words != "" && oneWay(st) {
+		return words
+	}
+	if w, known := phaseWords[st.Phase]; known {
 		return w.sentence
 	}
-	return "The migration is in phase " + string(p) + "."
+	return "The migration is in phase " + string(st.Phase) + "."
+}
+
+// oneWay reports whether clients went to the target by a switch that nobody can take back.
+func oneWay(st migration.Status) bool {
+	return st.Side == router.Target && (st.NoWayBack != "" || st.Fence == string(migration.FenceReplicas))
 }
 
 // stationOf is where on the line a phase is.
@@ -79,6 +93,8 @@ func backOf(st migration.Status) (open bool, words string) {
 		return true, "clients are on the source. Nothing has to be taken back; a switch that fails undoes itself."
 	case st.Fence == string(migration.FenceReplicas):
 		return false, "there is none: the source refuses our writes too, so it lacks what was written since the switch."
+	case st.NoWayBack != "":
+		return false, "there is none: " + st.NoWayBack + "."
 	case st.Phase == migration.ReverseTailing:
 		return true, "open. A rollback brings the clients to the source again, with everything that was written since."
 	}

@@ -288,10 +288,72 @@ func TestOnlyWholeDatabases(t *testing.T) {
 	if got := rewriteKeys(words, map[int]router.Place{}); got != nil {
 		t.Errorf("nothing is mapped: %q", got)
 	}
-	channels := []string{"&*", "&__keyspace@0__:a*", "&__keyspace@4__:a*", "&__keyspace@99999999999999999999__:a", "&__keyevent@3__:set", "&x__keyevent@3__:"}
-	want := []string{"&*", "&__keyspace@5__:a*", "&__keyspace@4__:a*", "&__keyspace@99999999999999999999__:a", "&__keyevent@7__:set", "&x__keyevent@3__:"}
-	if got := rewriteChannels(channels, map[int]router.Place{0: {DB: 5}, 3: {DB: 7, Prefix: "c:"}}); !slices.Equal(got, want) {
+}
+
+// TestChannelsOfOthers: what tells of a database that is not in the map, or of whichever there
+// are, would tell of others' keys on the target.
+func TestChannelsOfOthers(t *testing.T) {
+	kept := []string{"&*", "&*:news", "&news", "&_", "&__keys", "&x__keyevent@3__:"}
+	words := append(slices.Clone(kept), "&__keyspace@0__:a*", "&__keyevent@3__:set", "&__keyspace@4__:a*", "&__keyspace@99999999999999999999__:a")
+	patterns := []string{"&__keyspace@*__:session:*", "&__key*@0__:a", "&__keyspace@[0-3]__:a", "&__keyspace@0?_:a", "&__keyspace@00__:a", "&__*", "&_*", `&__keyspace\@0__:a`}
+	var e expressed
+	got := e.channels(append(slices.Clone(words), patterns...), map[int]router.Place{0: {DB: 5}, 3: {DB: 7, Prefix: "c:"}})
+	if want := append(slices.Clone(kept), "&__keyspace@5__:a*", "&__keyevent@7__:set"); !slices.Equal(got, want) {
 		t.Errorf("channels: %q", got)
+	}
+	var lost []string
+	for _, l := range e.lost {
+		lost = append(lost, l.Rule)
+	}
+	if !slices.Equal(lost, patterns) {
+		t.Errorf("lost: %q", e.lost)
+	}
+	if notes := strings.Join(e.notes, "\n"); len(e.notes) != 3 || !strings.Contains(notes, "database 4 is not in the map") {
+		t.Errorf("the notes: %q", e.notes)
+	}
+	all := append(slices.Clone(words), patterns...)
+	if got := new(expressed).channels(all, nil); !slices.Equal(got, all) {
+		t.Errorf("without a map: %q", got)
+	}
+}
+
+// TestChannelsOfADatabaseThatIsNotSeen: which databases a user may select does not limit of
+// which ones it hears, and so they keep their numbers here too.
+func TestChannelsOfADatabaseThatIsNotSeen(t *testing.T) {
+	to := Server{Known: Known{Channels: true, Databases: true, HalfKeys: true}}
+	var e expressed
+	r := e.rules(Rules{Databases: []int{0}, Limited: true, Channels: []string{"&__keyspace@3__:a"}}, to.Catalog, to, map[int]router.Place{0: {DB: 5}, 3: {DB: 7}})
+	if !slices.Equal(r.Channels, []string{"&__keyspace@7__:a"}) || !slices.Equal(r.Databases, []int{5}) || len(e.notes) != 0 {
+		t.Errorf("%+v, %q", r, e.notes)
+	}
+}
+
+// TestOthersAreNotHeard: on servers, what the source does not tell a user of is not told by the
+// target either.
+func TestOthersAreNotHeard(t *testing.T) {
+	source := redistest.Start(t, redistest.WithACL("numbered on >pw resetchannels &__keyspace@5__:* &__keyspace@3__:* +@all", "any on >pw resetchannels &news &__keyspace@*__:session:* +@all"))
+	target := redistest.Start(t)
+	from, to := source.Client(0), target.Client(0)
+	o := Options{Places: map[int]router.Place{3: {DB: 5, Prefix: "c0:"}}}
+	p := planOf(t, from, to, o)
+	if got := actions(p); got != "refuse any, leave default, create numbered" {
+		t.Fatalf("the plan: %s\n%s", got, p.Text(80))
+	}
+	if lost := stepOf(t, p, "any").Lost; len(lost) != 1 || lost[0].Rule != "&__keyspace@*__:session:*" {
+		t.Errorf("what any loses: %v", lost)
+	}
+	o.Weaker = true
+	apply(t, to, planOf(t, from, to, o))
+	for user, channels := range map[string]map[string]bool{
+		"numbered": {"__keyspace@5__:x": false, "__keyspace@3__:x": false, "__keyspace@5__:c0:x": true},
+		"any":      {"news": true, "__keyspace@0__:session:x": false, "__keyspace@5__:session:x": false},
+	} {
+		for channel, may := range channels {
+			text, err := to.Do(t.Context(), "ACL", "DRYRUN", user, "SUBSCRIBE", channel).Text()
+			if err != nil || may != (text == "OK") {
+				t.Errorf("%s listens to %s: %s, %v", user, channel, text, err)
+			}
+		}
 	}
 }
 

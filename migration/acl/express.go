@@ -60,31 +60,29 @@ func (e *expressed) note(format string, args ...any) {
 
 // rules expresses one selector, or the root.
 func (e *expressed) rules(r Rules, from Catalog, to Server, places map[int]router.Place) Rules {
-	out := Rules{Limited: r.Limited}
+	out, sees := Rules{Limited: r.Limited}, places
 	if r.Limited {
 		if !to.Known.Databases {
 			e.refused = append(e.refused, databasesWord(r.Databases)+": the target cannot keep a user to some databases, so it would see all")
 		}
-		places = e.databases(&out, r.Databases, places)
+		sees = e.databases(&out, r.Databases, places)
 	}
-	for _, word := range rewriteKeys(r.Keys, places) {
+	for _, word := range rewriteKeys(r.Keys, sees) {
 		if how, _ := splitKey(word); how != "RW" && !to.Known.HalfKeys {
 			e.lose(word, "the target knows no keys that may only be read or only be written: these are out of reach there")
 			continue
 		}
 		out.Keys = append(out.Keys, word)
 	}
-	out.Channels = rewriteChannels(r.Channels, places)
-	for i, w := range out.Channels {
-		if at := notification.FindStringSubmatch(r.Channels[i]); at != nil && at[1] == "event" && places[atoi(at[2])].Prefix != "" {
-			e.note("%s tells of all keys of the target's database %d, those without the prefix too", w, places[atoi(at[2])].DB)
-		}
-	}
 	out.Commands = e.commands(r.Commands, from, to)
-	if !to.Known.Channels {
-		if !slices.Contains(r.Channels, allChannels) {
-			e.silence(&out, to)
-		}
+	switch {
+	case to.Known.Channels:
+		// Whoever may not select a database may still hear of it.
+		out.Channels = e.channels(r.Channels, places)
+	case slices.Contains(r.Channels, allChannels):
+		out.Channels = []string{allChannels}
+	default:
+		e.silence(&out, r.Channels, to)
 		out.Channels = []string{allChannels}
 	}
 	return out.tidy()
@@ -110,7 +108,7 @@ func (e *expressed) databases(out *Rules, list []int, places map[int]router.Plac
 
 // silence takes publishing and listening from a user that may use some channels only, for
 // a target where who may do it at all may use all.
-func (e *expressed) silence(out *Rules, to Server) {
+func (e *expressed) silence(out *Rules, channels []string, to Server) {
 	may := to.Catalog.rights(out.Commands).may
 	var takes []string
 	for _, name := range []string{"publish", "subscribe", "psubscribe"} {
@@ -121,7 +119,7 @@ func (e *expressed) silence(out *Rules, to Server) {
 	if len(takes) == 0 {
 		return
 	}
-	rule := strings.Join(out.Channels, " ")
+	rule := strings.Join(channels, " ")
 	if rule == "" {
 		rule = "no channels"
 	}

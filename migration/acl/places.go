@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/crossfade/crossfade/router"
 )
@@ -47,26 +48,59 @@ func prefixesOf(places map[int]router.Place) []router.Place {
 }
 
 // notification is a channel of keyspace notifications: its database, and what is behind it.
-var notification = regexp.MustCompile(`^&__key(space|event)@([0-9]+)__:`)
+// A server never writes a number with zeros before it.
+var notification = regexp.MustCompile(`^&__key(space|event)@(0|[1-9][0-9]*)__:`)
 
-// rewriteChannels gives channels of notifications the numbers, and the keys, that they
-// have on the target. All other channels are called alike on both.
-func rewriteChannels(words []string, places map[int]router.Place) []string {
-	out := slices.Clone(words)
-	for i, w := range out {
+// mayNotify reports whether a rule for channels takes in notifications, or some of them, by
+// what it begins with. One that begins with a wildcard is for all channels of some kind, and
+// not for notifications.
+func mayNotify(word string) bool {
+	begins := word[len("&"):]
+	at := strings.IndexAny(begins, `*?[\`)
+	if at >= 0 {
+		begins = begins[:at]
+	}
+	for _, channel := range []string{"__keyspace@", "__keyevent@"} {
+		if strings.HasPrefix(begins, channel) || at > 0 && strings.HasPrefix(channel, begins) {
+			return true
+		}
+	}
+	return false
+}
+
+// channels gives channels of notifications the numbers, and the keys, that they have on the
+// target; all other channels are called alike on both. What would tell of databases that are
+// not the user's there is left out.
+func (e *expressed) channels(words []string, places map[int]router.Place) []string {
+	if places == nil {
+		return slices.Clone(words)
+	}
+	var out []string
+	for _, w := range words {
 		at := notification.FindStringSubmatchIndex(w)
 		if at == nil {
+			if mayNotify(w) {
+				e.lose(w, "with a map, notifications can be allowed of a database that is named by its number only: this would tell of keys of others")
+				continue
+			}
+			out = append(out, w)
 			continue
 		}
-		p, mapped := places[atoi(w[at[4]:at[5]])]
+		number := w[at[4]:at[5]]
+		p, mapped := places[atoi(number)]
 		if !mapped {
+			e.note("%s is left out: database %s is not in the map, so there is nothing on the target to tell of", w, number)
 			continue
 		}
-		rest := w[at[1]:]
-		if w[at[2]:at[3]] == "space" {
+		rest, space := w[at[1]:], w[at[2]:at[3]] == "space"
+		if space {
 			rest = p.Pattern(rest)
 		}
-		out[i] = w[:at[4]] + strconv.Itoa(p.DB) + w[at[5]:at[1]] + rest
+		then := w[:at[4]] + strconv.Itoa(p.DB) + w[at[5]:at[1]] + rest
+		if !space && p.Prefix != "" {
+			e.note("%s tells of all keys of the target's database %d, those without the prefix too", then, p.DB)
+		}
+		out = append(out, then)
 	}
 	return out
 }

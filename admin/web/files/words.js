@@ -31,6 +31,12 @@ export const phases = {
   CANCELLED: ['done', 'The migration was given up. Clients belong to the source.'],
 };
 
+// oneWayWords are the sentences that are others behind a switch that nobody can take back.
+export const oneWayWords = {
+  COMMITTED: 'The switch is made.',
+  REVERSE_LOST: 'Clients are on the target. What was written since the switch is not on the source, and does not go there.',
+};
+
 // steps are those of a switch; held is while clients wait.
 export const steps = {
   preflight: ['look at both servers', false],
