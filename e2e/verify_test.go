@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,10 +26,9 @@ import (
 const writesPerSecond = 10_000
 
 // verifyRate is how many writes a second must have been made during a comparison for it to
-// count, and how many comparisons are tried for that. With E2E_LONG it is the whole rate,
-// for then no other test has the machine.
+// count, and how many comparisons are tried for that. In a long run it is the whole rate.
 func verifyRate() (least float64, tries int) {
-	if os.Getenv("E2E_LONG") == "1" {
+	if longRun() {
 		return writesPerSecond, 20
 	}
 	return writesPerSecond / 10, 10
