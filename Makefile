@@ -59,7 +59,7 @@ race: ## run the tests under the race detector, the long ones shortened
 e2e-long: ## run the long end-to-end tests: a million keys, 200 switches, 100 kills, 1300 random runs
 	scripts/deps.sh
 	E2E_LONG=1 E2E_SWITCHES=200 E2E_KILLS=100 E2E_RANDOM=1000 \
-		$(GO) test ./e2e -run 'TestMillion|TestSwitches|TestKilledAtRandom|TestRandomCommands' -count 1 -v -timeout 2h
+		$(GO) test ./e2e -run 'TestMillion|TestSwitches|TestKilledAtRandom|TestRandomCommands|TestVerifyUnderWrites|TestBudgetThatCannotBeMet' -count 1 -v -timeout 2h
 	MIX_RUNS=300 $(GO) test ./sync/mirror -run '^TestMix$$' -count 1 -v -timeout 2h
 
 peers: ## run the cases in which others lose changes at full length, 8 minutes

@@ -58,6 +58,23 @@ func TestReportIsRead(t *testing.T) {
 	}
 }
 
+// A lag that was measured beside too few writes proves nothing.
+func TestLagNeedsItsWrites(t *testing.T) {
+	idle := lagSeen{p50: .5, p99: 1}
+	busy, hot := lagSeen{p99: 5, writes: lagRate}, lagSeen{writes: hotRate, copies: 900}
+	for _, c := range lagClaims(idle, busy, hot) {
+		if !c.pass {
+			t.Errorf("with all writes: %s", c)
+		}
+	}
+	busy.writes, hot.writes = .9*lagRate, .9*hotRate
+	for i, c := range lagClaims(idle, busy, hot) {
+		if c.pass != (i == 0) || i > 0 && !strings.Contains(c.proof, "only") {
+			t.Errorf("with too few writes: %s", c)
+		}
+	}
+}
+
 func TestProcessorsAreRead(t *testing.T) {
 	from, err := parseProcessors("cpu  100 0 50 1000 10 5 5 30 7 0\ncpu0 1 2 3\n")
 	if err != nil || from != (processors{busy: 1900 * time.Millisecond, whole: 12 * time.Second}) {

@@ -26,6 +26,8 @@ const (
 	hotRate    = 50_000
 	lagSamples = 1000
 	lagEvery   = 4 * time.Millisecond
+	lagRounds  = 3    // of a measurement whose writes do not reach their rate
+	lagReached = 0.98 // of the rate is the rate
 )
 
 // lag measures it idle, beside writes to many keys, and beside many to one.
@@ -45,23 +47,52 @@ func lag(ctx context.Context, p *park) ([]claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	busy, err := l.measure(ctx, fmt.Sprintf("%d writes/s, %d keys", lagRate, lagKeys), lagRate, lagKeys)
+	busy, err := l.paced(ctx, fmt.Sprintf("%d writes/s, %d keys", lagRate, lagKeys), lagRate, lagKeys)
 	if err != nil {
 		return nil, err
 	}
-	hot, err := l.measure(ctx, fmt.Sprintf("%d writes/s, one key", hotRate), hotRate, 1)
+	hot, err := l.paced(ctx, fmt.Sprintf("%d writes/s, one key", hotRate), hotRate, 1)
 	if err != nil {
 		return nil, err
 	}
+	return lagClaims(idle, busy, hot), nil
+}
+
+// lagClaims are what the measurements bear out; those that lacked their writes bear out nothing.
+func lagClaims(idle, busy, hot lagSeen) []claim {
 	return []claim{
 		{"idle, p50 below 1 ms and p99 below 3 ms", idle.p50 < 1 && idle.p99 < 3, fmt.Sprintf("%.2f and %.2f ms", idle.p50, idle.p99)},
-		{fmt.Sprintf("at %d writes/s, p99 below 30 ms", lagRate), busy.p99 < 30, fmt.Sprintf("%.2f ms", busy.p99)},
-		{"a hot key is copied less often than it is written", hot.copies > 0 && hot.copies < hot.writes/4, fmt.Sprintf("%.0f copies for %.0f writes a second", hot.copies, hot.writes)},
-	}, nil
+		busy.beside(lagRate, claim{fmt.Sprintf("at %d writes/s, p99 below 30 ms", lagRate), busy.p99 < 30, fmt.Sprintf("%.2f ms", busy.p99)}),
+		hot.beside(hotRate, claim{fmt.Sprintf("a key written %d times/s is copied less often than it is written", hotRate), hot.copies > 0 && hot.copies < hot.writes/4,
+			fmt.Sprintf("%.0f copies for %.0f writes a second", hot.copies, hot.writes)}),
+	}
 }
 
 // lagSeen is one measurement, in milliseconds and per second.
 type lagSeen struct{ p50, p99, most, writes, copies float64 }
+
+// reached reports whether so many writes a second were made as were asked for.
+func (s lagSeen) reached(rate float64) bool { return s.writes >= lagReached*rate }
+
+// beside is a claim about a lag beside rate writes a second: it fails without them.
+func (s lagSeen) beside(rate float64, c claim) claim {
+	if !s.reached(rate) {
+		c.pass, c.proof = false, fmt.Sprintf("%s, but only %.0f writes/s were made: it says nothing", c.proof, s.writes)
+	}
+	return c
+}
+
+// paced measures again where the writes did not reach their rate, for a while: another
+// process may have had the machine.
+func (l *lagging) paced(ctx context.Context, name string, rate, keys int) (seen lagSeen, err error) {
+	for range lagRounds {
+		seen, err = l.measure(ctx, name, rate, keys)
+		if err != nil || seen.reached(float64(rate)) {
+			break
+		}
+	}
+	return seen, err
+}
 
 func (l *lagging) measure(ctx context.Context, name string, rate, keys int) (lagSeen, error) {
 	writing, stop := context.WithCancel(ctx)

@@ -295,23 +295,36 @@ func TestSwitchesWithABigHash(t *testing.T) {
 
 // TestHotGigabyteList is what an operator with a huge queue would see: a list of
 // 1 GB with 100 pushes a second, and 10 000 small keys that change.
-func TestHotGigabyteList(t *testing.T) { hotGigabyte(t, bigList, 10_000_000) }
+func TestHotGigabyteList(t *testing.T) { hotGigabyte(t, bigList, 10_000_000, 300_000) }
 
 // TestHotGigabyteHash is the same with a hash of which 100 fields a second change.
-func TestHotGigabyteHash(t *testing.T) { hotGigabyte(t, bigHash, 6_000_000) }
+func TestHotGigabyteHash(t *testing.T) { hotGigabyte(t, bigHash, 6_000_000, 200_000) }
 
-func hotGigabyte(t *testing.T, thing bigThing, n int64) {
+// beside is what the small keys beside a big one must be content with. Where a machine
+// is kept busy by others, one measurement of several counts.
+type beside struct {
+	took   time.Duration // of one measurement
+	lag    time.Duration // 99 of 100 small keys are there sooner
+	rounds int
+}
+
+// hotGigabyte has a key of so many elements change; without make big it is a thirtieth of
+// that, and for less time.
+func hotGigabyte(t *testing.T, thing bigThing, all, few int64) {
 	t.Helper()
-	if !bigLong() {
-		t.Skip("make big")
+	n, wish := few, beside{took: 4 * time.Second, lag: 200 * time.Millisecond, rounds: 5}
+	if bigLong() {
+		n, wish = all, beside{took: time.Minute, lag: 50 * time.Millisecond, rounds: 3}
 	}
-	const smallKeys, took = 10_000, time.Minute
 	opts := []redistest.Option{
 		redistest.WithConfig("slowlog-log-slower-than", "5000"),
 		redistest.WithConfig("latency-monitor-threshold", "5"),
 		redistest.WithConfig("notify-keyspace-events", "KEA"),
 	}
-	alone := aloneServer(t)
+	alone := ""
+	if bigLong() {
+		alone = aloneServer(t)
+	}
 	if alone != "" {
 		opts = append(opts, redistest.WithBinary(alone))
 	}
@@ -343,23 +356,7 @@ func hotGigabyte(t *testing.T, thing bigThing, n int64) {
 	resetLatency(t, src, dst)
 	stolen = stolenTime(t)
 
-	var changed atomic.Int64
-	input := netInput(t, dst.Client(0))
-	first := p.next.Load()
-	ctx, stop := context.WithTimeout(t.Context(), took)
-	defer stop()
-	var wg sync.WaitGroup
-	wg.Go(func() { changeSmallKeys(ctx, t, s.addr, smallKeys, &changed) })
-	lags := probeLag(ctx, t, s.addr, dst.Client(0))
-	wg.Wait()
-	changed.Add((p.next.Load() - first) * int64(len(element(0))))
-	sent := netInput(t, dst.Client(0)) - input
-	slices.Sort(lags)
-	t.Logf("%d MB changed, %d MB sent to the target: %.1f times; small keys' lag p50 %v, p99 %v, max %v of %d", changed.Load()>>20, sent>>20,
-		float64(sent)/float64(changed.Load()), lags[len(lags)/2], lags[len(lags)*99/100], lags[len(lags)-1], len(lags))
-	if sent > 10*changed.Load() {
-		t.Errorf("the link carried more than ten times what changed")
-	}
+	smallKeysBeside(t, s, dst.Client(0), p, wish)
 	oursSlow(t, "source", src, stolen, alone != "")
 	oursSlow(t, "target", dst, stolen, alone != "")
 
@@ -370,6 +367,35 @@ func hotGigabyte(t *testing.T, thing bigThing, n int64) {
 	}
 	t.Logf("cutover: held for %.1f ms, steps %v", report.Held, report.Steps)
 	thing.must(t, dst.Client(0), "big", n, p.end(t))
+}
+
+// smallKeysBeside fails unless, in one of the rounds, small keys that change beside a big
+// one arrive in time, and the target is sent less than ten times what changed.
+func smallKeysBeside(t *testing.T, s *sidecar, dst *redis.Client, p *pusher, wish beside) {
+	t.Helper()
+	const smallKeys = 10_000
+	var seen []string
+	for range wish.rounds {
+		var changed atomic.Int64
+		input, first := netInput(t, dst), p.next.Load()
+		ctx, stop := context.WithTimeout(t.Context(), wish.took)
+		var wg sync.WaitGroup
+		wg.Go(func() { changeSmallKeys(ctx, t, s.addr, smallKeys, &changed) })
+		lags := probeLag(ctx, t, s.addr, dst)
+		wg.Wait()
+		stop()
+		changed.Add((p.next.Load() - first) * int64(len(element(0))))
+		times := float64(netInput(t, dst)-input) / float64(changed.Load())
+		slices.Sort(lags)
+		p99 := lags[len(lags)*99/100]
+		seen = append(seen, fmt.Sprintf("%d KB changed, %.1f times as many were sent to the target; small keys' lag p50 %v, p99 %v, max %v of %d",
+			changed.Load()>>10, times, lags[len(lags)/2], p99, lags[len(lags)-1], len(lags)))
+		t.Log(seen[len(seen)-1])
+		if times < 10 && p99 < wish.lag {
+			return
+		}
+	}
+	t.Errorf("never less than ten times and a p99 below %v:\n%s", wish.lag, strings.Join(seen, "\n"))
 }
 
 func resetLatency(t *testing.T, servers ...*redistest.Server) {
@@ -533,13 +559,21 @@ func probeLag(ctx context.Context, t *testing.T, addr string, dst *redis.Client)
 	t.Helper()
 	c := redis.NewClient(redistest.Options(addr, 0))
 	defer func() { _ = c.Close() }()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
 	for i := 0; ctx.Err() == nil; i++ {
 		key := fmt.Sprintf("probe:%d", i%100)
 		if err := c.Set(t.Context(), key, i, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 		acked := time.Now()
-		redistest.Eventually(t, 20*time.Second, func() bool { return dst.Get(t.Context(), key).Val() == strconv.Itoa(i) }, "%s arrives", key)
+		// Eventually would ask less and less often, and see a lag of 32 ms as one of 52.
+		for dst.Get(t.Context(), key).Val() != strconv.Itoa(i) {
+			if time.Since(acked) > 20*time.Second {
+				t.Fatalf("%s does not arrive", key)
+			}
+			<-look.C
+		}
 		lags = append(lags, time.Since(acked))
 	}
 	return lags

@@ -19,9 +19,12 @@ import (
 	"github.com/crossfade/crossfade/migration"
 )
 
+// longRun says that a test has the machine for itself, and its time: make e2e-long.
+func longRun() bool { return os.Getenv("E2E_LONG") == "1" }
+
 // seedKeys is how many keys the migration begins with; E2E_LONG asks for all.
 func seedKeys() int {
-	if os.Getenv("E2E_LONG") == "1" {
+	if longRun() {
 		return 1_000_000
 	}
 	return 60_000

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -345,12 +347,29 @@ func one(pipe redis.Pipeliner, rng *rand.Rand, a, b string) {
 	}
 }
 
-// TestPeersPage: the page for those who come from there has every case.
+// testsOf are the tests of a file that the page names, before the file.
+var testsOf = regexp.MustCompile("((?:`Test[A-Za-z]+`(?:, )?)+) \\(([a-z0-9/]+_test\\.go)\\)")
+
+// TestPeersPage: the page for those who come from there has every case, and the tests
+// that it names are there.
 func TestPeersPage(t *testing.T) {
 	page := must[[]byte](t)(os.ReadFile("../docs/redisshake.md"))
 	for _, pc := range peerCases {
 		if line := "| " + pc.name + " | " + pc.shake + " |\n"; !strings.Contains(string(page), line) {
 			t.Errorf("docs/redisshake.md lacks the line %s", line)
 		}
+	}
+	named := 0
+	for _, m := range testsOf.FindAllSubmatch(page, -1) {
+		file := must[[]byte](t)(os.ReadFile(filepath.Join("..", string(m[2]))))
+		for name := range strings.SplitSeq(string(m[1]), ", ") {
+			named++
+			if name = strings.Trim(name, "`"); !strings.Contains(string(file), "func "+name+"(t *testing.T)") {
+				t.Errorf("docs/redisshake.md names %s, which is not in %s", name, m[2])
+			}
+		}
+	}
+	if all := strings.Count(string(page), "`Test"); named != all {
+		t.Errorf("%d tests are named, %d of them with their file", all, named)
 	}
 }

@@ -25,6 +25,15 @@ import (
 // writesPerSecond is what goes through the proxy while both sides are compared.
 const writesPerSecond = 10_000
 
+// verifyRate is how many writes a second must have been made during a comparison for it to
+// count, and how many comparisons are tried for that. In a long run it is the whole rate.
+func verifyRate() (least float64, tries int) {
+	if longRun() {
+		return writesPerSecond, 20
+	}
+	return writesPerSecond / 10, 10
+}
+
 // TestVerifyUnderWrites compares both sides while clients write through the proxy:
 // nothing is reported. What is then planted on the target, all kinds, is found, and
 // nothing else; and a repair mends it all.
@@ -36,26 +45,37 @@ func TestVerifyUnderWrites(t *testing.T) {
 	c.start("")
 	c.awaitReady()
 	var written atomic.Int64
-	began := time.Now()
 	writeAlways(t, c.addr, &written)
-	rate := func() int64 { return int64(float64(written.Load()) / time.Since(began).Seconds()) }
 
-	compare := func(repair bool) verify.Report {
+	// compare also says how many writes a second were made meanwhile.
+	compare := func(repair bool) (verify.Report, float64) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
+		before, began := written.Load(), time.Now()
 		r, err := c.admin.Verify(ctx, admin.VerifyRequest{Repair: repair})
 		if err != nil {
 			t.Fatal(err)
 		}
+		rate := float64(written.Load()-before) / time.Since(began).Seconds()
 		d := r.Databases[0]
-		t.Logf("%d keys in %.1f s at %d writes/s: %d looked at again, %d watched, %d followed, %d moving, %d undecided; stale %v",
-			r.Keys, r.Seconds, rate(), d.Again, d.Watched, d.Followed, r.Moving, r.Undecided, r.Stale)
-		return r
+		t.Logf("%d keys in %.1f s at %.0f writes/s: %d looked at again, %d watched, %d followed, %d moving, %d undecided; stale %v",
+			r.Keys, r.Seconds, rate, d.Again, d.Watched, d.Followed, r.Moving, r.Undecided, r.Stale)
+		return r, rate
 	}
-	for range 2 {
-		if r := compare(false); !r.OK() || r.Differing != 0 || !r.Stale {
-			t.Fatalf("nothing was planted, and stale is %v:\n%s", r.Stale, r)
+	least, tries := verifyRate()
+	var rates []float64
+	for n := 0; n < 2; tries-- {
+		if tries == 0 {
+			t.Fatalf("the writers did not reach %.0f writes/s during two comparisons, but %.0f: nothing is said of them then", least, rates)
+		}
+		r, rate := compare(false)
+		if !r.OK() || r.Differing != 0 || !r.Stale {
+			t.Fatalf("nothing was planted, %.0f writes/s were made, and stale is %v:\n%s", rate, r.Stale, r)
+		}
+		rates = append(rates, rate)
+		if rate >= least {
+			n++
 		}
 	}
 	redistest.Eventually(t, time.Minute, func() error {
@@ -71,20 +91,25 @@ func TestVerifyUnderWrites(t *testing.T) {
 
 	want := plantStill(t, dst.Client(0))
 	found := make(map[string]value.Kind)
-	r := compare(true)
+	r, rate := compare(true)
 	for _, e := range r.Databases[0].Examples {
 		found[string(e.Key)] = e.Kind
 	}
 	s := must[migration.Status](t)(c.status())
-	// The background may have been there first.
-	if first := s.Verify.Background.Alarms; first == 0 && !maps.Equal(found, want) || first+r.Differing != int64(len(want)) {
-		t.Errorf("found %v, and %d in the background, not %v\n%s", found, first, want, r)
+	// The background may have been there first, or at the same time: then a key is in both
+	// accounts. None may be in neither, or be found where nothing was planted.
+	first := s.Verify.Background.Alarms
+	planted := maps.Clone(found)
+	maps.DeleteFunc(planted, func(key string, kind value.Kind) bool { return want[key] != kind })
+	missed := int64(len(want) - len(planted))
+	if len(planted) != len(found) || r.Differing != int64(len(found)) || missed > first || first > int64(len(want)) {
+		t.Errorf("at %.0f writes/s found %v, and %d in the background, not %v\n%s", rate, found, first, want, r)
 	}
 	if !r.OK() || r.Repaired != r.Differing {
-		t.Errorf("not mended:\n%s", r)
+		t.Errorf("not mended at %.0f writes/s:\n%s", rate, r)
 	}
-	if r := compare(false); !r.OK() || r.Differing != 0 {
-		t.Errorf("after the repair:\n%s", r)
+	if r, rate := compare(false); !r.OK() || r.Differing != 0 {
+		t.Errorf("after the repair, at %.0f writes/s:\n%s", rate, r)
 	}
 }
 
