@@ -49,6 +49,7 @@ type bigKey struct {
 	with    bool                    // in hand in the dirty set, and here
 	owed    bool                    // to a scan, which is not through before this is copied
 	paced   bool                    // a scan brought it, and no client has changed it since: it goes as fast as that may
+	billed  int64                   // bytes of copy's account that the throttle knows of, while it is paced
 	spur    context.CancelCauseFunc // ends the waiting for that; nil: it does not wait
 	working bool
 	failed  bool // when it was copied last

@@ -19,6 +19,7 @@ func (s *bigKeys) setPaced(k *bigKey, on bool) { // with mu held
 		return
 	case on:
 		s.slow.Add(1)
+		k.billed = k.copy.Account().Bytes
 	default:
 		s.slow.Add(-1)
 		if k.spur != nil {
@@ -61,29 +62,29 @@ func (s *bigKeys) paces() map[string]bool {
 	return keys
 }
 
-// await waits until the next step of k may be done, and reports whether it counts for
-// scans. The error is ctx's cause.
-func (k *bigKey) await(ctx context.Context) (paced bool, err error) {
+// await waits until the next step of k may be done, behind what those before it have
+// brought: a step does not know its bytes before it is over. The error is ctx's cause.
+func (k *bigKey) await(ctx context.Context) error {
+	s, throttle := k.of, k.of.l.m.throttle
+	s.mu.Lock()
+	if !k.paced {
+		s.mu.Unlock()
+		return nil
+	}
+	bytes := k.copy.Account().Bytes
+	throttle.Spent(bytes - k.billed)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s := k.of
-	s.mu.Lock()
-	paced = k.paced
-	if paced {
-		k.spur = cancel
-	}
+	k.billed, k.spur = bytes, cancel
 	s.mu.Unlock()
-	if !paced {
-		return false, nil
-	}
-	err = s.l.m.throttle.Wait(ctx, 1)
+	err := throttle.Wait(ctx, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k.spur = nil
 	if errors.Is(err, errSpurred) {
-		err = nil
+		return nil
 	}
-	return k.paced, err
+	return err
 }
 
 // compared is the name under which a comparison's context has its *bigKey.
@@ -95,8 +96,7 @@ func paceBig(ctx context.Context, bytes int64) error {
 	if k.isPaced() {
 		k.of.l.m.throttle.Spent(bytes)
 	}
-	_, err := k.await(ctx)
-	return err
+	return k.await(ctx)
 }
 
 func (k *bigKey) isPaced() bool {

@@ -328,13 +328,8 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 // that a scan brought goes as fast as the scan may.
 func (k *bigKey) through(ctx context.Context, write func(context.Context, *redis.Client) error) error {
 	l := k.of.l
-	paced, err := k.await(ctx)
-	if err != nil {
+	if err := k.await(ctx); err != nil {
 		return err
-	}
-	if paced {
-		before := k.copy.Account().Bytes
-		defer func() { l.m.throttle.Spent(k.copy.Account().Bytes - before) }()
 	}
 	if err := l.brake.enter(ctx); err != nil {
 		return err
@@ -343,7 +338,7 @@ func (k *bigKey) through(ctx context.Context, write func(context.Context, *redis
 	to := l.m.writer()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*l.m.cfg.Timeout)
 	defer cancel()
-	err = write(ctx, to.pool.At(l.to))
+	err := write(ctx, to.pool.At(l.to))
 	if value.Unknown(err) && l.m.ctx.Err() == nil {
 		l.m.replaceWriter(to)
 	}

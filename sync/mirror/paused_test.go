@@ -59,7 +59,7 @@ func TestSlowScanHoldsUpNoBigKey(t *testing.T) {
 			return fmt.Errorf("%d big keys, %d bytes", len(p.Big), p.Databases[0].Bytes)
 		}
 		return nil
-	}, "one is copied, and the others have hours to wait")
+	}, "some were sent, and all have hours to wait")
 	redistest.Eventually(t, 20*time.Second, func() bool {
 		p := w.m.Progress()
 		return p.Dirty >= found/2 && p.Oldest == 0
