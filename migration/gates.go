@@ -91,6 +91,10 @@ func (m *Migration) copyGates(mi *mirror.Mirror, maxLag, maxStall time.Duration)
 		add("filter", "all keys are copied, or clients need no others", why)
 	}
 	p := mi.Progress()
+	paused := ""
+	if mi.Throttle().Status().Paused {
+		paused = " (paused: crossfade throttle --resume)"
+	}
 	var state, oldest []string
 	switch p.State {
 	case mirror.Live, mirror.Behind:
@@ -98,13 +102,13 @@ func (m *Migration) copyGates(mi *mirror.Mirror, maxLag, maxStall time.Duration)
 			oldest = append(oldest, fmt.Sprintf("the oldest change that is not yet on the other server is %v old, the limit (cutover.max_lag) %v", p.Pressing.Round(time.Millisecond), maxLag))
 		}
 	case mirror.Copying:
-		state = append(state, "the first copy is under way: "+percents(p.Databases))
+		state = append(state, "the first copy is under way: "+percents(p.Databases)+paused)
 	case mirror.Resync:
 		why := p.Reason
 		if why == "" {
 			why = "changes may have been missed"
 		}
-		state = append(state, why+"; scanning again: "+percents(p.Databases))
+		state = append(state, why+"; scanning again: "+percents(p.Databases)+paused)
 	default:
 		state = append(state, "the copy is "+string(p.State))
 	}

@@ -117,6 +117,7 @@ type Migration struct {
 	password   string          // of our own user
 	scan       throttle.Status // how fast scans may copy; Pace is not kept here
 	plan       *throttle.Schedule
+	planned    planned
 
 	wantsWrites atomic.Bool
 	elements    atomic.Pointer[elements.Keys] // the mirror's
@@ -322,6 +323,7 @@ func (m *Migration) setMirror(mi *mirror.Mirror) {
 	defer m.mu.Unlock()
 	m.mirror = mi
 	if mi != nil { // what was said to an earlier one holds
+		m.schedule(time.Now()) // but for a pause, if clients are elsewhere than they were
 		mi.Throttle().Set(m.scan.Limits)
 		mi.Throttle().Pause(m.scan.Paused)
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/crossfade/crossfade/config"
+	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/throttle"
 )
 
@@ -40,6 +41,16 @@ func scheduleOf(c config.Config) *throttle.Schedule {
 	return throttle.NewSchedule(windows, zone, throttle.Limits{Keys: int64(c.Sync.KeysPerSecond), Bytes: int64(c.Sync.BytesPerSecond)})
 }
 
+// planned is until when what the schedule says holds, and while clients are where.
+type planned struct {
+	until time.Time // zero: it must be looked at
+	side  router.Side
+}
+
+// planEvery is how often a schedule is looked at that never changes: to know that takes a
+// look at a whole week, and whoever writes waits for the mutex.
+const planEvery = time.Hour
+
 // keepSchedule has the limits of now, unless an operator has set others.
 func (m *Migration) keepSchedule(now time.Time) {
 	m.mu.Lock()
@@ -52,11 +63,21 @@ func (m *Migration) schedule(now time.Time) { // with mu held
 		return
 	}
 	m.scan.Scheduled = true
-	if m.scan.Manual || !m.scan.Until.IsZero() && now.Before(m.scan.Until) {
+	side := m.rec.Side
+	if m.scan.Manual || side == m.planned.side && now.Before(m.planned.until) {
 		return
 	}
 	p, was := m.plan.At(now), m.scan
+	// A scan that must wait behind a switch is a way back that is lost meanwhile: that is
+	// worth more than what a scan costs.
+	if p.Paused && side == router.Target {
+		p.Paused, p.Window = false, p.Window+", whose pause is not for the way back"
+	}
 	m.scan.Limits, m.scan.Paused, m.scan.Window, m.scan.Until = p.Limits, p.Paused, p.Window, m.plan.Next(now)
+	m.planned = planned{until: m.scan.Until, side: side}
+	if m.scan.Until.IsZero() {
+		m.planned.until = now.Add(planEvery)
+	}
 	if was.Limits == p.Limits && was.Paused == p.Paused {
 		return
 	}
@@ -78,8 +99,8 @@ func (m *Migration) throttled(t throttle.Status) throttle.Status { // with mu he
 
 // Throttle changes how fast scans may copy, from now on and until the process ends, or
 // until the schedule is to count again,
-// and returns how fast that is. Changes that clients make are carried all the same,
-// and a switch waits for nothing of it.
+// and returns how fast that is. Changes that clients make are carried all the same; a
+// switch can be made only when a scan is through, and waits for nothing else of it.
 func (m *Migration) Throttle(o ThrottleOptions) throttle.Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,7 +108,7 @@ func (m *Migration) Throttle(o ThrottleOptions) throttle.Status {
 		m.scan.Manual = m.plan != nil
 	}
 	if o.Scheduled {
-		m.scan.Manual, m.scan.Until = false, time.Time{}
+		m.scan.Manual, m.planned = false, planned{}
 		m.schedule(time.Now())
 	}
 	if o.Keys != nil {

@@ -34,4 +34,14 @@ func TestSchedule(t *testing.T) {
 	if st := cf.status(t); !st.Throttle.Paused || st.Throttle.Manual {
 		t.Errorf("status: %+v", st.Throttle)
 	}
+	// Behind a switch a paused scan would be a way back that is lost.
+	must(t, cf.dir, 0, "cutover")
+	if st := cf.status(t); st.Throttle.Paused || !strings.Contains(st.Throttle.Window, "not for the way back") {
+		t.Errorf("behind a switch: %+v", st.Throttle)
+	}
+	cf.awaitReady(t)
+	must(t, cf.dir, 0, "rollback")
+	if st := cf.status(t); !st.Throttle.Paused {
+		t.Errorf("after a rollback: %+v", st.Throttle)
+	}
 }

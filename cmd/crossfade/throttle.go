@@ -17,7 +17,10 @@ Without flags it says how fast the copy may go. What is set holds until the
 sidecar ends, or until --scheduled; sync.keys_per_second, sync.bytes_per_second
 and sync.schedule hold from its start.
 A pause or a limit is for scans: changes that clients make are carried all the
-same, and a cutover waits for neither.`}
+same. A cutover or rollback that has begun waits for neither; but none can be
+made before a scan is through, so that a pause puts it off. A pause of
+sync.schedule does not hold while clients are on the target: a scan there is for
+the way back.`}
 }
 
 func changeThrottle(ctx context.Context, s *session) error {

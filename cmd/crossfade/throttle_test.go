@@ -38,6 +38,9 @@ func TestThrottle(t *testing.T) {
 	if st := cf.status(t); st.Databases[0].Done || st.Ready || !st.Throttle.Paused {
 		t.Errorf("status: %+v", st)
 	}
+	if why := cf.status(t).Reasons; !strings.Contains(strings.Join(why, "\n"), "(paused: crossfade throttle --resume)") {
+		t.Errorf("nobody says that the pause puts off the cutover: %q", why)
+	}
 	must(t, cf.dir, 2, "throttle", "--pause", "--resume")
 	must(t, cf.dir, 1, "throttle", "--keys", "-1")
 	if r := must(t, cf.dir, 0, "throttle", "--resume", "--keys", "0", "--bytes", "123456789"); !strings.Contains(r.stdout, "held to") || strings.Contains(r.stdout, "keys/s at most") {

@@ -202,6 +202,14 @@ func (s *Set) Clean(keys []string) []bool {
 	return out
 }
 
+// Again reports whether key is in hand and was marked since it was taken.
+func (s *Set) Again(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, _, known := s.keys.find(key)
+	return known && s.keys.at(id).state == stale
+}
+
 // Len returns how many keys are queued or in hand.
 func (s *Set) Len() int {
 	s.mu.Lock()

@@ -25,8 +25,14 @@ func TestMarkedWhileInHandIsTakenAgainAfterDone(t *testing.T) {
 	s := New(0)
 	s.Mark("a")
 	got := take(t, s, 10)
+	if s.Again("a") || s.Again("b") {
+		t.Error("a key is to be taken again that nobody has marked")
+	}
 	s.Mark("a")
 	s.Mark("b")
+	if !s.Again("a") || s.Again("b") { // b is queued, in no hand
+		t.Error("nobody knows that a was marked in hand")
+	}
 	if other := take(t, s, 10); !slices.Equal(other, []string{"b"}) {
 		t.Fatalf("a was given to two hands: %v", other)
 	}

@@ -15,7 +15,7 @@ import (
 
 const (
 	bigKeySize = 512 << 10 // bytes from which a key is copied in chunks, unless configured
-	bigWorkers = 2         // whole copies at a time, per database
+	bigWorkers = 3         // whole copies at a time, per database, of which one is never a scan's
 	bigKnown   = 1 << 14   // big keys whose past copy is remembered, per database
 	bigMost    = 1 << 12   // … in hand, past which a scan waits
 )
@@ -28,6 +28,7 @@ type bigKeys struct {
 	l       *lane
 	compare *value.Comparer
 	n       atomic.Int32 // len(known), for those who note events
+	slow    atomic.Int32 // how many of them are paced
 
 	mu      sync.Mutex
 	known   map[string]*bigKey
@@ -45,8 +46,11 @@ type bigKey struct {
 	copy *value.Big
 	book *elements.Key // of which elements change
 
-	with    bool // in hand in the dirty set, and here
-	owed    bool // to a scan, which is not through before this is copied
+	with    bool                    // in hand in the dirty set, and here
+	owed    bool                    // to a scan, which is not through before this is copied
+	paced   bool                    // a scan brought it, and no client has changed it since: it goes as fast as that may
+	billed  int64                   // bytes of copy's account that the throttle knows of, while it is paced
+	spur    context.CancelCauseFunc // ends the waiting for that; nil: it does not wait
 	working bool
 	failed  bool // when it was copied last
 	asWhole bool // it waits for a whole copy, or is being copied so
@@ -66,7 +70,7 @@ type bigKey struct {
 func newBigKeys(l *lane) *bigKeys {
 	return &bigKeys{
 		l: l, known: make(map[string]*bigKey), changed: make(chan struct{}),
-		compare: &value.Comparer{Strict: true, Big: 1, Pace: l.pace}, // in chunks, whatever has become of the size
+		compare: &value.Comparer{Strict: true, Big: 1, Pace: paceBig}, // in chunks, whatever has become of the size
 	}
 }
 
@@ -79,7 +83,7 @@ func (s *bigKeys) wake() { // with mu held
 // copied. Those that a scan found, or that came during one, are part of it.
 func (l *lane) copyBig(keys []string, scanned bool) {
 	s := l.big
-	scanned = scanned || l.scanning()
+	during := l.scanning()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, key := range keys {
@@ -94,7 +98,11 @@ func (l *lane) copyBig(keys []string, scanned bool) {
 		}
 		k.with = true
 		s.hand++
-		k.owed = k.owed || scanned && (k.ended.IsZero() || k.changes&value.Remade != 0)
+		k.owed = k.owed || (scanned || during) && (k.ended.IsZero() || k.changes&value.Remade != 0)
+		s.setPaced(k, (scanned || k.paced) && k.owed) // one whose copy failed stays what it was
+		if k.paced && l.dirty.Again(key) {
+			s.setPaced(k, false)
+		}
 		if k.copy.Placed() {
 			k.asWhole = false
 			s.added = append(s.added, k)
@@ -119,6 +127,7 @@ func (s *bigKeys) makeRoom() { // with mu held
 }
 
 func (s *bigKeys) forget(key string) { // with mu held
+	s.setPaced(s.known[key], false)
 	delete(s.known, key)
 	s.n.Store(int32(len(s.known)))
 	s.l.m.elements.Drop(s.l.db, key)

@@ -99,7 +99,8 @@ func (b *bigShare) spent(k *bigKey, now time.Time) {
 // start runs the workers until the mirror stops.
 func (s *bigKeys) start() {
 	s.l.m.wg.Go(func() { s.work(s.takeAdded, s.extend) })
-	for range bigWorkers {
+	s.l.m.wg.Go(func() { s.work(s.takeChanged, s.build) })
+	for range bigWorkers - 1 {
 		s.l.m.wg.Go(func() { s.work(s.takeWhole, s.build) })
 	}
 }
@@ -144,9 +145,19 @@ func (s *bigKeys) takeAdded(now time.Time) (*bigKey, time.Duration) {
 	return nil, soonest
 }
 
-func (s *bigKeys) takeWhole(now time.Time) (*bigKey, time.Duration) {
+func (s *bigKeys) takeWhole(now time.Time) (*bigKey, time.Duration) { return s.takeOf(now, true) }
+
+// takeChanged leaves those alone that go as slowly as a scan: others do not queue behind
+// them, which a pause may hold for hours.
+func (s *bigKeys) takeChanged(now time.Time) (*bigKey, time.Duration) { return s.takeOf(now, false) }
+
+// takeOf takes one that is to be copied as a whole, also such as are paced or not.
+func (s *bigKeys) takeOf(now time.Time, paced bool) (*bigKey, time.Duration) {
 	soonest := time.Hour
 	for i, k := range s.whole {
+		if k.paced && !paced {
+			continue
+		}
 		wait := s.l.m.bigs.may(k, now)
 		if wait <= 0 {
 			s.whole = slices.Delete(s.whole, i, i+1)
@@ -231,7 +242,7 @@ func (s *bigKeys) matches(k *bigKey) bool {
 		return false
 	}
 	l := s.l
-	same, err := k.copy.Match(l.m.ctx, l.src(), l.dst(), s.compare, k)
+	same, err := k.copy.Match(context.WithValue(l.m.ctx, compared{}, k), l.src(), l.dst(), s.compare, k)
 	if err != nil && l.m.ctx.Err() == nil {
 		l.m.errs.add("compare", fmt.Errorf("comparing key %q of database %s of %s with %s before it is copied: %w", k.key, l.from, l.m.cfg.From, l.m.cfg.To, err))
 	}
@@ -276,6 +287,7 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	k.failed = err != nil
 	if err == nil {
 		k.owed = false
+		s.setPaced(k, false)
 	}
 	if err == nil && (out.Removed || a.Size < l.bigSize()) && time.Since(k.known) > repeats {
 		s.forget(k.key) // big once, not any more
@@ -313,15 +325,11 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 // through is a big key's way to To: one step at a time within the brake, so that
 // a Freeze need not wait for the whole copy, and on the connections of the
 // moment. What was lost on the way cannot arrive any more when it returns. A copy
-// that belongs to a scan goes as fast as the scan may.
+// that a scan brought goes as fast as the scan may.
 func (k *bigKey) through(ctx context.Context, write func(context.Context, *redis.Client) error) error {
 	l := k.of.l
-	if k.scanned() {
-		before := k.copy.Account().Bytes
-		if err := l.m.throttle.Wait(ctx, 1); err != nil {
-			return err
-		}
-		defer func() { l.m.throttle.Spent(k.copy.Account().Bytes - before) }()
+	if err := k.await(ctx); err != nil {
+		return err
 	}
 	if err := l.brake.enter(ctx); err != nil {
 		return err

@@ -112,6 +112,7 @@ func (m *Mirror) take(db int, e events) {
 	}
 	m.changes.Add(int64(len(mine)))
 	l.dirty.MarkAll(mine)
+	l.big.hasten(mine)
 }
 
 // chosen leaves those out whose keys are not copied. It reuses e's memory.

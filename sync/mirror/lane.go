@@ -291,23 +291,28 @@ func (l *lane) scanFrom(ctx context.Context, outdated func() bool) error {
 }
 
 // hand has keys that a scan has found copied, those that nobody else looks after. It
-// returns when they are taken on, and under waits until they are given back.
+// returns when they are taken on, and under waits until they are given back. They come
+// into hand only when they may go: who is in hand and has to wait, as long as a pause,
+// would not be copied when a client changes it.
 func (l *lane) hand(ctx context.Context, keys []string, under *sync.WaitGroup, way func() chan<- task) error {
-	for mine := l.dirty.Claim(keys); len(mine) > 0; {
-		n := min(len(mine), l.m.throttle.Batch(l.size.keys()))
+	for len(keys) > 0 {
+		n := min(len(keys), l.m.throttle.Batch(l.size.keys()))
 		if err := l.m.throttle.Wait(ctx, n); err != nil {
-			l.dirty.Retry(mine)
 			return err
+		}
+		mine := l.dirty.Claim(keys[:n:n])
+		keys = keys[n:]
+		if len(mine) == 0 {
+			continue
 		}
 		under.Add(1)
 		select {
-		case way() <- task{keys: mine[:n:n], done: under.Done}:
+		case way() <- task{keys: mine, done: under.Done}:
 		case <-ctx.Done():
 			under.Done()
 			l.dirty.Retry(mine)
 			return context.Cause(ctx)
 		}
-		mine = mine[n:]
 	}
 	return nil
 }

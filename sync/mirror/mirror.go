@@ -455,6 +455,7 @@ func (m *Mirror) mark(db int, keys []string, change value.Changes) {
 		if !strings.HasPrefix(k, KeyPrefix) && m.cfg.Only.Name(k) {
 			l.big.note([]string{k}, []value.Changes{change})
 			l.dirty.Mark(k)
+			l.big.hasten([]string{k})
 		}
 	}
 }

@@ -154,7 +154,7 @@ func (l *lane) progress() Database {
 		Source: l.db, Place: place,
 		Total: l.count.total.Load(), Scanned: l.count.scanned.Load(),
 		Copied: l.count.copied.Load(), Removed: l.count.removed.Load(), Equal: l.count.equal.Load(), Bytes: l.count.bytes.Load() + under,
-		Dirty: l.dirty.Len(), InHand: l.dirty.InHand(), Stuck: l.stuck.len(), Lossy: l.lossy.len(), Oldest: l.dirty.Age(), ScanComplete: l.scanComplete(),
+		Dirty: l.dirty.Len(), InHand: l.dirty.InHand(), Stuck: l.stuck.len(), Lossy: l.lossy.len(), Oldest: l.dirty.AgeBut(l.big.paces()), ScanComplete: l.scanComplete(),
 	}
 	if l.m.cfg.Only != nil || l.from.Prefix != "" {
 		d.Scanned = min(d.Scanned, d.Total) // it is an estimate

@@ -173,9 +173,3 @@ func (s *sift) settle(lot *pipe.Lot) {
 		done()
 	}
 }
-
-// pace makes the comparing of big keys go as fast as the scan may.
-func (l *lane) pace(ctx context.Context, bytes int64) error {
-	l.m.throttle.Spent(bytes)
-	return l.m.throttle.Wait(ctx, 1)
-}

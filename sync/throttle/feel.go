@@ -26,6 +26,7 @@ type feel struct {
 	keys    float64 // a second; 0: no limit
 	free    time.Time
 	resting bool
+	company bool  // somebody was served when it was last looked at, if only too few for a comparison
 	gone    int64 // keys since the round began
 }
 
@@ -52,6 +53,13 @@ func (f *feel) pace() float64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.keys
+}
+
+// accompanied reports whether somebody was served of late.
+func (f *feel) accompanied() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.company
 }
 
 // delay is Throttle's.
@@ -93,6 +101,9 @@ func (f *feel) watch(ctx context.Context, d time.Duration) (window, bool) {
 	}
 	after, took := f.served(), time.Since(begun)
 	w := window{commands: after.Commands - before.Commands}
+	f.mu.Lock()
+	f.company = w.commands > 0
+	f.mu.Unlock()
 	w.rate = float64(w.commands) / took.Seconds()
 	if w.commands > 0 {
 		w.mean = (after.Time - before.Time).Seconds() / float64(w.commands)

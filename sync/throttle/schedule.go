@@ -32,7 +32,7 @@ func NewSchedule(windows []Window, zone *time.Location, otherwise Limits) *Sched
 
 // Plan is what a schedule says at one moment.
 type Plan struct {
-	Limits Limits
+	Limits Limits // also while Paused: for whom that does not hold
 	Paused bool
 	Window string // its name, "" outside of all
 }
@@ -41,7 +41,11 @@ type Plan struct {
 func (s *Schedule) At(t time.Time) Plan {
 	if i := s.open(t); i >= 0 {
 		w := s.windows[i]
-		return Plan{Limits: w.Limits, Paused: w.Paused, Window: w.Name}
+		p := Plan{Limits: w.Limits, Paused: w.Paused, Window: w.Name}
+		if p.Paused && p.Limits == (Limits{}) {
+			p.Limits = s.otherwise
+		}
+		return p
 	}
 	return Plan{Limits: s.otherwise}
 }

@@ -54,7 +54,7 @@ func TestSchedule(t *testing.T) {
 		if plan.Window != test.window {
 			t.Errorf("%s: window %q, not %q", test.at, plan.Window, test.window)
 		}
-		if plan.Window == "" && plan.Limits.Keys != 7 || plan.Window == "work" && plan.Limits.Keys != 2000 || plan.Paused != (plan.Window == "night") {
+		if plan.Window == "" && plan.Limits.Keys != 7 || plan.Window == "work" && plan.Limits.Keys != 2000 || plan.Paused && plan.Limits.Keys != 7 || plan.Paused != (plan.Window == "night") {
 			t.Errorf("%s: %+v", test.at, plan)
 		}
 		if next := s.Next(at).In(berlin).Format("2006-01-02 15:04"); next != test.next {

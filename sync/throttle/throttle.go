@@ -55,17 +55,24 @@ func (t *Throttle) Run(ctx context.Context) {
 }
 
 // Batch returns how many keys may go at once, at most most: fewer while clients
-// feel the copy, so that none of them waits behind many.
+// are served, so that none of them waits behind many.
 func (t *Throttle) Batch(most int) int {
-	if t.feel != nil && t.feel.pace() > 0 || t.ear != nil && t.ear.pace() > 0 {
+	switch {
+	case t.feel != nil && t.feel.pace() > 0 || t.ear != nil && t.ear.pace() > 0:
 		return min(most, gentleBatch)
+	case t.feel != nil && t.feel.accompanied():
+		return min(most, max(gentleBatch, most/fewClients))
 	}
 	return most
 }
 
-// gentleBatch is how many keys go at once while clients feel it: about a tenth of a
+// gentleBatch is how many keys go at once while clients may feel it: about a tenth of a
 // millisecond of a server's time.
 const gentleBatch = 32
+
+// fewClients is by how much fewer keys go at once where clients are served, but too few to
+// tell what they feel. Where the other server is far away, many make up for the way.
+const fewClients = 8
 
 // Wait waits until n more keys may be copied. The error is ctx's cause.
 func (t *Throttle) Wait(ctx context.Context, n int) error {

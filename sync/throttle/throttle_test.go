@@ -180,6 +180,25 @@ func keysPerSecond(t *testing.T, th *Throttle, c *clients) float64 {
 	return float64(keys) / time.Since(half).Seconds()
 }
 
+// TestFewClientsWaitBehindFewKeys has clients that are too few for a comparison.
+func TestFewClientsWaitBehindFewKeys(t *testing.T) {
+	for _, c := range []struct {
+		rate      float64
+		most, far int
+	}{{0, 256, 4096}, {100, gentleBatch, 512}} {
+		synctest.Test(t, func(t *testing.T) {
+			few := &clients{rate: c.rate, bears: 1e9, seen: time.Now()}
+			th := New(Limits{}, few.served)
+			if got := keysPerSecond(t, th, few); got < 70_000 {
+				t.Errorf("%.0f keys/s beside %.0f commands/s", got, c.rate)
+			}
+			if n, far := th.Batch(256), th.Batch(4096); n != c.most || far != c.far {
+				t.Errorf("%d and %d keys at once beside %.0f commands/s, not %d and %d", n, far, c.rate, c.most, c.far)
+			}
+		})
+	}
+}
+
 func TestPacedByClients(t *testing.T) {
 	for _, c := range []struct {
 		name        string
