@@ -127,7 +127,9 @@ func (s *bigKeys) makeRoom() { // with mu held
 }
 
 func (s *bigKeys) forget(key string) { // with mu held
-	s.setPaced(s.known[key], false)
+	if k := s.known[key]; k != nil {
+		s.setPaced(k, false)
+	}
 	delete(s.known, key)
 	s.n.Store(int32(len(s.known)))
 	s.l.m.elements.Drop(s.l.db, key)
