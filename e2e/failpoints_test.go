@@ -292,7 +292,8 @@ func (s *stage) oneWritable(side router.Side) {
 }
 
 // mustBeEqual stops the writers, fails unless what was acknowledged is at the applications'
-// server and the other one is equal to it, and lets the writers go on.
+// server and the other one is equal to it, without having been mended, and lets the writers
+// go on.
 func (s *stage) mustBeEqual(side router.Side) {
 	s.t.Helper()
 	loads := []*load{s.through}
@@ -323,6 +324,9 @@ func (s *stage) mustBeEqual(side router.Side) {
 		}
 		return nil
 	}, "both servers are equal")
+	if st := must[migration.Status](s.t)(s.c.status()); st.Verify.Background.Alarms > 0 {
+		s.t.Errorf("they are because %d differences were found and mended: %+v", st.Verify.Background.Alarms, st.Verify.Background)
+	}
 	for _, l := range loads {
 		l.begin()
 	}
