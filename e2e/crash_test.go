@@ -20,6 +20,9 @@ const crashMap = "0=1,3=0"
 // everysec a busy disk makes it answer before it has written.
 var keeping = []redistest.Option{redistest.WithAOF(), redistest.WithConfig("appendfsync", "no"), redistest.WithConfig("repl-diskless-sync-delay", "0")}
 
+// replicable is one that replicas can be made of, to look at it through the fence.
+var replicable = append([]redistest.Option{redistest.WithACL(replicator + " on >" + password + " +psync +replconf +ping")}, keeping...)
+
 // stage is two servers, a sidecar and writers.
 type stage struct {
 	t        *testing.T
@@ -35,7 +38,7 @@ type stage struct {
 
 func newStage(t *testing.T, failpoints string, extra ...string) *stage {
 	t.Helper()
-	return newStageOn(t, keeping, keeping, failpoints, extra...)
+	return newStageOn(t, replicable, replicable, failpoints, extra...)
 }
 
 // newStageOn is newStage with servers of other kinds.
@@ -145,14 +148,20 @@ func (s *stage) settle(want router.Side) {
 	if side != want.Other() {
 		s.t.Fatalf("the applications are on the %s after another switch, want the %s", side, want.Other())
 	}
+	s.mustHoldAt(side)
+	s.c.end(side == router.Source)
+	equalSides(s.t, s.src, s.dst, crashMap)
+}
+
+// mustHoldAt ends the writers and fails unless what was acknowledged is on one side.
+func (s *stage) mustHoldAt(side router.Side) {
+	s.t.Helper()
 	server, m := s.src, func(db int) int { return db }
 	if side == router.Target {
 		server, m = s.dst, mapping(crashMap)
 	}
 	s.through.mustHold(s.t, server.Addr(), m)
 	s.direct.mustHold(s.t, server.Addr(), m)
-	s.c.end(side == router.Source)
-	equalSides(s.t, s.src, s.dst, crashMap)
 }
 
 func verbOf(from router.Side) string {

@@ -107,7 +107,7 @@ func newPeers(t *testing.T, pc peerCase) *peers {
 		p.to = redistest.NewLink(t, p.dst.Addr())
 		target = "redis://" + p.to.Addr()
 	}
-	p.c = newSidecar(t, setup{source: p.src.URL(0), target: target, dbmap: peersMap})
+	p.c = newSidecar(t, setup{source: p.src.URL(0), target: target, dbmap: peersMap, extra: []string{"--cutover.max_lag", truthLag.String()}})
 	p.c.start(fmt.Sprintf("mirror.feed.%s=%s", router.Source, p.feed.Addr()))
 	for i, db := range []int{0, 3} {
 		p.direct[i] = p.src.Client(db)

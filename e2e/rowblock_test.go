@@ -65,7 +65,7 @@ func (a *act) read(key string, entries ...string) string {
 func waiters(a *act) {
 	n := rowSessions() / 20 * 2 // an even number of them in a line
 	look := a.direct()
-	all := a.clients(rowSessions())
+	all := a.clients(14 * n)
 	apps := a.clients(2)
 	a.each(all, func(_ int, p *peer) { p.askID() })
 	lines := []*line{
@@ -77,36 +77,41 @@ func waiters(a *act) {
 		app.want(ok, "XGROUP", "CREATE", "wait:stream", "g", "$", "MKSTREAM")
 	}
 	for _, l := range lines {
-		for _, p := range l.list {
-			p.send(l.ask...)
-			p.awaitBlocked(look)
-		}
+		l.queue(look, len(l.list))
 	}
-	forever, brief, workers := all[3*n:6*n], all[6*n:7*n], all[7*n:]
+	forever, brief, workers := all[3*n:10*n], all[10*n:11*n], all[11*n:]
+	blocked := slices.Concat(all[:3*n], forever) // at both switches, whatever else goes on
 	asks := make([]func() string, len(forever))
-	a.each(forever, func(i int, p *peer) { asks[i] = a.wait(p, apps[p.n%2], look, "0") })
+	a.each(forever, func(i int, p *peer) { asks[i] = a.wait(p, apps[p.n%2], look, fmt.Sprintf("wait:%d", p.n)) })
 	a.work(workers)
 	timed := a.briefs(brief, look)
 
-	a.next()
+	a.next(blocked)
 	a.timeOut(timed)
+	look = a.direct()
 	a.each(forever, func(i int, p *peer) {
 		if i%2 == 0 {
 			p.expect("what it waited for, after the cutover", asks[i]())
+			p.askID()
+			asks[i] = a.wait(p, apps[p.n%2], look, fmt.Sprintf("wait:%d:again", p.n))
 		}
 	})
 	for _, l := range lines {
-		l.serve(a, apps, 0, len(l.list)/2)
+		half := len(l.list) / 2
+		l.serve(a, apps, 0, half)
+		a.each(l.list[:half], func(_ int, p *peer) { p.askID() })
+		l.queue(look, half) // behind those who have waited since before the cutover
 	}
+	a.each(brief, func(_ int, p *peer) { p.askID() })
+	timed = a.briefs(brief, look)
 
-	a.next()
+	a.next(blocked)
+	a.timeOut(timed)
 	a.each(forever, func(i int, p *peer) {
-		if i%2 == 1 {
-			p.expect("what it has waited for since before the cutover", asks[i]())
-		}
+		p.expect("what it has waited for, some since before the cutover", asks[i]())
 	})
 	for _, l := range lines {
-		l.serve(a, apps, len(l.list)/2, len(l.list))
+		l.serve(a, apps, len(l.list)/2, len(l.list)+len(l.list)/2)
 	}
 	a.each(slices.Concat(brief, forever), func(_ int, p *peer) {
 		p.want("+PONG\r\n", "PING") // and nothing else before it
@@ -114,12 +119,11 @@ func waiters(a *act) {
 	a.finish()
 }
 
-// wait has p wait by one of the commands, and returns what serves it and says what it
-// is to get.
-func (a *act) wait(p, app, look *peer, timeout string) (serve func() string) {
-	key := fmt.Sprintf("wait:%d", p.n)
+// wait has p wait for key by one of the commands, for ever, and returns what serves it and
+// says what it is to get.
+func (a *act) wait(p, app, look *peer, key string) (serve func() string) {
 	w := blocking[p.n%len(blocking)]
-	ask := w.ask(key, timeout)
+	ask := w.ask(key, "0")
 	if ask[0] == "XREADGROUP" {
 		app.want(ok, "XGROUP", "CREATE", key, "g", "$", "MKSTREAM")
 	}
@@ -140,12 +144,20 @@ type line struct {
 	ask  []string
 }
 
+// queue has the first n clients wait, one behind the other.
+func (l *line) queue(look *peer, n int) {
+	for _, p := range l.list[:n] {
+		p.send(l.ask...)
+		p.awaitBlocked(look)
+	}
+}
+
 // serve gives something to those of the line from one place on up to another, all of
 // whom must get it in their order. Those with odd numbers are in another database, so
-// there is a line in each.
+// there is a line in each. Places behind the last are those of who has come again.
 func (l *line) serve(a *act, apps []*peer, from, to int) {
 	for i := from; i < to; i++ {
-		p := l.list[i]
+		p := l.list[i%len(l.list)]
 		app, what := apps[p.n%2], strconv.Itoa(i)
 		switch l.name {
 		case "XREADGROUP":
@@ -158,7 +170,7 @@ func (l *line) serve(a *act, apps []*peer, from, to int) {
 		}
 	}
 	for i := from; i < to; i++ {
-		p, what := l.list[i], strconv.Itoa(i)
+		p, what := l.list[i%len(l.list)], strconv.Itoa(i)
 		switch l.name {
 		case "XREADGROUP":
 			p.expect("its turn at the stream", a.read("wait:stream", array(bulk(fmt.Sprintf("%d-1", 100+i)), bulks("n", what))))

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// followers read streams from their end on. Half of them wait for something that comes
-// after the switch only; the others read all the time, and every entry is counted.
+// followers read streams from their end on. Most of them wait for something that comes
+// after the switch only; others read all the time, and every entry is counted.
 func followers(a *act) {
 	shared := rowSessions() / 4 // readers of a stream
-	all := a.clients(rowSessions())
+	all := a.clients(rowSessions() + 2*shared)
 	apps := a.clients(2)
 	look := a.direct()
-	quiet := all[:rowSessions()/2]
+	quiet := all[:rowSessions()]
 	a.each(quiet, func(i int, _ *peer) {
 		if i%4 < 2 { // otherwise it is not there yet
 			apps[i%2].want(bulk("5-1"), "XADD", fmt.Sprintf("follow:%d", i), "5-1", "f", "old")
@@ -33,7 +33,7 @@ func followers(a *act) {
 		if s == 0 {
 			a.follow(all[len(quiet):], shared)
 		}
-		a.next()
+		a.next(quiet)
 		look.close()
 		look = a.direct()
 		a.each(quiet, func(i int, p *peer) {
@@ -82,6 +82,9 @@ func (a *act) follow(list []*peer, shared int) {
 						id = p.text(entry[0])
 						text := p.text(p.elements(entry[1])[1])
 						if text == "end" {
+							if want := fmt.Sprintf("%d-1", 2+at); id != want {
+								p.failf("the last entry of %s is %s and came after entry %d, want %s", key, id, at, want)
+							}
 							return
 						}
 						n, _ := strconv.Atoi(text)

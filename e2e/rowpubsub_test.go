@@ -18,8 +18,8 @@ type audience struct {
 // listeners hear publishers that go on through both switches; every message is
 // counted, in order, and every PUBLISH must reach all.
 func listeners(a *act) {
-	all := a.clients(rowSessions())
-	share := rowSessions() / 5
+	share := rowSessions() / 4
+	all := a.clients(rowSessions() + share)
 	audiences := []*audience{
 		{publish: "PUBLISH", channel: "hear:plain", listen: [][]string{{"SUBSCRIBE", "hear:plain"}}, hears: 1},
 		{publish: "PUBLISH", channel: "hear:pattern", listen: [][]string{{"PSUBSCRIBE", "hear:p?ttern*"}}, hears: 1},
@@ -48,7 +48,7 @@ func listeners(a *act) {
 	}
 	for range 2 {
 		rounds.goOn()
-		a.next()
+		a.next(all[:len(audiences)*share])
 		rounds.goOn()
 	}
 	a.finish()

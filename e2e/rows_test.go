@@ -15,7 +15,8 @@ import (
 	"github.com/crossfade/crossfade/router"
 )
 
-// rowSessions is how many clients of each kind go through a cutover and a rollback.
+// rowSessions is how many clients of each kind, at the least, go through a cutover and a
+// rollback, each of them in the state that its row is about at both.
 func rowSessions() int {
 	if testing.Short() {
 		return 60
@@ -28,16 +29,16 @@ func rowSessions() int {
 // A line there without one here fails TestEveryRowHasATest.
 var sessionRows = []row{
 	{state: "pipeline", run: pipelines},
-	{state: "MULTI with queued commands", run: transactions},
+	{state: "MULTI with queued commands", run: transactions, flags: "x"},
 	{state: "WATCH", run: watchers},
-	{state: "BLPOP, BLMOVE, BLMPOP, BZPOP*, XREADGROUP BLOCK…", run: waiters},
-	{state: "XREAD BLOCK with `$`", run: followers},
-	{state: "SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE", run: listeners},
+	{state: "BLPOP, BLMOVE, BLMPOP, BZPOP*, XREADGROUP BLOCK…", run: waiters, flags: "b"},
+	{state: "XREAD BLOCK with `$`", run: followers, flags: "b"},
+	{state: "SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE", run: listeners, flags: "P"},
 	{state: "SCAN, HSCAN, SSCAN, ZSCAN", run: scanners},
 	{state: "scripts", run: scripters},
-	{state: "CLIENT TRACKING", run: trackers},
+	{state: "CLIENT TRACKING", run: trackers, flags: "t"},
 	{state: "SELECT, AUTH, HELLO, SETNAME, SETINFO, NO-EVICT, NO-TOUCH, REPLY", run: stateful},
-	{state: "MONITOR, SYNC, PSYNC", run: streams, alone: true},
+	{state: "MONITOR, SYNC, PSYNC", run: streams, flags: "OS", alone: true},
 }
 
 // TestEveryRowHasATest compares the table with that of the manual.
@@ -67,7 +68,8 @@ func TestEveryRowHasATest(t *testing.T) {
 }
 
 // TestSessionRows takes 200 clients in each state of the table, all at the same time,
-// through a cutover and a rollback, and looks at every answer. Those whose state means
+// through a cutover and a rollback, and looks at every answer. The server that is to be
+// left is asked whether they are in it. Those whose state means
 // that the server tells them of everything have servers of their own.
 func TestSessionRows(t *testing.T) {
 	var together, alone []row
@@ -114,6 +116,7 @@ func perform(t *testing.T, proto int, list []row) {
 		if i > 0 {
 			sc.c.awaitReady()
 		}
+		sc.mustBeInState(t, list)
 		began := time.Now()
 		report, err := s.to()
 		if err != nil {
@@ -138,6 +141,35 @@ func perform(t *testing.T, proto int, list []row) {
 		sc.c.end(true)
 		equalSides(t, sc.src, sc.dst, dbmap)
 	}
+}
+
+// mustBeInState fails unless the server that the traffic is on says that as many of its
+// clients as the rows need are in their states, as far as it tells of them.
+func (sc *scene) mustBeInState(t *testing.T, list []row) {
+	t.Helper()
+	want := make(map[string]int)
+	for _, r := range list {
+		if r.flags != "" {
+			want[r.flags] += rowSessions()
+		}
+	}
+	told := must[string](t)(sc.server().Client(0).ClientList(t.Context()).Result())
+	have := make(map[string]int)
+	for line := range strings.Lines(told) {
+		_, flags, _ := strings.Cut(line, " flags=")
+		flags, _, _ = strings.Cut(flags, " ")
+		for of := range want {
+			if strings.ContainsAny(flags, of) {
+				have[of]++
+			}
+		}
+	}
+	for of, n := range want {
+		if have[of] < n {
+			t.Errorf("%d clients have one of the flags %s at the server, want %d", have[of], of, n)
+		}
+	}
+	t.Logf("clients by their flags at the server: %v", have)
 }
 
 // name makes a subtest's name of a state.

@@ -36,7 +36,7 @@ func scanners(a *act) {
 				}
 			}
 		})
-		a.next()
+		a.next(all)
 		a.each(all, func(i int, _ *peer) {
 			s := scans[i]
 			for calls := 0; s.cursor != "0"; calls++ {

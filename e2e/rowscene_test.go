@@ -17,10 +17,12 @@ const peerPatience = time.Minute
 
 // row is one state of a connection and what is done with clients in it. run calls
 // next twice: the traffic has been moved to the target when it returns, and back when it
-// returns again. alone is for those that share their servers with no other row.
+// returns again. A server shows each client in the state by one of the flags, where there
+// is a flag for it. alone is for those that share their servers with no other row.
 type row struct {
 	state string
 	run   func(*act)
+	flags string
 	alone bool
 }
 
@@ -179,8 +181,12 @@ type act struct {
 	more  int
 }
 
-// next waits for the next switch to be made.
-func (a *act) next() {
+// next waits for the next switch to be made. in are the clients that are in the row's
+// state until then.
+func (a *act) next(in []*peer) {
+	if len(in) < rowSessions() {
+		a.failf("%d clients are in this state at the switch, want %d", len(in), rowSessions())
+	}
 	if !a.steps.next() {
 		runtime.Goexit()
 	}

@@ -53,7 +53,7 @@ func scripters(a *act) {
 		}
 	})
 	for s := range 2 {
-		a.next()
+		a.next(all)
 		a.each(all, func(i int, p *peer) {
 			key := fmt.Sprintf("script:%d", i)
 			if i%5 == 4 {

@@ -49,7 +49,7 @@ func stateful(a *act) {
 				p.send("CLIENT", "REPLY", "SKIP")
 			}
 		}
-		a.next()
+		a.next(all)
 		a.each(all, func(i int, p *peer) {
 			key := fmt.Sprintf("state:%d", i)
 			was := 2*s + 1
@@ -153,7 +153,7 @@ func streams(a *act) {
 				seen = strings.Contains(p.next(), `"stream:seen"`)
 			}
 		})
-		a.next()
+		a.next(all)
 		a.each(all, func(_ int, p *peer) { p.ended() })
 		app.want(bulk("by all"), "GET", "stream:seen")
 	}

@@ -26,12 +26,16 @@ var trackings = []struct {
 // trackers remember keys. In RESP3 most of them hear themselves what has changed, and
 // some have another connection hear it; in RESP2 there is no other way.
 func trackers(a *act) {
-	all := a.clients(rowSessions())
+	pairs := rowSessions() / 4
+	if a.proto == 2 {
+		pairs = rowSessions()
+	}
+	all := a.clients(rowSessions() + pairs)
 	other := a.clients(2)
 	var list []*tracker
 	for i := 0; i < len(all); i++ {
 		t := &tracker{peer: all[i], hears: all[i], kind: len(list) % len(trackings)}
-		if (a.proto == 2 || i >= len(all)*3/4) && i+1 < len(all) {
+		if i >= rowSessions()-pairs {
 			i++
 			t.hears = all[i]
 			t.hears.askID()
@@ -60,7 +64,7 @@ func trackers(a *act) {
 				t.caching()
 			}
 		})
-		a.next()
+		a.next(peersOf(list))
 		each(func(t *tracker) {
 			// Whatever it remembers was promised by the other server.
 			t.hears.expect("that everything may have changed", a.invalidates(""))

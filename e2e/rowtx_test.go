@@ -71,7 +71,7 @@ func pipelines(a *act) {
 			first, _ := half(i)
 			all[i].write(first)
 		}
-		a.next()
+		a.next(all)
 		a.each(all, func(i int, p *peer) {
 			if i%4 > 0 {
 				return
@@ -100,9 +100,10 @@ const (
 
 // transactions are in the middle of MULTI at both switches, each in another way.
 func transactions(a *act) {
-	all := a.clients(rowSessions())
+	const ways = 8 // and those of the last are now and then in none
+	all := a.clients((rowSessions() + ways - 2) / (ways - 1) * ways)
 	rounds := a.rounds(len(all))
-	kinds := []func(p *peer, key string, s int) (then func()){
+	kinds := [ways]func(p *peer, key string, s int) (then func()){
 		// EXEC runs what was queued, all of it, once.
 		func(p *peer, key string, s int) func() {
 			p.want(ok, "MULTI")
@@ -166,8 +167,11 @@ func transactions(a *act) {
 		// Whole transactions, one after another: the switch comes anywhere in between.
 		nil,
 	}
+	var open []*peer
 	for i, p := range all {
-		if key := fmt.Sprintf("multi:%d", i); kinds[i%len(kinds)] == nil {
+		if key := fmt.Sprintf("multi:%d", i); kinds[i%len(kinds)] != nil {
+			open = append(open, p)
+		} else {
 			a.helper(func() {
 				n := 0
 				a.paced(func() {
@@ -189,7 +193,7 @@ func transactions(a *act) {
 				then[i] = begin(p, fmt.Sprintf("multi:%d", i), s)
 			}
 		})
-		a.next()
+		a.next(open)
 		a.each(all, func(i int, _ *peer) {
 			if then[i] != nil {
 				then[i]()
@@ -202,7 +206,13 @@ func transactions(a *act) {
 
 // watchers have keys watched at both switches.
 func watchers(a *act) {
-	all := a.clients(rowSessions())
+	all := a.clients((rowSessions() + 4) / 5 * 6) // a sixth watches nothing any more
+	var watching []*peer
+	for i, p := range all {
+		if i%6 != 2 {
+			watching = append(watching, p)
+		}
+	}
 	others := a.clients(2)
 	for s := range 2 {
 		was := bulk(strconv.Itoa(s))
@@ -226,7 +236,7 @@ func watchers(a *act) {
 				p.want(queued, "SET", key, "never")
 			}
 		})
-		a.next()
+		a.next(watching)
 		a.each(all, func(i int, p *peer) {
 			key := fmt.Sprintf("watch:%d", i)
 			switch i % 6 {

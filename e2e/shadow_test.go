@@ -17,11 +17,13 @@ import (
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration"
 	"github.com/crossfade/crossfade/sync/value"
+	"github.com/crossfade/crossfade/sync/verify"
 )
 
 // TestShadowReadsUnderWrites asks the target for every read as well while clients write
 // and read the same keys: no difference is reported. Those that are then planted on the
-// target are each found by reading the key, and nothing else is; a switch ends it.
+// target are each found by reading the key, and nothing else is; what no read tells is all
+// that a comparison finds then. A switch ends it.
 func TestShadowReadsUnderWrites(t *testing.T) {
 	src, dst := redistest.Start(t), redistest.Start(t)
 	fillStill(t, src.Client(0), 300)
@@ -61,10 +63,17 @@ func TestShadowReadsUnderWrites(t *testing.T) {
 	everyReadCounts(t, ask())
 
 	all := plantStill(t, dst.Client(0))
-	seen := map[string]string{ // what no read tells is left out: a consumer, a stream's last id
+	seen := map[string]string{ // by which read each can be seen
 		"still:str:299": "GET", "still:str:2": "PEXPIRETIME", "still:str:3": "TTL", "still:str:4": "EXISTS", "still:extra": "STRLEN",
 		"still:list:1": "LLEN", "still:list:2": "LRANGE 0 -1", "still:hash:1": "HGETALL", "still:set:1": "SMEMBERS", "still:zset:1": "ZSCORE a",
 		"still:stream:1": "XPENDING g", "still:stream:3": "XPENDING g", "still:stream:5": "XLEN",
+		"still:stream:6": "XPENDING g",
+	}
+	unseen := map[string]value.Kind{ // none that is asked of both tells a consumer without entries, or a stream's last id
+		"still:stream:2": all["still:stream:2"], "still:stream:4": all["still:stream:4"],
+	}
+	if len(seen)+len(unseen) != len(all) {
+		t.Fatalf("%d differences are planted, and %d are to be found", len(all), len(seen)+len(unseen))
 	}
 	want := make(map[string]value.Kind)
 	for key := range seen {
@@ -117,6 +126,15 @@ func TestShadowReadsUnderWrites(t *testing.T) {
 		t.Errorf("%d differences, not %d", r.Keys, len(want))
 	}
 	everyReadCounts(t, r)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	rest := make(map[string]value.Kind)
+	for _, e := range must[verify.Report](t)(c.admin.Verify(ctx, admin.VerifyRequest{Repair: true})).Databases[0].Examples {
+		rest[string(e.Key)] = e.Kind
+	}
+	if !maps.Equal(rest, unseen) {
+		t.Errorf("behind what reads have found a comparison finds %v, want %v", rest, unseen)
+	}
 	shadowsAcross(t, c, client, ask)
 }
 

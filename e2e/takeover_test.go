@@ -24,7 +24,7 @@ import (
 // another one.
 func newFronted(t *testing.T, failpoints string, extra ...string) *stage {
 	t.Helper()
-	s := newServers(t, keeping, keeping)
+	s := newServers(t, replicable, replicable)
 	s.c = s.sidecar(extra...)
 	s.c.start(failpoints + s.ledApart())
 	s.c.awaitReady()
@@ -283,7 +283,7 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 			s.c.end(false)
 			s.goOn(200)
 			<-asleep // the length is what is tried
-			before := restored(t, s.dst)
+			before := obeyed(t, s.dst, "restore")
 			asWasAsleep := must[[]byte](t)(os.ReadFile(old.state))
 			old.signal(syscall.SIGCONT)
 			old.mustEnd()
@@ -296,8 +296,8 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 					t.Errorf("on %s there is %q", server.Addr(), keys)
 				}
 			}
-			if after := restored(t, s.dst); after != before || before == "" {
-				t.Errorf("the target has taken %s copies, and had taken %s", after, before)
+			if after := obeyed(t, s.dst, "restore"); after != before || before == 0 {
+				t.Errorf("the target has taken %v copies, and had taken %v", after, before)
 			}
 			old.mustBeRefused("it was ended")
 			// Not when it is told to, nor when it was killed while it slept.
@@ -311,8 +311,8 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 				old.args = list
 				old.mustBeRefused("it was ended")
 			}
-			if after := restored(t, s.dst); after != before {
-				t.Errorf("the target has taken %s copies, and had taken %s", after, before)
+			if after := obeyed(t, s.dst, "restore"); after != before {
+				t.Errorf("the target has taken %v copies, and had taken %v", after, before)
 			}
 			for _, server := range []*redistest.Server{s.src, s.dst} {
 				mustBeClean(t, server)
@@ -321,11 +321,8 @@ func TestASleeperWakesAfterTheEnd(t *testing.T) {
 	}
 }
 
-// restored counts the copies that a server has taken.
-func restored(t *testing.T, s *redistest.Server) string {
+// obeyed says how often a server has obeyed a command.
+func obeyed(t *testing.T, s *redistest.Server, command string) float64 {
 	t.Helper()
-	text := s.Client(0).Info(t.Context(), "commandstats").Val()
-	_, rest, _ := strings.Cut(text, "cmdstat_restore:calls=")
-	n, _, _ := strings.Cut(rest, ",")
-	return n
+	return calls(must[string](t)(s.Client(0).Info(t.Context(), "commandstats").Result()), "cmdstat_"+command+":calls=")
 }

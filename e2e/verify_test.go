@@ -143,6 +143,7 @@ func plantStill(t *testing.T, dst *redis.Client) map[string]value.Kind {
 			{"SET", "still:extra", 1}, {"DEL", "still:list:1"}, {"SET", "still:list:1", 1}, {"LSET", "still:list:2", 1, "c"}, {"HSET", "still:hash:1", "f", "x"},
 			{"SADD", "still:set:1", "more"}, {"ZADD", "still:zset:1", up, "a"}, {"XGROUP", "DESTROY", "still:stream:1", "g"},
 			{"XGROUP", "CREATECONSUMER", "still:stream:2", "g", "new"}, {"XACK", "still:stream:3", "g", "1-1"}, {"XSETID", "still:stream:4", "2-0"}, {"XADD", "still:stream:5", "*", "f", 1},
+			{"XCLAIM", "still:stream:6", "g", "new", 0, "1-1"},
 		} {
 			p.Do(t.Context(), cmd...)
 		}
@@ -155,6 +156,7 @@ func plantStill(t *testing.T, dst *redis.Client) map[string]value.Kind {
 		"still:str:299": value.Value, "still:str:2": value.Expiry, "still:str:3": value.Expiry, "still:str:4": value.Missing, "still:extra": value.Extra,
 		"still:list:1": value.Type, "still:list:2": value.Value, "still:hash:1": value.Value, "still:set:1": value.Value, "still:zset:1": value.Value,
 		"still:stream:1": value.Group, "still:stream:2": value.Group, "still:stream:3": value.Group, "still:stream:4": value.Value, "still:stream:5": value.Value,
+		"still:stream:6": value.Group,
 	}
 }
 

@@ -70,9 +70,17 @@ func pour(ctx context.Context, addr string, n, round int) error {
 }
 
 // TestRollbackAfterVolume: however much was written on the target, the way back has
-// carried it by then, and a rollback holds clients for about as long as a cutover does.
+// carried it by then, and a rollback holds clients for no longer than a cutover does.
+// Before each cutover some is written on the source, so that both leave a server that has
+// just been busy.
 func TestRollbackAfterVolume(t *testing.T) {
-	const rounds = 3
+	// What the machine does beside it only makes a switch longer, and may do so to one kind
+	// only: where the test has the machine for itself, little is allowed for that.
+	rounds, noise := 5, 3.0
+	if os.Getenv("E2E_VOLUME") != "" {
+		rounds, noise = 3, 1.5
+	}
+	const noiseMS = 4
 	src, dst := redistest.Start(t), redistest.Start(t)
 	// Held for as long as it takes: how long that is is what is compared.
 	c := newSidecar(t, setup{source: src.URL(0), target: dst.URL(0), dbmap: "0=0", extra: []string{"--cutover.max_stall", "20s", "--cutover.max_lag", "5s"}})
@@ -82,6 +90,9 @@ func TestRollbackAfterVolume(t *testing.T) {
 	var there, back []float64
 	written := 0
 	for i := range rounds {
+		if err := pour(t.Context(), c.addr, min(volume(), 60_000), 2*i+1); err != nil {
+			t.Fatal(err)
+		}
 		c.awaitReady()
 		r, err := c.cutover()
 		if err != nil {
@@ -89,7 +100,7 @@ func TestRollbackAfterVolume(t *testing.T) {
 		}
 		there = append(there, r.Held)
 		began := time.Now()
-		if err := pour(t.Context(), c.addr, volume(), i+1); err != nil {
+		if err := pour(t.Context(), c.addr, volume(), 2*i+2); err != nil {
 			t.Fatal(err)
 		}
 		written += volume()
@@ -109,12 +120,17 @@ func TestRollbackAfterVolume(t *testing.T) {
 	}
 	c.end(true)
 	equalSides(t, src, dst, "0=0")
-	// What the machine does beside it only makes a switch longer: the shortest tell most.
-	a, b := slices.Min(there), slices.Min(back)
-	t.Logf("%d writes; the shortest held there %.1f ms, back %.1f ms", written, a, b)
-	if b > 5*a && !raceDetector {
+	a, b := quantile(there, 50), quantile(back, 50)
+	t.Logf("%d writes; the median held there %.1f ms, back %.1f ms", written, a, b)
+	if b > noise*a+noiseMS && !raceDetector {
 		t.Errorf("a rollback after %d writes holds clients for %.1f ms, a cutover for %.1f ms", volume(), b, a)
 	}
+}
+
+// quantile returns the value that so many of a hundred are not above.
+func quantile(values []float64, percent int) float64 {
+	s := slices.Sorted(slices.Values(values))
+	return s[(len(s)*percent+99)/100-1]
 }
 
 // gapStage is a stage on the target whose scans are paused, so that a gap in the reverse
