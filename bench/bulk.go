@@ -61,8 +61,8 @@ func besideBulk(ctx context.Context, o options, p *park) ([]claim, error) {
 		return nil, err
 	}
 	b.haproxy = other
-	banner(describe(ctx, p, []way{other}))
-	fmt.Printf("filling %d keys\n", o.keys)
+	p.banner(describe(ctx, p, []way{other}))
+	p.sayf("filling %d keys\n", o.keys)
 	if b.keys, err = b.fill(ctx); err != nil {
 		return nil, fmt.Errorf("filling the server: %w", err)
 	}
@@ -73,7 +73,7 @@ func besideBulk(ctx context.Context, o options, p *park) ([]claim, error) {
 	if o.redisShake != "" {
 		copierName = "RedisShake"
 	}
-	fmt.Printf("%d clients, %s, at %.0f/s: half of what goes through crossfade\nwhen it copies nothing. %d rounds; haproxy has %s beside it.\n",
+	p.sayf("%d clients, %s, at %.0f/s: half of what goes through crossfade\nwhen it copies nothing. %d rounds; haproxy has %s beside it.\n",
 		bulkLoad.clients, bulkLoad, b.rate, o.rounds, copierName)
 
 	rounds := make(map[string][]beside)
@@ -102,17 +102,17 @@ func besideBulk(ctx context.Context, o options, p *park) ([]claim, error) {
 			rounds[w.name] = append(rounds[w.name], got)
 		}
 	}
-	fmt.Printf("\n%-20s%10s%10s%10s%10s%10s%9s\n", "", "answered/s", "p50", "p99", "p999", "keys/s", "seconds")
+	p.sayf("\n%-20s%10s%10s%10s%10s%10s%9s\n", "", "answered/s", "p50", "p99", "p999", "keys/s", "seconds")
 	for _, w := range ways {
 		of := func(f func(beside) float64) float64 { return medianOf(rounds[w.name], f) }
-		fmt.Printf("%-20s%10.0f%10.3f%10.3f%10.3f%10.0f%9.1f\n", w.name, of(func(x beside) float64 { return x.rate }),
+		p.sayf("%-20s%10.0f%10.3f%10.3f%10.3f%10.0f%9.1f\n", w.name, of(func(x beside) float64 { return x.rate }),
 			of(func(x beside) float64 { return x.p50 }), of(func(x beside) float64 { return x.p99 }),
 			of(func(x beside) float64 { return x.p999 }), of(func(x beside) float64 { return x.speed }),
 			of(func(x beside) float64 { return x.copying.Seconds() }))
 	}
 	for _, w := range ways {
 		if got := medianOf(rounds[w.name], func(x beside) float64 { return x.rate }); got < 0.98*b.rate {
-			fmt.Printf("%s: only %.0f of %.0f requests a second were answered\n", w.name, got, b.rate)
+			p.sayf("%s: only %.0f of %.0f requests a second were answered\n", w.name, got, b.rate)
 		}
 	}
 	return []claim{bulkClaim(rounds[ways[0].name], rounds[ways[1].name], copierName)}, nil

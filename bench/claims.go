@@ -32,11 +32,12 @@ func (rs results) of(name string) *result {
 	return rs[i]
 }
 
-// peersIn are the other proxies that were measured in a cell.
+// peersIn are the other proxies that a cell is compared with: those that the distribution has,
+// which must have been measured, and others that were.
 func (r *result) peersIn() []string {
 	var names []string
 	for _, p := range peers {
-		if r.has(p.name) {
+		if r.has(p.name) || p.name == haproxy.name || p.name == "twemproxy" {
 			names = append(names, p.name)
 		}
 	}

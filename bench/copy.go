@@ -41,8 +41,8 @@ func copySpeed(ctx context.Context, o options, p *park) ([]claim, error) {
 		o.rounds = 3
 	}
 	b := &copyBench{bulk: bulk{park: p, options: o}, rounds: make(map[string][]copying)}
-	banner(describe(ctx, p, nil))
-	fmt.Printf("filling %d keys\n", o.keys)
+	p.banner(describe(ctx, p, nil))
+	p.sayf("filling %d keys\n", o.keys)
 	var err error
 	if b.keys, err = b.fill(ctx); err != nil {
 		return nil, fmt.Errorf("filling the server: %w", err)
@@ -69,9 +69,9 @@ func copySpeed(ctx context.Context, o options, p *park) ([]claim, error) {
 			b.rounds[prog.name] = append(b.rounds[prog.name], got)
 		}
 	}
-	fmt.Printf("\n%d keys, medians of %d rounds\n%-20s%10s%8s%8s%10s\n", b.keys, o.rounds, "", "keys/s", "share", "CPU s", "peak MB")
+	p.sayf("\n%d keys, medians of %d rounds\n%-20s%10s%8s%8s%10s\n", b.keys, o.rounds, "", "keys/s", "share", "CPU s", "peak MB")
 	for _, prog := range programs {
-		fmt.Printf("%-20s%10.0f%8.2f%8.1f%10.0f\n", prog.name, b.median(prog.name, func(c copying) float64 { return c.speed }),
+		p.sayf("%-20s%10.0f%8.2f%8.1f%10.0f\n", prog.name, b.median(prog.name, func(c copying) float64 { return c.speed }),
 			b.share(prog.name, floorName), b.median(prog.name, func(c copying) float64 { return c.cpu }),
 			b.median(prog.name, func(c copying) float64 { return c.peak }))
 	}

@@ -53,8 +53,8 @@ func headOfLine(ctx context.Context, o options, p *park) ([]claim, error) {
 	} else if ok {
 		list = append(list, w)
 	}
-	banner(describe(ctx, p, list))
-	fmt.Printf("%d clients GET 64 B at %.0f/s in all; with and without two clients that GET 1 MiB\nas fast as they can and one in BLPOP. %d rounds of %g s each.\n", holClients, o.holRate, o.rounds, o.seconds)
+	p.banner(describe(ctx, p, list))
+	p.sayf("%d clients GET 64 B at %.0f/s in all; with and without two clients that GET 1 MiB\nas fast as they can and one in BLPOP. %d rounds of %g s each.\n", holClients, o.holRate, o.rounds, o.seconds)
 	m := &measurer{park: p}
 	c := cell{op: "get", clients: holClients, size: small}
 	if err := m.fill(ctx, c); err != nil {
@@ -74,17 +74,17 @@ func headOfLine(ctx context.Context, o options, p *park) ([]claim, error) {
 			rounds[w.name] = append(rounds[w.name], got)
 		}
 	}
-	fmt.Printf("\n%-10s%12s%12s%12s%12s%8s%12s\n", "", "p50", "p99", "p50 beside", "p99 beside", "ratio", "large MB/s")
+	p.sayf("\n%-10s%12s%12s%12s%12s%8s%12s\n", "", "p50", "p99", "p50 beside", "p99 beside", "ratio", "large MB/s")
 	for _, w := range list {
 		of := func(f func(pair) float64) float64 { return medianOf(rounds[w.name], f) }
-		fmt.Printf("%-10s%12.3f%12.3f%12.3f%12.3f%8.1f%12.0f\n", w.name,
+		p.sayf("%-10s%12.3f%12.3f%12.3f%12.3f%8.1f%12.0f\n", w.name,
 			of(func(p pair) float64 { return p.quiet.p50 }), of(func(p pair) float64 { return p.quiet.p99 }),
 			of(func(p pair) float64 { return p.noisy.p50 }), of(func(p pair) float64 { return p.noisy.p99 }),
 			of(pair.grown), of(func(p pair) float64 { return p.large }))
 	}
 	for _, w := range list {
 		if got := medianOf(rounds[w.name], func(p pair) float64 { return p.noisy.rate }); got < 0.98*o.holRate {
-			fmt.Printf("%s answered only %.0f/s beside the others: with -hol-rate %.0f this machine is too slow\n", w.name, got, o.holRate)
+			p.sayf("%s answered only %.0f/s beside the others: with -hol-rate %.0f this machine is too slow\n", w.name, got, o.holRate)
 		}
 	}
 	var claims []claim

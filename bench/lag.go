@@ -32,7 +32,7 @@ const (
 
 // lag measures it idle, beside writes to many keys, and beside many to one.
 func lag(ctx context.Context, p *park) ([]claim, error) {
-	banner(describe(ctx, p, nil))
+	p.banner(describe(ctx, p, nil))
 	l := &lagging{park: p, source: p.source.Client(0), target: p.target.Client(0)}
 	defer func() { _, _ = l.source.Close(), l.target.Close() }()
 	s, err := p.sidecar(ctx, fmt.Sprintf("lag%d", time.Now().UnixNano()))
@@ -42,7 +42,7 @@ func lag(ctx context.Context, p *park) ([]claim, error) {
 	if err := ready(ctx, s, 30*time.Second); err != nil {
 		return nil, fmt.Errorf("%w; the sidecar's last words:\n%s", err, s.LogTail())
 	}
-	fmt.Printf("\n%-32s%10s%10s%10s%10s%12s\n", "lag, ms", "p50", "p99", "max", "writes/s", "copies/s")
+	p.sayf("\n%-32s%10s%10s%10s%10s%12s\n", "lag, ms", "p50", "p99", "max", "writes/s", "copies/s")
 	idle, err := l.measure(ctx, "idle", 0, 0)
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (l *lagging) measure(ctx context.Context, name string, rate, keys int) (lag
 	}
 	seen := lagSeen{p50: at(.5), p99: at(.99), most: at(1), writes: float64(written.Load()) / took,
 		copies: float64(after-before-int64(len(samples))) / took}
-	fmt.Printf("%-32s%10.2f%10.2f%10.2f%10.0f%12.0f\n", name, seen.p50, seen.p99, seen.most, seen.writes, seen.copies)
+	l.park.sayf("%-32s%10.2f%10.2f%10.2f%10.0f%12.0f\n", name, seen.p50, seen.p99, seen.most, seen.writes, seen.copies)
 	return seen, nil
 }
 

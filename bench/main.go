@@ -115,11 +115,14 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Println()
+	p.sayf("\n")
 	failed := false
 	for _, c := range claims {
-		fmt.Println(c)
+		p.sayf("%v\n", c)
 		failed = failed || !c.pass
+	}
+	if err := p.keep(o); err != nil {
+		return err
 	}
 	if failed && o.check {
 		return errClaims
@@ -170,7 +173,7 @@ func throughput(ctx context.Context, o options, p *park, list []cell) ([]claim, 
 		return nil, err
 	}
 	about := describe(ctx, p, all)
-	banner(about)
+	p.banner(about)
 	fmt.Printf("%d cells, %d ways, %d rounds of %g s: about %.0f minutes\n\n%s", len(list), len(all), o.rounds, o.seconds,
 		float64(len(list)*len(all))*(float64(o.rounds)*(o.seconds+.1)+.4)/60, explain)
 	m := &measurer{park: p, ways: all, rounds: o.rounds, seconds: o.seconds, say: os.Stdout}
@@ -201,7 +204,33 @@ func throughput(ctx context.Context, o options, p *park, list []cell) ([]claim, 
 }
 
 // banner says where this is measured.
-func banner(m machine) {
-	fmt.Printf("%s, %d CPUs, %s, Linux %s, %s\n", m.processor, m.cpus, m.memory, m.kernel, m.date)
-	fmt.Printf("%s\n", strings.Join(m.versions, "; "))
+func (p *park) banner(m machine) {
+	p.sayf("%s, %d CPUs, %s, Linux %s, %s\n", m.processor, m.cpus, m.memory, m.kernel, m.date)
+	p.sayf("%s\n", strings.Join(m.versions, "; "))
 }
+
+// sayf says something of what is measured, and remembers it.
+func (p *park) sayf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	p.said.WriteString(text)
+	fmt.Print(text)
+}
+
+// keep writes what was said of one of the scenes into the folder of the reports.
+func (p *park) keep(o options) error {
+	for name, chosen := range map[string]bool{"hol": o.hol, "sync": o.sync, "lag": o.lag, "shadow": o.shadow, "bulk": o.bulk} {
+		if !chosen || o.out == "" {
+			continue
+		}
+		path := filepath.Join(o.out, name+".md")
+		text := "# `make bench-" + made[name] + "`\n\nWhat it said; do not edit.\n\n```\n" + p.said.String() + "```\n"
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+		fmt.Println("wrote", path)
+	}
+	return nil
+}
+
+// made are the targets that measure the scenes.
+var made = map[string]string{"hol": "hol", "sync": "sync", "lag": "sync", "shadow": "shadow", "bulk": "bulk"}

@@ -36,6 +36,7 @@ type park struct {
 	source, target *redistest.Server
 	version        string // of the servers
 
+	said     strings.Builder // of what was measured
 	servers  []*redistest.Server
 	sidecars []*sidecar.Process
 	others   []*process

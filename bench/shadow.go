@@ -33,7 +33,7 @@ func shadows(ctx context.Context, o options, p *park) ([]claim, error) {
 		return nil, err
 	}
 	w := way{name: shared, addr: s.Addr(), pid: s.Pid()}
-	banner(describe(ctx, p, []way{w}))
+	p.banner(describe(ctx, p, []way{w}))
 	m := &measurer{park: p}
 	if err := m.fill(ctx, c); err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func shadows(ctx context.Context, o options, p *park) ([]claim, error) {
 	if err := ready(ctx, s, time.Minute); err != nil {
 		return nil, err
 	}
-	fmt.Printf("%s, at %.0f/s in all, every write copied to the target;\nwith and without %d %% of the reads asked of the target too. %d rounds of %g s each.\n",
+	p.sayf("%s, at %.0f/s in all, every write copied to the target;\nwith and without %d %% of the reads asked of the target too. %d rounds of %g s each.\n",
 		c, o.shadowRate, shadowPercent, o.rounds, o.seconds)
 	cfg := load.Config{Addr: w.addr, Clients: c.clients, Rate: o.shadowRate, For: time.Duration(o.seconds * float64(time.Second)), Next: c.requests()}
 	var without, with []figures
@@ -68,18 +68,18 @@ func shadows(ctx context.Context, o options, p *park) ([]claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("\n%-10s%12s%10s%10s%10s%16s%16s\n", "", "answered/s", "p50", "p99", "p999", "proxy µs each", "source µs each")
+	p.sayf("\n%-10s%12s%10s%10s%10s%16s%16s\n", "", "answered/s", "p50", "p99", "p999", "proxy µs each", "source µs each")
 	for _, row := range []struct {
 		name string
 		list []figures
 	}{{"without", without}, {"with", with}} {
-		fmt.Printf("%-10s%12.0f%10.3f%10.3f%10.3f%16.1f%16.1f\n", row.name, medianOf(row.list, rateOf), medianOf(row.list, p50Of), medianOf(row.list, p99Of),
+		p.sayf("%-10s%12.0f%10.3f%10.3f%10.3f%16.1f%16.1f\n", row.name, medianOf(row.list, rateOf), medianOf(row.list, p50Of), medianOf(row.list, p99Of),
 			medianOf(row.list, p999Of), medianOf(row.list, proxyOf), medianOf(row.list, serverOf))
 	}
-	fmt.Printf("\n%d reads asked twice, %d the same, %d behind for a moment, %d differing, %d not settled, %d skipped;\nsource p50 %.3f p99 %.3f ms, target p50 %.3f p99 %.3f ms\n",
+	p.sayf("\n%d reads asked twice, %d the same, %d behind for a moment, %d differing, %d not settled, %d skipped;\nsource p50 %.3f p99 %.3f ms, target p50 %.3f p99 %.3f ms\n",
 		r.Asked.Reads, r.Equal, r.Behind, r.Differing, r.Unsettled, r.Asked.Skipped, r.Asked.SourceMS.P50, r.Asked.SourceMS.P99, r.Asked.TargetMS.P50, r.Asked.TargetMS.P99)
 	if medianOf(with, rateOf) < 0.98*o.shadowRate {
-		fmt.Printf("only %.0f of %.0f requests a second were answered: with -shadow-rate %.0f this machine is too slow\n", medianOf(with, rateOf), o.shadowRate, o.shadowRate)
+		p.sayf("only %.0f of %.0f requests a second were answered: with -shadow-rate %.0f this machine is too slow\n", medianOf(with, rateOf), o.shadowRate, o.shadowRate)
 	}
 	return append(shadowClaims(without, with),
 		claim{"shadow reads report no difference where there is none", r.Differing == 0 && r.Asked.Reads > 0, fmt.Sprintf("%d of %d", r.Differing, r.Asked.Reads)}), nil

@@ -56,7 +56,7 @@ func switches(ctx context.Context, o options, p *park) ([]claim, error) {
 	if haproxy.binary() != "" && o.promotions > 0 {
 		about.versions = append(about.versions, version(ctx, haproxy.binary(), "-v"))
 	}
-	banner(about)
+	p.banner(about)
 	fmt.Printf("%d switches there and back under about %d operations/s; then %d promotions of a replica, twice\n", o.switches, o.rate, o.promotions)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(loadGC)

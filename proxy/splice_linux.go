@@ -19,24 +19,48 @@ const (
 	spliceFrom = 64 << 10  // bytes of payload still to come from which on it is worth it
 	pipeSize   = 256 << 10 // bytes that are asked to fit into a pipe; the kernel may give less
 	pipesKept  = 16
+	pipesMost  = 64 // in use at a time, two descriptors each: the others' payloads are copied
 )
 
 // pipe is one that nothing is in.
 type pipe struct{ r, w int }
 
-var pipes = make(chan *pipe, pipesKept)
+var (
+	pipes    = make(chan *pipe, pipesKept)
+	piped    = make(chan struct{}, pipesMost) // as many as are in use
+	errPipes = errors.New("no pipe of use is to be had")
+)
 
+// takePipe returns an empty pipe. An error means that it has to be done without.
 func takePipe() (*pipe, error) {
+	select {
+	case piped <- struct{}{}:
+	default:
+		return nil, errPipes
+	}
 	select {
 	case p := <-pipes:
 		return p, nil
 	default:
 	}
+	p, err := makePipe()
+	if err != nil {
+		<-piped
+	}
+	return p, err
+}
+
+func makePipe() (*pipe, error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
-	_, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize)
+	// Who has many gets small ones only, in which less would go than in a copy.
+	if n, err := unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize); err != nil || n < spliceFrom {
+		_ = unix.Close(fds[0])
+		_ = unix.Close(fds[1])
+		return nil, errPipes
+	}
 	return &pipe{fds[0], fds[1]}, nil
 }
 
@@ -44,6 +68,7 @@ func takePipe() (*pipe, error) {
 func (p *pipe) give() {
 	select {
 	case pipes <- p:
+		<-piped
 	default:
 		p.close()
 	}
@@ -52,6 +77,7 @@ func (p *pipe) give() {
 func (p *pipe) close() {
 	_ = unix.Close(p.r)
 	_ = unix.Close(p.w)
+	<-piped
 }
 
 // fill takes at most n bytes out of a socket, and waits until there are some.
@@ -161,7 +187,7 @@ func (r *reader) spliced() (went bool, err error) {
 	if err != nil {
 		p.give()
 		var refused *os.SyscallError
-		if errors.As(err, &refused) && errors.Is(err, unix.EINVAL) { // not of this kind of socket
+		if errors.As(err, &refused) { // it is forbidden, or cannot be done; Read knows if it is the connection
 			r.unspliced = true
 			return false, nil
 		}
@@ -193,10 +219,13 @@ func (o *outbox) splices() bool {
 func (o *outbox) passPipe(p *pipe, n int) {
 	if !o.claim() {
 		b, err := p.rest(n)
-		if p.free(err); err == nil {
-			o.append(b)
-			o.flush()
+		if p.free(err); err != nil { // what comes later must not follow
+			o.mu.Lock()
+			o.die()
+			return
 		}
+		o.append(b)
+		o.flush()
 		return
 	}
 	k, err := p.drain(o.raw, n, func() { o.since.Store(time.Now().UnixNano()) })
@@ -207,7 +236,10 @@ func (o *outbox) passPipe(p *pipe, n int) {
 		rest, lost = p.rest(n - k)
 	}
 	p.free(lost)
-	o.passed(k, rest, errors.Join(err, lost))
+	if lost != nil {
+		err = lost // and no deadline: what comes later must not follow
+	}
+	o.passed(k, rest, err)
 }
 
 // free gives a pipe back that is empty if err is nil.

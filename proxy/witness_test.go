@@ -90,7 +90,11 @@ func chaos(t *testing.T, mode setting, seed uint64) {
 		}
 		crowd.Run(ctx)
 		wg.Wait()
-		t.Logf("%s: %d commands in %d lives, %d lost", what, crowd.Stats().Commands.Load()-commands, crowd.Stats().Lives.Load()-before, crowd.Stats().Lost.Load()-lost)
+		lost, commands = crowd.Stats().Lost.Load()-lost, crowd.Stats().Commands.Load()-commands
+		t.Logf("%s: %d commands in %d lives, %d lost", what, commands, crowd.Stats().Lives.Load()-before, lost)
+		if commands == 0 || lost == 0 && len(storms) > 0 {
+			t.Errorf("%s (-seed %d): that many commands and losses prove nothing", what, seed)
+		}
 		until(t, "all clients are gone", func() bool { return w.proxy.Stats().Clients == 0 })
 		if err := crowd.Violations(); err != nil {
 			t.Fatalf("%s (-seed %d): %v", what, seed, err)

@@ -2,8 +2,10 @@
 # Runs `go test` with the given words. Where at most three tests failed, each is tried
 # once more by itself: beside others on a busy machine a test may wait in vain. What
 # passed then is named in the last lines, for it is still a fault, of the test or of
-# the program. No second try for what is not a single test's failure: a data race, a
-# panic, a time-out, a package that does not build or whose end failed.
+# the program. One that has named the seed of its chances has those again, five times:
+# what goes wrong once in a while is not to pass by other chances. No second try for what
+# is not a single test's failure: a data race, a panic, a time-out, a package that does
+# not build or whose end failed.
 #   scripts/tests.sh -p 2 ./...
 #   scripts/tests.sh ./proxy -args -upstream pinned
 set -u
@@ -52,9 +54,18 @@ for word in "$@"; do
 	esac
 done
 while read -r package name; do
-	say "once more, by itself: $name of $package"
+	# What it has said, without -v, is behind its own line.
+	seed=$(awk -v name="$name" '/^--- FAIL: / { its = $3 == name } /^(ok|FAIL)/ { its = 0 } its' "$work/log" |
+		grep -Eo -e 'E2E_SEED=[0-9]+' -e '(: |\()-(seed|from) [0-9]+' | head -n 1 | sed 's/^[:( ]*//')
+	times=1 chances=$rest
+	case $seen$seed in
+	*E2E_SEED=*) times=5 ;;
+	args*-*) times=5 chances="$rest $seed" ;;
+	*-*) times=5 chances=" -args $seed" ;;
+	esac
+	say "once more, by itself: $name of $package${seed:+, $seed}"
 	# shellcheck disable=SC2086 # the flags are words
-	if ! $GO test $flags -count 1 -run "^$name\$" "$package" $rest; then
+	if ! env E2E_SEED="${seed#*=}" $GO test $flags -count $times -run "^$name\$" "$package" $chances; then
 		say "$name of $package failed twice"
 		exit 1
 	fi

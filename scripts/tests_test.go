@@ -25,7 +25,11 @@ func TestSecondTry(t *testing.T) {
 }
 `
 	flaky := func(name string) string { return strings.ReplaceAll(once, "%s", name) }
-	const head = "package p\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nvar _ = os.Args\n\nfunc TestGood(*testing.T) {}\n\n"
+	const head = "package p\n\nimport (\n\t\"flag\"\n\t\"os\"\n\t\"strings\"\n\t\"testing\"\n)\n\nvar _ = strings.Join(os.Args, \"\")\n\nvar times int\n\nfunc init() {\n\tflag.Uint64(\"seed\", 0, \"\")\n\tflag.Uint64(\"from\", 0, \"\")\n}\n\nfunc again() int { times++; return times }\n\nfunc TestGood(*testing.T) {}\n\n"
+	// seeded is a test that fails and names its seed, unless it is given that.
+	seeded := func(seed, given string) string {
+		return "func TestA(t *testing.T) {\n\tif !(" + given + ") {\n\t\tt.Fatal(\"wrong (" + seed + ")\")\n\t}\n}\n"
+	}
 	for _, c := range []struct {
 		name, text string
 		args       []string
@@ -42,6 +46,10 @@ func TestSecondTry(t *testing.T) {
 		{name: "a panic", text: "func TestA(*testing.T) { panic(1) }\n", fails: true, says: "no second try after"},
 		{name: "no build", text: "func TestA(*testing.T) { x }\n", fails: true, says: "a package failed as a whole"},
 		{name: "words behind -args", text: "func TestA(*testing.T) {\n\tif os.Args[len(os.Args)-1] != \"word\" {\n\t\tpanic(os.Args)\n\t}\n}\n" + flaky("B"), args: []string{"-args", "word"}, says: "passed by itself: TestB of p"},
+		{name: "a seed of the environment", text: seeded("E2E_SEED=17", `os.Getenv("E2E_SEED") == "17"`), says: "TestA of p, E2E_SEED=17"},
+		{name: "a seed behind -args", text: seeded("-seed 17", `strings.HasSuffix(strings.Join(os.Args, " "), "word -seed 17")`), args: []string{"-args", "word"}, says: "TestA of p, -seed 17"},
+		{name: "a seed and no -args", text: seeded("-from 17", `strings.HasSuffix(strings.Join(os.Args, " "), "-from 17")`), says: "passed by itself: TestA of p"},
+		{name: "chances that fail in the end", text: seeded("-from 17", `strings.HasSuffix(strings.Join(os.Args, " "), "-from 17") && again() < 4`), fails: true, says: "TestA of p failed twice"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

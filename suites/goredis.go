@@ -17,6 +17,7 @@ import (
 var goRedisSuite = suite{
 	name: "goredis", title: "go-redis' own suite, what needs one server",
 	modes: []string{"shared"},
+	least: 500,
 	limit: 15 * time.Minute,
 	port:  6379,
 	fetch: func(ctx context.Context, dir string) error {

@@ -13,6 +13,7 @@ import (
 var hiredisSuite = suite{
 	name: "hiredis", title: "hiredis' own suite",
 	modes: []string{"shared", "pinned"},
+	least: 95,
 	limit: 5 * time.Minute,
 	fetch: func(ctx context.Context, dir string) error {
 		if err := debian(ctx, dir, "hiredis", true, "trixie"); err != nil {

@@ -17,6 +17,7 @@ import (
 var nodeRedisSuite = suite{
 	name: "noderedis", title: "node-redis' own suite, what needs one server",
 	modes: []string{"shared"},
+	least: 1050,
 	limit: 15 * time.Minute,
 	fetch: fetchNodeRedis,
 	run: func(ctx context.Context, dir string, w *way, _ []string) (*results, error) {

@@ -19,6 +19,7 @@ import (
 var redisSuite = suite{
 	name: "redis", title: "Redis 7.0's own suite, in its mode for an external server",
 	modes: []string{"shared", "pinned"},
+	least: 1900,
 	limit: time.Hour,
 	fetch: func(ctx context.Context, dir string) error {
 		if err := debian(ctx, dir, "redis", true, "bookworm"); err != nil {

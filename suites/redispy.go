@@ -16,6 +16,7 @@ import (
 var redisPySuite = suite{
 	name: "redispy", title: "redis-py's own suite, what needs one server",
 	modes: []string{"shared"},
+	least: 3500,
 	limit: 20 * time.Minute,
 	fetch: func(ctx context.Context, dir string) error {
 		if err := debian(ctx, dir, "python-redis", false, "sid", "trixie"); err != nil {

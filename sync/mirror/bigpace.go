@@ -67,7 +67,7 @@ func (s *bigKeys) paces() map[string]bool {
 func (k *bigKey) await(ctx context.Context) error {
 	s, throttle := k.of, k.of.l.m.throttle
 	s.mu.Lock()
-	if !k.paced {
+	if !k.paced || s.l.m.ctx.Err() != nil { // nor does what is left to be taken away wait at the end
 		s.mu.Unlock()
 		return nil
 	}

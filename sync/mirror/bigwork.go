@@ -297,6 +297,7 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 	if err != nil && l.setAside(k.key, err) {
 		s.mu.Lock()
 		k.owed = false
+		s.setPaced(k, false)
 		s.mu.Unlock()
 		l.tell()
 		return

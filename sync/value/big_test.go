@@ -229,3 +229,56 @@ func TestStringInOneSet(t *testing.T) {
 		t.Errorf("account %+v", a)
 	}
 }
+
+// adding is a Watch behind whose beginning, once all was read, somebody adds something.
+type adding struct {
+	told
+	begun bool
+	add   func()
+}
+
+func (w *adding) Begin() {
+	w.told.Begin()
+	w.begun = true
+}
+
+func (w *adding) Known() (Changes, uint64) {
+	if w.begun && w.add != nil {
+		w.add()
+		w.add, w.seen = nil, Appended
+	}
+	return w.told.Known()
+}
+
+// A value that was made anew, and of which what was added meanwhile could not be written, is
+// not in place: nothing is added to the one that was there before.
+func TestPlacingFailsHalfway(t *testing.T) {
+	src, dst := two(t)
+	cut, fails := errors.New("cut"), false
+	b := NewBig("k", func(ctx context.Context, write func(context.Context, *redis.Client) error) error {
+		if fails {
+			return cut
+		}
+		return write(ctx, dst)
+	})
+	run(t, src, "RPUSH", "k", "a", "b", "c")
+	if _, err := b.Build(t.Context(), src, new(told)); err != nil || !b.Placed() {
+		t.Fatal(err)
+	}
+	run(t, src, "DEL", "k")
+	run(t, src, "RPUSH", "k", "w", "x", "y", "z")
+	w := &adding{add: func() { fails = true; run(t, src, "RPUSH", "k", "more") }}
+	if _, err := b.Build(t.Context(), src, w); !errors.Is(err, cut) {
+		t.Fatalf("it was not cut: %v", err)
+	}
+	if fails = false; b.Placed() {
+		t.Error("what was there before counts as the value")
+		w.say(Appended, Appended)
+		out, ok, err := b.Extend(t.Context(), src, w)
+		t.Log(out, ok, err)
+	}
+	if _, err := b.Build(t.Context(), src, w); err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, src, dst, "k", "k")
+}

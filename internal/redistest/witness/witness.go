@@ -37,6 +37,7 @@ type Config struct {
 type Crowd struct {
 	cfg   Config
 	names atomic.Int64 // lives begun
+	runs  atomic.Uint64
 	stats Stats
 	dbAt  map[int]int // database → its place in a state
 
@@ -115,9 +116,10 @@ func (c *Crowd) Violations() error {
 // when each has ended its last.
 func (c *Crowd) Run(ctx context.Context) {
 	var wg sync.WaitGroup
+	run := c.runs.Add(1) // each has other lives
 	for i := range c.cfg.Clients {
 		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(c.cfg.Seed, uint64(i)))
+			rng := rand.New(rand.NewPCG(c.cfg.Seed+run<<32, uint64(i)))
 			for ctx.Err() == nil && !c.hopeless() {
 				c.live(ctx, c.cfg.Addrs[i%len(c.cfg.Addrs)], rng)
 			}
