@@ -211,7 +211,7 @@ func TestClaims(t *testing.T) {
 	}
 	for _, want := range []string{
 		"PASS  get, shared at least 0.90 of direct: 0.95",
-		"FAIL  get, shared ahead of haproxy, predixy: 0.95 of direct; haproxy 0.60, predixy 0.96",
+		"FAIL  get, shared ahead of haproxy, twemproxy, predixy: 0.95 of direct; haproxy 0.60, twemproxy was not measured, predixy 0.96",
 		"PASS  set-p16, shared at least 0.85 of direct: 0.86",
 		"PASS  set-p16, shared ahead of haproxy: 0.86 of direct; haproxy 0.60",
 		"FAIL  set-c500, shared at least 1.10 of direct: 1.05",
