@@ -6,7 +6,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -21,11 +20,10 @@ const (
 // goroutine takes the writing over.
 type outbox struct {
 	conn  net.Conn
-	raw   syscall.RawConn // conn's, once it was asked for and if it is a plain socket
-	limit int             // bytes that may wait
-	hurry func() bool     // nobody may wait: the gate shuts, or the session is being moved
-	lost  func()          // the client cannot be written to any more; called once, without locks
-	over  func()          // told before that when too much waits for it; without waiting, with locks
+	limit int         // bytes that may wait
+	hurry func() bool // nobody may wait: the gate shuts, or the session is being moved
+	lost  func()      // the client cannot be written to any more; called once, without locks
+	over  func()      // told before that when too much waits for it; without waiting, with locks
 
 	mu       sync.Mutex
 	cond     *sync.Cond
@@ -135,29 +133,16 @@ func (o *outbox) flush() {
 // pass is append and flush of bytes that need no copy where nothing waits before
 // them.
 func (o *outbox) pass(b []byte) {
-	if !o.claim() {
+	o.mu.Lock()
+	if o.writing || o.dead || len(o.pend) > 0 || o.hurry() {
+		o.mu.Unlock()
 		o.append(b)
 		o.flush()
 		return
 	}
-	n, err := o.write(b)
-	o.passed(n, b[n:], err)
-}
-
-// claim reports whether the caller may write to the client now, for nothing waits before what
-// it has and nobody hurries; passed must follow.
-func (o *outbox) claim() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.writing || o.dead || len(o.pend) > 0 || o.hurry() {
-		return false
-	}
 	o.writing = true
-	return true
-}
-
-// passed notes that n bytes were written, and that the rest was not because of err.
-func (o *outbox) passed(n int, rest []byte, err error) {
+	o.mu.Unlock()
+	n, err := o.write(b)
 	o.mu.Lock()
 	o.writing = false
 	o.sent += int64(n)
@@ -165,8 +150,8 @@ func (o *outbox) passed(n int, rest []byte, err error) {
 		o.die()
 		return
 	}
-	if len(rest) > 0 { // poked
-		o.pend = append(append([]byte(nil), rest...), o.pend...)
+	if n < len(b) { // poked
+		o.pend = append(append([]byte(nil), b[n:]...), o.pend...)
 		if !o.closing {
 			_ = o.conn.SetWriteDeadline(time.Time{})
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/crossfade/crossfade/internal/prefix"
@@ -40,9 +39,6 @@ type reader struct {
 	leaves    int
 	wake      bool
 	raw       bool // from here on the bytes are a stream
-
-	up        syscall.RawConn // the link's, once large payloads are taken from it unseen
-	unspliced bool            // they cannot be
 }
 
 // owner says what the current element is.
@@ -81,12 +77,6 @@ func (r *reader) read() {
 	small := make([]byte, readSize)
 	buf := small
 	for {
-		if went, err := r.spliced(); err != nil {
-			r.l.idle = errors.Is(err, os.ErrDeadlineExceeded)
-			return
-		} else if went {
-			continue
-		}
 		n, err := r.l.conn.Read(buf)
 		if n > 0 && !r.chunk(buf[:n]) {
 			return

@@ -69,10 +69,6 @@ func Whole(b []byte) int {
 	return 0
 }
 
-// Payload returns how many bytes are still to come of a string of which the header was seen,
-// with its line end; 0 where there is none, or that is not known.
-func (f *Framer) Payload() int64 { return f.skip }
-
 // Skip reports whether all n bytes that come next are payload of a string, with
 // more of it to come, and consumes them.
 func (f *Framer) Skip(n int) bool {

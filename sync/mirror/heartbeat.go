@@ -217,6 +217,7 @@ func (m *Mirror) heartbeats() {
 		m.checkForeign()
 		m.settleSlowly()
 		_ = m.checkSource(m.ctx)
+		heard := m.presentFeed()
 		seq, event := m.beat.begin()
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := m.writeBeat(ctx, seq)
@@ -237,19 +238,25 @@ func (m *Mirror) heartbeats() {
 		} else {
 			m.beat.written(seq)
 		}
-		m.awaitEvent(event)
+		m.awaitEvent(heard, event)
 	}
+}
+
+// presentFeed is the feed of now, nil while there is none.
+func (m *Mirror) presentFeed() *feed {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.feed
 }
 
 // awaitEvent returns when the event of the newest beat has come, or would have:
 // one that is only late, behind a million others, is no sign of anything. A feed
-// on which nothing moves at all is dropped. event is nil where none is to come.
-func (m *Mirror) awaitEvent(event <-chan struct{}) {
+// on which nothing moves at all is dropped. event is nil where none is to come. It was to
+// come on heard: one that was lost with that is no sign of a server that tells nothing.
+func (m *Mirror) awaitEvent(heard *feed, event <-chan struct{}) {
 	for {
-		m.mu.Lock()
-		f := m.feed
-		m.mu.Unlock()
-		if f == nil {
+		f := m.presentFeed()
+		if f == nil || f != heard {
 			return
 		}
 		before := f.taken.Load()
