@@ -146,6 +146,17 @@ func (s *stand) run() {
 	s.t.Cleanup(func() { cancel(); <-ended })
 }
 
+// follows has the member run, with its clients on the source and no switch made yet.
+func (s *stand) follows() {
+	s.t.Helper()
+	s.tell(router.Target, store.RecordKey, nil)
+	if err := s.m.Recover(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	s.run()
+	s.goes(router.Source, 0)
+}
+
 // goes waits until the member's clients are let through to a side, by a switch.
 func (s *stand) goes(side router.Side, epoch uint64) {
 	s.t.Helper()
@@ -246,12 +257,7 @@ func (s *stand) looks(times int) {
 // TestMemberBelievesTheRecordAlone: what is said moves nobody.
 func TestMemberBelievesTheRecordAlone(t *testing.T) {
 	s := newStand(t, nil)
-	s.tell(router.Target, store.RecordKey, nil)
-	if err := s.m.Recover(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.run()
-	s.goes(router.Source, 0)
+	s.follows()
 	s.say(fleet.Prepare, 1, 6, router.Target, 1)
 	s.did("prepare target")
 	s.say(fleet.Hold, 2, 6, router.Target, 1)

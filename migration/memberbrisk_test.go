@@ -42,12 +42,7 @@ func (s *stand) switched(seq uint64, to router.Side, epoch uint64) {
 // the disk; what it saves beside is as good, and the file has it once they wait no more.
 func TestMemberKeepsBeside(t *testing.T) {
 	s := newStand(t, nil)
-	s.tell(router.Target, store.RecordKey, nil)
-	if err := s.m.Recover(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.run()
-	s.goes(router.Source, 0)
+	s.follows()
 	inTheWay := s.m.opt.File.Path() + ".tmp"
 	if err := os.Mkdir(inTheWay, 0o700); err != nil { // the file cannot be replaced
 		t.Fatal(err)

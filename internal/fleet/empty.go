@@ -67,7 +67,7 @@ func (c *conn) atRest() (bool, error) {
 	return err == nil && len(open) == 0 && now.print == before.print, err
 }
 
-// emptyOnce has masters do a command that may be done twice. The reply is the first error, if
+// emptyOnce has masters do a command, those again that have refused it. The reply is the first error, if
 // there is one; nil is that one of them was lost before it had answered. The error is that one
 // cannot be reached, and that nothing was done.
 func (c *conn) emptyOnce(addresses []string, raw []byte) (reply []byte, err error) {
@@ -88,7 +88,7 @@ func (c *conn) emptyOnce(addresses []string, raw []byte) (reply []byte, err erro
 	for i, each := range replies {
 		answer := each[0]
 		if _, refused := c.f.refused(&call{slot: -1, node: nodes[i]}, answer); refused {
-			if answer, err = c.perform(c.ctx, &call{raw: raw, slot: -1, at: addresses[i], reads: true, lone: true}, until); err != nil {
+			if answer, err = c.perform(c.ctx, &call{raw: raw, slot: -1, at: addresses[i], lone: true}, until); err != nil {
 				return nil, nil //nolint:nilerr // see above
 			}
 		}
