@@ -98,8 +98,8 @@ type fence struct {
 	migration string
 	known     func(mark string) *FenceState
 	before    *FenceState
-	// proxied are the local addresses of the proxy's connections, which hold still
-	// while a fence is raised; asked for anew each time.
+	// proxied are the local addresses of the proxy's connections, or their ids as "id=17",
+	// which hold still while a fence is raised; asked for anew each time.
 	proxied func() map[string]struct{}
 	// shared says that other sidecars have connections there, see killWaiting.
 	shared bool
@@ -349,8 +349,7 @@ func applicationClients(ctx context.Context, c *redis.Client, own string, spared
 	}
 	var ids []string
 	for _, one := range listed(text) {
-		_, spare := spared[one.addr]
-		if one.isClients() && !spare && (own == "" || one.user != own) {
+		if one.isClients() && !preflight.IsProxied(spared, one.id, one.addr) && (own == "" || one.user != own) {
 			ids = append(ids, one.id)
 		}
 	}

@@ -267,3 +267,23 @@ func TestMajorVersion(t *testing.T) {
 		}
 	}
 }
+
+// Where all connections have one address, as at a unix socket, a fence spares those of the
+// proxy by their ids.
+func TestFenceKillSparesByID(t *testing.T) {
+	s := redistest.Start(t, redistest.WithUnixSocket())
+	f := plainFence(t, s)
+	var ids [2]int64
+	for i := range ids {
+		c := redis.NewClient(&redis.Options{Network: "unix", Addr: s.SocketPath(), PoolSize: 1, Protocol: 2, DisableIdentity: true})
+		t.Cleanup(func() { _ = c.Close() })
+		var err error
+		if ids[i], err = c.ClientID(t.Context()).Result(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	killed, err := applicationClients(t.Context(), f.db(), "", map[string]struct{}{"id=" + itoa(ids[0]): {}})
+	if err != nil || !slices.Equal(killed, []string{itoa(ids[1])}) {
+		t.Errorf("of %v these are not spared: %v, %v", ids, killed, err)
+	}
+}

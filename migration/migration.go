@@ -43,7 +43,8 @@ type Traffic interface {
 	Stalls() Stalls
 	// Scripts returns the script bodies that clients used.
 	Scripts() []string
-	// UpstreamAddrs returns the local addresses of the sessions' connections.
+	// UpstreamAddrs returns what the side's server lists the sessions' connections as: their
+	// local addresses, or their ids as "id=17".
 	UpstreamAddrs(side router.Side) map[string]struct{}
 	// Learn takes what a server says of its commands.
 	Learn(commands []keyspec.Command)

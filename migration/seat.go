@@ -33,6 +33,7 @@ type seat struct {
 	above   uint64       // the highest token seen in somebody else's
 	lost    error        // why this process may do nothing any more
 	by      string       // who has it then; "": nobody knows
+	doubt   string       // why it is not known whether it is ours, and what to do; "": nothing can be done
 
 	keeping sync.Mutex    // held while it is taken again beside a verb; before mu
 	ended   chan struct{} // closed when it is lost

@@ -36,6 +36,7 @@ func (s *seat) noteSeenAt(side router.Side, at time.Time) {
 	if at.After(s.seen[side]) {
 		s.seen[side] = at
 	}
+	s.doubt = ""
 }
 
 // ago is how long ago a moment was. A machine that slept may not have counted that, but its
@@ -58,7 +59,7 @@ func (s *seat) leave(of string) {
 	defer s.keeping.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over, s.of = true, of
+	s.over, s.of, s.doubt = true, of, ""
 }
 
 // slept reports whether the seat was ours and has not been seen for long, on either server.
@@ -145,7 +146,8 @@ func (m *Migration) findSeat(ctx context.Context) {
 	if !m.seat.slept() {
 		return
 	}
-	ended, ours, forgot, silent := false, false, false, false
+	ended, ours := false, false
+	var forgot, silent *conn.Pool
 	for side := range m.ids {
 		side := router.Side(side)
 		m.seat.mu.Lock()
@@ -156,7 +158,7 @@ func (m *Migration) findSeat(ctx context.Context) {
 		}
 		value, present, err := m.askSeat(ctx, side)
 		if err != nil {
-			silent = true
+			silent = m.ids[side].Pool()
 			continue
 		}
 		switch there, ok := store.ParseSeat(value); {
@@ -171,17 +173,52 @@ func (m *Migration) findSeat(ctx context.Context) {
 		case run != "" && present == run:
 			ended = true
 		default:
-			forgot = true // it was restarted without its data, or a failover has lost them
+			forgot = m.ids[side].Pool() // it was restarted without its data, or a failover has lost them
 		}
 	}
 	switch {
 	case ours:
-	case silent: // asked again
+	case silent != nil: // asked again
+		if forgot != nil && !ended {
+			m.doubtSeat(forgot, silent)
+		}
 	case ended:
 		m.seat.end()
-	case forgot:
+	case forgot != nil:
 		m.believe(ctx)
 	}
+}
+
+// doubtSeat has the status say what only the operator can know: where one server has come
+// back without its memory, and the other one may never come back, nothing tells whether the
+// migration was ended in between, and its applications moved back to the one that is silent.
+func (m *Migration) doubtSeat(forgot, silent *conn.Pool) {
+	r := m.record()
+	way := "start this sidecar again" // it goes by its state file then
+	switch {
+	case r.Phase.Switching() || r.Phase == Committing || r.Phase == Committed:
+	case r.Side == router.Target:
+		way = "crossfade complete goes on without it, and without a way back"
+	default:
+		way = "crossfade complete --stay-on-source gives the migration up"
+	}
+	doubt := fmt.Sprintf("%s has come back without its memory, and %s does not answer: another sidecar may have ended the migration meanwhile, so clients are given no new connections. Start %s; or, if there was no other sidecar, %s",
+		forgot, silent, silent, way)
+	m.seat.mu.Lock()
+	news := m.seat.doubt != doubt
+	m.seat.doubt = doubt
+	m.seat.mu.Unlock()
+	if news {
+		m.log.Error("it is not known whether the migration goes on", "error", doubt)
+	}
+}
+
+// doubts returns why clients are given no new connections until the operator does something,
+// "" where it is not so.
+func (s *seat) doubts() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doubt
 }
 
 // believe goes on without a seat that servers have forgotten, unless that was after the end:

@@ -124,6 +124,42 @@ func TestWhoWakesNeedsOneServer(t *testing.T) {
 	}
 }
 
+// Where the server that was left is gone, and the other one was away and has come back
+// without its memory, nobody can tell whether another one has ended the migration. The status
+// says what can be done, and that lets clients in again.
+func TestWhoCannotKnowSaysWhatToDo(t *testing.T) {
+	m, _, servers := coordinators(t)
+	m.rec.Side, m.rec.Epoch, m.rec.Phase = router.Target, 1, ReverseTailing
+	if err := m.sitBoth(t); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		s.Kill()
+	}
+	if err := servers[router.Target].Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.asleep()
+	m.findSeat(t.Context())
+	if err := m.Admit(t.Context(), router.Target); !errors.Is(err, errSeatGone) {
+		t.Errorf("a client's connection: %v", err)
+	}
+	for _, want := range []string{servers[router.Target].Addr() + " has come back without its memory", "Start redis://" + servers[router.Source].Addr(), "crossfade complete goes on"} {
+		if got := strings.Join(m.Status().Reasons, "\n"); !strings.Contains(got, want) {
+			t.Errorf("the status does not say %q: %s", want, got)
+		}
+	}
+	if _, err := m.Complete(t.Context(), CompleteOptions{}); err == nil {
+		t.Error("nothing was left undone on a server that is gone")
+	}
+	if err := errors.Join(m.Admit(t.Context(), router.Target), m.connects(t, router.Target)); err != nil {
+		t.Errorf("connections are refused all the same: %v", err)
+	}
+	if got := strings.Join(m.Status().Reasons, "\n"); strings.Contains(got, "without its memory") {
+		t.Errorf("the status still says %q", got)
+	}
+}
+
 // A server that has been restarted since the seat was taken is the process that has it.
 func TestWhoWakesKnowsServersThatWereRestarted(t *testing.T) {
 	m, _, servers := coordinators(t)

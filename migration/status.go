@@ -244,6 +244,9 @@ func (m *Migration) Status() Status {
 		}
 	}
 	s.Throttle = scan
+	if doubt := m.seat.doubts(); doubt != "" {
+		problems = append([]string{doubt}, problems...)
+	}
 	s.Gates = append(s.Gates, gate("course", "nothing keeps the migration from going on", problems...))
 	s.Gates = append(s.Gates, m.gates(r, mi)...)
 	s.Reasons = append(s.Reasons, shut(s.Gates)...)

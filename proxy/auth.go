@@ -10,6 +10,13 @@ import (
 
 // authenticate forwards AUTH or HELLO with the credentials of the side.
 func (s *session) authenticate(it *item) error {
+	if err := s.sayWho(it); err != nil {
+		return err
+	}
+	return s.askListed()
+}
+
+func (s *session) sayWho(it *item) error {
 	if len(s.srv.identities) > 0 || s.srv.cfg.Users || it.spec.verb == vAuth || saysWho(it.args) {
 		// Who the connection is now counts, so earlier answers are awaited. And
 		// servers since Redis 7.2 give no answer at all to who is refused while an

@@ -22,10 +22,11 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 	turn := s.srv.turns.take(awaited(sp, args, s.database()))
 	defer s.srv.turns.quit(turn)
 	for again := false; ; again = true {
+		epoch := s.route.Epoch
 		if err := s.awaitTurn(turn); err != nil {
 			return err
 		}
-		if again {
+		if again || s.route.Epoch != epoch { // it may be elsewhere than when it was looked at
 			// A client that is gone by now must not take an element with it.
 			if hungUp(s.conn) {
 				return errClientGone

@@ -253,6 +253,7 @@ func (s *session) replace(old, l *link, route router.Route) error {
 	s.mu.Unlock()
 	_ = old.conn.SetReadDeadline(time.Unix(1, 0))
 	<-old.done
+	s.forsake()
 	s.srv.closeLater(old)
 	if stale != nil {
 		s.out.append(stale)
@@ -262,6 +263,19 @@ func (s *session) replace(old, l *link, route router.Route) error {
 	s.out.flush()
 	s.moved()
 	return nil
+}
+
+// forsake ends what of ours the server that was left has not answered, such as the barrier of
+// an Align that was given up: what the other server says is not the answer to that.
+func (s *session) forsake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.fifo.empty() {
+		it, _ := s.fifo.peek()
+		_, _ = s.fifo.pop()
+		it.lost = true
+		it.finish()
+	}
 }
 
 // wholeElement waits until old is not in the middle of a message.

@@ -379,12 +379,17 @@ func (s *session) pushPlain(raw []byte) error {
 	return s.send(raw)
 }
 
-// local answers a command without the server, in its turn.
+// local answers a command without the server, in its turn. That never comes once the
+// upstream is lost: its answer would be taken for that of a command that was lost with it,
+// or would wait for a reader that has ended, inside the gate.
 func (s *session) local(reply []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.aside.n > 0 { // what came before it is said again
 		s.aside.add(s.curRaw)
+		return
+	}
+	if s.down {
 		return
 	}
 	if s.fifo.empty() && !s.mid {

@@ -25,15 +25,16 @@ type link struct {
 	route router.Route
 	local string // our address on it
 
-	rest       []byte      // read, not consumed by the setup
-	unselected bool        // the server wants AUTH before it takes the SELECT and the like
-	open       bool        // the server is known to want no AUTH here
-	busy       *setupError // the server runs a script, and has not taken the SELECT and the like for that; nil when it has
-	told       string      // what the setup said; known of those that wait for a switch
-	depth      depth       // … and how much of the client's state that was
-	denied     []line      // … what of it was not permitted: a fence may be in the way for now
-	heard      bool        // what comes unasked from here on is the client's
-	id         int64       // at the server, where it was asked for; 0 otherwise
+	rest       []byte       // read, not consumed by the setup
+	unselected bool         // the server wants AUTH before it takes the SELECT and the like
+	open       bool         // the server is known to want no AUTH here
+	busy       *setupError  // the server runs a script, and has not taken the SELECT and the like for that; nil when it has
+	told       string       // what the setup said; known of those that wait for a switch
+	depth      depth        // … and how much of the client's state that was
+	denied     []line       // … what of it was not permitted: a fence may be in the way for now
+	heard      bool         // what comes unasked from here on is the client's
+	id         int64        // at the server, where it was asked for; 0 otherwise
+	listed     atomic.Int64 // the id by which a Nameless server lists it; 0 where it is not known, and elsewhere
 	empties    empties
 
 	done chan struct{} // closed when the reader has ended; nil before start
@@ -168,8 +169,11 @@ func (l *link) answers(lines []line) error {
 			if ln.said != nil {
 				*ln.said = true
 			}
-			if ln.id {
+			switch {
+			case ln.id:
 				l.id, _ = idIn(el)
+			case ln.lists:
+				l.isListed(el)
 			}
 		}
 	}

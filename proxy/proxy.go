@@ -27,6 +27,10 @@ type Upstream struct {
 	Dial               func(ctx context.Context) (net.Conn, error)
 	Username, Password string
 
+	// Nameless says that the server lists all connections of ours with one address, as it
+	// does those to its unix socket: each is asked for its id once it is made.
+	Nameless bool
+
 	// Admit is asked about each connection to the side once it is set up, and before a
 	// command of a client is sent on it. Its error is why it is not used. So whoever first
 	// has Admit say no and then closes the connections that are there has none left of

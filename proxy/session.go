@@ -247,7 +247,7 @@ func (s *session) refuseClient(err error) {
 // an upstream of this session.
 func (s *session) adopt(l *link) {
 	s.mu.Lock()
-	s.link, s.upID = l, 0
+	s.link, s.upID = l, l.listed.Load()
 	_, mapped := l.route.DB(s.st.db)
 	s.mid, s.doubtful = false, false
 	s.queuedIn = s.st.queuedIn()

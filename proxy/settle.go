@@ -116,10 +116,8 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 		if isGreeting(text) { // said before anything was asked, and nothing follows it
 			s.out.append(reply)
 		}
-		if it.spec == clientIDSpec && !failed && reply[0] == ':' {
-			if id, ok := resp.Integer(reply[1 : len(reply)-2]); ok {
-				s.upID = id
-			}
+		if it.spec == clientIDSpec && !failed && r.l.isListed(reply) {
+			s.upID = r.l.listed.Load()
 		}
 		s.srv.turns.pass(it.turn)
 		if st.multi && string(reply) == "+QUEUED\r\n" {

@@ -20,6 +20,7 @@ type line struct {
 	barrier bool   // PING: pushes before it are discarded, those after it kept
 	replies int    // how many replies (confirmations) it takes; 0 means one
 	id      bool   // the answer is the connection's id
+	lists   bool   // … or names it, for who looks for the connection in the server's list
 	said    *bool  // set once one of several lines is obeyed: then errors of the others do not matter
 }
 
@@ -47,6 +48,7 @@ func (s *Server) deepen(st *state, route router.Route, from, to depth) []line {
 		user, pass, auth := s.credentials(&st.who, route.Side)
 		out = append(out, greetingOf(st.proto, user, pass, auth)...)
 		out = append(out, s.asAll(st, route.Side, st.says(route, auth))...)
+		out = append(out, s.asksListed(route.Side)...)
 	}
 	if from < listening && to >= listening && st.subscribed() > 0 {
 		var lines []line

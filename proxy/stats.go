@@ -60,15 +60,16 @@ func (s *Server) stalled(d time.Duration) {
 // Scripts returns the script bodies seen, the least recently used first.
 func (s *Server) Scripts() []string { return s.scripts.all() }
 
-// UpstreamAddrs returns the local addresses ("ip:port") of the connections to a
-// side, to tell them from those of clients that bypass the proxy.
+// UpstreamAddrs returns the local addresses ("ip:port") of the connections to a side, to
+// tell them from those of clients that bypass the proxy; to a Nameless one their ids
+// ("id=17"), but for connections of clients that have yet to authenticate there.
 func (s *Server) UpstreamAddrs(side router.Side) map[string]struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make(map[string]struct{}, len(s.links))
 	for l := range s.links {
-		if l.side == side {
-			out[l.local] = struct{}{}
+		if as := l.listedAs(); l.side == side && as != "" {
+			out[as] = struct{}{}
 		}
 	}
 	return out

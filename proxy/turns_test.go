@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -167,5 +168,49 @@ func TestWaiterWhoMayNotAskItsID(t *testing.T) {
 	app.want("RPUSH q 0 1 2 3 4", ":5\r\n")
 	for i, c := range all {
 		c.expect("*2\r\n$1\r\nq\r\n" + bulk(fmt.Sprint(i)))
+	}
+}
+
+// TestTurnComesElsewhere: a client whose database does not move waits in line when the
+// traffic does. When its turn has come, it is refused like the one before it, and takes
+// nothing out of another database there.
+func TestTurnComesElsewhere(t *testing.T) {
+	w := newWorld(t)
+	first, second := w.client(), w.client()
+	for _, c := range []*raw{first, second} {
+		c.do("CLIENT ID") // it has a connection of its own from here on
+		c.want("SELECT 9", ok)
+	}
+	first.send("BLPOP q 0")
+	w.blockedOn(router.Source, "blpop")
+	w.do(router.Target, 0, "RPUSH", "q", "another's")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := w.proxy.Hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.source.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.proxy.Release(w.gate.Route())
+	until(t, "the first is sent again", func() bool { return w.gate.Inside() == 1 })
+	second.send("BLPOP q 0")
+	until(t, "the second stands in line", func() bool { return w.gate.Inside() == 2 })
+	held := make(chan error, 1)
+	go func() { held <- w.proxy.Hold(ctx) }()
+	until(t, "the second waits at the gate", func() bool { return w.gate.IsShut() && w.gate.Inside() == 1 })
+	if err := w.source.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-held; err != nil {
+		t.Fatal(err)
+	}
+	w.epoch++
+	w.proxy.Release(router.Route{Side: router.Target, Epoch: w.epoch, Map: w.dbs})
+	for _, c := range []*raw{first, second} {
+		c.expect("-" + unmapped(9) + "\r\n")
+	}
+	if got := w.do(router.Target, 0, "LLEN", "q"); fmt.Sprint(got) != "1" {
+		t.Errorf("the list there has %v elements", got)
 	}
 }

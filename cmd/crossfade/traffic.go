@@ -231,7 +231,7 @@ func newProxy(c config.Config, ups [2]*upstream, gate *router.Gate, o overseer, 
 	for side, u := range ups {
 		u.guard = func() *conn.Guard { return o.Guard(router.Side(side)) }
 		pc.Upstreams[side] = proxy.Upstream{Dial: u.dial, Username: u.configured.Username, Password: u.configured.Password,
-			Admit: func(ctx context.Context) error { return o.Admit(ctx, router.Side(side)) }}
+			Nameless: u.now.Load().Network == "unix", Admit: func(ctx context.Context) error { return o.Admit(ctx, router.Side(side)) }}
 	}
 	return proxy.New(pc, gate, o, log)
 }

@@ -26,6 +26,18 @@ func ProgramOf(hello []byte) (p Program) {
 	return p
 }
 
+// IDOf reads the connection's id at the server in the answer to HELLO, of either protocol.
+func IDOf(hello []byte) (id int64, ok bool) {
+	about := Elements(hello)
+	for i := 0; i+1 < len(about); i += 2 {
+		if field, _, _ := Text(about[i]); string(field) == "id" {
+			text, _, _ := Text(about[i+1])
+			return Integer(text)
+		}
+	}
+	return 0, false
+}
+
 // Before reports whether it is known to be older than that version.
 func (p Program) Before(major, minor int) bool {
 	return p.Major > 0 && (p.Major < major || p.Major == major && p.Minor < minor)

@@ -34,6 +34,14 @@ func (b bypassing) String() string {
 // watches reports whether it is a sentinel's.
 func (b bypassing) watches() bool { return strings.HasPrefix(b.name, "sentinel-") }
 
+// IsProxied reports whether a connection that a server lists with this id and address is one
+// of those in proxied, which has each as Env.Proxied does.
+func IsProxied(proxied map[string]struct{}, id, addr string) bool {
+	_, byAddress := proxied[addr]
+	_, byID := proxied["id="+id]
+	return byAddress || byID
+}
+
 // bypasses lists the connections to From that are neither ours, nor the proxy's,
 // nor replication's.
 func bypasses(ctx context.Context, env Env) ([]bypassing, error) {
@@ -44,7 +52,7 @@ func bypasses(ctx context.Context, env Env) ([]bypassing, error) {
 	var out []bypassing
 	for line := range strings.Lines(text) {
 		f := fields(line)
-		_, proxied := env.Proxied[f["addr"]]
+		proxied := IsProxied(env.Proxied, f["id"], f["addr"])
 		// A user that the operator gave may be the applications' too; the one that
 		// we made is ours alone.
 		own := strings.HasPrefix(f["name"], ours) || env.User == ownUser && f["user"] == ownUser
@@ -93,7 +101,7 @@ func refusedLately(ctx context.Context, env Env, within time.Duration, connected
 			continue
 		}
 		f := fields(e["client-info"])
-		_, proxied := env.Proxied[f["addr"]]
+		proxied := IsProxied(env.Proxied, f["id"], f["addr"])
 		there := slices.ContainsFunc(connected, func(b bypassing) bool { return b.addr == f["addr"] })
 		if f["addr"] == "" || proxied || there || strings.HasPrefix(f["name"], ours) {
 			continue

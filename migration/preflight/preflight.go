@@ -81,7 +81,7 @@ type Env struct {
 	// Foreign whether it is others'. nil: none is.
 	Brought, Foreign func(name string) bool
 	// Proxied are the addresses ("ip:port", as From sees them) of the proxy's
-	// session connections at From.
+	// session connections at From, or their ids ("id=17") where those tell nothing.
 	Proxied map[string]struct{}
 	// User is our own ACL user's name at From, or "".
 	User string
