@@ -92,7 +92,9 @@ func TestMemoryOfIdleClients(t *testing.T) {
 		}
 		c := proxyOnly(t, mode, "--proxy.max_clients", "11000")
 		before := c.memory("VmRSS")
-		idle(t, c.addr, clients)
+		idle(t, c.addr, clients, func(int) (say, want string) {
+			return "*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n", "$-1\r\n+PONG\r\n"
+		})
 		rss := c.memory("VmRSS")
 		t.Logf("%d idle clients: %d MB, %d MB before them", clients, rss/1e6, before/1e6)
 		if rss > 100e6 {
@@ -101,8 +103,38 @@ func TestMemoryOfIdleClients(t *testing.T) {
 	})
 }
 
-// idle connects so many clients, which ask once and then stay until the end of the test.
-func idle(t *testing.T, addr string, clients int) {
+// TestMemoryOfIdleSubscribers has clients each of which listens to a channel of its own and
+// hears nothing. In either mode such a client is a session with a connection to the server,
+// so it costs more than one that has asked something before.
+func TestMemoryOfIdleSubscribers(t *testing.T) {
+	const clients, most = 2000, 40_000
+	eachUpstream(t, func(t *testing.T, mode string) {
+		c := proxyOnly(t, mode)
+		before := c.memory("VmRSS")
+		conns := idle(t, c.addr, clients, func(i int) (say, want string) {
+			return fmt.Sprintf("SUBSCRIBE c%04d\r\n", i), fmt.Sprintf("*3\r\n$9\r\nsubscribe\r\n$5\r\nc%04d\r\n:1\r\n", i)
+		})
+		rss := c.memory("VmRSS")
+		t.Logf("%d idle subscribers: %d MB, %d MB before them", clients, rss/1e6, before/1e6)
+		if each := (rss - before) / clients; each > most {
+			t.Errorf("an idle subscriber takes %d bytes, more than %d", each, most)
+		}
+		// None of them is cheap because it is not there any more.
+		speaker := dial(t, c.addr)
+		for i, conn := range conns {
+			if err := converse(speaker, fmt.Sprintf("PUBLISH c%04d news\r\n", i), ":1\r\n"); err != nil {
+				t.Fatalf("publishing to client %d: %v", i, err)
+			}
+			if err := converse(conn, "", fmt.Sprintf("*3\r\n$7\r\nmessage\r\n$5\r\nc%04d\r\n$4\r\nnews\r\n", i)); err != nil {
+				t.Fatalf("client %d: %v", i, err)
+			}
+		}
+	})
+}
+
+// idle connects so many clients, each of which says something, is answered, and then stays
+// until the end of the test.
+func idle(t *testing.T, addr string, clients int, hello func(i int) (say, want string)) []net.Conn {
 	t.Helper()
 	conns := make([]net.Conn, 0, clients)
 	t.Cleanup(func() {
@@ -110,23 +142,31 @@ func idle(t *testing.T, addr string, clients int) {
 			_ = conn.Close()
 		}
 	})
-	hello := []byte("*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n")
-	want := "$-1\r\n+PONG\r\n"
-	got := make([]byte, len(want))
 	for i := range clients {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatalf("client %d: %v", i, err)
 		}
 		conns = append(conns, conn)
-		_ = conn.SetDeadline(time.Now().Add(time.Minute))
-		if _, err := conn.Write(hello); err != nil {
+		_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
+		say, want := hello(i)
+		if err := converse(conn, say, want); err != nil {
 			t.Fatalf("client %d: %v", i, err)
 		}
-		if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
-			t.Fatalf("client %d: %q %v", i, got, err)
-		}
 	}
+	return conns
+}
+
+// converse says something and takes an answer, which has to be these bytes.
+func converse(conn net.Conn, say, want string) error {
+	if _, err := io.WriteString(conn, say); err != nil {
+		return err
+	}
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+		return fmt.Errorf("instead of %q: %q %w", want, got[:n], err)
+	}
+	return nil
 }
 
 // TestMemoryOfLargeValues has many clients each send a large value while they receive one.
