@@ -75,6 +75,20 @@ func TestLagNeedsItsWrites(t *testing.T) {
 	}
 }
 
+// Latencies beside a copy say nothing of a way that did not answer what was asked.
+func TestBulkNeedsItsAnswers(t *testing.T) {
+	ways := []string{"ours", "theirs"}
+	rounds := func(ours, theirs float64) map[string][]beside {
+		return map[string][]beside{"ours": {{seen: seen{rate: ours}}}, "theirs": {{seen: seen{rate: theirs}}}}
+	}
+	if c := answeredClaim(1000, ways, rounds(1001, 985)); !c.pass || !strings.Contains(c.proof, "98 %") {
+		t.Errorf("with all answers: %s", c)
+	}
+	if c := answeredClaim(1000, ways, rounds(1000, 970)); c.pass || c.proof != "theirs, only 970" {
+		t.Errorf("with too few answers: %s", c)
+	}
+}
+
 func TestProcessorsAreRead(t *testing.T) {
 	from, err := parseProcessors("cpu  100 0 50 1000 10 5 5 30 7 0\ncpu0 1 2 3\n")
 	if err != nil || from != (processors{busy: 1900 * time.Millisecond, whole: 12 * time.Second}) {

@@ -83,7 +83,7 @@ func headOfLine(ctx context.Context, o options, p *park) ([]claim, error) {
 			of(pair.grown), of(func(p pair) float64 { return p.large }))
 	}
 	for _, w := range list {
-		if got := medianOf(rounds[w.name], func(p pair) float64 { return p.noisy.rate }); got < 0.98*o.holRate {
+		if got := medianOf(rounds[w.name], func(p pair) float64 { return p.noisy.rate }); got < reached*o.holRate {
 			p.sayf("%s answered only %.0f/s beside the others: with -hol-rate %.0f this machine is too slow\n", w.name, got, o.holRate)
 		}
 	}

@@ -26,8 +26,7 @@ const (
 	hotRate    = 50_000
 	lagSamples = 1000
 	lagEvery   = 4 * time.Millisecond
-	lagRounds  = 3    // of a measurement whose writes do not reach their rate
-	lagReached = 0.98 // of the rate is the rate
+	lagRounds  = 3 // of a measurement whose writes do not reach their rate
 )
 
 // lag measures it idle, beside writes to many keys, and beside many to one.
@@ -72,7 +71,7 @@ func lagClaims(idle, busy, hot lagSeen) []claim {
 type lagSeen struct{ p50, p99, most, writes, copies float64 }
 
 // reached reports whether so many writes a second were made as were asked for.
-func (s lagSeen) reached(rate float64) bool { return s.writes >= lagReached*rate }
+func (s lagSeen) reached(rate float64) bool { return s.writes >= reached*rate }
 
 // beside is a claim about a lag beside rate writes a second: it fails without them.
 func (s lagSeen) beside(rate float64, c claim) claim {

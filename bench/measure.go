@@ -11,6 +11,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// reached is the share of a rate that counts as all of it.
+const reached = 0.98
+
 // figures are what one measurement found.
 type figures struct {
 	seen

@@ -78,7 +78,7 @@ func shadows(ctx context.Context, o options, p *park) ([]claim, error) {
 	}
 	p.sayf("\n%d reads asked twice, %d the same, %d behind for a moment, %d differing, %d not settled, %d skipped;\nsource p50 %.3f p99 %.3f ms, target p50 %.3f p99 %.3f ms\n",
 		r.Asked.Reads, r.Equal, r.Behind, r.Differing, r.Unsettled, r.Asked.Skipped, r.Asked.SourceMS.P50, r.Asked.SourceMS.P99, r.Asked.TargetMS.P50, r.Asked.TargetMS.P99)
-	if medianOf(with, rateOf) < 0.98*o.shadowRate {
+	if medianOf(with, rateOf) < reached*o.shadowRate {
 		p.sayf("only %.0f of %.0f requests a second were answered: with -shadow-rate %.0f this machine is too slow\n", medianOf(with, rateOf), o.shadowRate, o.shadowRate)
 	}
 	return append(shadowClaims(without, with),

@@ -92,7 +92,9 @@ func TestMemoryOfIdleClients(t *testing.T) {
 		}
 		c := proxyOnly(t, mode, "--proxy.max_clients", "11000")
 		before := c.memory("VmRSS")
-		idle(t, c.addr, clients)
+		idle(t, c.addr, clients, func(int) (say, want string) {
+			return "*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n", "$-1\r\n+PONG\r\n"
+		})
 		rss := c.memory("VmRSS")
 		t.Logf("%d idle clients: %d MB, %d MB before them", clients, rss/1e6, before/1e6)
 		if rss > 100e6 {
@@ -101,8 +103,38 @@ func TestMemoryOfIdleClients(t *testing.T) {
 	})
 }
 
-// idle connects so many clients, which ask once and then stay until the end of the test.
-func idle(t *testing.T, addr string, clients int) {
+// TestMemoryOfIdleSubscribers has clients each of which listens to a channel of its own and
+// hears nothing. In either mode such a client is a session with a connection to the server,
+// so it costs more than one that has asked something before.
+func TestMemoryOfIdleSubscribers(t *testing.T) {
+	const clients, most = 2000, 40_000
+	eachUpstream(t, func(t *testing.T, mode string) {
+		c := proxyOnly(t, mode)
+		before := c.memory("VmRSS")
+		conns := idle(t, c.addr, clients, func(i int) (say, want string) {
+			return fmt.Sprintf("SUBSCRIBE c%04d\r\n", i), fmt.Sprintf("*3\r\n$9\r\nsubscribe\r\n$5\r\nc%04d\r\n:1\r\n", i)
+		})
+		rss := c.memory("VmRSS")
+		t.Logf("%d idle subscribers: %d MB, %d MB before them", clients, rss/1e6, before/1e6)
+		if each := (rss - before) / clients; each > most {
+			t.Errorf("an idle subscriber takes %d bytes, more than %d", each, most)
+		}
+		// None of them is cheap because it is not there any more.
+		speaker := dial(t, c.addr)
+		for i, conn := range conns {
+			if err := converse(speaker, fmt.Sprintf("PUBLISH c%04d news\r\n", i), ":1\r\n"); err != nil {
+				t.Fatalf("publishing to client %d: %v", i, err)
+			}
+			if err := converse(conn, "", fmt.Sprintf("*3\r\n$7\r\nmessage\r\n$5\r\nc%04d\r\n$4\r\nnews\r\n", i)); err != nil {
+				t.Fatalf("client %d: %v", i, err)
+			}
+		}
+	})
+}
+
+// idle connects so many clients, each of which says something, is answered, and then stays
+// until the end of the test.
+func idle(t *testing.T, addr string, clients int, hello func(i int) (say, want string)) []net.Conn {
 	t.Helper()
 	conns := make([]net.Conn, 0, clients)
 	t.Cleanup(func() {
@@ -110,26 +142,37 @@ func idle(t *testing.T, addr string, clients int) {
 			_ = conn.Close()
 		}
 	})
-	hello := []byte("*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n")
-	want := "$-1\r\n+PONG\r\n"
-	got := make([]byte, len(want))
 	for i := range clients {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatalf("client %d: %v", i, err)
 		}
 		conns = append(conns, conn)
-		_ = conn.SetDeadline(time.Now().Add(time.Minute))
-		if _, err := conn.Write(hello); err != nil {
+		_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
+		say, want := hello(i)
+		if err := converse(conn, say, want); err != nil {
 			t.Fatalf("client %d: %v", i, err)
 		}
-		if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
-			t.Fatalf("client %d: %q %v", i, got, err)
-		}
 	}
+	return conns
+}
+
+// converse says something and takes an answer, which has to be these bytes.
+func converse(conn net.Conn, say, want string) error {
+	if _, err := io.WriteString(conn, say); err != nil {
+		return err
+	}
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+		return fmt.Errorf("instead of %q: %q %w", want, got[:n], err)
+	}
+	return nil
 }
 
 // TestMemoryOfLargeValues has many clients each send a large value while they receive one.
+// Each stops in the middle of both until all have come so far, so that it is certain that all
+// of them were under way together, and the half of a value is more than the kernel holds of
+// one between client and server.
 func TestMemoryOfLargeValues(t *testing.T) {
 	clients, size := 64, 64<<20
 	if testing.Short() {
@@ -137,74 +180,108 @@ func TestMemoryOfLargeValues(t *testing.T) {
 	}
 	block := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
 	eachUpstream(t, func(t *testing.T, mode string) {
-		c := proxyOnly(t, mode)
+		// Who waits for the others takes nothing for as long as they need.
+		c := proxyOnly(t, mode, "--proxy.output_timeout", "10m")
+		middle := meetingOf(2 * clients)
+		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+		defer cancel()
 		var wg sync.WaitGroup
-		var both atomic.Int64
 		for i := range clients {
 			wg.Go(func() {
-				n, err := bothWays(c.addr, fmt.Sprintf("large%d", i%8), block, size)
-				if err != nil {
+				if err := bothWays(c.addr, fmt.Sprintf("large%d", i%8), block, size, func() error { return middle.arrive(ctx) }); err != nil {
 					t.Errorf("client %d: %v", i, err)
+					cancel() // the others wait in vain
 				}
-				both.Add(n)
 			})
 		}
 		wg.Wait()
 		peak := c.memory("VmHWM")
-		t.Logf("%d clients with values of %d MB: %d MB at most; %d MB were sent by clients that received", clients, size>>20, peak/1e6, both.Load()/1e6)
+		t.Logf("%d clients with values of %d MB: %d MB at most", clients, size>>20, peak/1e6)
 		if peak > 300e6 {
 			t.Errorf("%d clients with values of %d MB take %d bytes", clients, size>>20, peak)
-		}
-		if both.Load() < int64(size) {
-			t.Errorf("of %d clients with values of %d MB only %d bytes were sent while something was received", clients, size>>20, both.Load())
 		}
 	})
 }
 
-// bothWays sends a value, and sends another one while it gets the first one back. It returns
-// how much it has sent between the beginning and the end of what it got.
-func bothWays(addr, key string, block []byte, size int) (both int64, err error) {
+// meeting is where nobody goes on before all have come.
+type meeting struct {
+	missing atomic.Int64
+	all     chan struct{} // closed when nobody is missing
+}
+
+func meetingOf(n int) *meeting {
+	m := &meeting{all: make(chan struct{})}
+	m.missing.Store(int64(n))
+	return m
+}
+
+// arrive waits for the others.
+func (m *meeting) arrive(ctx context.Context) error {
+	if m.missing.Add(-1) == 0 {
+		close(m.all)
+	}
+	select {
+	case <-m.all:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for %d who are not in the middle yet: %w", m.missing.Load(), ctx.Err())
+	}
+}
+
+// bothWays sends a value, and sends another one while it gets the first one back. It calls
+// middle in the middle of each of the two, and goes on with neither before that returns.
+func bothWays(addr, key string, block []byte, size int, middle func() error) error {
 	c, err := dialValues(addr, 5*time.Minute)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer c.close()
-	var sent atomic.Int64
+	// The end of one way is the end of both, so that neither waits in vain.
+	either := func(err error) error {
+		if err != nil {
+			c.close()
+		}
+		return err
+	}
 	sending := make(chan error, 1)
 	go func() {
-		sending <- func() error {
+		sending <- either(func() error {
 			if err := c.sendSet(key, size, &pattern{block: block}); err != nil {
 				return err
 			}
 			if err := c.sendGet(key); err != nil {
 				return err
 			}
-			return c.sendSet(key, size, io.TeeReader(&pattern{block: block}, counter{&sent}))
-		}()
+			return c.sendSet(key, size, io.TeeReader(&pattern{block: block}, &halfway{io.Discard, size / 2, middle}))
+		}())
 	}()
-	err = func() error {
+	err = either(func() error {
 		if err := c.take("+OK\r\n"); err != nil {
 			return err
 		}
-		var begun int64
-		if err := c.takeValue(size, &pattern{block: block}, func() { begun = sent.Load() }); err != nil {
+		if err := c.takeValue(size, &halfway{&pattern{block: block}, size / 2, middle}); err != nil {
 			return err
 		}
-		both = sent.Load() - begun
 		return c.take("+OK\r\n")
-	}()
-	if err != nil {
-		c.close() // the one who sends must not wait for ever
-	}
-	return both, errors.Join(err, <-sending)
+	}())
+	return errors.Join(err, <-sending)
 }
 
-// counter counts what is written to it.
-type counter struct{ n *atomic.Int64 }
+// halfway passes on what is written to it, and calls stop once, behind left bytes of it.
+type halfway struct {
+	to   io.Writer
+	left int
+	stop func() error
+}
 
-func (c counter) Write(b []byte) (int, error) {
-	c.n.Add(int64(len(b)))
-	return len(b), nil
+func (h *halfway) Write(b []byte) (int, error) {
+	n, err := h.to.Write(b)
+	before := h.left
+	h.left -= n
+	if err == nil && before > 0 && h.left <= 0 {
+		err = h.stop()
+	}
+	return n, err
 }
 
 // TestMemoryOfTheLargestValue sends the largest value that a server takes by default and
@@ -228,7 +305,7 @@ func TestMemoryOfTheLargestValue(t *testing.T) {
 			func() error { return client.sendSet("largest", size, io.TeeReader(body, sent)) },
 			func() error { return client.take("+OK\r\n") },
 			func() error { return client.sendGet("largest") },
-			func() error { return client.takeValue(size, got, nil) },
+			func() error { return client.takeValue(size, got) },
 		} {
 			if err := step(); err != nil {
 				t.Fatal(err)

@@ -59,14 +59,10 @@ func (c *valueClient) take(want string) error {
 	return nil
 }
 
-// takeValue takes a reply that is a value of size bytes, and calls begun, if there is
-// one, after its head.
-func (c *valueClient) takeValue(size int, to io.Writer, begun func()) error {
+// takeValue takes a reply that is a value of size bytes.
+func (c *valueClient) takeValue(size int, to io.Writer) error {
 	if err := c.take(fmt.Sprintf("$%d\r\n", size)); err != nil {
 		return err
-	}
-	if begun != nil {
-		begun()
 	}
 	n, err := io.CopyBuffer(to, struct{ io.Reader }{io.LimitReader(c.in, int64(size))}, make([]byte, 64<<10))
 	if err == nil && n < int64(size) {

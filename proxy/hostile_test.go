@@ -299,6 +299,40 @@ func TestMillionArguments(t *testing.T) {
 	}
 }
 
+// TestAnnouncedOnly has many clients announce as much as may be announced and send nothing of
+// it: memory is for what has come, so each of them costs what any session does.
+func TestAnnouncedOnly(t *testing.T) {
+	const each, most = 50, 96 << 10
+	announced := []string{
+		"*1000000\r\n", "*2147483647\r\n", "*1000000\r\n$3\r\nDEL\r\n$1\r\nk\r\n", "*1000000\r\n$536870912\r\n",
+		"*2\r\n$3\r\nGET\r\n$536870912\r\n", "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$536870912\r\n", "*1000000\r\n$4\r\nEVAL\r\n$536870912\r\n",
+	}
+	bothWays(t, func(t *testing.T, shared setting) {
+		w := newWorld(t, shared)
+		defer w.bystander()()
+		peak, n := heapPeak(), 0
+		for range each {
+			for _, a := range announced {
+				for begin, answer := range map[string]string{"PING": "+PONG\r\n", "MULTI": ok} {
+					c := w.client()
+					c.write(append(words(begin), a...))
+					c.expect(answer)
+					n++
+				}
+			}
+		}
+		runtime.GC()
+		added := peak()
+		t.Logf("%d bytes for each of %d clients", added/uint64(n), n)
+		if added > uint64(n*most) {
+			t.Errorf("%d clients that only announce take %d bytes each, more than %d", n, added/uint64(n), most)
+		}
+		if got := w.proxy.Stats().Clients; got < n {
+			t.Errorf("%d of %d clients are left", got, n)
+		}
+	})
+}
+
 // TestDripFed feeds commands byte by byte while another client works: small ones, one that
 // takes its client to a connection of its own, and one of many arguments inside a
 // transaction, which has to come whole.

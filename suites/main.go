@@ -193,27 +193,23 @@ func compareSuite(ctx context.Context, o options, s suite) (int, error) {
 	return bad, nil
 }
 
-// tries is how often what differs without a listed reason is run again. Where
-// tests of two connections race, a machine with other work makes some differ that
+// tries is how often what differs without a listed reason, or by a race, is run again.
+// Where tests of two connections race, a machine with other work makes some differ that
 // pass the next time.
 const tries = 2
 
-// tryAgain runs the groups of unlisted differences once more, and notes which of
-// them passed now.
+// tryAgain runs the groups of differences that may pass another time once more, and notes
+// which of them passed now.
 func tryAgain(ctx context.Context, o options, s suite, mode string, found []difference) error {
-	open := unlisted(found)
-	if len(open) == 0 {
+	tests := undecided(found)
+	if len(tests) == 0 {
 		return nil
 	}
-	got, err := measure(ctx, o, s, mode, groupsOf(open))
+	got, err := measure(ctx, o, s, mode, groupsOf(tests))
 	if err != nil {
 		return err
 	}
-	for i := range found {
-		if found[i].reason == "" && got.of(found[i].test) == passed {
-			found[i].again = true
-		}
-	}
+	note(found, tests, got)
 	return nil
 }
 

@@ -69,6 +69,7 @@ type difference struct {
 	through outcome
 	why     string
 	reason  string // from the list; empty when it is not there
+	race    bool   // the list says that it fails now and then
 	again   bool   // it passed when it was run once more
 }
 
@@ -83,7 +84,7 @@ func differences(direct, through *results, known []exception) []difference {
 		d := difference{test: test, through: how, why: through.why[test]}
 		for _, e := range known {
 			if e.matches(test) {
-				d.reason = e.reason
+				d.reason, d.race = e.reason, e.race
 			}
 		}
 		out = append(out, d)
@@ -91,15 +92,25 @@ func differences(direct, through *results, known []exception) []difference {
 	return out
 }
 
-// unlisted names those that have neither a reason nor passed another time.
-func unlisted(found []difference) []string {
+// undecided names those that may pass another time, and have not: without a reason, or listed as a
+// race, which is true only of what passes now and then.
+func undecided(found []difference) []string {
 	var out []string
 	for _, d := range found {
-		if d.reason == "" && !d.again {
+		if (d.reason == "" || d.race) && !d.again {
 			out = append(out, d.test)
 		}
 	}
 	return out
+}
+
+// note takes down which of the tests that were run again have passed.
+func note(found []difference, tests []string, got *results) {
+	for i := range found {
+		if slices.Contains(tests, found[i].test) && got.of(found[i].test) == passed {
+			found[i].again = true
+		}
+	}
 }
 
 func groupsOf(tests []string) []string {
@@ -118,6 +129,7 @@ type exception struct {
 	mode   string // of the proxy; empty for each
 	test   string // a * stands for anything
 	out    bool   // left out: it runs neither directly nor through the proxy
+	race   bool   // it passes now and then, and so is tried again
 	reason string
 }
 
@@ -151,8 +163,9 @@ var lists embed.FS
 
 // readExceptions reads exceptions/NAME.txt: a line for a test, "shared:" or
 // "pinned:" before it where only one mode is meant, and indented lines with the
-// reason below it. Several tests may share one reason. # begins a comment. "left out:"
-// is before a test that is not to be run; how that is done is up to the suite.
+// reason below it. Several tests may share one reason. # begins a comment. "race:" is before
+// a test, or such a mode, that passes now and then. "left out:" is before a test that is not
+// to be run; how that is done is up to the suite.
 func readExceptions(name string) (exceptions, error) {
 	file := path.Join("exceptions", name+".txt")
 	text, err := lists.ReadFile(file)
@@ -185,7 +198,9 @@ func parseExceptions(file, text string) (exceptions, error) {
 			if told {
 				open, told = len(out), false
 			}
-			e := exception{test: word}
+			e := exception{}
+			word, e.race = strings.CutPrefix(word, "race: ")
+			e.test = word
 			for _, mode := range []string{"shared", "pinned"} {
 				if rest, ok := strings.CutPrefix(word, mode+": "); ok {
 					e.mode, e.test = mode, rest
@@ -223,7 +238,7 @@ func printAll(found []difference) int {
 	bad, again := 0, 0
 	for _, d := range found {
 		switch {
-		case d.reason != "":
+		case d.reason != "" && !d.again:
 		case d.again:
 			if again++; again > most {
 				continue
@@ -246,12 +261,16 @@ func printAll(found []difference) int {
 
 func (d difference) print() {
 	switch {
+	case d.again:
+		fmt.Printf("    passed when run again: %s\n", d.test)
+	case d.race:
+		fmt.Printf("    listed as a race, but never passed in %d runs: %s\n", 1+tries, d.test)
+		wrap("      ", d.reason)
+		return
 	case d.reason != "":
 		fmt.Printf("    listed: %s\n", d.test)
 		wrap("      ", d.reason)
 		return
-	case d.again:
-		fmt.Printf("    passed when run again: %s\n", d.test)
 	default:
 		fmt.Printf("    DIFFERS: %s\n", d.test)
 	}

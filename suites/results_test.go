@@ -60,6 +60,41 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
+// TestRacesAreTriedAgain: what is listed as a race is run again, as what is not listed is;
+// another exception is not. When it never passes it is an exception still.
+func TestRacesAreTriedAgain(t *testing.T) {
+	list, err := parseExceptions("x", "race: a: now and then*\n  because\nrace: shared: b: here\nc: never\n  as well\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var direct, through, again results
+	for _, name := range []string{"a: now and then 1", "a: now and then 2", "b: here", "c: never", "d: unlisted"} {
+		group, test, _ := strings.Cut(name, ": ")
+		direct.add(group, test, passed, "")
+		through.add(group, test, failed, "")
+		how := passed
+		if name == "a: now and then 2" {
+			how = failed
+		}
+		again.add(group, test, how, "")
+	}
+	found := differences(&direct, &through, list.of("shared"))
+	tests := undecided(found)
+	if got := strings.Join(tests, "|"); got != "a: now and then 1|a: now and then 2|b: here|d: unlisted" {
+		t.Errorf("run again: %s", got)
+	}
+	note(found, tests, &again)
+	if got := strings.Join(undecided(found), "|"); got != "a: now and then 2" {
+		t.Errorf("run a third time: %s", got)
+	}
+	if bad := printAll(found); bad != 0 {
+		t.Errorf("%d differ for no reason", bad)
+	}
+	if got := undecided(differences(&direct, &through, list.of("pinned"))); len(got) != 4 {
+		t.Errorf("pinned, run again: %v", got)
+	}
+}
+
 func TestExceptionsNeedReasons(t *testing.T) {
 	for _, text := range []string{"a: b\n", "  because\n", "a: b\n  because\nc: d\n"} {
 		if list, err := parseExceptions("x", text); err == nil {
