@@ -112,6 +112,9 @@ func (s *session) readAhead() int {
 
 // settleDown lets the replies of a client that has hung up, or of a QUIT, arrive.
 func (s *session) settleDown() error {
+	if !s.quit && s.debugs() { // what it debugs may hold up the server until the connection ends
+		return errClientGone
+	}
 	timer := time.AfterFunc(lingerFor, func() {
 		s.mu.Lock()
 		l := s.link
@@ -125,6 +128,13 @@ func (s *session) settleDown() error {
 		return s.sayAgain()
 	}
 	return errClientGone
+}
+
+// debugs reports whether the client has scripts run step by step.
+func (s *session) debugs() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.stuck == debugging
 }
 
 // hungUp looks whether the peer has closed its end, even behind unread bytes.

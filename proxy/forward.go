@@ -89,6 +89,7 @@ func (s *session) queue(it *item, cmd redcon.Command, wire []byte) error {
 		wire = s.translateAuth(it)
 	}
 	it.mayBlock = it.spec.verb == vBlock && it.spec.block.index(it.args) > 0
+	s.hearing = s.hearing || it.spec.verb == vSubscribe
 	if it.sub == clientReply {
 		wire = s.replyMode(it, wire)
 	}
@@ -199,8 +200,10 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 			it.role, s.queuedIn = execNil, 0
 			return s.pushAwait(it, wire)
 		}
-		if s.queuedIn > 0 && s.prefixed { // which database follows is known when it is answered
-			s.queuedIn = 0
+		// Which database follows is known when it is answered, and so is how many replies
+		// it has: in RESP2 nothing tells a message to the client itself from one of them.
+		if s.hearing || s.queuedIn > 0 && s.prefixed {
+			s.hearing, s.queuedIn = false, 0
 			return s.pushAwait(it, wire)
 		}
 	case vDiscard:

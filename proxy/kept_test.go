@@ -55,6 +55,20 @@ func TestDebuggerKeepsItsConnection(t *testing.T) {
 	}
 }
 
+// What is debugged holds up the server as long as its connection is there: no longer than
+// the client is, although that is owed an answer.
+func TestVanishedDebuggerFreesTheServer(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		c := w.client()
+		c.want("SCRIPT DEBUG SYNC", "+OK\r\n")
+		c.send("EVAL \"return 1\" 0", "PING")
+		c.next()
+		c.close()
+		dialRaw(t, w.source.Addr()).want("PING", "+PONG\r\n")
+	})
+}
+
 // A transaction that is too long to be moved is so until it ends.
 func TestLongTransactionEnds(t *testing.T) {
 	w := newWorld(t)

@@ -54,10 +54,11 @@ func (st *state) forgetOurs() {
 // SUBSCRIBE has said for more than one channel pushes others out of the array; those are
 // left out when they come.
 func (it *item) without(ours []int, reply []byte) []byte {
-	els := resp.Elements(reply)
+	els, pushed := resp.Split(reply)
 	it.ours, it.passed = ours, len(els)-1 // the array itself is counted behind this
 	out := redcon.AppendArray(nil, len(els)-len(ours))
 	for i, el := range els {
+		out = append(out, pushed[i]...)
 		if !slices.Contains(ours, i) {
 			out = append(out, el...)
 		}

@@ -218,7 +218,7 @@ func (r *reader) assign(c byte) {
 		r.becomeRaw(it)
 		return
 	}
-	silenced := (s.mute || s.skip) && (it.role != muteOff || s.st.multi)
+	silenced := (s.mute || s.skip) && (it.role != muteOff || s.st.multi || c == '-')
 	if it.spec.verb == vReset && c != '-' {
 		silenced = s.skip // it has ended CLIENT REPLY OFF before it answers
 	}
@@ -228,7 +228,7 @@ func (r *reader) assign(c byte) {
 	r.drop = it.role == ours || silenced || it.isOurs()
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
-		if c == '*' && len(r.coll) == 0 && !s.st.hasOurs() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
+		if c == '*' && len(r.coll) == 0 && !s.st.mayHear() && !s.st.hasOurs() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
 			r.mode, r.heads = modeHeads, heads{whole: s.st.askID()}
 		}
 	}

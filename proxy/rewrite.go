@@ -238,7 +238,7 @@ func ownScan(epoch uint64, at int, args [][]byte) [][]byte {
 
 // tagCursors is tagCursor for those elements of a whole reply to EXEC that are of scans.
 func tagCursors(epoch uint64, reply []byte, scans []int) []byte {
-	elements := resp.Elements(reply)
+	elements, pushed := resp.Split(reply)
 	for _, i := range scans {
 		if i >= len(elements) {
 			return reply
@@ -247,7 +247,11 @@ func tagCursors(epoch uint64, reply []byte, scans []int) []byte {
 			elements[i] = append(head, elements[i][used:]...)
 		}
 	}
-	return append(redcon.AppendArray(nil, len(elements)), bytes.Join(elements, nil)...)
+	out := redcon.AppendArray(nil, len(elements))
+	for i, el := range elements {
+		out = append(append(out, pushed[i]...), el...)
+	}
+	return out
 }
 
 // tagCursor rewrites the head of a SCAN reply. need is true while more bytes are

@@ -50,6 +50,7 @@ type session struct {
 	ticket   bool // inside the gate, not handed to an item yet
 	multi    bool // the commands sent so far end inside a transaction
 	queuedIn int  // 1 + the database that a SELECT in it has gone to; 0: none
+	hearing  bool // it subscribes to something
 	prefixed bool // some keys have other names where it is
 	noDB     bool // the current database is not in the map
 	quit     bool

@@ -334,7 +334,7 @@ func (r *reader) apply(it *item) {
 		case len(args) > 1 && is(args[1], "flush"):
 			s.srv.scripts.forget()
 		case len(args) == 3 && is(args[1], "debug") && !is(args[2], "no"):
-			st.stuck, s.kept = "it debugs scripts", true
+			st.stuck, s.kept = debugging, true
 		}
 	default:
 		st.ver--

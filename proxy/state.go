@@ -14,6 +14,9 @@ const (
 // tooLong is why a session cannot be moved until its transaction ends.
 const tooLong = "its transaction is too long to be moved"
 
+// debugging is why a session never can be.
+const debugging = "it debugs scripts"
+
 // state is what a server knows about a connection besides its data: what has to
 // be said again to the other server for the client not to notice the switch. It
 // follows successful replies, in order. Guarded by session.mu.
@@ -151,6 +154,17 @@ func (st *state) needsElements() bool {
 		}
 	}
 	return false
+}
+
+// mayHear reports whether what the transaction does itself may be pushed to the client:
+// Redis before 7.2 says so in the middle of the reply to EXEC.
+func (st *state) mayHear() bool {
+	return st.subscribed() > 0 || st.tracking != nil || st.subscribes()
+}
+
+// subscribes reports whether the transaction does.
+func (st *state) subscribes() bool {
+	return slices.ContainsFunc(st.effects, func(q *item) bool { return q.spec.verb == vSubscribe })
 }
 
 // scans returns the places of the queued commands whose cursors are one server's.

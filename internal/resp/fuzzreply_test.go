@@ -12,9 +12,10 @@ import (
 // replyReader is the reference of the Framer: it reads recursively, each element
 // by a function, from the first byte on.
 type replyReader struct {
-	b     []byte
-	at    int
-	depth int // of streamed aggregates
+	b      []byte
+	at     int
+	depth  int  // of streamed aggregates
+	inside bool // of an aggregate
 }
 
 var errBad = errors.New("malformed")
@@ -120,16 +121,27 @@ func (r *replyReader) element(inStream bool) (end bool, err error) {
 			if typ == '%' || typ == '|' {
 				n *= 2
 			}
+			stray := typ == '>' && r.inside && r.depth == 0 && (n != 3 || open || r.saysMessage())
+			r.inside = true
 			if err := r.members(n, open); err != nil {
 				return false, err
 			}
-			if typ != '|' {
+			if typ != '|' && !stray {
 				return false, nil
 			}
 		default:
 			return false, errBad
 		}
 	}
+}
+
+// saysMessage reports whether the next string is of such a length.
+func (r *replyReader) saysMessage() bool {
+	if r.at >= len(r.b) || r.b[r.at] != '$' {
+		return false
+	}
+	n, open, err := (&replyReader{b: r.b, at: r.at + 1}).length()
+	return err == nil && !open && (n == 7 || n == 8)
 }
 
 func (r *replyReader) members(n int64, open bool) error {
@@ -198,6 +210,7 @@ func FuzzFramer(f *testing.F) {
 		var want []int
 		var wantErr error
 		for r := (replyReader{b: b}); ; want = append(want, r.at) {
+			r.inside = false
 			if _, wantErr = r.element(false); wantErr != nil {
 				break
 			}
@@ -283,8 +296,13 @@ func peek(t *testing.T, b []byte, ends []int) {
 		if len(el) > 4096 || bytes.ContainsAny(el, "|") {
 			continue // an attribute is an element of its own to Header, and its owner follows
 		}
-		if els := Elements(el); len(els) != n || !bytes.Equal(bytes.Join(els, nil), rest) {
-			t.Fatalf("%q has the elements %q", el, els)
+		els, pushed := Split(el)
+		var all []byte
+		for i := range els {
+			all = append(append(all, pushed[i]...), els[i]...)
+		}
+		if len(els) != n || !bytes.Equal(all, rest) {
+			t.Fatalf("%q has the elements %q, behind %q", el, els, pushed)
 		}
 	}
 	_, _, _ = Text(b)

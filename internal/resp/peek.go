@@ -48,21 +48,35 @@ func Text(b []byte) (text, rest []byte, ok bool) {
 // Elements splits a whole aggregate into its elements, undecoded. It returns nil
 // for anything else.
 func Elements(b []byte) [][]byte {
+	els, _ := Split(b)
+	return els
+}
+
+// Split is Elements with what was pushed before each of them, and is none.
+func Split(b []byte) (els, pushed [][]byte) {
 	_, n, rest, ok := Header(b)
 	if !ok || n < 0 {
-		return nil
+		return nil, nil
 	}
-	var out [][]byte
 	for range n {
-		var f Framer
-		k, done, err := f.Feed(rest)
+		f := Framer{begun: true, need: 1, inside: true}
+		end, done, err := f.Feed(rest)
 		if err != nil || !done {
-			return nil
+			return nil, nil
 		}
-		out = append(out, rest[:k:k])
-		rest = rest[k:]
+		from := 0
+		for rest[from] == '>' {
+			n, _, _ := new(Framer).Feed(rest[from:end])
+			if from+n == end {
+				break
+			}
+			from += n
+		}
+		pushed = append(pushed, rest[:from:from])
+		els = append(els, rest[from:end:end])
+		rest = rest[end:]
 	}
-	return out
+	return els, pushed
 }
 
 // IsError reports whether an element is an error, simple or blob.

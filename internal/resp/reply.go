@@ -13,6 +13,8 @@ const (
 	maxLength = 1 << 40 // elements or bytes that a header may announce
 	maxNeed   = 1 << 60
 	maxDepth  = 64 // nested streamed aggregates; Redis sends none
+
+	confirmation = 3 // elements of what SUBSCRIBE is answered
 )
 
 // Framer finds where a reply ends, in RESP2 and RESP3, streamed aggregates and
@@ -32,6 +34,8 @@ type Framer struct {
 	digits int
 	open   bool // '?' instead of a length
 	chunks bool // inside a streamed string
+	inside bool // an aggregate has begun: what comes is part of it
+	pushed bool // the next string is the first word of a push that is
 }
 
 // known are the first bytes of header lines.
@@ -171,6 +175,12 @@ func (f *Framer) line(b []byte) (n int, end bool, err error) {
 func (f *Framer) header() (done bool, err error) {
 	typ := f.typ
 	f.typ = 0
+	if f.pushed {
+		f.pushed = false
+		if typ == '$' && !f.neg && (f.num == int64(len("message")) || f.num == int64(len("smessage"))) {
+			f.need++
+		}
+	}
 	if f.chunks && typ != ';' {
 		return false, fmt.Errorf("%w: %q inside a streamed string", ErrReply, typ)
 	}
@@ -213,7 +223,8 @@ func (f *Framer) header() (done bool, err error) {
 }
 
 func (f *Framer) aggregate(typ byte) (bool, error) {
-	attr := typ == '|'
+	attr := typ == '|' || typ == '>' && f.stray()
+	f.inside = true
 	if f.open {
 		if len(f.stream) >= maxDepth {
 			return false, fmt.Errorf("%w: streamed aggregates nested too deep", ErrReply)
@@ -226,7 +237,7 @@ func (f *Framer) aggregate(typ byte) (bool, error) {
 	if f.neg {
 		n = 0
 	}
-	if typ == '%' || attr {
+	if typ == '%' || typ == '|' {
 		n *= 2
 	}
 	if f.need > maxNeed {
@@ -241,6 +252,19 @@ func (f *Framer) aggregate(typ byte) (bool, error) {
 	}
 	f.need += n
 	return f.element(), nil
+}
+
+// stray reports whether the push whose header has come answers for no element of the
+// reply that it is in the middle of. Redis before 7.2 puts there what a command of a
+// script or a transaction has the client itself be told: messages and invalidations.
+// What SUBSCRIBE and its like say is counted by EXEC, and has three elements; so has a
+// message without a pattern, which its first word tells.
+func (f *Framer) stray() bool {
+	if !f.inside || len(f.stream) > 0 {
+		return false
+	}
+	f.pushed = f.num == confirmation && !f.neg
+	return !f.pushed
 }
 
 // element counts one element as complete and reports whether it was the last.

@@ -76,6 +76,9 @@ var wellFormed = []string{
 	"|1\r\n+ttl\r\n:3600\r\n*1\r\n+x\r\n", "|0\r\n+x\r\n", "*2\r\n|1\r\n+a\r\n+b\r\n:1\r\n:2\r\n",
 	"*?\r\n:1\r\n*2\r\n:1\r\n:2\r\n$1\r\na\r\n.\r\n", "$?\r\n;4\r\nHell\r\n;1\r\no\r\n;0\r\n", "*?\r\n*?\r\n.\r\n%?\r\n+a\r\n+b\r\n.\r\n.\r\n",
 	"*?\r\n|1\r\n+a\r\n+b\r\n:1\r\n.\r\n", "+a\rb\r\n", "*1\r\n*1\r\n*1\r\n*0\r\n",
+	"*2\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n>3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n:1\r\n",
+	"*2\r\n>4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$1\r\nx\r\n+OK\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n+OK\r\n",
+	"%1\r\n+a\r\n*1\r\n>3\r\n$8\r\nsmessage\r\n$1\r\nc\r\n$1\r\nx\r\n:1\r\n", ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n",
 }
 
 func TestFramer(t *testing.T) {
@@ -114,6 +117,11 @@ func TestElements(t *testing.T) {
 	}
 	if ErrorText(els[2]) != "ERR x" || IsError(els[0]) {
 		t.Fatal("errors are not told apart")
+	}
+	const told = ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n"
+	els, pushed := Split([]byte("*2\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n" + told + told + "-ERR x\r\n"))
+	if len(els) != 2 || !IsError(els[1]) || len(pushed) != 2 || len(pushed[0]) != 0 || string(pushed[1]) != told+told {
+		t.Fatalf("what is pushed is not told from elements: %q, %q", els, pushed)
 	}
 }
 
