@@ -71,7 +71,16 @@ var promoteRules = []string{
 // the fenced server before the commit, so that no message which is published
 // right after it is missed. Nobody can publish there before. Subscribers in RESP2 must
 // have said all else before, and who redirects its messages must know to whom.
-var listenRules = []string{"+subscribe", "+psubscribe", "+ssubscribe", "+client", "+readonly"}
+//
+// None of these takes in many commands: servers before 7.2 say of a user what it may do in
+// words of their own, by categories where those take fewer, which holds would not know again.
+var listenRules = []string{"+subscribe", "+psubscribe", "+client|id", "+client|tracking", "+client|caching", "+readonly"}
+
+// newListenRules are those of them that some servers do not know: each is said by itself.
+var newListenRules = []string{"+ssubscribe", "+client|no-evict", "+client|no-touch", "+client|setinfo"}
+
+// subscribeRules are what in a selector lets its channels be heard; who has selectors knows all.
+var subscribeRules = []string{"+subscribe", "+psubscribe", "+ssubscribe"}
 
 // maxInt32 is the largest value of min-replicas-to-write (config.c: INT_MAX).
 const maxInt32 = "2147483647"
@@ -262,7 +271,7 @@ func (f fence) queueRaise(ctx context.Context, p redis.Pipeliner, st *FenceState
 		for _, u := range st.Users {
 			rules := st.rulesOf(u)
 			if st.HasSelectors {
-				rules = slices.Concat(rules, st.selectors())
+				rules = slices.Concat(rules, st.selectors(u))
 			}
 			p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...)
 		}

@@ -179,6 +179,106 @@ func TestFenceACLPutsQuotesBack(t *testing.T) {
 	}
 }
 
+// TestFenceACLKeepsSubscribers: who has subscribed by the rights of a selector goes on
+// hearing behind the fence, and may subscribe there when a switch leads back.
+func TestFenceACLKeepsSubscribers(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(ownACL,
+		"some on >pw resetchannels &root +@all (resetchannels &ch:a~b &ch:a* +@pubsub) (resetchannels &ch:a* +subscribe)",
+		"every on >pw resetchannels -@all +subscribe (resetchannels &other +subscribe) (&* +@pubsub)"))
+	f, st := armed(t, s, FenceACL)
+	hear := func(user string) (*redis.PubSub, error) {
+		c := s.ClientAs(user, "pw", 0)
+		t.Cleanup(func() { _ = c.Close() })
+		sub := c.Subscribe(t.Context(), "ch:a~b")
+		t.Cleanup(func() { _ = sub.Close() })
+		_, err := sub.Receive(t.Context())
+		return sub, err
+	}
+	users := []string{"some", "every"}
+	for _, user := range users {
+		if _, err := hear(user); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.raise(t.Context(), st, testToken); err != nil {
+		t.Fatal(err)
+	}
+	st.Raised = true
+	hears := func(when string) {
+		t.Helper()
+		if err := f.check(t.Context(), st); err != nil {
+			t.Errorf("%s: the fence is up, but check says: %v", when, err)
+		}
+		if n := f.db().Publish(t.Context(), "ch:a~b", "m").Val(); n != int64(len(users)) {
+			t.Errorf("%s: %d clients are reached, not %d", when, n, len(users))
+		}
+	}
+	hears("when the fence has gone up")
+	for _, allow := range []bool{true, false} {
+		if err := f.letListen(t.Context(), st, allow); err != nil {
+			t.Fatal(err)
+		}
+		for _, user := range users {
+			sub, err := hear(user)
+			if may := err == nil; may != allow {
+				t.Errorf("%s subscribes, which it may: %v; %v", user, allow, err)
+			}
+			_ = sub.Close()
+			if err := s.ClientAs(user, "pw", 0).Publish(t.Context(), "ch:a~b", "m").Err(); err == nil {
+				t.Errorf("%s publishes behind the fence", user)
+			}
+		}
+	}
+	redistest.Eventually(t, testTimeout, func() bool {
+		return f.db().PubSubNumSub(t.Context(), "ch:a~b").Val()["ch:a~b"] == int64(len(users))
+	}, "those who came later have gone")
+	hears("when nobody may come any more")
+	if err := f.lower(t.Context(), st); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.db().Publish(t.Context(), "ch:a~b", "m").Val(); n != int64(len(users)) {
+		t.Errorf("when the fence is down %d clients are reached", n)
+	}
+}
+
+// TestFenceACLLetsListen: on the way back the sessions' subscriptions move to the fenced
+// server before anybody may publish there, whatever version it is.
+func TestFenceACLLetsListen(t *testing.T) {
+	programs, err := redistest.Programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range append(programs, redistest.Program{Name: "installed"}) {
+		t.Run(p.Name, func(t *testing.T) {
+			var opts []redistest.Option
+			if p.Path != "" {
+				opts = append(opts, redistest.WithBinary(p.Path))
+			}
+			s := redistest.Start(t, opts...)
+			app := s.Client(0)
+			do(t, app, "ACL", "SETUSER", OwnUser, "on", ">"+ownPassword, "~*", "+@all")
+			_ = app.Do(t.Context(), "ACL", "SETUSER", OwnUser, "&*").Err() // unknown before 6.2
+			f, st := raised(t, s, FenceACL)
+			st.Raised = true
+			for _, allow := range []bool{false, true, false} {
+				if err := f.letListen(t.Context(), st, allow); err != nil {
+					t.Fatal(err)
+				}
+				if err := f.check(t.Context(), st); err != nil {
+					t.Errorf("the fence is up, but check says: %v", err)
+				}
+				sub := app.Subscribe(t.Context(), "news")
+				_, err := sub.Receive(t.Context())
+				if may := err == nil; may != allow {
+					t.Errorf("it may subscribe: %v, not %v (%v)", may, allow, err)
+				}
+				_ = sub.Close()
+				wantRefusal(t, "PUBLISH", app.Publish(t.Context(), "news", "m").Err(), "NOPERM")
+			}
+		})
+	}
+}
+
 // TestFenceACLKeepsReplicas: one that logs in as the applications do goes on following,
 // and may connect again.
 func TestFenceACLKeepsReplicas(t *testing.T) {

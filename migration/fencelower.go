@@ -17,20 +17,30 @@ import (
 // letListen lets the users that the fence denies everything subscribe, or takes
 // that back.
 func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error {
-	if st == nil || !st.Raised || st.Level != FenceACL || !st.HasSelectors { // SSUBSCRIBE is as old as they are
+	if st == nil || !st.Raised || st.Level != FenceACL {
 		return nil
 	}
-	cmds, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
+	var needed []redis.Cmder
+	_, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
 		for _, u := range st.Users {
-			rules := st.rulesOf(u) // begins with -@all
+			rules, selectors := st.rulesOf(u), st.selectors(u) // the first begin with -@all
 			if allow {
-				rules = slices.Concat(rules, listenRules)
+				rules, selectors = slices.Concat(rules, listenRules), st.selectors(u, subscribeRules...)
 			}
-			p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...)
+			if st.HasSelectors {
+				rules = slices.Concat(rules, selectors)
+			}
+			needed = append(needed, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...))
+			for i := 0; allow && i < len(newListenRules); i++ {
+				p.Do(ctx, "ACL", "SETUSER", u.Name, newListenRules[i])
+			}
 		}
 		return nil
 	})
-	if err := firstError(cmds, err); err != nil {
+	if !errorPrefix(err, "EXECABORT") {
+		err = firstError(needed, nil)
+	}
+	if err != nil {
 		return fmt.Errorf("letting subscribers in on %s: %w", f.pool, err)
 	}
 	return nil

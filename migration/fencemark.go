@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/crossfade/crossfade/migration/acl"
 )
 
 // A fence may be met where nobody expects it: on a server that was fenced as something else,
@@ -20,13 +22,31 @@ func newMark(migration string) string { return migration + "." + randomHex(4) }
 
 // selectors are the rules that come behind the fence's others where the server has selectors
 // (7.0): they let the operator's own credentials read our control keys, so that a sidecar
-// that lost its state file finds its way, and nothing else.
-func (st *FenceState) selectors() []string {
-	rule := "resetchannels +get %R~crossfade:*"
+// that lost its state file finds its way, and nothing else but what commands says. The channels
+// that u has by selectors it keeps, as it does those of the root permissions: a server hangs up
+// on subscribers whose channels are taken away (acl.c: ACLKillPubsubClientsIfNeeded).
+func (st *FenceState) selectors(u ACLUser, commands ...string) []string {
+	rule := append([]string{"resetchannels"}, u.selectedChannels()...)
+	rule = append(append(rule, "+get"), commands...)
+	rule = append(rule, "%R~crossfade:*")
 	if st.Mark != "" {
-		rule += " " + markPattern + st.Mark
+		rule = append(rule, markPattern+st.Mark)
 	}
-	return []string{"clearselectors", "(" + rule + ")"}
+	return []string{"clearselectors", acl.Selector(rule)}
+}
+
+// selectedChannels are the rules for channels in the user's selectors.
+func (u ACLUser) selectedChannels() []string {
+	var out []string
+	for _, rule := range slices.Concat(u.Selectors...) {
+		switch {
+		case rule == "&*": // none may be named beside it
+			return []string{rule}
+		case strings.HasPrefix(rule, "&") && !slices.Contains(out, rule):
+			out = append(out, rule)
+		}
+	}
+	return out
 }
 
 // markOf reports whether a user is behind a fence, and that one's mark; "" for one that has

@@ -110,7 +110,7 @@ func TestFenceReplicasKnowsItsOwn(t *testing.T) {
 // leaveProbe leaves on a server what a check leaves that is killed.
 func leaveProbe(t *testing.T, s *redistest.Server) {
 	t.Helper()
-	rules := append([]any{"ACL", "SETUSER", preflight.ProbeUsers + "0123", "off"}, anys(append(slices.Concat(fencedRules, replicaRules), (&FenceState{}).selectors()...))...)
+	rules := append([]any{"ACL", "SETUSER", preflight.ProbeUsers + "0123", "off"}, anys(append(slices.Concat(fencedRules, replicaRules), (&FenceState{}).selectors(ACLUser{})...))...)
 	if err := s.Client(0).Do(t.Context(), rules...).Err(); err != nil {
 		t.Skip("this server has no selectors: ", err)
 	}

@@ -266,7 +266,7 @@ func (f fence) judge(ctx context.Context, c asker, st *FenceState, a answers) er
 
 // holds reports whether a user has no more than the fence lets it have.
 func (st *FenceState) holds(u ACLUser) bool {
-	allowed := [][]string{fencedRules, replicaRules, listenRules}
+	allowed := [][]string{fencedRules, replicaRules, listenRules, newListenRules}
 	if st.Watched {
 		allowed = append(allowed, promoteRules)
 	}
@@ -275,11 +275,11 @@ func (st *FenceState) holds(u ACLUser) bool {
 			return false
 		}
 	}
-	for _, sel := range u.Selectors {
-		for _, r := range sel {
-			if strings.HasPrefix(r, "+") && r != "+get" || strings.Contains(r, "~") && r != "%R~crossfade:*" && !strings.HasPrefix(r, markPattern) {
-				return false
-			}
+	for _, r := range slices.Concat(u.Selectors...) {
+		switch {
+		case strings.HasPrefix(r, "&"), r == "+get", slices.Contains(subscribeRules, r), r == "%R~crossfade:*", strings.HasPrefix(r, markPattern):
+		case strings.HasPrefix(r, "+"), strings.Contains(r, "~"):
+			return false
 		}
 	}
 	return true

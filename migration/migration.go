@@ -116,6 +116,8 @@ type Migration struct {
 	report     *Report         // of the newest attempt, also while it runs
 	looked     *CheckReport    // the newest
 	password   string          // of our own user
+	heard      string          // the source's notifications, where we have not changed them; "": not asked yet
+	unheard    string          // what of that the target cannot be told to report
 	scan       throttle.Status // how fast scans may copy; Pace is not kept here
 	plan       *throttle.Schedule
 	planned    planned

@@ -37,6 +37,18 @@ func notifyMerged(have string) (need string, enough bool) {
 	return need, all && channel
 }
 
+// notifyLacks returns those flags of want that have does not stand for.
+func notifyLacks(have, want string) string {
+	var out strings.Builder
+	for _, f := range want {
+		all := strings.Contains(have, "A") && strings.ContainsRune(notifyClasses+"d", f)
+		if !all && !strings.ContainsRune(have+out.String(), f) {
+			out.WriteRune(f)
+		}
+	}
+	return out.String()
+}
+
 func notifyCommand(p *conn.Pool, flags string) string {
 	e := p.Endpoint()
 	network, address := e.Where()
@@ -71,8 +83,9 @@ func checkNotifications(ctx context.Context, p *conn.Pool) error {
 	return nil
 }
 
-// ensureNotifications switches them on where that is needed and allowed. What
-// was there before is in the record first, so that complete puts it back.
+// ensureNotifications switches them on where that is needed and allowed, on the target also
+// those that clients have on the source. What was there before is in the record first, so that
+// complete puts it back.
 func (m *Migration) ensureNotifications(ctx context.Context, side router.Side) error {
 	p := m.ids[side].Pool()
 	if err := m.meetBeside(side); err != nil {
@@ -80,6 +93,7 @@ func (m *Migration) ensureNotifications(ctx context.Context, side router.Side) e
 	}
 	var off *mirror.NotificationsOff
 	if err := checkNotifications(ctx, p); err == nil {
+		m.notifyClients(ctx, side)
 		return nil
 	} else if ok := asOff(err, &off); !ok {
 		return err
@@ -87,20 +101,87 @@ func (m *Migration) ensureNotifications(ctx context.Context, side router.Side) e
 	if !m.cfg.Sync.SetNotifications {
 		return fmt.Errorf("%s: %w (sync.set_notifications is off, so it is not done for you)", p, off)
 	}
+	need, _ := notifyMerged(off.Have + notifyLacks(off.Have, m.clientsHear(ctx, side)))
+	err := m.setNotifications(ctx, side, off.Have, need)
+	if err != nil && need != off.Need && refusedFlag(err) { // an older server does not know all of them
+		err = m.setNotifications(ctx, side, off.Have, off.Need)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w (switching it on ourselves: %w)", p, off, err)
+	}
+	return nil
+}
+
+func refusedFlag(err error) bool { return errorPrefix(err, "ERR") && !refusedForGood(err) }
+
+// setNotifications changes the setting of a server, which has is what it is now.
+func (m *Migration) setNotifications(ctx context.Context, side router.Side, has, need string) error {
 	if err := m.meetBeside(side); err != nil { // who has answered may be another one than before
 		return err
 	}
 	if m.record().Servers[side].Notify == nil {
-		have := off.Have
-		if err := m.save(true, func(r *Record) { r.Servers[side].Notify = &have }); err != nil {
+		if err := m.save(true, func(r *Record) { r.Servers[side].Notify = &has }); err != nil {
 			return err
 		}
 	}
-	if err := p.DB(0).ConfigSet(ctx, "notify-keyspace-events", off.Need).Err(); err != nil {
-		return fmt.Errorf("%s: %w (switching it on ourselves: %w)", p, off, err)
+	p := m.ids[side].Pool()
+	if err := p.DB(0).ConfigSet(ctx, "notify-keyspace-events", need).Err(); err != nil {
+		return err
 	}
-	m.log.Info("keyspace notifications switched on", "server", p.String(), "were", off.Have, "are", off.Need)
+	m.log.Info("keyspace notifications switched on", "server", p.String(), "were", has, "are", need)
 	return nil
+}
+
+// notifyClients has a server, which reports all that the copy needs, report what clients hear
+// on the source as well: another kind of channel, or events that change no key. The copy goes
+// on where that cannot be.
+func (m *Migration) notifyClients(ctx context.Context, side router.Side) {
+	want := m.clientsHear(ctx, side)
+	if want == "" || !m.cfg.Sync.SetNotifications {
+		return
+	}
+	p := m.ids[side].Pool()
+	got, err := p.DB(0).ConfigGet(ctx, "notify-keyspace-events").Result()
+	has, known := got["notify-keyspace-events"]
+	lacks := notifyLacks(has, want)
+	m.mu.Lock()
+	before := m.unheard
+	m.mu.Unlock()
+	if err != nil || !known || lacks == "" || lacks == before { // whoever is away is found by others
+		return
+	}
+	if err := m.setNotifications(ctx, side, has, has+lacks); err != nil {
+		m.mu.Lock()
+		m.unheard = lacks
+		m.mu.Unlock()
+		m.log.Warn("clients may miss keyspace notifications that they have on the source", "server", p.String(), "lacks", lacks, "error", err)
+	}
+}
+
+// clientsHear returns what the source's notify-keyspace-events is but for us, for a server that
+// its clients are moved to; "" where there is nothing to be carried over, or it is not known.
+func (m *Migration) clientsHear(ctx context.Context, side router.Side) string {
+	r := m.record()
+	if side != router.Target {
+		return ""
+	}
+	if was := r.Servers[router.Source].Notify; was != nil {
+		return *was
+	}
+	m.mu.Lock()
+	heard := m.heard
+	m.mu.Unlock()
+	if heard != "" || r.Side != router.Source { // one that was left may be away
+		return heard
+	}
+	got, err := m.ids[router.Source].Pool().DB(0).ConfigGet(ctx, "notify-keyspace-events").Result()
+	if err != nil {
+		return ""
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.heard = got["notify-keyspace-events"]
+	return m.heard
 }
 
 func asOff(err error, off **mirror.NotificationsOff) bool {

@@ -199,3 +199,37 @@ func TestNotificationsThatMayNotBeSet(t *testing.T) {
 		t.Errorf("where CONFIG GET is forbidden: %v", err)
 	}
 }
+
+// TestNotificationsOfClients: what clients hear on the source they hear on the target too, as
+// far as that knows it, for as long as the migration lasts.
+func TestNotificationsOfClients(t *testing.T) {
+	for name, tt := range map[string]struct{ source, target, want string }{
+		"another channel":              {"Kx", "", "AK"},
+		"beside the target's own":      {"KA", "AE", "AEK"},
+		"all is there":                 {"Ex", "AKE", "AEK"},
+		"what changes no key":          {"AKm", "", "AKm"},
+		"what nobody but us asked for": {"", "", "AE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			source := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", tt.source))
+			target := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", tt.target))
+			m := quietMigration(t, endpointOf(source, "", ""), endpointOf(target, "", ""), nil)
+			had := flags(t, target)
+			for range 2 {
+				for side := range m.ids {
+					if err := m.ensureNotifications(t.Context(), router.Side(side)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if got := flags(t, target); got != tt.want {
+					t.Errorf("the target's are %q, want %q", got, tt.want)
+				}
+				do(t, target.Client(0), "CONFIG", "SET", "notify-keyspace-events", tt.target) // as a restart does
+				m.rec.Side = router.Target
+			}
+			if _, err := m.restoreNotifications(t.Context(), router.Target); err != nil || flags(t, target) != had {
+				t.Errorf("%v, put back to %q", err, flags(t, target))
+			}
+		})
+	}
+}

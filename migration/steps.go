@@ -264,7 +264,7 @@ func (a *attempt) warm(ctx context.Context) error {
 }
 
 // announceFence tells the entered server, and the state file, that a fence may be up on the
-// other one from now on, and what lowering it needs.
+// other one from now on, and what lowering it needs, as that is now.
 func (a *attempt) announceFence(ctx context.Context) error {
 	a.onUndo(func(context.Context) error {
 		if a.fencing {
@@ -280,10 +280,15 @@ func (a *attempt) announceFence(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// The attempt may have waited for long: what rights an administrator has given or taken
+	// meanwhile is what lowering the fence puts back.
+	st, err := a.fence(a.from).save(ctx, a.level)
+	if err != nil {
+		return err
+	}
 	err = a.save(false, func(r *Record) {
-		if f := r.Servers[a.from].Fence; f != nil {
-			f.Raised = true
-		}
+		st.Raised = true
+		r.Servers[a.from].Fence = st
 		r.announceReplicas(a.from)
 		r.Switch.Marks = marks
 	})
