@@ -66,6 +66,13 @@ func (h *heartbeat) lapse() bool {
 	return was
 }
 
+// untold reports whether From has not told of a beat, for which nobody has made up yet.
+func (h *heartbeat) untold() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.missed > 0 || h.lapsed
+}
+
 // lacksEvent notes that the event of the newest beat should be here and is not.
 func (h *heartbeat) lacksEvent() {
 	h.mu.Lock()
@@ -146,7 +153,7 @@ func (h *heartbeat) arrived(seq int64, now time.Time) {
 func (h *heartbeat) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.out = nil
+	h.out, h.missed, h.lapsed = nil, 0, false
 }
 
 func (h *heartbeat) lags() Lags {
@@ -381,7 +388,7 @@ func (m *Mirror) checkFeed() {
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen && !mute:
-		m.beat.lapse() // which the scan makes up for as well
+		m.beat.lapse()              // which the scan makes up for as well
 		for _, l := range m.lanes { // first: who finds that all is told waits for them
 			l.requestScan()
 		}
