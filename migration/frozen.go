@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -113,6 +114,8 @@ func (a *attempt) unmappedHold(counts map[int]keyCount) error {
 	return nil
 }
 
+// keyCount is how many keys a database has, and of how many something expires: they, or
+// fields of theirs. A hash goes with its last field.
 type keyCount struct{ keys, expires int64 }
 
 // keyCounts reads INFO keyspace: one round trip for all databases.
@@ -121,15 +124,29 @@ func keyCounts(ctx context.Context, p *conn.Pool) (map[int]keyCount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("counting the keys of %s: %w", p, err)
 	}
+	return countsIn(text), nil
+}
+
+// countsIn reads INFO keyspace, which is lines like "db0:keys=7,expires=1,avg_ttl=0,subexpiry=2".
+func countsIn(text string) map[int]keyCount {
 	counts := make(map[int]keyCount)
 	for line := range strings.Lines(text) {
 		var db int
 		var c keyCount
-		if n, _ := fmt.Sscanf(strings.TrimSpace(line), "db%d:keys=%d,expires=%d", &db, &c.keys, &c.expires); n == 3 {
-			counts[db] = c
+		line = strings.TrimSpace(line)
+		if n, _ := fmt.Sscanf(line, "db%d:keys=%d,expires=%d", &db, &c.keys, &c.expires); n != 3 {
+			continue
 		}
+		for field := range strings.SplitSeq(line, ",") {
+			name, value, _ := strings.Cut(field, "=")
+			if name == "subexpiry" || name == "keys_with_volatile_items" { // Redis from 7.4 on, Valkey from 9 on
+				n, _ := strconv.ParseInt(value, 10, 64)
+				c.expires += n
+			}
+		}
+		counts[db] = c
 	}
-	return counts, nil
+	return counts
 }
 
 // handful is a part of the sample: keys of one of the source's databases. The big ones

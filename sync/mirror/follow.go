@@ -206,10 +206,11 @@ func (m *Mirror) supervise(f *feed) {
 		m.feedUp = make(chan struct{})
 		why := m.dropped
 		m.dropped = ""
-		m.mu.Unlock()
 		if why == "" {
 			why = fmt.Sprintf("the notification connection to %s was lost (%v)", m.cfg.From, err)
 		}
+		m.reason = why // at once: whoever sees that there is no feed may ask why
+		m.mu.Unlock()
 		for _, l := range m.lanes { // until it is plain what From is now
 			l.brake.bar(true)
 		}

@@ -1,6 +1,7 @@
 package mirror_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -114,5 +115,40 @@ func TestWhoeverNoticesTheRestart(t *testing.T) {
 	}
 	if got := w.dst.Client(0).Get(ctx, "k").Val(); got != "v" {
 		t.Errorf("k is %q after a drain to the server that had lost it", got)
+	}
+}
+
+// TestNotificationsOffForAMoment: that no event of one heartbeat came is proof enough that
+// others were lost, although the next one is told of again.
+func TestNotificationsOffForAMoment(t *testing.T) {
+	w := newWorld(t, func(c *mirror.Config) { c.Heartbeat = 500 * time.Millisecond }) // the setting is hidden
+	ctx, admin := t.Context(), w.src.Client(0)
+	ok(t, admin.Set(ctx, "k", "old", 0).Err())
+	ok(t, w.m.Follow(ctx, true))
+	w.awaitState(t, mirror.Live)
+	beat := func() {
+		t.Helper()
+		before := admin.Get(ctx, mirror.HeartbeatPrefix+"source").Val()
+		redistest.Eventually(t, 10*time.Second, func() bool { return admin.Get(ctx, mirror.HeartbeatPrefix+"source").Val() != before }, "a heartbeat is written")
+	}
+	beat()
+	ok(t, admin.ConfigSet(ctx, "notify-keyspace-events", "").Err())
+	ok(t, admin.Set(ctx, "k", "new", 0).Err())
+	beat()
+	redistest.Eventually(t, 10*time.Second, func() bool {
+		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		return w.m.Drain(ctx) != nil
+	}, "nobody vouches for anything")
+	ok(t, admin.ConfigSet(ctx, "notify-keyspace-events", "KEA").Err())
+	redistest.Eventually(t, 10*time.Second, func() bool { return w.m.Progress().Gaps > 0 }, "it is a gap")
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	w.mustBeEqual(t)
+	gaps := w.m.Progress().Gaps
+	beat()
+	beat()
+	if p := w.m.Progress(); p.Gaps != gaps || p.State != mirror.Live {
+		t.Errorf("%d gaps instead of %d, state %s (%s)", p.Gaps, gaps, p.State, p.Reason)
 	}
 }

@@ -23,6 +23,7 @@ type heartbeat struct {
 	seen   bool          // the event of the newest beat arrived
 	before bool          // … of the one before it had, when that was written
 	missed int           // beats in a row without their event
+	lapsed bool          // … there was one, and the next one's event came; nobody has made up for it yet
 	mute   bool          // the newest beat was not written: it proves nothing
 	event  chan struct{} // closed when the event of the newest beat arrives
 	copies chan struct{} // one token per finished copy of the key
@@ -50,9 +51,26 @@ func (h *heartbeat) sawEvent() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.seen {
+		h.lapsed = h.lapsed || h.missed == 1 // more are known for silence, see checkFeed
 		h.seen, h.missed = true, 0
 		close(h.event)
 	}
+}
+
+// lapse reports, once, that From has not told of a beat, and tells again.
+func (h *heartbeat) lapse() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was := h.lapsed
+	h.lapsed = false
+	return was
+}
+
+// untold reports whether From has not told of a beat, for which nobody has made up yet.
+func (h *heartbeat) untold() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.missed > 0 || h.lapsed
 }
 
 // lacksEvent notes that the event of the newest beat should be here and is not.
@@ -135,7 +153,7 @@ func (h *heartbeat) arrived(seq int64, now time.Time) {
 func (h *heartbeat) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.out = nil
+	h.out, h.missed, h.lapsed = nil, 0, false
 }
 
 func (h *heartbeat) lags() Lags {
@@ -370,6 +388,7 @@ func (m *Mirror) checkFeed() {
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen && !mute:
+		m.beat.lapse()              // which the scan makes up for as well
 		for _, l := range m.lanes { // first: who finds that all is told waits for them
 			l.requestScan()
 		}
@@ -378,6 +397,14 @@ func (m *Mirror) checkFeed() {
 		m.mu.Unlock()
 		m.tell()
 		m.log.Info("notifications arrive again, scanning what was missed", "from", m.cfg.From.String())
+		return
+	case !wasSilent && m.beat.lapse():
+		// Notifications were off for less time than it takes to call From silent. Behind a
+		// barrier an event that lacks is lost, and so are those of others, whoever made them.
+		m.noteGap(fmt.Sprintf("the event of a heartbeat on %s did not come, and those after it did: notifications were off in between", m.cfg.From))
+		for _, l := range m.lanes {
+			l.requestScan()
+		}
 		return
 	default:
 		return

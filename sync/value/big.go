@@ -128,6 +128,9 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 		}
 		return Outcome{}, fmt.Errorf("copying %s key %q from %s: %w", kind, b.key, at(src), classify(err))
 	}
+	if t.hollow(kind) {
+		return b.gone(ctx)
+	}
 	if err := b.place(ctx, src, w); err != nil {
 		b.placed = false // what is there is of before, whatever the last try has found
 		return Outcome{}, fmt.Errorf("putting %s key %q into place: %w", kind, b.key, classify(err))

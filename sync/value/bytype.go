@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -243,13 +244,15 @@ func (b *ByType) fieldExpiries(ctx context.Context, src *redis.Client, list []*s
 			if err != nil || len(at) != len(s.elems)/2 {
 				continue
 			}
+			when := make([]int64, len(at))
 			for i, v := range at {
-				if ms, _ := v.(int64); ms > 0 {
-					if s.fields == nil {
-						s.fields = make([]int64, len(at))
-					}
-					s.fields[i] = ms
-				}
+				when[i], _ = v.(int64)
+			}
+			if s.elems, when = alive(s.elems, when); len(s.elems) == 0 {
+				continue
+			}
+			if slices.ContainsFunc(when, func(ms int64) bool { return ms > 0 }) {
+				s.fields = when
 			}
 		}
 		whole = append(whole, s)

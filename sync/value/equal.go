@@ -212,9 +212,9 @@ func (c *Comparer) one(ctx context.Context, a, b *redis.Client, keyA, keyB strin
 	case !da.found && !db.found:
 		return Diff{Gone: true}, nil
 	case !da.found:
-		d = differ(Extra, "key is on the target only")
+		d, err = alone(ctx, b, keyB, db.expiring(), differ(Extra, "key is on the target only"))
 	case !db.found:
-		d = differ(Missing, "key is not on the target")
+		d, err = alone(ctx, a, keyA, da.expiring(), differ(Missing, "key is not on the target"))
 	case da.body == db.body:
 		d = c.expiries(da.expire, db.expire)
 	default:
@@ -224,6 +224,28 @@ func (c *Comparer) one(ctx context.Context, a, b *redis.Client, keyA, keyB strin
 	d.Bytes = int64(len(da.body))
 	d.PrintA, d.PrintB = c.print(da), c.print(db)
 	return d, err
+}
+
+// alone returns the difference d of a key that c's side alone has: none where that is a hash
+// all of whose fields have expired. may says that it can be one.
+func alone(ctx context.Context, c *redis.Client, key string, may bool, d Diff) (Diff, error) {
+	if !may {
+		return d, nil
+	}
+	n, err := c.HLen(ctx, key).Result()
+	if movedOn(err) || err == nil && n == 0 {
+		return d, nil
+	}
+	if err == nil {
+		err = eachScan(ctx, c, "HSCAN", key, func([]string) error { return errEnough })
+	}
+	switch {
+	case errors.Is(err, errEnough), movedOn(err):
+		return d, nil
+	case err != nil:
+		return Diff{}, err
+	}
+	return Diff{Gone: true}, nil
 }
 
 func (c *Comparer) print(d sight) uint64 {

@@ -17,6 +17,10 @@ type sight struct {
 	unread bool   // it is there, and too large or of no type to be read so
 }
 
+// expiring reports whether it is a hash of which fields expire. So say the kinds of encoding
+// from 22 to 25, of Redis from 7.4 and Valkey from 9 on (rdb.h).
+func (s sight) expiring() bool { return s.body != "" && s.body[0] >= 22 && s.body[0] <= 25 }
+
 // reader reads keys of one server to compare them, and remembers what the server
 // cannot do. Safe for concurrent use.
 type reader struct {

@@ -53,9 +53,9 @@ func (c *Comparer) byType(ctx context.Context, a, b *redis.Client, keyA, keyB st
 	case typeA == "none" && typeB == "none":
 		return Diff{Gone: true}, nil
 	case typeA == "none":
-		return differ(Extra, "key is on the target only"), nil
+		return alone(ctx, b, keyB, typeB == "hash", differ(Extra, "key is on the target only"))
 	case typeB == "none":
-		return differ(Missing, "key is not on the target"), nil
+		return alone(ctx, a, keyA, typeA == "hash", differ(Missing, "key is not on the target"))
 	case typeA != typeB:
 		return differ(Type, "%s on the source, %s on the target", typeA, typeB), nil
 	}

@@ -155,7 +155,7 @@ func (b *Big) read(ctx context.Context, from *pair, names []string) (cmds [][]an
 	if err != nil {
 		return nil, 0, err
 	}
-	var kept []string
+	var pairs []string
 	for i, a := range answers {
 		text, has := a.(string)
 		bytes += int64(len(names[i]) + len(text))
@@ -165,11 +165,28 @@ func (b *Big) read(ctx context.Context, from *pair, names []string) (cmds [][]an
 		case b.kind == "zset" && has:
 			add = append(add, text, names[i])
 		case b.kind == "hash" && has:
-			add = append(add, names[i], text)
-			kept = append(kept, names[i])
+			pairs = append(pairs, names[i], text)
 		default:
 			remove = append(remove, names[i])
 		}
+	}
+	var expire [][]any
+	if len(pairs) > 0 {
+		fields, _ := split(pairs)
+		at, _, err := fieldExpiries(ctx, from.b, b.key, fields)
+		if err != nil {
+			return nil, 0, err
+		}
+		for i, ms := range at {
+			switch {
+			case ms == noField: // it has expired since
+				remove = append(remove, fields[i])
+			case ms > 0:
+				expire = append(expire, []any{"HPEXPIREAT", b.key, ms, "FIELDS", 1, fields[i]})
+			}
+		}
+		pairs, _ = alive(pairs, at)
+		add = append(add, anys(pairs)...)
 	}
 	if len(add) > 2 {
 		cmds = append(cmds, add)
@@ -177,19 +194,8 @@ func (b *Big) read(ctx context.Context, from *pair, names []string) (cmds [][]an
 	if len(remove) > 2 {
 		cmds = append(cmds, remove)
 	}
-	if len(kept) > 0 {
-		at, _, err := fieldExpiries(ctx, from.b, b.key, kept)
-		if err != nil {
-			return nil, 0, err
-		}
-		for i, ms := range at {
-			if ms > 0 {
-				cmds = append(cmds, []any{"HPEXPIREAT", b.key, ms, "FIELDS", 1, kept[i]})
-			}
-		}
-		if b.noFields {
-			cmds = b.withoutFields(cmds)
-		}
+	if cmds = append(cmds, expire...); b.noFields {
+		cmds = b.withoutFields(cmds)
 	}
 	return cmds, bytes, nil
 }

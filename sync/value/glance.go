@@ -34,9 +34,9 @@ func Glance(ctx context.Context, a, b *redis.Client, key string) (Diff, error) {
 	case x.kind == "none" && y.kind == "none":
 		return Diff{Gone: true}, nil
 	case y.kind == "none":
-		return differ(Missing, "it is not there"), nil
+		return alone(ctx, a, key, x.kind == "hash", differ(Missing, "it is not there"))
 	case x.kind == "none":
-		return differ(Extra, "it is there only"), nil
+		return alone(ctx, b, key, y.kind == "hash", differ(Extra, "it is there only"))
 	case x.kind != y.kind:
 		return differ(Type, "%s and %s", x.kind, y.kind), nil
 	case x.length != y.length:

@@ -82,10 +82,11 @@ func (m Manner) logical(ctx context.Context, src, dst *redis.Client, key string)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the expiry of key %q: %w", at(src), key, err)
 	}
-	if expire == noKey && m.outside(key, "none") {
+	gone := expire == noKey || t.hollow(kind)
+	if gone && m.outside(key, "none") {
 		return Outcome{}, ErrOutside
 	}
-	if expire == noKey {
+	if gone {
 		return Outcome{Removed: true}, remove(ctx, dst, key)
 	}
 	if err := t.rename(ctx, key, expire); err != nil {

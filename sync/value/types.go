@@ -176,21 +176,21 @@ func copyZSet(ctx context.Context, src *redis.Client, key string, t *temp) error
 func copyHash(ctx context.Context, src *redis.Client, key string, t *temp) error {
 	expiries := true // until the server says that it has none
 	return t.scan(ctx, src, "HSCAN", key, func(pairs []string) error {
-		cmds := [][]any{anys(pairs, "HSET", t.key)}
+		var at []int64
 		if expiries {
-			fields := make([]string, 0, len(pairs)/2)
-			for i := 0; i+1 < len(pairs); i += 2 {
-				fields = append(fields, pairs[i])
-			}
-			at, known, err := fieldExpiries(ctx, src, key, fields)
-			if err != nil {
+			fields, _ := split(pairs)
+			var err error
+			if at, expiries, err = fieldExpiries(ctx, src, key, fields); err != nil {
 				return err
 			}
-			expiries = known
-			for i, ms := range at {
-				if ms > 0 {
-					cmds = append(cmds, []any{"HPEXPIREAT", t.key, ms, "FIELDS", 1, fields[i]})
-				}
+			if pairs, at = alive(pairs, at); len(pairs) == 0 {
+				return nil
+			}
+		}
+		cmds := [][]any{anys(pairs, "HSET", t.key)}
+		for i, ms := range at {
+			if ms > 0 {
+				cmds = append(cmds, []any{"HPEXPIREAT", t.key, ms, "FIELDS", 1, pairs[2*i]})
 			}
 		}
 		n, err := t.send(ctx, sum(pairs), "HLEN", cmds)
@@ -208,8 +208,32 @@ func copyHash(ctx context.Context, src *redis.Client, key string, t *temp) error
 	})
 }
 
-// fieldExpiries returns the fields' expiries in milliseconds since 1970, or a
-// negative number for none; known is false when the server has no such thing
+// noField is HPEXPIRETIME's answer where there is no such field, or not any more.
+const noField = -2
+
+// alive leaves those fields out that have expired since their values were read: they have
+// no expiry any more, and without one they would stay for ever where they are copied to. at
+// are the fields' expiries; where there are none, nobody can tell.
+func alive(pairs []string, at []int64) ([]string, []int64) {
+	if !slices.Contains(at, noField) {
+		return pairs, at
+	}
+	left, when := make([]string, 0, len(pairs)), make([]int64, 0, len(at))
+	for i, ms := range at {
+		if ms != noField {
+			left, when = append(left, pairs[2*i], pairs[2*i+1]), append(when, ms)
+		}
+	}
+	return left, when
+}
+
+// hollow reports whether nothing was found to be copied of a key that is there: a hash all
+// of whose fields have expired, which its server has not removed yet, and does not remove
+// while writers are paused. To clients it is not there.
+func (t *temp) hollow(kind string) bool { return kind == "hash" && !t.began }
+
+// fieldExpiries returns the fields' expiries in milliseconds since 1970, noField, or
+// another negative number for none; known is false when the server has no such thing
 // (before Redis 7.4).
 func fieldExpiries(ctx context.Context, c *redis.Client, key string, fields []string) (at []int64, known bool, err error) {
 	args := anys(fields, "HPEXPIRETIME", key, "FIELDS", strconv.Itoa(len(fields)))
