@@ -93,8 +93,8 @@ func besideBulk(ctx context.Context, o options, p *park) ([]claim, error) {
 			if round%2 == 1 { // nobody is always the first; but ours was before theirs once
 				w = ways[len(ways)-1-i]
 			}
-			if err := b.settle(ctx); err != nil {
-				return nil, err
+			if err := b.settle(ctx); err != nil && ctx.Err() == nil {
+				p.sayf("before %s: %v\n", w.name, err)
 			}
 			got, err := w.run(ctx)
 			if err == nil && ctx.Err() != nil {

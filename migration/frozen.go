@@ -144,6 +144,7 @@ func countsIn(text string) map[int]keyCount {
 				c.expires += n
 			}
 		}
+		c.expires = min(c.expires, c.keys) // a hash may have both
 		counts[db] = c
 	}
 	return counts

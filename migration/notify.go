@@ -104,7 +104,9 @@ func (m *Migration) ensureNotifications(ctx context.Context, side router.Side) e
 	need, _ := notifyMerged(off.Have + notifyLacks(off.Have, m.clientsHear(ctx, side)))
 	err := m.setNotifications(ctx, side, off.Have, need)
 	if err != nil && need != off.Need && refusedFlag(err) { // an older server does not know all of them
-		err = m.setNotifications(ctx, side, off.Have, off.Need)
+		if err = m.setNotifications(ctx, side, off.Have, off.Need); err == nil {
+			m.notifyClients(ctx, side)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w (switching it on ourselves: %w)", p, off, err)
@@ -150,12 +152,36 @@ func (m *Migration) notifyClients(ctx context.Context, side router.Side) {
 	if err != nil || !known || lacks == "" || lacks == before { // whoever is away is found by others
 		return
 	}
-	if err := m.setNotifications(ctx, side, has, has+lacks); err != nil {
+	lacks, err = m.addNotifications(ctx, side, has, lacks)
+	if err == nil {
+		return
+	}
+	if refusedForGood(err) || refusedFlag(err) { // anything else is tried again
 		m.mu.Lock()
 		m.unheard = lacks
 		m.mu.Unlock()
-		m.log.Warn("clients may miss keyspace notifications that they have on the source", "server", p.String(), "lacks", lacks, "error", err)
 	}
+	m.log.Warn("clients may miss keyspace notifications that they have on the source", "server", p.String(), "lacks", lacks, "error", err)
+}
+
+// addNotifications adds flags to a server's setting, which is has: all of them, or those that
+// it knows. left are the others, err is why.
+func (m *Migration) addNotifications(ctx context.Context, side router.Side, has, flags string) (left string, err error) {
+	if err = m.setNotifications(ctx, side, has, has+flags); err == nil || !refusedFlag(err) || len(flags) == 1 {
+		return flags, err
+	}
+	err = nil
+	for _, flag := range flags {
+		switch one := m.setNotifications(ctx, side, has, has+string(flag)); {
+		case one == nil:
+			has += string(flag)
+		case err == nil || refusedFlag(err): // one that may pass counts for more
+			left, err = left+string(flag), one
+		default:
+			left += string(flag)
+		}
+	}
+	return left, err
 }
 
 // clientsHear returns what the source's notify-keyspace-events is but for us, for a server that

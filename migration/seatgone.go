@@ -196,6 +196,8 @@ func (m *Migration) doubtSeat(forgot, silent *conn.Pool) {
 	r := m.record()
 	way := "start this sidecar again" // it goes by its state file then
 	switch {
+	case silent == m.ids[r.Side].Pool(): // nothing goes on without the one that the clients are on
+		way = "restart this sidecar once it is there"
 	case r.Phase.Switching() || r.Phase == Committing || r.Phase == Committed:
 	case r.Side == router.Target:
 		way = "crossfade complete goes on without it, and without a way back"

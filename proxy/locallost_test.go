@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/router"
@@ -39,12 +42,19 @@ func TestLostBeforeLocalAnswers(t *testing.T) {
 					link.StallDown(true)
 					client.send(c.lost)
 					until(t, "it is in flight", func() bool { return w.gate.Inside() == 1 })
-					got := make(chan string)
-					go func() { got <- client.ends() }()
+					got := make(chan string, 1)
+					go func() {
+						defer close(got)
+						got <- client.ends()
+					}()
+					_ = client.conn.SetWriteDeadline(time.Now().Add(time.Minute))
 					client.write(flood)
 					c.cut(link)
 					for err == nil {
 						_, err = client.conn.Write(flood)
+					}
+					if errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Fatal("the client is not closed")
 					}
 					err = nil
 					link.StallDown(false)

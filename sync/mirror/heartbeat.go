@@ -57,16 +57,22 @@ func (h *heartbeat) sawEvent() {
 	}
 }
 
-// lapse reports, once, that From has not told of a beat, and tells again.
-func (h *heartbeat) lapse() bool {
+// hasLapsed reports whether From has not told of a beat, and tells again.
+func (h *heartbeat) hasLapsed() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	was := h.lapsed
-	h.lapsed = false
-	return was
+	return h.lapsed
 }
 
-// untold reports whether From has not told of a beat, for which nobody has made up yet.
+// madeUp notes that a scan has been asked for which makes up for that.
+func (h *heartbeat) madeUp() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lapsed = false
+}
+
+// untold reports whether From has not told of a beat, for which nobody has made up yet: of
+// what it has not told besides nobody knows.
 func (h *heartbeat) untold() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -149,11 +155,12 @@ func (h *heartbeat) arrived(seq int64, now time.Time) {
 	h.out = append(h.out[:0], h.out[n:]...)
 }
 
-// forget drops the beats under way: nothing of before matters to To.
+// forget drops the beats under way: nothing of before matters to To. That From does not tell
+// does: it may not tell of what comes either.
 func (h *heartbeat) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.out, h.missed, h.lapsed = nil, 0, false
+	h.out, h.lapsed = nil, false
 }
 
 func (h *heartbeat) lags() Lags {
@@ -292,6 +299,7 @@ func (m *Mirror) awaitEvent(heard *feed, event <-chan struct{}) {
 			return
 		case err == nil:
 			m.beat.lacksEvent()
+			m.setReason(fmt.Sprintf("the event of a heartbeat on %s did not come, and nobody knows yet what else was not told", m.cfg.From))
 			return
 		case !late || m.ctx.Err() != nil: // it has ended
 			return
@@ -388,23 +396,25 @@ func (m *Mirror) checkFeed() {
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen && !mute:
-		m.beat.lapse()              // which the scan makes up for as well
 		for _, l := range m.lanes { // first: who finds that all is told waits for them
 			l.requestScan()
 		}
+		m.beat.madeUp()
 		m.mu.Lock()
 		m.silent = false
 		m.mu.Unlock()
 		m.tell()
 		m.log.Info("notifications arrive again, scanning what was missed", "from", m.cfg.From.String())
 		return
-	case !wasSilent && m.beat.lapse():
+	case !wasSilent && m.beat.hasLapsed():
 		// Notifications were off for less time than it takes to call From silent. Behind a
 		// barrier an event that lacks is lost, and so are those of others, whoever made them.
 		m.noteGap(fmt.Sprintf("the event of a heartbeat on %s did not come, and those after it did: notifications were off in between", m.cfg.From))
 		for _, l := range m.lanes {
 			l.requestScan()
 		}
+		m.beat.madeUp()
+		m.tell()
 		return
 	default:
 		return

@@ -390,9 +390,6 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 // was drained is then not known to be all. It need not be asked behind the barrier: what
 // it is about came before both.
 func (m *Mirror) stillTold(ctx context.Context) error {
-	if m.beat.untold() {
-		return fmt.Errorf("the event of a heartbeat on %s did not come, and nobody knows yet what else was not told", m.cfg.From)
-	}
 	if m.isTracking() {
 		return nil // no setting of the server's can take it away
 	}
