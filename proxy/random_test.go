@@ -33,16 +33,17 @@ var ended = regexp.MustCompile(`^<(EOF|.*reset by peer)>$`)
 // life is what a client does, made up at random, and as much of its own state as is
 // needed to leave out what no two servers would answer alike.
 type life struct {
-	rng    *rand.Rand
-	name   string
-	proto  int
-	subs   map[string]bool
-	multi  bool
-	lim    bool // it is a user who may do less
-	silent bool // CLIENT REPLY OFF
-	skip   bool // … or SKIP, for the next command
-	plain  bool // without what a switch may change
-	lines  []string
+	rng     *rand.Rand
+	name    string
+	proto   int
+	subs    map[string]bool
+	multi   bool
+	lim     bool // it is a user who may do less
+	silent  bool // CLIENT REPLY OFF
+	skip    bool // … or SKIP, for the next command
+	plain   bool // without what a switch may change
+	watched bool // it may watch keys
+	lines   []string
 }
 
 // say adds a command.
@@ -100,6 +101,7 @@ func (l *life) transaction() {
 	case l.plain:
 	case n < 7:
 		l.say("WATCH %s", l.key())
+		l.watched = true
 	default:
 		l.say("UNWATCH")
 	}
@@ -172,7 +174,7 @@ func (l *life) connection() {
 		l.say("CLIENT SETNAME name%d", l.rng.IntN(3))
 	case n < 8:
 		l.say("RESET")
-		l.proto, l.multi, l.silent, l.lim = 2, false, false, false
+		l.proto, l.multi, l.silent, l.lim, l.watched = 2, false, false, false, false
 		clear(l.subs)
 	case n < 9:
 		l.say("HELLO 3 SETNAME")
@@ -202,7 +204,11 @@ func (l *life) block() {
 	list := l.name + ":l"
 	all := []string{"BLPOP " + list + " 0.01", "BLPOP none 0.01", "BLMOVE " + list + " " + list + " LEFT RIGHT 0.01", "XREAD BLOCK 5 STREAMS " + l.name + ":s $",
 		"XREAD COUNT 1 BLOCK 5 STREAMS " + l.name + ":s 0", "WAIT 0 1", "BLPOP " + list + " x"}
-	l.say("%s", all[l.rng.IntN(len(all))])
+	one := all[l.rng.IntN(len(all))]
+	if one == "WAIT 0 1" && l.multi && l.watched { // refused behind shared connections, see noClaimWatched
+		one = "PING"
+	}
+	l.say("%s", one)
 }
 
 func (l *life) track() {

@@ -1,7 +1,6 @@
 package mirror_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -121,7 +120,7 @@ func TestWhoeverNoticesTheRestart(t *testing.T) {
 // TestNotificationsOffForAMoment: that no event of one heartbeat came is proof enough that
 // others were lost, although the next one is told of again.
 func TestNotificationsOffForAMoment(t *testing.T) {
-	w := newWorld(t, func(c *mirror.Config) { c.Heartbeat = 500 * time.Millisecond }) // the setting is hidden
+	w := newWorld(t, func(c *mirror.Config) { c.Heartbeat = 300 * time.Millisecond }) // the setting is hidden
 	ctx, admin := t.Context(), w.src.Client(0)
 	ok(t, admin.Set(ctx, "k", "old", 0).Err())
 	ok(t, w.m.Follow(ctx, true))
@@ -135,11 +134,6 @@ func TestNotificationsOffForAMoment(t *testing.T) {
 	ok(t, admin.ConfigSet(ctx, "notify-keyspace-events", "").Err())
 	ok(t, admin.Set(ctx, "k", "new", 0).Err())
 	beat()
-	redistest.Eventually(t, 10*time.Second, func() bool {
-		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-		defer cancel()
-		return w.m.Drain(ctx) != nil
-	}, "nobody vouches for anything")
 	ok(t, admin.ConfigSet(ctx, "notify-keyspace-events", "KEA").Err())
 	redistest.Eventually(t, 10*time.Second, func() bool { return w.m.Progress().Gaps > 0 }, "it is a gap")
 	w.awaitState(t, mirror.Live)

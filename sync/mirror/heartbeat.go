@@ -57,26 +57,13 @@ func (h *heartbeat) sawEvent() {
 	}
 }
 
-// hasLapsed reports whether From has not told of a beat, and tells again.
-func (h *heartbeat) hasLapsed() bool {
+// lapse reports, once, that From has not told of a beat, and tells again.
+func (h *heartbeat) lapse() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.lapsed
-}
-
-// madeUp notes that a scan has been asked for which makes up for that.
-func (h *heartbeat) madeUp() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	was := h.lapsed
 	h.lapsed = false
-}
-
-// untold reports whether From has not told of a beat, for which nobody has made up yet: of
-// what it has not told besides nobody knows.
-func (h *heartbeat) untold() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.missed > 0 || h.lapsed
+	return was
 }
 
 // lacksEvent notes that the event of the newest beat should be here and is not.
@@ -155,12 +142,11 @@ func (h *heartbeat) arrived(seq int64, now time.Time) {
 	h.out = append(h.out[:0], h.out[n:]...)
 }
 
-// forget drops the beats under way: nothing of before matters to To. That From does not tell
-// does: it may not tell of what comes either.
+// forget drops the beats under way: nothing of before matters to To.
 func (h *heartbeat) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.out, h.lapsed = nil, false
+	h.out = nil
 }
 
 func (h *heartbeat) lags() Lags {
@@ -299,7 +285,6 @@ func (m *Mirror) awaitEvent(heard *feed, event <-chan struct{}) {
 			return
 		case err == nil:
 			m.beat.lacksEvent()
-			m.setReason(fmt.Sprintf("the event of a heartbeat on %s did not come, and nobody knows yet what else was not told", m.cfg.From))
 			return
 		case !late || m.ctx.Err() != nil: // it has ended
 			return
@@ -396,25 +381,23 @@ func (m *Mirror) checkFeed() {
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen && !mute:
+		m.beat.lapse() // which the scan makes up for as well
 		for _, l := range m.lanes { // first: who finds that all is told waits for them
 			l.requestScan()
 		}
-		m.beat.madeUp()
 		m.mu.Lock()
 		m.silent = false
 		m.mu.Unlock()
 		m.tell()
 		m.log.Info("notifications arrive again, scanning what was missed", "from", m.cfg.From.String())
 		return
-	case !wasSilent && m.beat.hasLapsed():
+	case !wasSilent && m.beat.lapse():
 		// Notifications were off for less time than it takes to call From silent. Behind a
 		// barrier an event that lacks is lost, and so are those of others, whoever made them.
 		m.noteGap(fmt.Sprintf("the event of a heartbeat on %s did not come, and those after it did: notifications were off in between", m.cfg.From))
 		for _, l := range m.lanes {
 			l.requestScan()
 		}
-		m.beat.madeUp()
-		m.tell()
 		return
 	default:
 		return

@@ -105,7 +105,7 @@ func (m *Mirror) Progress() Progress {
 	if p.Feed = FeedNotifications; m.tracking {
 		p.Feed = FeedTracking
 	}
-	following, up, silent := m.following, m.feed != nil, m.silent || m.deaf != "" || m.beat.untold()
+	following, up, silent := m.following, m.feed != nil, m.silent || m.deaf != ""
 	m.mu.Unlock()
 	p.Hears = following && up && !silent
 	complete, stuck := true, 0
