@@ -381,7 +381,7 @@ func (m *Mirror) checkFeed() {
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen && !mute:
-		m.beat.lapse() // which the scan makes up for as well
+		m.beat.lapse()              // which the scan makes up for as well
 		for _, l := range m.lanes { // first: who finds that all is told waits for them
 			l.requestScan()
 		}
