@@ -6,13 +6,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/crossfade/crossfade/internal/redistest"
 )
 
 // TestPiecesCostWhatTheyCarry sends commands of many arguments in small pieces, each of which
@@ -96,7 +96,7 @@ func (p *pieceClient) cost(c *sidecar, command []byte, step int, want string) ti
 		p.t.Fatal(err)
 	}
 	_ = p.conn.SetDeadline(time.Now().Add(4 * time.Minute))
-	before := c.processor()
+	before := redistest.ProcessorTime(p.t, c.cmd.Process.Pid)
 	for len(command) > 0 {
 		n := min(step, len(command))
 		if _, err := p.conn.Write(command[:n]); err != nil {
@@ -106,7 +106,7 @@ func (p *pieceClient) cost(c *sidecar, command []byte, step int, want string) ti
 		p.awaitRead(raw)
 	}
 	p.say("", want)
-	return c.processor() - before
+	return redistest.ProcessorTime(p.t, c.cmd.Process.Pid) - before
 }
 
 // awaitRead waits until the other end has read all.
@@ -122,25 +122,4 @@ func (p *pieceClient) awaitRead(raw syscall.RawConn) {
 		}
 		_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // the sidecar may want this processor
 	}
-}
-
-// processor is the time that the sidecar's threads have run for.
-func (c *sidecar) processor() (sum time.Duration) {
-	c.tb.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", c.cmd.Process.Pid))
-	if err != nil || len(files) == 0 {
-		c.tb.Skip("this system does not tell the processor time of threads")
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue // it has ended
-		}
-		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
-		if err != nil {
-			c.tb.Fatal(err)
-		}
-		sum += time.Duration(ns)
-	}
-	return sum
 }

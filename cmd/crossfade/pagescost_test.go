@@ -6,9 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,19 +33,19 @@ func TestHundredDashboardsCostLittle(t *testing.T) {
 
 	const window = time.Second
 	idle := func() float64 {
-		before, began := cf.processor(t), time.Now()
+		before, began := redistest.ProcessorTime(t, cf.Process.Pid), time.Now()
 		select { // what is measured is what goes on by itself
 		case <-time.After(window):
 		case <-t.Context().Done():
 		}
-		return (cf.processor(t) - before).Seconds() / time.Since(began).Seconds()
+		return (redistest.ProcessorTime(t, cf.Process.Pid) - before).Seconds() / time.Since(began).Seconds()
 	}
 	load := func() (share, perSecond float64) {
 		ctx, cancel := context.WithTimeout(t.Context(), window)
 		defer cancel()
 		var group sync.WaitGroup
 		var n atomic.Int64
-		before, began := cf.processor(t), time.Now()
+		before, began := redistest.ProcessorTime(t, cf.Process.Pid), time.Now()
 		for range 16 {
 			group.Go(func() {
 				for c.Set(ctx, "k", "v", 0).Err() == nil {
@@ -57,7 +55,7 @@ func TestHundredDashboardsCostLittle(t *testing.T) {
 		}
 		group.Wait()
 		took := time.Since(began).Seconds()
-		return (cf.processor(t) - before).Seconds() / took, float64(n.Load()) / took
+		return (redistest.ProcessorTime(t, cf.Process.Pid) - before).Seconds() / took, float64(n.Load()) / took
 	}
 	alone := idle()
 	busy, rate := load()
@@ -95,27 +93,6 @@ func TestHundredDashboardsCostLittle(t *testing.T) {
 	if cost > 0.1 { // much more than is seen: on a machine that others keep busy clients get less
 		t.Errorf("100 pages and 10 terminals cost %.1f %% of what clients can get", 100*cost)
 	}
-}
-
-// processor is the time that all threads have run for.
-func (r *running) processor(t *testing.T) (sum time.Duration) {
-	t.Helper()
-	files, err := filepath.Glob("/proc/" + strconv.Itoa(r.Process.Pid) + "/task/*/schedstat")
-	if err != nil || len(files) == 0 {
-		t.Skip("this system does not tell the processor time of threads")
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue // it has ended
-		}
-		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += time.Duration(ns)
-	}
-	return sum
 }
 
 // openPage follows the events as the dashboard does, until the test ends.
