@@ -242,20 +242,15 @@ func TestShadowShare(t *testing.T) {
 	}
 	w.proxy.Shadow(0.25)
 	ask(40)
-	got := w.judged(500)
-	until(t, "no more reads", func() bool {
-		before := got
-		got = w.judged(500)
-		return before == got
-	})
-	if n := got.Equal + got.Skipped; n < 800 || n > 1200 || got.Differed+got.Failed > 0 {
-		t.Errorf("a quarter of 4000: %+v", got)
-	}
+	w.judged(800) // of a thousand, seven deviations below
 	w.proxy.Shadow(0)
 	ask(1)
 	until(t, "no connection is left", func() bool {
 		return w.proxy.Shadowed().Connections == 0 && len(w.proxy.UpstreamAddrs(router.Target)) == 0
 	})
+	if got := w.judged(0); got.Equal+got.Skipped > 1200 || got.Differed+got.Failed > 0 {
+		t.Errorf("a quarter of 4000: %+v", got)
+	}
 	w.proxy.Shadow(1)
 	before := w.judged(0)
 	c.do("SELECT 7") // is not in the map
