@@ -351,9 +351,10 @@ func (r *reader) apply(it *item) {
 		// What library it is stays said, and in some versions what it asked not to happen.
 		s.kept = s.kept || st.noEvict || st.noTouch
 		s.track(nil)
-		ver, info, named := st.ver, st.info, st.named
+		ver, info, named, debugs := st.ver, st.info, st.named, st.debugs
 		*st = newState()
 		st.ver, st.info, st.named = ver+1, info, named
+		st.debug(debugs) // no server takes that back
 		s.mute, s.skip, s.skipNext, s.letIn = false, false, false, false
 	case vRaw:
 		r.raw, s.raw = true, true
@@ -361,8 +362,11 @@ func (r *reader) apply(it *item) {
 		switch {
 		case len(args) > 1 && is(args[1], "flush"):
 			s.srv.scripts.forget()
-		case len(args) == 3 && is(args[1], "debug") && !is(args[2], "no"):
-			st.stuck, s.kept = debugging, true
+		case len(args) == 3 && is(args[1], "debug"):
+			on := !is(args[2], "no")
+			st.debug(on)
+			s.kept = s.kept || on
+			r.wake = r.wake || on // a client may be waited for that is gone
 		}
 	default:
 		st.ver--
