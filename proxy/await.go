@@ -56,14 +56,14 @@ func (s *session) awaitFor(done func() bool, blocks bool) error {
 	}
 	for {
 		s.mu.Lock()
-		ok, down := done(), s.down
+		ok, down, debugs := done(), s.down, s.st.debugs
 		s.mu.Unlock()
 		switch {
 		case ok:
 			return nil
 		case down:
 			return errUpstreamGone
-		case s.eof && blocks:
+		case s.eof && (blocks || debugs && !s.quit): // what is debugged may hold up the server until the connection ends
 			return errClientGone
 		case blocks && s.srv.stopping.Err() != nil:
 			return errStopping
@@ -112,9 +112,6 @@ func (s *session) readAhead() int {
 
 // settleDown lets the replies of a client that has hung up, or of a QUIT, arrive.
 func (s *session) settleDown() error {
-	if !s.quit && s.debugs() { // what it debugs may hold up the server until the connection ends
-		return errClientGone
-	}
 	timer := time.AfterFunc(lingerFor, func() {
 		s.mu.Lock()
 		l := s.link
@@ -123,18 +120,13 @@ func (s *session) settleDown() error {
 	})
 	defer timer.Stop()
 	s.eof = true
-	_ = s.awaitEmpty()
+	if err := s.awaitEmpty(); errors.Is(err, errClientGone) {
+		return err
+	}
 	if s.hasAside() {
 		return s.sayAgain()
 	}
 	return errClientGone
-}
-
-// debugs reports whether the client has scripts run step by step.
-func (s *session) debugs() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.st.stuck == debugging
 }
 
 // hungUp looks whether the peer has closed its end, even behind unread bytes.

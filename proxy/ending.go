@@ -53,12 +53,17 @@ func (s *session) loseAll() (events []event, leaves int) {
 				selects(q)
 			}
 		}
+		var unknown []*item
 		if it.spec.verb == vExec && !it.settled {
-			for _, q := range queue {
-				s.srv.uncount(q)
-				for _, db := range dbs {
-					events = append(events, eventsOf(q, db, false)...)
-				}
+			unknown = queue
+		}
+		for _, p := range it.late {
+			unknown = append(unknown, p.q)
+		}
+		for _, q := range unknown {
+			s.srv.uncount(q)
+			for _, db := range dbs {
+				events = append(events, eventsOf(q, db, false)...)
 			}
 		}
 		if !it.local && !it.settled {

@@ -44,10 +44,11 @@ type item struct {
 	mayBlock  bool  // thought to be queued in a transaction; blocks where it was not
 	turn      *turn // whose place in line ends with the answer
 
-	settled bool  // its effects are recorded
-	index   int   // its place in the transaction
-	ours    []int // of EXEC: which of its replies answer commands of ours
-	passed  int   // … and how many have been looked at
+	settled bool     // its effects are recorded
+	index   int      // its place in the transaction
+	ours    []int    // of EXEC: which of its replies answer commands of ours
+	passed  int      // … and how many have been looked at
+	late    []placed // … what was queued whose replies come behind the array
 
 	wake  bool // the session waits for it
 	done  bool

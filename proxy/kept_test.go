@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -67,6 +68,68 @@ func TestVanishedDebuggerFreesTheServer(t *testing.T) {
 		c.close()
 		dialRaw(t, w.source.Addr()).want("PING", "+PONG\r\n")
 	})
+}
+
+// So it is where the client was gone before it was known that it debugs, and where what it
+// had sent waits behind what it debugs.
+func TestGoneDebuggerFreesTheServer(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		for name, play := range map[string]func(c *raw, link *redistest.Link){
+			"before it is known": func(c *raw, link *redistest.Link) {
+				link.StallDown(true)
+				c.send("SCRIPT DEBUG SYNC", "EVAL \"return 1\" 0")
+			},
+			"with something behind": func(c *raw, link *redistest.Link) {
+				c.want("SCRIPT DEBUG SYNC", ok)
+				link.StallDown(true)
+				c.send("EVAL \"return 1\" 0", "AUTH x y", "PING")
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				source := redistest.Start(t)
+				link, err := redistest.OpenLink(source.Addr())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(link.Close)
+				w := newWorldOn(t, source, redistest.Start(t), mode, func(c *Config) { c.Upstreams[router.Source].Dial = newDialer(link.Addr()) })
+				c := w.client()
+				c.want("SELECT 3", ok)
+				before := link.BytesUp()
+				play(c, link)
+				until(t, "the script is there", func() bool {
+					return link.BytesUp() >= before+int64(len(wireOf([]byte("EVAL"), []byte("return 1"), []byte("0"))))
+				})
+				c.close()
+				link.StallDown(name != "before it is known")
+				dialRaw(t, source.Addr()).want("PING", "+PONG\r\n")
+			})
+		}
+	})
+}
+
+// A client that debugs no more can be moved again; RESET does not end that.
+func TestDebuggerThatIsDoneMoves(t *testing.T) {
+	w := newWorld(t)
+	done, resets := w.client(), w.client()
+	for _, c := range []*raw{done, resets} {
+		c.want("SCRIPT DEBUG SYNC", ok)
+	}
+	done.want("SCRIPT DEBUG NO", ok)
+	resets.want("RESET", "+RESET\r\n")
+	direct := dialRaw(t, w.target.Addr())
+	direct.want("SCRIPT DEBUG YES", ok)
+	direct.want("RESET", "+RESET\r\n")
+	if got := direct.do("EVAL \"return 1\" 0"); !strings.Contains(got, "Stopped at 1") {
+		t.Errorf("behind RESET a script answers %q", got)
+	}
+	w.switchTo(router.Target)
+	done.want("SET a 1", ok)
+	done.want("GET a", bulk("1"))
+	if got := resets.next(); !strings.Contains(got, debugging) {
+		t.Errorf("who debugs was told %q", got)
+	}
+	resets.expect("EOF")
 }
 
 // A transaction that is too long to be moved is so until it ends.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type link struct {
 	busy       *setupError  // the server runs a script, and has not taken the SELECT and the like for that; nil when it has
 	told       string       // what the setup said; known of those that wait for a switch
 	depth      depth        // … and how much of the client's state that was
+	older      bool         // the server does not know HELLO, and has not been asked otherwise for the connection's id
 	denied     []line       // … what of it was not permitted: a fence may be in the way for now
 	heard      bool         // what comes unasked from here on is the client's
 	id         int64        // at the server, where it was asked for; 0 otherwise
@@ -141,7 +143,11 @@ func (l *link) run(ctx context.Context, lines []line) error {
 	if !stop() {
 		return context.Cause(ctx)
 	}
-	return l.conn.SetDeadline(time.Time{})
+	if err := l.conn.SetDeadline(time.Time{}); err != nil || !l.older || slices.ContainsFunc(lines, func(ln line) bool { return ln.what == "MULTI" }) {
+		return err // in a transaction it would be queued
+	}
+	l.older = false
+	return l.run(ctx, []line{asksOlder()})
 }
 
 func (l *link) answers(lines []line) error {
@@ -183,6 +189,9 @@ func (l *link) answers(lines []line) error {
 
 func (l *link) refused(ln line, text string) error {
 	switch {
+	case ln.lists && ln.what == asksListed && isUnknownCommand(text):
+		l.older = true
+		return nil
 	case ln.noAuth && strings.HasPrefix(text, "NOAUTH"):
 		l.unselected = true
 		return nil

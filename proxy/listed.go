@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
@@ -10,17 +11,23 @@ import (
 // A server lists its clients by the address of their end, and those at its unix socket all by
 // the path of that. Which of them are ours is told there by their ids.
 
-// asksListed asks a Nameless server for the connection's id. Older servers do not know HELLO,
-// and users may have no right to CLIENT, but whoever is let in may say HELLO.
-func (s *Server) asksListed(side router.Side) (lines []line) {
+// asksListed asks a Nameless server for the connection's id. Whoever is let in may say HELLO:
+// a user who has no right to CLIENT would be written down in the ACL LOG for that.
+func (s *Server) asksListed(side router.Side) []line {
 	if !s.cfg.Upstreams[side].Nameless {
 		return nil
 	}
-	for _, wire := range [][]byte{words("CLIENT", "ID"), words("HELLO")} {
-		lines = append(lines, line{wire: wire, what: "asking for the connection's id", lenient: true, lists: true})
-	}
-	return lines
+	return []line{{wire: words("HELLO"), what: asksListed, lenient: true, lists: true}}
 }
+
+const asksListed = "asking HELLO for the connection's id"
+
+// asksOlder is what a server is asked that does not know HELLO, and so no rights: before 6.0.
+func asksOlder() line {
+	return line{wire: words("CLIENT", "ID"), what: "asking for the connection's id", lenient: true, lists: true}
+}
+
+func isUnknownCommand(text string) bool { return strings.HasPrefix(text, "ERR unknown command") }
 
 // askListed asks once more behind an AUTH or HELLO: the server has not told who had yet to
 // authenticate. The answers are waited for: nothing of them keeps the gate from getting
@@ -30,18 +37,17 @@ func (s *session) askListed() error {
 	if len(lines) == 0 || s.link.listed.Load() != 0 || s.link.unselected {
 		return nil
 	}
-	for _, ln := range lines {
-		replies, err := s.ask(ln.wire)
-		if err != nil {
-			return err
-		}
-		if !s.link.isListed(replies[0]) {
-			continue
-		}
+	replies, err := s.ask(lines[0].wire)
+	if err == nil && isUnknownCommand(resp.ErrorText(replies[0])) {
+		replies, err = s.ask(asksOlder().wire)
+	}
+	if err != nil {
+		return err
+	}
+	if s.link.isListed(replies[0]) {
 		s.mu.Lock()
 		s.upID = s.link.listed.Load()
 		s.mu.Unlock()
-		return nil
 	}
 	return nil
 }

@@ -73,6 +73,32 @@ func TestConnectionsToSocketsAreKnown(t *testing.T) {
 	})
 }
 
+// TestAskingForIDsIsNotHeldAgainstUsers: nobody is written down for a command of ours that
+// they have no right to, in the log of what users were refused.
+func TestAskingForIDsIsNotHeldAgainstUsers(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		acl := redistest.WithACL("default on nopass ~* &* +@all -client", "poor on >poor ~* &* +@all -client", "admin on >admin +@all")
+		servers := [2]*redistest.Server{redistest.Start(t, redistest.WithUnixSocket(), acl), redistest.Start(t, redistest.WithUnixSocket(), acl)}
+		w := newWorldOn(t, servers[0], servers[1], mode, atSockets(servers))
+		plain, poor, resp3 := w.client(), w.client(), w.client()
+		plain.want("SET a 1", ok)
+		poor.want("AUTH poor poor", ok)
+		poor.want("SUBSCRIBE c", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+		resp3.do("HELLO 3 AUTH poor poor")
+		resp3.want("MULTI", ok)
+		for _, side := range []router.Side{router.Source, router.Target} {
+			if side == router.Target {
+				w.switchTo(side)
+			}
+			plain.want("GET none", "$-1\r\n")
+			until(t, "the connections are known", func() bool { return len(w.proxy.UpstreamAddrs(side)) >= 3 })
+			admin := dialRaw(t, servers[side].Addr())
+			admin.want("AUTH admin admin", ok)
+			admin.want("ACL LOG", "*0\r\n")
+		}
+	})
+}
+
 // TestLateConnectionsToSocketsAreKnown: a server tells nobody its id who has yet to
 // authenticate, but who has done so is asked for.
 func TestLateConnectionsToSocketsAreKnown(t *testing.T) {

@@ -28,12 +28,10 @@ func (st *state) ours() []int { return st.repliesTo(func(q *item) bool { return 
 // repliesTo returns which of the replies to EXEC answer such commands: some before them
 // may have several.
 func (st *state) repliesTo(such func(*item) bool) (at []int) {
-	shift := 0
-	for _, q := range st.effects {
-		if such(q) {
-			at = append(at, q.index+shift)
+	for _, p := range st.placed() {
+		if such(p.q) {
+			at = append(at, p.at)
 		}
-		shift += confirmations(st, q) - 1
 	}
 	return at
 }
@@ -50,13 +48,12 @@ func (st *state) forgetOurs() {
 	st.queued = len(st.queue)
 }
 
-// without takes the replies that are ours out of the array that answers EXEC. What
-// SUBSCRIBE has said for more than one channel pushes others out of the array; those are
-// left out when they come.
-func (it *item) without(ours []int, reply []byte) []byte {
+// without takes the replies that are ours, so many in all, out of the array that answers
+// EXEC. What SUBSCRIBE has said for more than one channel pushes others out of the array;
+// those are left out when they come.
+func without(ours []int, all int, reply []byte) []byte {
 	els, pushed := resp.Split(reply)
-	it.ours, it.passed = ours, len(els)-1 // the array itself is counted behind this
-	out := redcon.AppendArray(nil, len(els)-len(ours))
+	out := redcon.AppendArray(nil, len(els)-all)
 	for i, el := range els {
 		out = append(out, pushed[i]...)
 		if !slices.Contains(ours, i) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,6 +78,15 @@ func (o *outbox) append(b []byte) {
 		o.pend = append(o.pend, b...)
 	}
 	o.mu.Unlock()
+}
+
+// inherit appends what waits for the client elsewhere, and empties that on the way: it may be
+// many large replies, which are not to be there twice for longer than it takes.
+func (o *outbox) inherit(b *backlog) {
+	o.mu.Lock()
+	o.pend = slices.Grow(o.pend, b.size)
+	o.mu.Unlock()
+	_, _ = b.drain(func(chunk []byte) (int, error) { o.append(chunk); return len(chunk), nil })
 }
 
 // flush writes what was appended. It waits while the client is slow and more

@@ -37,9 +37,7 @@ func (l *loop) pin(g *guest) {
 	if in != nil {
 		s.in, s.readAt = *in, g.readAt
 	}
-	for _, chunk := range out.chunks {
-		s.out.append(chunk)
-	}
+	s.out.inherit(&out)
 	l.srv.enlist(s)
 }
 

@@ -34,6 +34,7 @@ type reader struct {
 	stripping bool   // the current reply names keys that have a prefix
 	stripped  []byte // what has come of it last, without that
 	heads     heads
+	echo      bool // in RESP2: messages that an EXEC has had its client send to itself may come
 	written   written
 	events    []event
 	leaves    int
@@ -190,7 +191,7 @@ func (r *reader) begin(c byte) {
 	switch {
 	case c == '>':
 		r.owner, r.mode = push, modeWhole
-	case c == '*' && r.s.st.proto == 2 && r.s.st.subscribed() > 0:
+	case c == '*' && r.s.st.proto == 2 && (r.s.st.subscribed() > 0 || r.echo):
 		r.owner, r.mode = maybePush, modeWhole
 	default:
 		r.assign(c)
@@ -257,8 +258,8 @@ func (r *reader) replies(it *item) int {
 		return 1
 	case it.spec.verb == vExec && st.multi && !st.dirty:
 		n := 1
-		for _, q := range st.effects {
-			n += confirmations(st, q) - 1
+		for _, p := range st.placed() {
+			n += p.n - 1
 		}
 		return n
 	}
@@ -398,6 +399,9 @@ func (r *reader) finish() {
 		s.letIn = s.letIn || !r.tally.head.failing && !r.it.spec.forAnybody()
 		r.finishItem()
 	}
+	if r.echo && r.owner != push && (r.it == nil || r.it.spec.verb != vExec) {
+		r.echo = false
+	}
 	r.coll, r.it, r.owner = nil, nil, nobody
 	r.locals()
 }
@@ -482,19 +486,12 @@ func (r *reader) finishItem() {
 	if failed && !it.settled {
 		it.left = 1
 	}
-	if it.spec.verb == vExec && !it.settled {
-		if isNull(r.coll) {
-			it.left = 1
-		}
-		scans, ours := s.st.scans(), s.st.ours()
-		out = r.settle(it, r.coll, out)
-		if scans != nil && !passed && !failed && r.l.route.Epoch > 0 {
-			out = tagCursors(r.l.route.Epoch, out, scans)
-		}
-		if ours != nil && !passed && !failed && !isNull(r.coll) {
-			out = it.without(ours, out)
-		}
-		it.settled = true
+	switch {
+	case it.spec.verb == vExec && !it.settled:
+		out = r.settleArray(it, out, passed || failed)
+	case len(it.late) > 0 && it.late[0].at == it.passed:
+		r.settleQueuedOne(it.late[0].q, r.coll)
+		it.late = it.late[1:]
 	}
 	it.left--
 	it.passed++

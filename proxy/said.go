@@ -317,18 +317,17 @@ func (r *reader) strips(it *item) {
 // transaction says which of the replies in that to EXEC name keys.
 func (r *reader) transaction() (of []prefix.Element) {
 	st := &r.s.st
-	db, shift := st.db, 0
-	for _, q := range st.effects {
-		if n, ok := selected(q.spec, q.args); ok {
+	db := st.db
+	for _, p := range st.placed() {
+		if n, ok := selected(p.q.spec, p.q.args); ok {
 			db = n
 		}
-		if at := q.index + shift; q.spec.form.Reply != prefix.Nothing && at >= len(of) {
-			for len(of) < at {
+		if form := p.q.spec.form.Reply; form != prefix.Nothing && p.at >= len(of) {
+			for len(of) < p.at {
 				of = append(of, prefix.Element{})
 			}
-			of = append(of, prefix.Element{Form: q.spec.form.Reply, With: prefixOf(r.l.route, db)})
+			of = append(of, prefix.Element{Form: form, With: prefixOf(r.l.route, db)})
 		}
-		shift += confirmations(st, q) - 1
 	}
 	return of
 }

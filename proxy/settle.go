@@ -147,7 +147,7 @@ func (r *reader) settle(it *item, reply, out []byte) []byte {
 		st.dirty = true
 	}
 	if it.spec.verb == vExec {
-		r.settleExec(reply, failed, text)
+		r.settleExec(it, reply, failed, text)
 		return out
 	}
 	if failed && it.block != nil && strings.HasPrefix(text, "UNBLOCKED") && (it.unblocked || s.srv.unblocking()) {
@@ -215,7 +215,29 @@ func (r *reader) settleExecNil(text string, out []byte) []byte {
 	return []byte("*-1\r\n")
 }
 
-func (r *reader) settleExec(reply []byte, failed bool, text string) {
+// settleArray is settle for the array that answers EXEC, or what is said instead. It is
+// passed on as it is with asIs.
+func (r *reader) settleArray(it *item, out []byte, asIs bool) []byte {
+	st := &r.s.st
+	if isNull(r.coll) {
+		it.left, asIs = 1, true
+	}
+	scans, ours, names := st.scans(), st.ours(), st.hearsItself(r.l.route)
+	r.echo = names != nil && !asIs
+	_, raw := repliesIn(r.coll, names)
+	out = r.settle(it, r.coll, out)
+	if scans != nil && !asIs && r.l.route.Epoch > 0 {
+		out = tagCursors(r.l.route.Epoch, out, pick(raw, scans))
+	}
+	if ours != nil && !asIs {
+		it.ours = ours
+		out = without(pick(raw, ours), len(ours), out)
+	}
+	it.settled = true
+	return out
+}
+
+func (r *reader) settleExec(it *item, reply []byte, failed bool, text string) {
 	s := r.s
 	st := &s.st
 	effects := st.effects
@@ -229,30 +251,37 @@ func (r *reader) settleExec(reply []byte, failed bool, text string) {
 	case failed:
 		return
 	}
-	els := resp.Elements(reply)
+	els, raw := repliesIn(reply, st.hearsItself(r.l.route))
+	it.left += len(raw) - len(els)
+	it.passed = len(els) - 1 // the array itself is counted behind this
+	queued := st.placed()
 	r.settleQueued()
 	st.endMulti(true)
-	shift := 0
-	for _, q := range effects {
-		var el []byte
-		if i := q.index + shift; i < len(els) {
-			el = els[i]
+	for _, p := range queued {
+		switch {
+		case p.q.role == ours:
+		case p.at < len(els):
+			r.settleQueuedOne(p.q, els[p.at])
+		case it.left > 1:
+			it.late = append(it.late, p)
+		default: // nobody looks at the elements
+			r.settleQueuedOne(p.q, nil)
 		}
-		shift += confirmations(st, q) - 1
-		if q.role == ours {
-			continue
-		}
-		bad := resp.IsError(el)
-		s.srv.ran(q)
-		r.events = append(r.events, eventsOf(q, st.db, bad)...)
-		if bad {
-			s.doubtful = s.doubtful || halfObeyed(q)
-			continue
-		}
-		if isConfirming(q) {
-			r.applySubscriptions(q)
-			continue
-		}
+	}
+}
+
+// settleQueuedOne records what a command has done that was queued, by its reply.
+func (r *reader) settleQueuedOne(q *item, el []byte) {
+	s := r.s
+	bad := resp.IsError(el)
+	s.srv.ran(q)
+	r.events = append(r.events, eventsOf(q, s.st.db, bad)...)
+	switch {
+	case bad:
+		s.doubtful = s.doubtful || halfObeyed(q)
+	case isConfirming(q):
+		s.st.applySubscriptions(q)
+	default:
 		r.learnsID(q, el)
 		r.apply(q)
 	}
@@ -270,8 +299,7 @@ func (r *reader) learnsID(it *item, reply []byte) {
 
 // applySubscriptions is for those inside a transaction, whose confirmations are
 // not looked at.
-func (r *reader) applySubscriptions(q *item) {
-	st := &r.s.st
+func (st *state) applySubscriptions(q *item) {
 	if q.spec.verb == vUnsubscribe && len(q.args) == 1 {
 		clear(st.subs[q.spec.set])
 	}
@@ -323,9 +351,10 @@ func (r *reader) apply(it *item) {
 		// What library it is stays said, and in some versions what it asked not to happen.
 		s.kept = s.kept || st.noEvict || st.noTouch
 		s.track(nil)
-		ver, info, named := st.ver, st.info, st.named
+		ver, info, named, debugs := st.ver, st.info, st.named, st.debugs
 		*st = newState()
 		st.ver, st.info, st.named = ver+1, info, named
+		st.debug(debugs) // no server takes that back
 		s.mute, s.skip, s.skipNext, s.letIn = false, false, false, false
 	case vRaw:
 		r.raw, s.raw = true, true
@@ -333,8 +362,11 @@ func (r *reader) apply(it *item) {
 		switch {
 		case len(args) > 1 && is(args[1], "flush"):
 			s.srv.scripts.forget()
-		case len(args) == 3 && is(args[1], "debug") && !is(args[2], "no"):
-			st.stuck, s.kept = debugging, true
+		case len(args) == 3 && is(args[1], "debug"):
+			on := !is(args[2], "no")
+			st.debug(on)
+			s.kept = s.kept || on
+			r.wake = r.wake || on // a client may be waited for that is gone
 		}
 	default:
 		st.ver--

@@ -14,7 +14,7 @@ const (
 // tooLong is why a session cannot be moved until its transaction ends.
 const tooLong = "its transaction is too long to be moved"
 
-// debugging is why a session never can be.
+// debugging is why a session cannot be, as long as that is so.
 const debugging = "it debugs scripts"
 
 // state is what a server knows about a connection besides its data: what has to
@@ -48,6 +48,8 @@ type state struct {
 	watch      bool
 	broken     bool // keys were watched on another server: EXEC must answer nil
 
+	debugs bool // scripts are run step by step
+
 	// stuck says why the session cannot be moved to another server; it is closed
 	// at a switch. Empty when it can.
 	stuck string
@@ -79,6 +81,17 @@ func (st *state) become(now who) {
 }
 
 func newState() state { return state{proto: 2} }
+
+// debug has scripts be run step by step from now on, or no more.
+func (st *state) debug(on bool) {
+	st.debugs = on
+	switch {
+	case on && st.stuck == "":
+		st.stuck = debugging
+	case !on && st.stuck == debugging:
+		st.stuck = ""
+	}
+}
 
 func (st *state) subscribed() int { return len(st.subs[0]) + len(st.subs[1]) + len(st.subs[2]) }
 
