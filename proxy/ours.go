@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/crossfade/crossfade/internal/resp"
-	"github.com/tidwall/redcon"
 )
 
 // Align asks on every subscriber's connection what is answered behind the last message. In a
@@ -56,14 +55,12 @@ func (st *state) forgetOurs() {
 func (it *item) without(ours []int, reply []byte) []byte {
 	els, pushed := resp.Split(reply)
 	it.ours, it.passed = ours, len(els)-1 // the array itself is counted behind this
-	out := redcon.AppendArray(nil, len(els)-len(ours))
-	for i, el := range els {
-		out = append(out, pushed[i]...)
-		if !slices.Contains(ours, i) {
-			out = append(out, el...)
+	for _, i := range ours {
+		if i < len(els) {
+			els[i] = nil
 		}
 	}
-	return out
+	return joined(len(els)-len(ours), els, pushed)
 }
 
 // isOurs reports whether the next reply to an EXEC answers a command of ours.
