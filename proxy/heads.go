@@ -9,13 +9,15 @@ import (
 
 // heads makes of an aggregate, which passes in pieces, one of the same length that says
 // of each element only whether it is an error. That is all that has to be known of the
-// reply to EXEC, which may be as large as all that its commands have read. The zero value
-// stands before the aggregate.
+// reply to EXEC, which may be as large as all that its commands have read. What was pushed
+// into the middle of it is left out. The zero value stands before the aggregate.
 type heads struct {
 	whole    []int // the places of elements that stay as they are
 	elements bool  // the header has come
 	at       int   // the place of the next one
 	keeps    bool  // the present one stays as it is
+	pushing  bool  // a push has begun, which may be none
+	push     []byte
 	fr       resp.Framer
 }
 
@@ -31,24 +33,41 @@ func (h *heads) add(short, b []byte) []byte {
 	}
 	for len(b) > 0 {
 		if h.fr.AtStart() {
-			h.keeps = slices.Contains(h.whole, h.at)
-			h.at++
-		}
-		if h.fr.AtStart() && !h.keeps {
-			head := "+\r\n"
-			if resp.IsError(b) {
-				head = "-\r\n"
+			h.pushing, h.push = b[0] == '>', h.push[:0]
+			if !h.pushing {
+				short = h.begins(short, b)
 			}
-			short = append(short, head...)
 		}
-		n, _, err := h.fr.Feed(b)
+		n, done, err := h.fr.Feed(b)
 		if err != nil { // who finds the end of the whole has seen it too
 			break
 		}
-		if h.keeps {
-			short = append(short, b[:n]...)
-		}
+		piece := b[:n]
 		b = b[n:]
+		if h.pushing {
+			h.push = append(h.push, piece...)
+			if !done || resp.Stray(h.push) {
+				continue
+			}
+			piece = h.push
+			short = h.begins(short, piece)
+		}
+		if h.keeps {
+			short = append(short, piece...)
+		}
 	}
 	return short
+}
+
+// begins appends what tells of the element that begins b.
+func (h *heads) begins(short, b []byte) []byte {
+	h.keeps = slices.Contains(h.whole, h.at)
+	h.at++
+	switch {
+	case h.keeps:
+		return short
+	case resp.IsError(b):
+		return append(short, "-\r\n"...)
+	}
+	return append(short, "+\r\n"...)
 }

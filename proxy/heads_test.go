@@ -12,12 +12,16 @@ import (
 
 // TestHeads cuts replies at every byte.
 func TestHeads(t *testing.T) {
+	const said, gone = ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n", ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n"
 	for in, want := range map[string]string{
 		"*0\r\n":                          "*0\r\n",
 		"*-1\r\n":                         "*-1\r\n",
 		"*2\r\n$3\r\n-\r\n\r\n-ERR x\r\n": "*2\r\n+\r\n-\r\n",
-		"*3\r\n*2\r\n-ERR\r\n:1\r\n_\r\n!3\r\nERR\r\n": "*3\r\n+\r\n+\r\n-\r\n",
-		"*1\r\n%1\r\n+a\r\n*1\r\n$-1\r\n":              "*1\r\n+\r\n",
+		"*3\r\n*2\r\n-ERR\r\n:1\r\n_\r\n!3\r\nERR\r\n":                                   "*3\r\n+\r\n+\r\n-\r\n",
+		"*1\r\n%1\r\n+a\r\n*1\r\n$-1\r\n":                                                "*1\r\n+\r\n",
+		"*2\r\n" + said + gone + "-ERR\r\n" + gone + ":1\r\n":                            "*2\r\n-\r\n+\r\n",
+		"*2\r\n" + said + ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n" + said + "-x\r\n": "*2\r\n+\r\n-\r\n",
+		"*2\r\n*2\r\n" + gone + "$-1\r\n" + said + "$-1\r\n-ERR\r\n":                     "*2\r\n+\r\n-\r\n",
 	} {
 		for cut := range len(in) + 1 {
 			var h heads

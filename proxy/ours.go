@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/crossfade/crossfade/internal/resp"
-	"github.com/tidwall/redcon"
 )
 
 // Align asks on every subscriber's connection what is answered behind the last message. In a
@@ -53,14 +52,12 @@ func (st *state) forgetOurs() {
 // those are left out when they come.
 func without(ours []int, all int, reply []byte) []byte {
 	els, pushed := resp.Split(reply)
-	out := redcon.AppendArray(nil, len(els)-all)
-	for i, el := range els {
-		out = append(out, pushed[i]...)
-		if !slices.Contains(ours, i) {
-			out = append(out, el...)
+	for _, i := range ours {
+		if i < len(els) {
+			els[i] = nil
 		}
 	}
-	return out
+	return joined(len(els)-all, els, pushed)
 }
 
 // isOurs reports whether the next reply to an EXEC answers a command of ours.

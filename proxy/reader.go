@@ -33,6 +33,9 @@ type reader struct {
 	strip     prefix.Stripper
 	stripping bool   // the current reply names keys that have a prefix
 	stripped  []byte // what has come of it last, without that
+	inside    inside
+	looking   bool                    // the client is to be told otherwise what was pushed into the current reply
+	hears     *[3]map[string]struct{} // … which has these subscriptions then; nil: those that it has
 	heads     heads
 	echo      bool // in RESP2: messages that an EXEC has had its client send to itself may come
 	written   written
@@ -104,7 +107,7 @@ func (r *reader) chunk(b []byte) bool {
 	if s.srv.cfg.UpstreamTimeout > 0 {
 		s.heard = time.Now()
 	}
-	if r.mode == modePass && r.owner != nobody && !r.drop && !r.raw && !r.stripping && r.fr.Skip(len(b)) {
+	if r.mode == modePass && r.owner != nobody && !r.drop && !r.raw && !r.stripping && !r.looking && r.fr.Skip(len(b)) {
 		r.size += len(b)
 		s.mu.Unlock()
 		s.out.pass(b)
@@ -187,7 +190,7 @@ func (r *reader) feed(b []byte) error {
 
 // begin finds out whose element starts with c.
 func (r *reader) begin(c byte) {
-	r.coll, r.it, r.drop, r.stripping = nil, nil, false, false
+	r.coll, r.it, r.drop, r.stripping, r.looking = nil, nil, false, false, false
 	switch {
 	case c == '>':
 		r.owner, r.mode = push, modeWhole
@@ -211,10 +214,12 @@ func (r *reader) assign(c byte) {
 		if s.mayBeRefused(c) {
 			r.mode = modeWhole
 		}
+		r.looksInside(nil, c)
 		return
 	}
 	r.owner, r.it, r.mode = ofItem, it, it.mode
 	r.strips(it)
+	r.looksInside(it, c)
 	if it.spec.verb == vRaw && it.spec.name != "monitor" && c != '-' {
 		r.becomeRaw(it)
 		return
@@ -229,7 +234,7 @@ func (r *reader) assign(c byte) {
 	r.drop = it.role == ours || silenced || it.isOurs()
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
-		if c == '*' && len(r.coll) == 0 && !s.st.mayHear() && !s.st.hasOurs() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
+		if c == '*' && len(r.coll) == 0 && !s.st.hasOurs() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
 			r.mode, r.heads = modeHeads, heads{whole: s.st.askID()}
 		}
 	}
@@ -244,8 +249,8 @@ func (r *reader) assign(c byte) {
 // assignLate is assign for an element of which something was collected already.
 func (r *reader) assignLate() {
 	r.assign(r.coll[0])
-	if r.stripping {
-		r.coll = r.strip.Feed(nil, r.coll)
+	if r.stripping || r.looking {
+		r.coll = bytes.Clone(r.without(r.coll))
 	}
 }
 

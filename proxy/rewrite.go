@@ -247,9 +247,18 @@ func tagCursors(epoch uint64, reply []byte, scans []int) []byte {
 			elements[i] = append(head, elements[i][used:]...)
 		}
 	}
-	out := redcon.AppendArray(nil, len(elements))
-	for i, el := range elements {
-		out = append(append(out, pushed[i]...), el...)
+	return joined(len(elements), elements, pushed)
+}
+
+// joined is an array of n elements as resp.Split gives them; those that are to be left out
+// are empty.
+func joined(n int, els, pushed [][]byte) []byte {
+	out := redcon.AppendArray(nil, n)
+	for i, el := range els {
+		if pushed != nil {
+			out = append(out, pushed[i]...)
+		}
+		out = append(out, el...)
 	}
 	return out
 }

@@ -332,12 +332,29 @@ func (r *reader) transaction() (of []prefix.Element) {
 	return of
 }
 
-// without takes the prefix off what has come of the current reply.
+// without takes the prefix off what has come of the current reply, and has what was pushed
+// into it be as the client is to have it.
 func (r *reader) without(b []byte) []byte {
-	if !r.stripping {
+	switch {
+	case r.looking:
+		r.stripped = r.stripped[:0]
+		for len(b) > 0 {
+			n, piece, push := r.inside.next(b)
+			b = b[n:]
+			switch {
+			case push != nil:
+				r.stripped = append(r.stripped, r.told(push)...)
+			case r.stripping:
+				r.stripped = r.strip.Feed(r.stripped, piece)
+			default:
+				r.stripped = append(r.stripped, piece...)
+			}
+		}
+	case r.stripping:
+		r.stripped = r.strip.Feed(r.stripped[:0], b)
+	default:
 		return b
 	}
-	r.stripped = r.strip.Feed(r.stripped[:0], b)
 	return r.stripped
 }
 

@@ -169,12 +169,6 @@ func (st *state) needsElements() bool {
 	return false
 }
 
-// mayHear reports whether what the transaction does itself may be pushed to the client:
-// Redis before 7.2 says so in the middle of the reply to EXEC.
-func (st *state) mayHear() bool {
-	return st.subscribed() > 0 || st.tracking != nil || st.subscribes()
-}
-
 // subscribes reports whether the transaction does.
 func (st *state) subscribes() bool {
 	return slices.ContainsFunc(st.effects, func(q *item) bool { return q.spec.verb == vSubscribe })

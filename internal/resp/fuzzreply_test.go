@@ -299,7 +299,10 @@ func peek(t *testing.T, b []byte, ends []int) {
 		els, pushed := Split(el)
 		var all []byte
 		for i := range els {
-			all = append(append(all, pushed[i]...), els[i]...)
+			if pushed != nil {
+				all = append(all, pushed[i]...)
+			}
+			all = append(all, els[i]...)
 		}
 		if len(els) != n || !bytes.Equal(all, rest) {
 			t.Fatalf("%q has the elements %q, behind %q", el, els, pushed)

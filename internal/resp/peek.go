@@ -52,13 +52,14 @@ func Elements(b []byte) [][]byte {
 	return els
 }
 
-// Split is Elements with what was pushed before each of them, and is none.
+// Split is Elements with what was pushed before each of them, and is none. pushed is nil
+// where nothing was.
 func Split(b []byte) (els, pushed [][]byte) {
 	_, n, rest, ok := Header(b)
 	if !ok || n < 0 {
 		return nil, nil
 	}
-	for range n {
+	for i := range n {
 		f := Framer{begun: true, need: 1, inside: true}
 		end, done, err := f.Feed(rest)
 		if err != nil || !done {
@@ -72,11 +73,23 @@ func Split(b []byte) (els, pushed [][]byte) {
 			}
 			from += n
 		}
-		pushed = append(pushed, rest[:from:from])
+		if from > 0 && pushed == nil {
+			pushed = make([][]byte, n)
+		}
+		if from > 0 {
+			pushed[i] = rest[:from:from]
+		}
 		els = append(els, rest[from:end:end])
 		rest = rest[end:]
 	}
 	return els, pushed
+}
+
+// Stray reports whether a whole push, in the middle of a reply, answers for no element of it.
+func Stray(push []byte) bool {
+	f := Framer{begun: true, need: 1, inside: true}
+	_, done, err := f.Feed(push)
+	return !done && err == nil
 }
 
 // IsError reports whether an element is an error, simple or blob.

@@ -123,6 +123,10 @@ func TestElements(t *testing.T) {
 	if len(els) != 2 || !IsError(els[1]) || len(pushed) != 2 || len(pushed[0]) != 0 || string(pushed[1]) != told+told {
 		t.Fatalf("what is pushed is not told from elements: %q, %q", els, pushed)
 	}
+	one := []byte("*1\r\n$1\r\na\r\n")
+	if n := testing.AllocsPerRun(10, func() { Elements(one) }); n > 1 {
+		t.Errorf("an array of one element, into which nothing was pushed, is split with %v allocations", n)
+	}
 }
 
 // TestWholeAgreesWithTheFramer cuts replies everywhere.
@@ -138,6 +142,27 @@ func TestWholeAgreesWithTheFramer(t *testing.T) {
 			case err != nil || !done || whole != n:
 				t.Errorf("%q: Whole says %d, the framer %d %v %v", b, whole, n, done, err)
 			}
+		}
+	}
+}
+
+// TestStray agrees with what the framer counts.
+func TestStray(t *testing.T) {
+	for push, want := range map[string]bool{
+		">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n":             true,
+		">3\r\n$8\r\nsmessage\r\n$1\r\nc\r\n$1\r\nx\r\n":            true,
+		">4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$1\r\nx\r\n": true,
+		">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n":              true,
+		">2\r\n$10\r\ninvalidate\r\n_\r\n":                          true,
+		">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n":                false,
+		">3\r\n$12\r\nsunsubscribe\r\n_\r\n:0\r\n":                  false,
+	} {
+		if got := Stray([]byte(push)); got != want {
+			t.Errorf("%q: stray is %v", push, got)
+		}
+		behind := []byte("*1\r\n" + push + ":7\r\n")
+		if n, done, err := new(Framer).Feed(behind); !done || err != nil || (n == len(behind)) != want {
+			t.Errorf("%q ends at %d: %v, %v", behind, n, done, err)
 		}
 	}
 }
