@@ -156,15 +156,28 @@ func FuzzStripper(f *testing.F) {
 	})
 }
 
-// odd reports whether a length is written as no server does.
+// odd reports whether a length is written as no server does, or a line or bytes end as none ends them.
 func odd(reply []byte) bool {
-	for l := range strings.SplitSeq(string(reply), "\n") {
-		l = strings.TrimSuffix(l, "\r")
-		if len(l) > 1 && strings.IndexByte("*$%~>", l[0]) >= 0 {
-			if _, ok := resp.Integer([]byte(l[1:])); !ok {
-				return true
-			}
+	for len(reply) > 0 {
+		before, rest, _ := strings.Cut(string(reply), "\n")
+		line, ended := strings.CutSuffix(before, "\r")
+		if !ended {
+			return true
 		}
+		reply = []byte(rest)
+		if len(line) < 2 || strings.IndexByte("*$%~>!=", line[0]) < 0 {
+			continue
+		}
+		n, ok := resp.Integer([]byte(line[1:]))
+		switch {
+		case !ok:
+			return true
+		case n < 0 || strings.IndexByte("$!=", line[0]) < 0:
+			continue
+		case n+2 > int64(len(reply)) || string(reply[n:n+2]) != "\r\n":
+			return true
+		}
+		reply = reply[n+2:]
 	}
 	return false
 }
