@@ -43,10 +43,13 @@ func (st *state) placed() []placed {
 	return out
 }
 
-// hearsItself returns to what the transaction subscribes its client, as the server calls it,
+// mayEcho reports whether messages that the transaction causes may look like replies of it.
+func (st *state) mayEcho() bool { return st.proto == 2 && st.subscribes() }
+
+// echoes returns to what the transaction subscribes its client, as the server calls it,
 // where messages to it look like replies; nil elsewhere.
-func (st *state) hearsItself(route router.Route) (names map[string]struct{}) {
-	if st.proto != 2 || !st.subscribes() {
+func (st *state) echoes(route router.Route) (names map[string]struct{}) {
+	if !st.mayEcho() {
 		return nil
 	}
 	names = make(map[string]struct{})

@@ -234,7 +234,7 @@ func (r *reader) assign(c byte) {
 	r.drop = it.role == ours || silenced || it.isOurs()
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
-		if c == '*' && len(r.coll) == 0 && !s.st.hasOurs() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
+		if c == '*' && len(r.coll) == 0 && !s.st.hasOurs() && !s.st.mayEcho() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
 			r.mode, r.heads = modeHeads, heads{whole: s.st.askID()}
 		}
 	}

@@ -222,7 +222,7 @@ func (r *reader) settleArray(it *item, out []byte, asIs bool) []byte {
 	if isNull(r.coll) {
 		it.left, asIs = 1, true
 	}
-	scans, ours, names := st.scans(), st.ours(), st.hearsItself(r.l.route)
+	scans, ours, names := st.scans(), st.ours(), st.echoes(r.l.route)
 	r.echo = names != nil && !asIs
 	_, raw := repliesIn(r.coll, names)
 	out = r.settle(it, r.coll, out)
@@ -251,7 +251,7 @@ func (r *reader) settleExec(it *item, reply []byte, failed bool, text string) {
 	case failed:
 		return
 	}
-	els, raw := repliesIn(reply, st.hearsItself(r.l.route))
+	els, raw := repliesIn(reply, st.echoes(r.l.route))
 	it.left += len(raw) - len(els)
 	it.passed = len(els) - 1 // the array itself is counted behind this
 	queued := st.placed()
