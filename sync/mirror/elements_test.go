@@ -338,6 +338,45 @@ func TestElementsChangeDuringTheFirstCopy(t *testing.T) {
 	}
 }
 
+// TestElementsChangeBeforeACopyGoesOn: a copy is interrupted, and goes on where it was. What has
+// changed of the part that it had already is brought all the same, although nothing changes any
+// more, whether it is known which elements those are or not.
+func TestElementsChangeBeforeACopyGoesOn(t *testing.T) {
+	for name, past := range map[string]bool{"through the proxy": false, "past it": true} {
+		t.Run(name, func(t *testing.T) {
+			src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
+			dst := redistest.Start(t)
+			link := redistest.NewLink(t, dst.Addr())
+			link.SetDelayDown(30 * time.Millisecond)
+			w := &world{src: src, dst: dst}
+			w.connect(t, src.Addr(), link.Addr(), smallIsBig)
+			c, ctx := w.throughProxy(t), t.Context()
+			if past {
+				c = src.Client(0)
+			}
+			for _, kind := range elementTypes {
+				grow(t, src.Client(0), kind, 0, 20_000)
+			}
+			ok(t, w.m.Follow(ctx, true))
+			redistest.Eventually(t, 20*time.Second, func() bool { return link.BytesUp() > 1<<20 }, "a part is copied")
+			for i := range 100 {
+				f := fmt.Sprintf("%010d", i)
+				ok(t, c.HSet(ctx, "hash", f, "changed").Err())
+				ok(t, c.SAdd(ctx, "set", f).Err())
+				ok(t, c.ZIncrBy(ctx, "zset", 1, f).Err())
+			}
+			if p := w.m.Progress(); len(p.Big) != len(elementTypes) || p.Big[0].Percent == 0 {
+				t.Fatalf("the copies are not under way: %+v", p.Big)
+			}
+			link.Cut()
+			link.SetDelayDown(0)
+			w.awaitState(t, mirror.Live)
+			drain(t, w.m)
+			w.sameKeys(t, elementTypes...)
+		})
+	}
+}
+
 // TestElementsUnderRandomChanges mixes commands on elements, through the proxy by
 // several clients, with all else that can happen to keys and to what follows them.
 func TestElementsUnderRandomChanges(t *testing.T) {

@@ -23,6 +23,7 @@ type Big struct {
 
 	temp   *temp  // being built; nil when nothing is
 	counts bool   // changes of elements are counted since temp was begun
+	behind bool   // … and there were some before its building went on after an error
 	placed bool   // the target has a value under key of which the rest is told:
 	kind   string // its type
 	length int64  // its elements or bytes
@@ -65,6 +66,11 @@ func (b *Big) account(change func(*Account)) {
 // Placed reports whether Extend may be of use.
 func (b *Big) Placed() bool { return b.placed }
 
+// Behind reports whether elements changed while the copy was built that Build has put into
+// place last, before an error after which it went on. Who called it then may have heard of no
+// change since, and has to call Extend all the same.
+func (b *Big) Behind() bool { return b.behind }
+
 // sizes has the command that counts, a type each.
 var sizes = map[string]string{
 	"string": "STRLEN", "list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN", "stream": "XLEN",
@@ -74,8 +80,8 @@ var sizes = map[string]string{
 // happened since allows for it. A key that changes meanwhile ends as something
 // that may never have been: the caller, who hears of the change as well, calls
 // again. Exactness is w's: when nothing came between the call's begin and a
-// barrier after its end, the target has the value. For what is only added to, or
-// only taken from at one end, the same is true with changes.
+// barrier after its end, the target has the value, unless it is Behind. For what is only
+// added to, or only taken from at one end, the same is true with changes.
 func (b *Big) Build(ctx context.Context, src *redis.Client, w Watch) (Outcome, error) {
 	out, err := b.build(ctx, src, w)
 	if errors.Is(err, errChanged) {
@@ -105,12 +111,16 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if b.temp == nil || b.kind != kind || !b.goOn(kind, seen, w) {
 		b.Drop(ctx)
 		b.begin(kind, seen)
+		b.behind = false
 		w.Begin()
 		if b.counts, err = b.count(ctx, w); err != nil {
 			return Outcome{}, fmt.Errorf("beginning with %s key %q: %w", kind, b.key, err)
 		}
-	} else if err := b.temp.resume(ctx, sizes[kind]); err != nil {
-		return Outcome{}, fmt.Errorf("going on with %s key %q: %w", kind, b.key, err)
+	} else {
+		b.behind = b.behind || seen&Element != 0
+		if err := b.temp.resume(ctx, sizes[kind]); err != nil {
+			return Outcome{}, fmt.Errorf("going on with %s key %q: %w", kind, b.key, err)
+		}
 	}
 	b.placed = false
 	t := b.temp
