@@ -233,7 +233,7 @@ func (s *bigKeys) build(k *bigKey) {
 		k.cost, k.ended, k.spent = k.spent, now, 0
 	}
 	s.mu.Unlock()
-	if err == nil && k.copy.Behind() { // the events of that were taken with the copy that failed
+	if err == nil && out.Copied && k.copy.Behind() { // the events of that were taken with the copy that failed
 		s.l.dirty.Mark(k.key)
 	}
 	s.finish(k, out, err)

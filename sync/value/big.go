@@ -23,7 +23,7 @@ type Big struct {
 
 	temp   *temp  // being built; nil when nothing is
 	counts bool   // changes of elements are counted since temp was begun
-	behind bool   // … and there were some before its building went on after an error
+	behind bool   // … and there were some before its building went on last, after an error
 	placed bool   // the target has a value under key of which the rest is told:
 	kind   string // its type
 	length int64  // its elements or bytes
@@ -91,6 +91,7 @@ func (b *Big) Build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 }
 
 func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, error) {
+	b.behind = false
 	kind, size, err := b.look(ctx, src)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("asking %s for the size of key %q: %w", at(src), b.key, err)
@@ -111,13 +112,12 @@ func (b *Big) build(ctx context.Context, src *redis.Client, w Watch) (Outcome, e
 	if b.temp == nil || b.kind != kind || !b.goOn(kind, seen, w) {
 		b.Drop(ctx)
 		b.begin(kind, seen)
-		b.behind = false
 		w.Begin()
 		if b.counts, err = b.count(ctx, w); err != nil {
 			return Outcome{}, fmt.Errorf("beginning with %s key %q: %w", kind, b.key, err)
 		}
 	} else {
-		b.behind = b.behind || seen&Element != 0
+		b.behind = seen&Element != 0 // since the beginning
 		if err := b.temp.resume(ctx, sizes[kind]); err != nil {
 			return Outcome{}, fmt.Errorf("going on with %s key %q: %w", kind, b.key, err)
 		}
