@@ -214,3 +214,39 @@ func TestNotificationsSwitchedOff(t *testing.T) {
 		t.Errorf("a cutover after it: %v", err)
 	}
 }
+
+// TestNotificationsOffRightBeforeASwitch has somebody switch them off and on again during one
+// heartbeat, on a server that hides the setting, while a client past the proxy writes, and
+// switches then: there and back, what was written is there.
+func TestNotificationsOffRightBeforeASwitch(t *testing.T) {
+	const config = "HIDDEN"
+	hidden := []redistest.Option{redistest.WithConfig("notify-keyspace-events", "KEA"), redistest.WithRenamed("CONFIG", config)}
+	servers := [2]*redistest.Server{redistest.Start(t, hidden...), redistest.Start(t, hidden...)}
+	do(t, servers[0].Client(0), "SET", "past", "old")
+	// The sample might find it by chance, and here it must be known.
+	c := newSidecar(t, setup{source: servers[0].URL(0), target: servers[1].URL(0), dbmap: "0=0",
+		extra: []string{"--sync.heartbeat", "2s", "--sync.feed", "notifications", "--cutover.check_sample", "0", "--verify.gate", "off"}})
+	c.start("")
+	for side, switchOver := range []func() (migration.Report, error){c.cutover, c.rollback} {
+		c.awaitReady()
+		from, to := servers[side].Client(0), servers[1-side].Client(0)
+		beat := func() string { return from.Get(t.Context(), "crossfade:heartbeat:"+router.Side(side).String()).Val() }
+		awaitBeat := func() {
+			t.Helper()
+			before := beat()
+			redistest.Eventually(t, 20*time.Second, func() bool { return beat() != before }, "a heartbeat is written")
+		}
+		awaitBeat()
+		value := fmt.Sprintf("written unheard on the %s", router.Side(side))
+		do(t, from, config, "SET", "notify-keyspace-events", "")
+		do(t, from, "SET", "past", value)
+		awaitBeat()
+		do(t, from, config, "SET", "notify-keyspace-events", "KEA")
+		if _, err := switchOver(); err != nil {
+			t.Fatalf("from the %s: %v", router.Side(side), err)
+		}
+		if got := to.Get(t.Context(), "past").Val(); got != value {
+			t.Fatalf("the other server has %q instead of %q", got, value)
+		}
+	}
+}

@@ -283,6 +283,13 @@ func (m *Mirror) untold() bool {
 	return m.silent || m.deaf != ""
 }
 
+// isSilent reports whether From is known to tell of nothing.
+func (m *Mirror) isSilent() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.silent
+}
+
 // tell wakes who waits for any of the lanes to be complete.
 func (m *Mirror) tell() {
 	for _, l := range m.lanes {

@@ -1,8 +1,10 @@
 package mirror_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -125,11 +127,7 @@ func TestNotificationsOffForAMoment(t *testing.T) {
 	ok(t, admin.Set(ctx, "k", "old", 0).Err())
 	ok(t, w.m.Follow(ctx, true))
 	w.awaitState(t, mirror.Live)
-	beat := func() {
-		t.Helper()
-		before := admin.Get(ctx, mirror.HeartbeatPrefix+"source").Val()
-		redistest.Eventually(t, 10*time.Second, func() bool { return admin.Get(ctx, mirror.HeartbeatPrefix+"source").Val() != before }, "a heartbeat is written")
-	}
+	beat := func() { w.awaitBeat(t) }
 	beat()
 	ok(t, admin.ConfigSet(ctx, "notify-keyspace-events", "").Err())
 	ok(t, admin.Set(ctx, "k", "new", 0).Err())
@@ -145,4 +143,65 @@ func TestNotificationsOffForAMoment(t *testing.T) {
 	if p := w.m.Progress(); p.Gaps != gaps || p.State != mirror.Live {
 		t.Errorf("%d gaps instead of %d, state %s (%s)", p.Gaps, gaps, p.State, p.Reason)
 	}
+}
+
+// awaitBeat returns when the next heartbeat was written.
+func (w *world) awaitBeat(t *testing.T) {
+	t.Helper()
+	beat := func() string { return w.src.Client(0).Get(t.Context(), mirror.HeartbeatPrefix+"source").Val() }
+	before := beat()
+	redistest.Eventually(t, 20*time.Second, func() bool { return beat() != before }, "a heartbeat is written")
+}
+
+// TestDrainBehindAMissingBeat: notifications were off during one heartbeat, and a drain comes
+// before the next one could show that. What was written meanwhile is found all the same.
+func TestDrainBehindAMissingBeat(t *testing.T) {
+	for name, later := range map[string]func(*testing.T, *world){
+		"before the next beat":     func(*testing.T, *world) {},
+		"right after it was heard": func(t *testing.T, w *world) { w.awaitBeat(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *mirror.Config) { c.Heartbeat = 3 * time.Second }) // the setting is hidden
+			w.switchOff(t)
+			later(t, w)
+			drain(t, w.m)
+			w.mustBeEqual(t)
+			if w.m.Progress().Gaps == 0 {
+				t.Error("it is no gap")
+			}
+		})
+	}
+}
+
+// TestDrainSaysWhichBeatIsMissing: where the scan that makes up for it takes too long, whoever
+// has waited is told what it was for.
+func TestDrainSaysWhichBeatIsMissing(t *testing.T) {
+	w := newWorld(t, func(c *mirror.Config) { c.Heartbeat, c.Timeout = 3*time.Second, 20*time.Second })
+	w.switchOff(t)
+	ok(t, w.dst.Stop())
+	short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if err := w.m.Drain(short); err == nil || !strings.Contains(err.Error(), "the event of a heartbeat on "+w.from.String()+" did not come") {
+		t.Errorf("the drain: %v", err)
+	}
+	ok(t, w.dst.Cont())
+	drain(t, w.m)
+	w.mustBeEqual(t)
+}
+
+// switchOff has a change and one heartbeat go by while the notifications of a mirror that was
+// live are off.
+func (w *world) switchOff(t *testing.T) {
+	t.Helper()
+	ctx, admin := t.Context(), w.src.Client(0)
+	ok(t, admin.Set(ctx, "k", "old", 0).Err())
+	ok(t, w.m.Follow(ctx, true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	w.awaitBeat(t)
+	drain(t, w.m)
+	ok(t, admin.ConfigSet(ctx, "notify-keyspace-events", "").Err())
+	ok(t, admin.Set(ctx, "k", "new", 0).Err())
+	w.awaitBeat(t)
+	ok(t, admin.ConfigSet(ctx, "notify-keyspace-events", "KEA").Err())
 }

@@ -23,8 +23,11 @@ type heartbeat struct {
 	seen   bool          // the event of the newest beat arrived
 	before bool          // … of the one before it had, when that was written
 	missed int           // beats in a row without their event
-	lapsed bool          // … there was one, and the next one's event came; nobody has made up for it yet
+	lapses int           // how often there was one, and the next one's event came
+	madeUp int           // … for how many of them scans were asked for
 	mute   bool          // the newest beat was not written: it proves nothing
+	newest beat          // also when it is not under way any more
+	on     *feed         // where its event is to come
 	event  chan struct{} // closed when the event of the newest beat arrives
 	copies chan struct{} // one token per finished copy of the key
 }
@@ -51,19 +54,42 @@ func (h *heartbeat) sawEvent() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.seen {
-		h.lapsed = h.lapsed || h.missed == 1 // more are known for silence, see checkFeed
+		if h.missed == 1 { // more are known for silence, see checkFeed
+			h.lapses++
+		}
 		h.seen, h.missed = true, 0
 		close(h.event)
 	}
 }
 
-// lapse reports, once, that From has not told of a beat, and tells again.
-func (h *heartbeat) lapse() bool {
+// lapsed reports whether From has not told of a beat, and tells again, and nobody has made up
+// for that yet: who does says which it was, when the scans are asked for and not before.
+func (h *heartbeat) lapsed() (which int, due bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	was := h.lapsed
-	h.lapsed = false
-	return was
+	return h.lapses, h.lapses != h.madeUp
+}
+
+// makeUp notes that scans were asked for since a lapse was reported.
+func (h *heartbeat) makeUp(which int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.madeUp = max(h.madeUp, which)
+}
+
+// unheard returns the newest beat if its event is still to come on a feed.
+func (h *heartbeat) unheard(on *feed) (b beat, is bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.newest, on != nil && h.on == on && !h.seen
+}
+
+// lacks reports whether the event of a beat is known not to have come, and nobody has made up
+// for that yet. seq is one whose event would be here, 0 for none.
+func (h *heartbeat) lacks(seq int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.missed > 0 || h.lapses != h.madeUp || !h.seen && h.newest.seq == seq
 }
 
 // lacksEvent notes that the event of the newest beat should be here and is not.
@@ -82,8 +108,9 @@ func (h *heartbeat) copied() {
 	}
 }
 
-// begin notes a new beat; it is called before the beat is written.
-func (h *heartbeat) begin() (seq int64, event <-chan struct{}) {
+// begin notes a new beat, whose event is to come on a feed; it is called before the beat is
+// written.
+func (h *heartbeat) begin(on *feed) (seq int64, event <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := beat{seq: time.Now().UnixNano(), sent: time.Now()}
@@ -91,6 +118,7 @@ func (h *heartbeat) begin() (seq int64, event <-chan struct{}) {
 		h.out = append(h.out[:1], h.out[2:]...)
 	}
 	h.out = append(h.out, b)
+	h.newest, h.on = b, on
 	h.before, h.seen, h.mute = h.seen, false, false
 	h.event = make(chan struct{})
 	return b.seq, h.event
@@ -121,6 +149,7 @@ func (h *heartbeat) written(seq int64) {
 	if n := len(h.out); n > 0 && h.out[n-1].seq == seq {
 		h.out[n-1].sure = true
 	}
+	h.newest.sure = h.newest.sure || h.newest.seq == seq
 }
 
 // arrived notes that beat seq was read on To: those before it need not be. One
@@ -195,7 +224,7 @@ var errNoEvents = errors.New("keyspace notifications do not arrive although they
 
 // proveFeed writes a beat and waits for its event.
 func (m *Mirror) proveFeed(ctx context.Context) error {
-	seq, event := m.beat.begin()
+	seq, event := m.beat.begin(m.presentFeed())
 	if err := m.writeBeat(ctx, seq); err != nil {
 		m.beat.failed(seq, !value.Unknown(err))
 		return err
@@ -229,7 +258,7 @@ func (m *Mirror) heartbeats() {
 		m.settleSlowly()
 		_ = m.checkSource(m.ctx)
 		heard := m.presentFeed()
-		seq, event := m.beat.begin()
+		seq, event := m.beat.begin(heard)
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.Timeout)
 		err := m.writeBeat(ctx, seq)
 		cancel()
@@ -250,7 +279,61 @@ func (m *Mirror) heartbeats() {
 			m.beat.written(seq)
 		}
 		m.awaitEvent(heard, event)
+		m.checkLapse() // at once: a switch may be near
 	}
+}
+
+// checkLapse makes it a gap that notifications were off for less time than it takes to call
+// From silent. Behind a barrier an event that lacks is lost, and so are those of others, whoever
+// made them. Where From is called silent, the end of that is what counts.
+func (m *Mirror) checkLapse() {
+	if which, due := m.beat.lapsed(); due && !m.isSilent() {
+		m.scanUntold(which)
+	}
+}
+
+// scanUntold has everything scanned that From may not have told of, and says why. which is what
+// lapsed has said before.
+func (m *Mirror) scanUntold(which int) (why string) {
+	why = fmt.Sprintf("the event of a heartbeat on %s did not come: notifications were off for a while, and what changed then is not known", m.cfg.From)
+	m.noteGap(why)
+	for _, l := range m.lanes {
+		l.requestScan()
+	}
+	m.beat.makeUp(which)
+	return why
+}
+
+// checkTold asks, behind a barrier, whether the event of each beat has come that From had run
+// before that, and has everything scanned if not. It says why then, and whoever waits until the
+// lanes are clean has waited for that.
+func (m *Mirror) checkTold(ctx context.Context) (why string, err error) {
+	if barrierDisabled() {
+		return "", nil // what is late would count as lost
+	}
+	which, _ := m.beat.lapsed()
+	f := m.presentFeed()
+	b, unheard := m.beat.unheard(f)
+	if unheard && !b.sure { // From's answer may be on its way
+		got, err := m.counted().pool.DB(m.home[0]).Get(ctx, m.heartbeatKey()).Int64()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return "", fmt.Errorf("reading the heartbeat %s of %s: %w", m.heartbeatKey(), m.cfg.From, err)
+		}
+		b.sure = err == nil && got == b.seq
+	}
+	var seq int64
+	if unheard && b.sure {
+		if err := m.barrier(ctx); err != nil { // it may have run since the other one
+			return "", err
+		}
+		if f == m.presentFeed() { // a new one begins with a scan
+			seq = b.seq
+		}
+	}
+	if !m.beat.lacks(seq) || m.isSilent() { // then the lanes are not clean before a scan behind its end
+		return "", nil
+	}
+	return m.scanUntold(which), nil
 }
 
 // presentFeed is the feed of now, nil while there is none.
@@ -381,23 +464,16 @@ func (m *Mirror) checkFeed() {
 		}
 		err = fmt.Errorf("no event came for %d heartbeats on %s: %w", missed, m.cfg.From, errNoEvents)
 	case wasSilent && seen && !mute:
-		m.beat.lapse()              // which the scan makes up for as well
+		which, _ := m.beat.lapsed() // which the scan makes up for as well
 		for _, l := range m.lanes { // first: who finds that all is told waits for them
 			l.requestScan()
 		}
+		m.beat.makeUp(which)
 		m.mu.Lock()
 		m.silent = false
 		m.mu.Unlock()
 		m.tell()
 		m.log.Info("notifications arrive again, scanning what was missed", "from", m.cfg.From.String())
-		return
-	case !wasSilent && m.beat.lapse():
-		// Notifications were off for less time than it takes to call From silent. Behind a
-		// barrier an event that lacks is lost, and so are those of others, whoever made them.
-		m.noteGap(fmt.Sprintf("the event of a heartbeat on %s did not come, and those after it did: notifications were off in between", m.cfg.From))
-		for _, l := range m.lanes {
-			l.requestScan()
-		}
 		return
 	default:
 		return

@@ -353,12 +353,19 @@ func (m *Mirror) drain(ctx context.Context, f func(context.Context) error, again
 	if err := errors.Join(err, <-told, <-told); err != nil {
 		return err
 	}
+	untold, err := m.checkTold(ctx)
+	if err != nil {
+		return err
+	}
 	if err := m.settle(ctx); err != nil {
 		return err
 	}
 	for {
 		l := m.source()
 		if err := m.clean(ctx); err != nil {
+			if untold != "" {
+				err = fmt.Errorf("%s, so that all is scanned again: %w", untold, err)
+			}
 			return err
 		}
 		var is being
