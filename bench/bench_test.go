@@ -316,3 +316,21 @@ func mustParse(t *testing.T, picture string) {
 		}
 	}
 }
+
+// TestPagesClaim: rounds are compared with themselves, so that a machine that gets slower in
+// the middle does not count.
+func TestPagesClaim(t *testing.T) {
+	list := func(rates ...float64) (f []figures) {
+		for _, r := range rates {
+			f = append(f, figures{seen: seen{rate: r}})
+		}
+		return f
+	}
+	without := list(100, 50, 10)
+	if c := pagesClaim(100, without, list(99, 49.5, 9.9)); !c.pass || !strings.HasSuffix(c.String(), "1.0 %") {
+		t.Errorf("a hundredth less: %v", c)
+	}
+	if c := pagesClaim(100, without, list(97, 48.5, 9.7)); c.pass {
+		t.Errorf("three hundredths less: %v", c)
+	}
+}

@@ -34,6 +34,7 @@ type options struct {
 	rate       int
 	shadow     bool
 	shadowRate float64
+	pages      int
 }
 
 func main() {
@@ -60,6 +61,7 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 10_000, "operations a second with -switches")
 	flag.BoolVar(&o.shadow, "shadow", false, "measure instead what shadow reads cost the clients")
 	flag.Float64Var(&o.shadowRate, "shadow-rate", 5000, "requests a second with -shadow")
+	flag.IntVar(&o.pages, "pages", 0, "measure instead what `N` open dashboards cost the clients")
 	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk and -sync")
 	flag.Parse()
 	o.redisShake = os.Getenv("REDISSHAKE")
@@ -107,6 +109,8 @@ func run(ctx context.Context, o options) (err error) {
 		claims, err = switches(ctx, o, p)
 	case o.shadow:
 		claims, err = shadows(ctx, o, p)
+	case o.pages > 0:
+		claims, err = openPages(ctx, o, p)
 	case o.bulk:
 		claims, err = besideBulk(ctx, o, p)
 	default:

@@ -38,12 +38,13 @@ type Config struct {
 
 // Process is a running sidecar. Its methods are safe for concurrent use.
 type Process struct {
-	door  *admin.Client
-	pid   int
-	ready chan string   // the address for clients, once
-	done  chan struct{} // closed when the process has ended and its log is read
-	err   error         // how it ended; to be read after done is closed
-	addr  string
+	door   *admin.Client
+	pid    int
+	socket string
+	ready  chan string   // the address for clients, once
+	done   chan struct{} // closed when the process has ended and its log is read
+	err    error         // how it ended; to be read after done is closed
+	addr   string
 
 	mu  sync.Mutex
 	log []string // the last lines
@@ -52,15 +53,15 @@ type Process struct {
 // Start runs a sidecar and returns once it serves clients. The context bounds
 // the start only; the caller ends the process with Stop.
 func Start(ctx context.Context, c Config) (*Process, error) {
-	socket := "unix:" + filepath.Join(c.Dir, "admin.sock")
-	door, err := admin.NewClient(config.Admin{Address: socket})
+	socket := filepath.Join(c.Dir, "admin.sock")
+	door, err := admin.NewClient(config.Admin{Address: "unix:" + socket})
 	if err != nil {
 		return nil, fmt.Errorf("start the sidecar: %w", err)
 	}
-	p := &Process{door: door, ready: make(chan string, 1), done: make(chan struct{})}
+	p := &Process{door: door, socket: socket, ready: make(chan string, 1), done: make(chan struct{})}
 	args := append([]string{
 		"run", "--listen", cmp.Or(c.Listen, "127.0.0.1:0"), "--source", c.Source, "--target", c.Target, "--map", c.Map,
-		"--admin", socket, "--state", filepath.Join(c.Dir, "state"), "--log.format", "json",
+		"--admin", "unix:" + socket, "--state", filepath.Join(c.Dir, "state"), "--log.format", "json",
 	}, c.Args...)
 	if err := p.spawn(c.Binary, args); err != nil {
 		return nil, err
@@ -156,6 +157,9 @@ func (p *Process) Addr() string { return p.addr }
 
 // Pid is the process id.
 func (p *Process) Pid() int { return p.pid }
+
+// Socket is the path of its admin socket.
+func (p *Process) Socket() string { return p.socket }
 
 // Admin is the way to its verbs. Stop closes it.
 func (p *Process) Admin() *admin.Client { return p.door }
