@@ -80,7 +80,8 @@ func (s *Stripper) BeginList(of []Element) {
 }
 
 // Feed appends to dst what b becomes. After the last byte of the reply nothing is held.
-// What is malformed passes as it is.
+// What is malformed passes as it is. What was pushed into the middle of a reply, and is no
+// element of it, must not be in b.
 func (s *Stripper) Feed(dst, b []byte) []byte {
 	for len(b) > 0 {
 		switch s.state {

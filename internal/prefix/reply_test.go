@@ -2,6 +2,7 @@ package prefix
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -147,13 +148,20 @@ func FuzzStripper(f *testing.F) {
 		got := stripped(begin, string(reply), cuts...)
 		var fr resp.Framer
 		n, done, err := fr.Feed(reply)
-		if err != nil || !done || n != len(reply) || strings.ContainsAny(string(reply), "|?") || odd(reply) {
+		if err != nil || !done || n != len(reply) || strings.ContainsAny(string(reply), "|?") || odd(reply) || pushedInto(reply) {
 			return // it must not panic; that is all
 		}
 		if want := reference(Reply(form)%whatever, forms, string(reply)); got != want {
 			t.Fatalf("%q of the form %d (%v) in pieces of %v becomes %q, want %q", reply, form, forms, cuts, got, want)
 		}
 	})
+}
+
+// pushedInto reports whether something was pushed into the middle of a reply: a Stripper is
+// given replies without.
+func pushedInto(el []byte) bool {
+	els, pushed := resp.Split(el)
+	return pushed != nil || slices.ContainsFunc(els, pushedInto)
 }
 
 // odd reports whether a length is written as no server does, or a line or bytes end as none ends them.
