@@ -16,7 +16,6 @@ import (
 // out the clusters and sentinels that it would otherwise need to begin at all.
 var goRedisSuite = suite{
 	name: "goredis", title: "go-redis' own suite, what needs one server",
-	modes: []string{"shared"},
 	least: 500,
 	limit: 15 * time.Minute,
 	port:  6379,

@@ -12,7 +12,6 @@ import (
 // hosts that are not this one, so they are taken out.
 var hiredisSuite = suite{
 	name: "hiredis", title: "hiredis' own suite",
-	modes: []string{"shared", "pinned"},
 	least: 95,
 	limit: 5 * time.Minute,
 	fetch: func(ctx context.Context, dir string) error {

@@ -22,7 +22,6 @@ import (
 // suite is one set of tests as its authors run it.
 type suite struct {
 	name, title string
-	modes       []string // of the proxy's upstream
 	limit       time.Duration
 	port        int // where it looks for the server; 0 is told to it
 	least       int // tests that must have passed directly: of a run that broke off nothing is to be learned
@@ -54,7 +53,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.crossfade, "crossfade", "bin/crossfade", "the crossfade `BINARY`")
 	flag.StringVar(&o.cache, "cache", "bin/suites", "`FOLDER` for what is fetched and built")
-	flag.StringVar(&o.modes, "modes", "", "shared, pinned, or both with a comma, instead of each suite's own")
+	flag.StringVar(&o.modes, "modes", "shared,pinned", "of the proxy's upstream: shared, pinned, or both with a comma")
 	flag.Usage = usage
 	flag.Parse()
 	o.names = flag.Args()
@@ -171,10 +170,7 @@ func compareSuite(ctx context.Context, o options, s suite) (int, error) {
 		return 0, fmt.Errorf("%d tests of %s have passed directly, at least %d do in a whole run: see what it said, there is too little to compare with", n, s.name, s.least)
 	}
 	printCounts("direct", direct)
-	modes := s.modes
-	if o.modes != "" {
-		modes = strings.Split(o.modes, ",")
-	}
+	modes := strings.Split(o.modes, ",")
 	bad := 0
 	for _, mode := range modes {
 		through, err := measure(ctx, o, s, mode, nil)

@@ -16,7 +16,6 @@ import (
 // docker; what it finds under that name is this program, see docker.go.
 var nodeRedisSuite = suite{
 	name: "noderedis", title: "node-redis' own suite, what needs one server",
-	modes: []string{"shared"},
 	least: 1050,
 	limit: 15 * time.Minute,
 	fetch: fetchNodeRedis,

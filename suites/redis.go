@@ -18,7 +18,6 @@ import (
 // they come, so that MOVE and COPY are tested too.
 var redisSuite = suite{
 	name: "redis", title: "Redis 7.0's own suite, in its mode for an external server",
-	modes: []string{"shared", "pinned"},
 	least: 1900,
 	limit: time.Hour,
 	fetch: func(ctx context.Context, dir string) error {

@@ -15,7 +15,6 @@ import (
 // Debian's Python; what needs a cluster, sentinels, modules or TLS is left out.
 var redisPySuite = suite{
 	name: "redispy", title: "redis-py's own suite, what needs one server",
-	modes: []string{"shared"},
 	least: 3500,
 	limit: 20 * time.Minute,
 	fetch: func(ctx context.Context, dir string) error {
