@@ -101,6 +101,19 @@ func (s *Set) Claim(keys []string) []string {
 	return mine
 }
 
+// MarkHeld is Mark for all keys in hand. It is for when changes were missed that no scan need
+// come upon: what is being written of a key may have been read before it went, and be on no
+// server yet where a scan could find it.
+func (s *Set) MarkHeld() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range s.keys.hands {
+		if e := s.keys.at(id); e.state == held {
+			e.state, e.again = stale, s.keys.clock()
+		}
+	}
+}
+
 // Take waits for queued keys and takes up to limit of them into hand, oldest
 // first. Each must be given back with Done or Retry. The error is the context's
 // cause.

@@ -42,6 +42,23 @@ func TestMarkedWhileInHandIsTakenAgainAfterDone(t *testing.T) {
 	}
 }
 
+func TestMarkHeldLeavesQueuedKeysAlone(t *testing.T) {
+	s := New(0)
+	s.Mark("held")
+	s.Mark("stale")
+	got := append(take(t, s, 2), s.Claim([]string{"claimed"})...)
+	s.Mark("stale")
+	s.Mark("queued")
+	s.MarkHeld()
+	if n := s.Queued(); n != 1 {
+		t.Fatalf("%d keys are queued while the others are in hand", n)
+	}
+	s.Done(got)
+	if again := take(t, s, 10); !slices.Equal(again, []string{"queued", "held", "stale", "claimed"}) {
+		t.Fatalf("taken again: %v", again)
+	}
+}
+
 func TestHotKeyIsQueuedOnce(t *testing.T) {
 	s := New(0)
 	for range 100_000 {
@@ -161,7 +178,14 @@ func TestSetProperties(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"mark":  func(t *rapid.T) { k := names.Draw(t, "k"); version[k]++; s.Mark(k) },
 			"claim": func(t *rapid.T) { hold(s.Claim([]string{names.Draw(t, "k")})) },
-			"take":  func(t *rapid.T) { s.mu.Lock(); keys := s.take(2); s.mu.Unlock(); hold(keys) },
+			"missed": func(t *rapid.T) { // changes of keys in hand, and of those that a scan comes upon
+				k := names.Draw(t, "k")
+				if version[k]++; !inHand[k] {
+					s.Mark(k)
+				}
+				s.MarkHeld()
+			},
+			"take": func(t *rapid.T) { s.mu.Lock(); keys := s.take(2); s.mu.Unlock(); hold(keys) },
 			"done": func(t *rapid.T) {
 				if len(hands) == 0 {
 					return
