@@ -282,16 +282,16 @@ func (s *Set) AgeBut(except map[string]bool) time.Duration {
 // since returns when the oldest change was marked, of keys in hand but for some; now when
 // there is none.
 func (s *Set) since(now uint32, except map[string]bool) uint32 { // with mu held
-	oldest := now
+	age := uint32(0) // and not the least since: the clock begins anew after 49 days
 	for i := range s.queue.n {
-		oldest = min(oldest, s.keys.at(s.queue.nth(i)).since)
+		age = max(age, now-s.keys.at(s.queue.nth(i)).since)
 	}
 	for _, id := range s.keys.hands {
 		if len(except) == 0 || !except[string(s.keys.key(id))] {
-			oldest = min(oldest, s.keys.at(id).since)
+			age = max(age, now-s.keys.at(id).since)
 		}
 	}
-	return oldest
+	return now - age
 }
 
 // Overflowed reports whether a mark was dropped since the last ClearOverflow.

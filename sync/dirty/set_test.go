@@ -3,6 +3,7 @@ package dirty
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -256,6 +257,22 @@ func TestCleanIsNeitherQueuedNorInHand(t *testing.T) {
 	s.Done(held)
 	if got := s.Clean([]string{"held"}); !got[0] {
 		t.Fatal("not clean when given back")
+	}
+}
+
+// TestAgeWhenTheClockBeginsAnew: it counts 49 days.
+func TestAgeWhenTheClockBeginsAnew(t *testing.T) {
+	s := New(0)
+	now := uint32(math.MaxUint32 - 2000)
+	s.keys.clock = func() uint32 { return now }
+	s.Mark("queued")
+	s.Mark("held")
+	_ = take(t, s, 1)
+	now += 5000
+	for _, got := range []time.Duration{s.Age(), s.AgeBut(map[string]bool{"queued": true}), s.AgeBut(map[string]bool{"other": true})} {
+		if got != 5*time.Second {
+			t.Errorf("the age is %v", got)
+		}
 	}
 }
 
