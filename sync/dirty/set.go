@@ -34,8 +34,11 @@ const (
 	stale           // in hand and marked since: queued again at Done
 )
 
-// New returns an empty set that queues at most limit keys (0: no bound), but for those
-// that come back from a hand.
+// nameBytes is how long names may be at the limit, on average: it bounds memory.
+const nameBytes = 256
+
+// New returns an empty set that queues at most limit keys (0: no bound), and fewer of long
+// names, but for those that come back from a hand.
 func New(limit int) *Set {
 	return &Set{limit: limit, keys: newStore(), changed: make(chan struct{})}
 }
@@ -66,7 +69,7 @@ func (s *Set) mark(key string) {
 		}
 		return
 	}
-	if s.limit > 0 && s.queue.n >= s.limit { // those in hand are bounded by who has them
+	if s.full(key) { // those in hand are bounded by who has them
 		if !s.overflow {
 			s.overflow = true
 			s.wake()
@@ -77,6 +80,13 @@ func (s *Set) mark(key string) {
 	if s.queue.n == 1 {
 		s.wake()
 	}
+}
+
+// full reports whether key, which is not there, is not to be queued. One is in any case: of
+// none nothing would be copied but by scans.
+func (s *Set) full(key string) bool {
+	most := int64(s.limit) * nameBytes
+	return s.limit > 0 && (s.queue.n >= s.limit || s.queue.n > 0 && s.keys.bytes+int64(len(key)) > most)
 }
 
 // Claim takes keys that nobody has marked and nobody holds into hand, and

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -99,6 +100,32 @@ func TestOverflowIsRememberedUntilCleared(t *testing.T) {
 	s.Mark("late")
 	if !s.Overflowed() {
 		t.Fatal("a mark dropped after ClearOverflow was forgotten")
+	}
+}
+
+// TestLongNamesAreFewer: what the limit bounds is memory.
+func TestLongNamesAreFewer(t *testing.T) {
+	const limit, size = 1000, 64 << 10
+	s := New(limit)
+	name := func(i int) string { return fmt.Sprint(i) + strings.Repeat("x", size) }
+	for i := range limit / 2 {
+		s.Mark(name(i))
+	}
+	if n := s.Len(); n == 0 || n > limit*nameBytes/size || !s.Overflowed() {
+		t.Fatalf("%d names of %d bytes are remembered, overflowed %v", n, size, s.Overflowed())
+	}
+	s.Done(take(t, s, limit))
+	s.ClearOverflow()
+	for i := range limit {
+		s.Mark(fmt.Sprint(i))
+	}
+	if s.Len() != limit || s.Overflowed() {
+		t.Errorf("behind them, %d short ones are, overflowed %v", s.Len(), s.Overflowed())
+	}
+	s = New(1)
+	s.Mark(name(0)) // or else nothing would be followed at all
+	if s.Len() != 1 || s.Overflowed() {
+		t.Errorf("%d keys are remembered, overflowed %v", s.Len(), s.Overflowed())
 	}
 }
 
