@@ -157,8 +157,8 @@ type Sync struct {
 	Batch int `koanf:"batch"`
 	// ScanCount is SCAN's COUNT; 0 is like that of Batch.
 	ScanCount int `koanf:"scan_count"`
-	// DirtyLimit bounds the dirty keys held in memory, per database; past it
-	// the database is scanned again instead.
+	// DirtyLimit bounds the dirty keys held in memory, per database; past it, or past
+	// 256 bytes of names for each, the database is scanned again instead.
 	DirtyLimit int `koanf:"dirty_limit"`
 	// MaxLatency is how much longer than at best the servers may take to answer while a
 	// scan copies, the 99th percentile; 0 is no limit.

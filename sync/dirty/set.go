@@ -34,8 +34,11 @@ const (
 	stale           // in hand and marked since: queued again at Done
 )
 
-// New returns an empty set that queues at most limit keys (0: no bound), but for those
-// that come back from a hand.
+// nameBytes is how long names may be at the limit, on average: it bounds memory.
+const nameBytes = 256
+
+// New returns an empty set that queues at most limit keys (0: no bound), and fewer of long
+// names, but for those that come back from a hand.
 func New(limit int) *Set {
 	return &Set{limit: limit, keys: newStore(), changed: make(chan struct{})}
 }
@@ -66,7 +69,7 @@ func (s *Set) mark(key string) {
 		}
 		return
 	}
-	if s.limit > 0 && s.queue.n >= s.limit { // those in hand are bounded by who has them
+	if s.full(key) { // those in hand are bounded by who has them
 		if !s.overflow {
 			s.overflow = true
 			s.wake()
@@ -77,6 +80,13 @@ func (s *Set) mark(key string) {
 	if s.queue.n == 1 {
 		s.wake()
 	}
+}
+
+// full reports whether key, which is not there, is not to be queued. One is in any case: of
+// none nothing would be copied but by scans.
+func (s *Set) full(key string) bool {
+	most := int64(s.limit) * nameBytes
+	return s.limit > 0 && (s.queue.n >= s.limit || s.queue.n > 0 && s.keys.bytes+int64(len(key)) > most)
 }
 
 // Claim takes keys that nobody has marked and nobody holds into hand, and
@@ -99,6 +109,19 @@ func (s *Set) Claim(keys []string) []string {
 		mine = append(mine, k)
 	}
 	return mine
+}
+
+// MarkHeld is Mark for all keys in hand. It is for when changes were missed that no scan need
+// come upon: what is being written of a key may have been read before it went, and be on no
+// server yet where a scan could find it.
+func (s *Set) MarkHeld() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range s.keys.hands {
+		if e := s.keys.at(id); e.state == held {
+			e.state, e.again = stale, s.keys.clock()
+		}
+	}
 }
 
 // Take waits for queued keys and takes up to limit of them into hand, oldest
@@ -269,16 +292,16 @@ func (s *Set) AgeBut(except map[string]bool) time.Duration {
 // since returns when the oldest change was marked, of keys in hand but for some; now when
 // there is none.
 func (s *Set) since(now uint32, except map[string]bool) uint32 { // with mu held
-	oldest := now
+	age := uint32(0) // and not the least since: the clock begins anew after 49 days
 	for i := range s.queue.n {
-		oldest = min(oldest, s.keys.at(s.queue.nth(i)).since)
+		age = max(age, now-s.keys.at(s.queue.nth(i)).since)
 	}
 	for _, id := range s.keys.hands {
 		if len(except) == 0 || !except[string(s.keys.key(id))] {
-			oldest = min(oldest, s.keys.at(id).since)
+			age = max(age, now-s.keys.at(id).since)
 		}
 	}
-	return oldest
+	return now - age
 }
 
 // Overflowed reports whether a mark was dropped since the last ClearOverflow.

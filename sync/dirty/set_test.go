@@ -3,7 +3,9 @@ package dirty
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -39,6 +41,23 @@ func TestMarkedWhileInHandIsTakenAgainAfterDone(t *testing.T) {
 	s.Done(got)
 	if again := take(t, s, 10); !slices.Equal(again, []string{"a"}) {
 		t.Fatalf("a was not taken again: %v", again)
+	}
+}
+
+func TestMarkHeldLeavesQueuedKeysAlone(t *testing.T) {
+	s := New(0)
+	s.Mark("held")
+	s.Mark("stale")
+	got := append(take(t, s, 2), s.Claim([]string{"claimed"})...)
+	s.Mark("stale")
+	s.Mark("queued")
+	s.MarkHeld()
+	if n := s.Queued(); n != 1 {
+		t.Fatalf("%d keys are queued while the others are in hand", n)
+	}
+	s.Done(got)
+	if again := take(t, s, 10); !slices.Equal(again, []string{"queued", "held", "stale", "claimed"}) {
+		t.Fatalf("taken again: %v", again)
 	}
 }
 
@@ -81,6 +100,32 @@ func TestOverflowIsRememberedUntilCleared(t *testing.T) {
 	s.Mark("late")
 	if !s.Overflowed() {
 		t.Fatal("a mark dropped after ClearOverflow was forgotten")
+	}
+}
+
+// TestLongNamesAreFewer: what the limit bounds is memory.
+func TestLongNamesAreFewer(t *testing.T) {
+	const limit, size = 1000, 64 << 10
+	s := New(limit)
+	name := func(i int) string { return fmt.Sprint(i) + strings.Repeat("x", size) }
+	for i := range limit / 2 {
+		s.Mark(name(i))
+	}
+	if n := s.Len(); n == 0 || n > limit*nameBytes/size || !s.Overflowed() {
+		t.Fatalf("%d names of %d bytes are remembered, overflowed %v", n, size, s.Overflowed())
+	}
+	s.Done(take(t, s, limit))
+	s.ClearOverflow()
+	for i := range limit {
+		s.Mark(fmt.Sprint(i))
+	}
+	if s.Len() != limit || s.Overflowed() {
+		t.Errorf("behind them, %d short ones are, overflowed %v", s.Len(), s.Overflowed())
+	}
+	s = New(1)
+	s.Mark(name(0)) // or else nothing would be followed at all
+	if s.Len() != 1 || s.Overflowed() {
+		t.Errorf("%d keys are remembered, overflowed %v", s.Len(), s.Overflowed())
 	}
 }
 
@@ -161,7 +206,14 @@ func TestSetProperties(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"mark":  func(t *rapid.T) { k := names.Draw(t, "k"); version[k]++; s.Mark(k) },
 			"claim": func(t *rapid.T) { hold(s.Claim([]string{names.Draw(t, "k")})) },
-			"take":  func(t *rapid.T) { s.mu.Lock(); keys := s.take(2); s.mu.Unlock(); hold(keys) },
+			"missed": func(t *rapid.T) { // changes of keys in hand, and of those that a scan comes upon
+				k := names.Draw(t, "k")
+				if version[k]++; !inHand[k] {
+					s.Mark(k)
+				}
+				s.MarkHeld()
+			},
+			"take": func(t *rapid.T) { s.mu.Lock(); keys := s.take(2); s.mu.Unlock(); hold(keys) },
 			"done": func(t *rapid.T) {
 				if len(hands) == 0 {
 					return
@@ -232,6 +284,22 @@ func TestCleanIsNeitherQueuedNorInHand(t *testing.T) {
 	s.Done(held)
 	if got := s.Clean([]string{"held"}); !got[0] {
 		t.Fatal("not clean when given back")
+	}
+}
+
+// TestAgeWhenTheClockBeginsAnew: it counts 49 days.
+func TestAgeWhenTheClockBeginsAnew(t *testing.T) {
+	s := New(0)
+	now := uint32(math.MaxUint32 - 2000)
+	s.keys.clock = func() uint32 { return now }
+	s.Mark("queued")
+	s.Mark("held")
+	_ = take(t, s, 1)
+	now += 5000
+	for _, got := range []time.Duration{s.Age(), s.AgeBut(map[string]bool{"queued": true}), s.AgeBut(map[string]bool{"other": true})} {
+		if got != 5*time.Second {
+			t.Errorf("the age is %v", got)
+		}
 	}
 }
 

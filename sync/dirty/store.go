@@ -12,6 +12,7 @@ type store struct {
 	seed  maphash.Seed
 	clock func() uint32 // milliseconds since some beginning
 	n     int           // keys that are there
+	bytes int64         // of their names
 	index []uint32      // open addressing: number+1, 0 where nothing is; a power of two long
 	pages []*page       // entries, by number
 	free  []uint32      // numbers that are free again
@@ -92,6 +93,7 @@ func (s *store) add(key string, hash uint32, state keyState) uint32 {
 	e.blob, e.off = s.write(key)
 	s.put(id, hash)
 	s.n++
+	s.bytes += int64(len(key))
 	return id
 }
 
@@ -178,6 +180,7 @@ func (s *store) remove(id uint32) {
 	if b.live--; b.live == 0 && int(e.blob) != s.open {
 		s.drop(e.blob)
 	}
+	s.bytes -= int64(e.size)
 	*e = entry{}
 	s.free = append(s.free, id)
 	if s.n--; s.n == 0 {

@@ -205,6 +205,23 @@ func bigKeysOfEveryType(t *testing.T, opts ...redistest.Option) {
 	w.sameKeys(t, keys...)
 }
 
+// TestBigKeysWithoutRename: a target that lets nobody RENAME gets them in one piece, and keeps
+// nothing of what was tried before.
+func TestBigKeysWithoutRename(t *testing.T) {
+	w := &world{
+		src: redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA")),
+		dst: redistest.Start(t, redistest.WithRenamed("RENAME", "")),
+	}
+	w.connect(t, w.src.Addr(), w.dst.Addr(), smallIsBig)
+	for _, kind := range bigTypes {
+		grow(t, w.src.Client(0), kind, 0, 5000)
+	}
+	ok(t, w.m.Follow(t.Context(), true))
+	w.awaitState(t, mirror.Live)
+	drain(t, w.m)
+	w.sameKeys(t, bigTypes...)
+}
+
 // What is only added to, or only taken from at one end, is not copied again.
 func TestAdditionsAloneAreCarried(t *testing.T) {
 	long(t, "random changes go the same ways")

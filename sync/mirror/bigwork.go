@@ -217,6 +217,8 @@ func (s *bigKeys) build(k *bigKey) {
 	if unknown := err; errors.Is(err, value.ErrType) || value.Lacks(err) { // or what its type takes is forbidden
 		if out, err = s.restore(k); errors.Is(err, value.ErrRestoreRefused) {
 			err = errors.Join(unknown, err)
+		} else if err == nil {
+			k.copy.Drop(s.l.m.ctx) // what came of it in pieces before
 		}
 	}
 	if errors.Is(err, value.ErrOutside) {

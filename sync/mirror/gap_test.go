@@ -58,6 +58,54 @@ func TestScanAfterAGapDoesNotTrustWhatIsUnderWay(t *testing.T) {
 	w.mustBeEqual(t)
 }
 
+// TestScanFindsOnNeitherServerWhatIsUnderWay: a key that was read before it went without a word
+// is on neither server when the scan that makes up for that comes by. The copy of it that is put
+// into place only then must not stay.
+func TestScanFindsOnNeitherServerWhatIsUnderWay(t *testing.T) {
+	for name, goes := range map[string]func(*testing.T, *world, *redistest.Link){
+		"in a gap": func(t *testing.T, w *world, link *redistest.Link) {
+			link.Refuse(true)
+			link.Cut()
+			w.awaitState(t, mirror.Resync)
+			ok(t, w.src.Client(0).Del(t.Context(), "big").Err())
+			link.Refuse(false)
+		},
+		"with all others": func(t *testing.T, w *world, _ *redistest.Link) {
+			ok(t, w.src.Client(0).FlushAll(t.Context()).Err())
+			w.m.Rescan(-1, "flushed")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := redistest.Start(t, redistest.WithConfig("notify-keyspace-events", "KEA"))
+			link := redistest.NewLink(t, src.Addr())
+			w := &world{src: src, dst: redistest.Start(t)}
+			w.connect(t, link.Addr(), w.dst.Addr(), func(c *mirror.Config) { smallIsBig(c); c.Limits.Bytes = 1 })
+			const size = 64 << 10
+			ok(t, src.Client(0).Set(t.Context(), "big", strings.Repeat("v", size), 0).Err())
+			ok(t, w.m.Follow(t.Context(), true))
+			redistest.Eventually(t, 20*time.Second, func() error {
+				if n := w.m.Progress().Databases[0].Bytes; n < size {
+					return fmt.Errorf("%d bytes", n)
+				}
+				return nil
+			}, "it was sent, and has hours to wait until it may be put into place")
+			for range 3 { // behind these barriers, its copy's has come back
+				_, _ = w.m.Settled(t.Context(), 0, nil)
+			}
+			before := calls(t, w.dst, "scan")
+			goes(t, w, link)
+			redistest.Eventually(t, 20*time.Second, func() error {
+				if n := calls(t, w.dst, "scan") - before; n < 2 {
+					return fmt.Errorf("%d databases", n)
+				}
+				return nil
+			}, "the target is looked through for what the source does not have")
+			drain(t, w.m)
+			w.mustBeEqual(t)
+		})
+	}
+}
+
 // dumps says how often the source was asked for k:… by DUMP.
 func dumps(t *testing.T, w *world) int {
 	t.Helper()

@@ -103,9 +103,13 @@ func (l *lane) notify() { // with mu held
 	l.changed = make(chan struct{})
 }
 
+// requestScan asks for a scan, which makes up for all that From has not told of until now. Keys
+// in hand are copied once more, for the scan may find them on neither server: deleted on From
+// behind the reading of a copy, and not on To before the scan has come by.
 func (l *lane) requestScan() {
 	l.big.doubt()
 	l.quiet.forget()
+	l.dirty.MarkHeld()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wanted++
