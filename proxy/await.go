@@ -69,6 +69,9 @@ func (s *session) awaitFor(done func() bool, blocks bool) error {
 			return errStopping
 		}
 		if s.eof || s.in.Buffered() > s.readAhead() {
+			if blocks && s.hungUp() { // behind what is not read
+				return errClientGone
+			}
 			if err := s.sitOut(); err != nil {
 				return err
 			}

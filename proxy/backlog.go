@@ -25,6 +25,18 @@ func (b *backlog) add(p []byte) {
 	}
 }
 
+// kept is how many bytes of memory it takes.
+func (b *backlog) kept() int { return len(b.chunks) * chunkSize }
+
+// take hands out the first chunk.
+func (b *backlog) take() []byte {
+	chunk := b.chunks[0]
+	b.chunks[0] = nil
+	b.chunks = b.chunks[1:]
+	b.size -= len(chunk)
+	return chunk
+}
+
 // drain writes chunk by chunk until write takes less than it was given, and
 // returns how many bytes it took.
 func (b *backlog) drain(write func([]byte) (int, error)) (taken int, err error) {

@@ -7,18 +7,12 @@ import (
 	"testing"
 )
 
-// TestInheritedRepliesTakeTheirRoomOnce: what is left of a guest's replies, which may be many
-// large ones, costs its session no more memory than they have bytes.
-func TestInheritedRepliesTakeTheirRoomOnce(t *testing.T) {
-	const size = 16 << 20
-	var b backlog
-	for range size / chunkSize {
-		b.add(make([]byte, chunkSize))
-	}
-	o := newOutbox(nil, size, nil, nil, nil)
-	o.inherit(&b)
-	if got := o.size(); len(o.pend) != size || got > size+size/64 || b.size != 0 || b.chunks != nil {
-		t.Errorf("%d bytes are kept in %d, %d are left", len(o.pend), got, b.size)
+// TestBacklogSaysWhatMemoryItTakes: a few bytes cost a chunk.
+func TestBacklogSaysWhatMemoryItTakes(t *testing.T) {
+	var g guest
+	g.out.add([]byte("few"))
+	if got := g.holds(); got != chunkSize {
+		t.Errorf("%d bytes are counted, %d are held", got, chunkSize)
 	}
 }
 

@@ -26,11 +26,14 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 		if err := s.awaitTurn(turn); err != nil {
 			return err
 		}
+		// Who has gone while it was held, at the gate, in line or for a connection, must not take an
+		// element with it. What came before it is answered.
+		if hungUp(s.conn) {
+			s.leave()
+			_ = s.settleDown()
+			return errClientGone
+		}
 		if again || s.route.Epoch != epoch { // it may be elsewhere than when it was looked at
-			// A client that is gone by now must not take an element with it.
-			if hungUp(s.conn) {
-				return errClientGone
-			}
 			if text := s.barred(sp); text != "" {
 				return s.refuse(text)
 			}
@@ -83,6 +86,12 @@ func (s *session) database() int {
 // awaitTurn waits until those are in the server who came before for the same keys. When
 // another switch begins meanwhile, it is waited for at the gate: one of them may be there.
 func (s *session) awaitTurn(turn *turn) error {
+	if s.srv.turns.stands(turn) { // what came before it does not wait for that
+		if err := s.flushUp(); err != nil {
+			return err
+		}
+		s.out.kick()
+	}
 	for s.srv.turns.stands(turn) && !s.srv.turns.await(turn, s.srv.gate.Shutting()) {
 		s.leave()
 		if err := s.enter(); err != nil {

@@ -98,6 +98,21 @@ const stopFor = time.Second
 // stopWaiting has the server answer the counted command in which a client was waiting that
 // is gone. Whether a server counts one that it has never answered is a matter of its version.
 func (s *session) stopWaiting(it *item) {
+	ctx, cancel := context.WithTimeout(s.srv.killed, stopFor)
+	defer cancel()
+	s.mu.Lock()
+	var told <-chan struct{}
+	if it.counted != "" && s.srv.cfg.Unblock != nil {
+		told = s.fifo.tellsID() // it may have left so soon that its id is not known yet
+	}
+	s.mu.Unlock()
+	if told != nil {
+		select {
+		case <-told:
+		case <-ctx.Done():
+			return
+		}
+	}
 	s.mu.Lock()
 	id, l := s.upID, s.link
 	if it.counted == "" || it.done || id == 0 || l == nil || s.srv.cfg.Unblock == nil {
@@ -108,8 +123,6 @@ func (s *session) stopWaiting(it *item) {
 	answered := make(chan struct{})
 	it.heard = answered
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(s.srv.killed, stopFor)
-	defer cancel()
 	if s.srv.cfg.Unblock(ctx, l.side, []int64{id}) != nil {
 		return
 	}

@@ -413,6 +413,23 @@ func TestVanishedWhileBlocked(t *testing.T) {
 	})
 }
 
+// TestVanishedBehindMuch is the same for a client that has sent more behind the command that
+// blocks than is read before that is answered.
+func TestVanishedBehindMuch(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		c := w.client()
+		c.send("PING", "BLPOP q 0")
+		c.expect("+PONG\r\n")
+		w.blockedOn(router.Source, "blpop")
+		c.write(bytes.Repeat(words("ECHO", strings.Repeat("x", 1<<20)), readAhead>>20+1))
+		c.close()
+		until(t, "nobody blocks", func() bool {
+			return strings.Contains(fmt.Sprint(w.do(router.Source, 0, "INFO", "clients")), "blocked_clients:0")
+		})
+	})
+}
+
 // TestServerIsBusy has clients in another database whose shared connection has to be
 // made while the server runs a script: they are told so, and not closed.
 func TestServerIsBusy(t *testing.T) {

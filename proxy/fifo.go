@@ -154,6 +154,21 @@ func (f *fifo) plain() bool {
 	return !slices.ContainsFunc(f.slots[f.head:], func(s slot) bool { return s.x != nil })
 }
 
+// tellsID returns what is closed once a CLIENT ID of ours in flight is answered, nil where
+// none is.
+func (f *fifo) tellsID() <-chan struct{} {
+	for _, s := range f.slots[f.head:] {
+		if s.x == nil || s.x.spec != clientIDSpec {
+			continue
+		}
+		if s.x.heard == nil {
+			s.x.heard = make(chan struct{})
+		}
+		return s.x.heard
+	}
+	return nil
+}
+
 func (f *fifo) pushPlain(c call) {
 	f.n++
 	f.calls.push(c, sessionCalls)

@@ -55,7 +55,7 @@ func (s *Server) boundMemory() {
 
 // holds returns the bytes that wait for the client and from it.
 func (g *guest) holds() int64 {
-	n := g.out.size
+	n := g.out.kept()
 	if g.in != nil {
 		n += g.in.Size()
 	}
@@ -68,7 +68,7 @@ func (g *guest) holds() int64 {
 // holds is the same for a session.
 func (s *session) holds() int64 {
 	s.mu.Lock()
-	queued := max(s.st.queueBytes, s.st.remembered) + s.fifo.kept()
+	queued := max(s.st.queueBytes, s.st.remembered) + s.fifo.kept() + s.collected
 	s.mu.Unlock()
 	return s.reading.Load() + s.out.size() + int64(queued)
 }

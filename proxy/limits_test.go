@@ -250,6 +250,57 @@ func TestMaxMemory(t *testing.T) {
 	})
 }
 
+// scansInMulti is a client with a transaction whose reply of 128 MiB is kept until it is whole,
+// because of a cursor in it, as behind a switch.
+func scansInMulti(t *testing.T, source *redistest.Server, settings ...setting) (*world, *raw) {
+	t.Helper()
+	w := newWorldMapped(t, source, redistest.Start(t), router.Route{Epoch: 1, Map: router.Identity(1)}, settings...)
+	w.do(router.Source, 0, "SET", "big", bytes.Repeat([]byte("x"), 32<<20))
+	c := w.client()
+	c.want("MULTI", ok)
+	c.want("SCAN 0", "+QUEUED\r\n")
+	for range 4 {
+		c.want("GET big", "+QUEUED\r\n")
+	}
+	return w, c
+}
+
+// netOutput is how many bytes the source has said to anybody.
+func (w *world) netOutput() (n int) {
+	stats := fmt.Sprint(w.do(router.Source, 0, "INFO", "stats"))
+	_, _ = fmt.Sscanf(regexp.MustCompile(`total_net_output_bytes:[0-9]+`).FindString(stats), "total_net_output_bytes:%d", &n)
+	return n
+}
+
+// TestReplyThatIsLookedAtHasAnEnd: a reply that the proxy keeps until it is whole is not kept
+// past what may wait for the client then.
+func TestReplyThatIsLookedAtHasAnEnd(t *testing.T) {
+	w, c := scansInMulti(t, redistest.Start(t), func(c *Config) { c.OutputLimit = 1 << 20 })
+	c.send("EXEC")
+	if got := c.ends(); got != "" {
+		t.Errorf("the client was told %.60q", got)
+	}
+	if n := w.netOutput(); n == 0 || n > 32<<20 {
+		t.Errorf("the server has said %d bytes before it was closed", n)
+	}
+}
+
+// TestReplyThatIsLookedAtIsCounted: what is kept of a reply until it is whole is held for the
+// client as all else is.
+func TestReplyThatIsLookedAtIsCounted(t *testing.T) {
+	source := redistest.Start(t)
+	link, err := redistest.OpenLink(source.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.Close()
+	w, c := scansInMulti(t, source, through(link), func(c *Config) { c.MaxMemory = 4 << 20 })
+	c.send("EXEC")
+	until(t, "a part of the reply has come", func() bool { return w.netOutput() > 24<<20 })
+	link.StallDown(true)
+	until(t, "the client is closed", func() bool { return w.proxy.Stats().Clients == 0 })
+}
+
 // TestStopInOrder stops the proxy in the middle of everything: each command that
 // was forwarded is answered, none that was answered is missing, nobody waits for
 // what may never come, and nobody new is served.

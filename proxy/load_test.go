@@ -262,6 +262,45 @@ func TestCountsOfThoseWhoLeave(t *testing.T) {
 	}
 }
 
+// TestCountOfOneWhoLeavesAtOnce: it leaves while the proxy still waits to be told under which
+// id the server has it.
+func TestCountOfOneWhoLeavesAtOnce(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		source := redistest.Start(t)
+		link, err := redistest.OpenLink(source.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer link.Close()
+		w := newWorldOn(t, source, redistest.Start(t), mode, through(link))
+		w.do(router.Source, 0, "XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
+		leaves := w.client()
+		leaves.want("MULTI", ok)
+		leaves.want("EXEC", "*0\r\n")
+		link.StallDown(true)
+		leaves.send("XREADGROUP GROUP g c BLOCK 0 STREAMS s >")
+		w.blockedOn(router.Source, "xreadgroup")
+		leaves.close()
+		until(t, "its leaving is seen", func() bool {
+			for _, s := range w.proxy.snapshotSessions() {
+				s.mu.Lock()
+				it, _ := s.fifo.peek()
+				waits := it != nil && it.spec == clientIDSpec && it.heard != nil
+				s.mu.Unlock()
+				if waits {
+					return true
+				}
+			}
+			return w.proxy.Stats().Clients == 0
+		})
+		link.StallDown(false)
+		until(t, "it is gone", func() bool { return w.proxy.Stats().Clients == 0 })
+		if forwarded, finished := w.proxy.Silent(); forwarded["xreadgroup"] != 1 || finished["xreadgroup"] != 1 {
+			t.Errorf("the server has counted one call; %d were forwarded, %d finished", forwarded["xreadgroup"], finished["xreadgroup"])
+		}
+	})
+}
+
 func TestManyConnections(t *testing.T) {
 	if testing.Short() {
 		t.Skip("two thousand connections")

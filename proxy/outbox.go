@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,14 +27,17 @@ type outbox struct {
 
 	mu       sync.Mutex
 	cond     *sync.Cond
+	brought  backlog // comes before pend; the drainer's, once there was a kick
 	pend     []byte
 	spare    []byte
+	held     int  // bytes of memory that hold what is being written
 	writing  bool // somebody is in conn.Write
 	draining bool // … and it is the drainer
 	dead     bool
 	closing  bool // a deadline is final
 	drainers sync.WaitGroup
 	sent     int64
+	unsent   atomic.Int64 // bytes of the write under way that the client has not taken
 	since    atomic.Int64 // when the write under way began, in Unix nanoseconds; 0 while there is none
 }
 
@@ -44,12 +46,14 @@ const pieceSize = 256 << 10 // bytes written at a time, so that it is seen wheth
 // write writes to the client, without the lock.
 func (o *outbox) write(b []byte) (n int, err error) {
 	for n < len(b) && err == nil {
+		o.unsent.Store(int64(len(b) - n))
 		o.since.Store(time.Now().UnixNano())
 		var k int
 		k, err = o.conn.Write(b[n:min(len(b), n+pieceSize)])
 		n += k
 	}
 	o.since.Store(0)
+	o.unsent.Store(0)
 	return n, err
 }
 
@@ -80,20 +84,18 @@ func (o *outbox) append(b []byte) {
 	o.mu.Unlock()
 }
 
-// inherit appends what waits for the client elsewhere, and empties that on the way: it may be
-// many large replies, which are not to be there twice for longer than it takes.
-func (o *outbox) inherit(b *backlog) {
-	o.mu.Lock()
-	o.pend = slices.Grow(o.pend, b.size)
-	o.mu.Unlock()
-	_, _ = b.drain(func(chunk []byte) (int, error) { o.append(chunk); return len(chunk), nil })
-}
+// inherit takes over what waits for the client elsewhere, before anything is appended; kick
+// must follow. It may be many large replies, which are not to be there twice.
+func (o *outbox) inherit(b *backlog) { o.brought, *b = *b, backlog{} }
+
+// tooMuch reports whether more waits than may. It runs under the lock.
+func (o *outbox) tooMuch() bool { return len(o.pend)+o.brought.size+int(o.unsent.Load()) > o.limit }
 
 // flush writes what was appended. It waits while the client is slow and more
 // than outboxHigh bytes wait, unless there is a hurry.
 func (o *outbox) flush() {
 	o.mu.Lock()
-	if len(o.pend) > o.limit {
+	if o.tooMuch() {
 		if !o.dead {
 			o.over()
 		}
@@ -127,6 +129,7 @@ func (o *outbox) flush() {
 		if n < len(b) { // poked
 			o.pend = append(append([]byte(nil), b[n:]...), o.pend...)
 			if o.hurry() {
+				o.held = 0
 				o.startDrain()
 				o.mu.Unlock()
 				return
@@ -178,14 +181,14 @@ func (o *outbox) pass(b []byte) {
 // waits for the client.
 func (o *outbox) kick() {
 	o.mu.Lock()
-	if len(o.pend) > o.limit {
+	if o.tooMuch() {
 		if !o.dead {
 			o.over()
 		}
 		o.die()
 		return
 	}
-	if !o.writing && !o.dead && len(o.pend) > 0 {
+	if !o.writing && !o.dead && len(o.pend)+o.brought.size > 0 {
 		o.writing = true
 		o.startDrain()
 	}
@@ -205,12 +208,22 @@ func (o *outbox) room(n int) {
 // take hands out what waits and puts the spare buffer in its place.
 func (o *outbox) take() []byte {
 	b := o.pend
-	o.pend, o.spare = o.spare[:0], nil
+	o.pend, o.spare, o.held = o.spare[:0], nil, cap(b)
 	return b
+}
+
+// next is take, but for what was brought along, which comes first.
+func (o *outbox) next() []byte {
+	if o.brought.size == 0 {
+		return o.take()
+	}
+	o.held = chunkSize
+	return o.brought.take()
 }
 
 // give returns a written buffer for the next round; an idle client keeps little.
 func (o *outbox) give(b []byte) {
+	o.held = 0
 	if cap(b) > 64<<10 {
 		b = nil
 	}
@@ -235,8 +248,8 @@ func (o *outbox) startDrain() {
 func (o *outbox) drain() {
 	defer o.drainers.Done()
 	o.mu.Lock()
-	for len(o.pend) > 0 && !o.dead {
-		b := o.take()
+	for len(o.pend)+o.brought.size > 0 && !o.dead {
+		b := o.next()
 		o.mu.Unlock()
 		n, err := o.write(b)
 		o.mu.Lock()
@@ -257,7 +270,7 @@ func (o *outbox) drain() {
 // die gives the client up. The lock is held on entry and released.
 func (o *outbox) die() {
 	was := o.dead
-	o.dead, o.pend, o.spare = true, nil, nil
+	o.dead, o.brought, o.pend, o.spare, o.held = true, backlog{}, nil, nil, 0
 	o.cond.Broadcast()
 	o.mu.Unlock()
 	if !was {
@@ -310,7 +323,7 @@ func (o *outbox) bytes() int64 {
 func (o *outbox) size() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return int64(cap(o.pend) + cap(o.spare))
+	return int64(cap(o.pend) + cap(o.spare) + o.brought.kept() + o.held)
 }
 
 // idle reports whether nothing waits and nobody writes.

@@ -114,7 +114,7 @@ func (r *reader) chunk(b []byte) bool {
 		return true
 	}
 	err := r.feed(b)
-	s.mid = !r.fr.AtStart()
+	s.mid, s.collected = !r.fr.AtStart(), cap(r.coll)
 	events, leaves, wake := r.events, r.leaves, r.wake
 	r.events, r.leaves, r.wake = nil, 0, false
 	tooMuch := s.st.remembered > s.srv.cfg.QueryLimit
@@ -180,6 +180,10 @@ func (r *reader) feed(b []byte) error {
 			r.short = append(r.short, b[:n]...)
 		}
 		r.take(r.without(b[:n]), done)
+		if len(r.coll) > r.s.srv.cfg.OutputLimit {
+			r.s.srv.overflowed.Add(1)
+			return errTooLong
+		}
 		b = b[n:]
 		if done {
 			r.finish()

@@ -32,6 +32,7 @@ var (
 	errUnmovable    = errors.New("the connection cannot be moved")
 	errHome         = errors.New("the connection is shared again")
 	errTooMuch      = errors.New("the client has sent too much of one command")
+	errTooLong      = errors.New("a reply that has to be looked at as a whole is longer than proxy.output_limit")
 	errClosing      = errors.New("the connection is to be closed")
 )
 
@@ -93,6 +94,7 @@ type session struct {
 	skipNext   bool
 	justCached bool
 	mid        bool // the upstream is in the middle of an element
+	collected  int  // bytes kept of that until it is whole
 	raw        bool
 	down       bool // the upstream is lost
 	ended      bool

@@ -124,8 +124,12 @@ func (p *Requests) Advance(n int) { p.w += n }
 // Buffered returns the number of bytes that came and are not consumed yet.
 func (p *Requests) Buffered() int { return p.w - p.r }
 
-// Size returns the number of bytes kept for them, free ones included.
-func (p *Requests) Size() int { return cap(p.buf) }
+// Size returns the number of bytes of memory kept for them, with what is noted of each
+// argument and free ones included.
+func (p *Requests) Size() int {
+	const note, arg = 8, 24 // bytes of an int and of a slice
+	return cap(p.buf) + note*cap(p.offs) + arg*cap(p.args)
+}
 
 // Rest returns the bytes that came and are not consumed yet, and consumes them.
 // They are good until the next call of Space.

@@ -166,3 +166,21 @@ func TestStray(t *testing.T) {
 		}
 	}
 }
+
+// TestSizeCountsWhatIsNotedOfArguments: many small arguments take more memory than their bytes.
+func TestSizeCountsWhatIsNotedOfArguments(t *testing.T) {
+	const n = 100_000
+	var p Requests
+	input := append([]byte(fmt.Sprintf("*%d\r\n", n)), bytes.Repeat([]byte("$0\r\n\r\n"), n-1)...)
+	for len(input) > 0 {
+		k := copy(p.Space(), input)
+		p.Advance(k)
+		input = input[k:]
+		if _, ok, err := p.Next(); ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	if least := p.Buffered() + 16*(n-1); p.Size() < least {
+		t.Errorf("%d bytes are counted, at least %d are kept", p.Size(), least)
+	}
+}
