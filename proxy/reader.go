@@ -557,9 +557,11 @@ func (r *reader) locals() {
 		if it == nil || !it.local {
 			return
 		}
-		if it.again != nil && s.aside.n > 0 {
-			s.aside.add(it.again)
-		} else if !s.mute && !s.skip {
+		again := it.again != nil && s.aside.n > 0
+		switch {
+		case again:
+			s.setsAsideLocal(it.again, it.text)
+		case !s.mute && !s.skip:
 			s.out.append(it.text)
 		}
 		if c, _ := s.fifo.pop(); len(it.text) > 0 {
@@ -569,6 +571,8 @@ func (r *reader) locals() {
 			r.leaves++
 		}
 		it.finish()
-		s.advance()
+		if !again {
+			s.advance()
+		}
 	}
 }
