@@ -13,6 +13,7 @@ import (
 
 // Where channels have other names, what a transaction subscribes its client to is confirmed by
 // those. The client is to be told its own: in the array that answers EXEC and behind it.
+// They are also what a client hears that has silenced that array.
 
 // confirms are the confirmations of a transaction that are still to come; nil: none is looked at.
 type confirms struct {

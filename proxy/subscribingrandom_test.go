@@ -36,7 +36,7 @@ func TestRandomTransactionsThatSubscribe(t *testing.T) {
 			eachMode(t, func(t *testing.T, mode setting) {
 				direct, target := redistest.Start(t, withDebug), redistest.Start(t, withDebug)
 				w := newWorldMapped(t, redistest.Start(t), target, router.Route{Side: router.Target, Epoch: 1, Map: m}, mode)
-				for round := range 20 * *randomRounds {
+				for round := range 8 * *randomRounds {
 					from := seed + uint64(round)
 					rng := rand.New(rand.NewPCG(from, 4))
 					lines := []string{[]string{"HELLO 2", "HELLO 3"}[rng.IntN(2)], allEvents, "SELECT 4", "SET k 4", "SELECT 3", "SET k 3"}
