@@ -218,7 +218,7 @@ func trackedAs(m router.DBMap, reply []byte) []byte {
 // confirmedAs follows a confirmation of a subscription and returns it as the client is to
 // have it: its names are in the order in which it has said them. It runs under the
 // session's lock.
-func (s *session) confirmedAs(it *item, el []byte) []byte {
+func (st *state) confirmedAs(it *item, el []byte) []byte {
 	typ, n, rest, ok := resp.Header(el)
 	if !ok || n != 3 {
 		return el
@@ -232,10 +232,10 @@ func (s *session) confirmedAs(it *item, el []byte) []byte {
 		name = it.args[it.confirmed]
 	}
 	set := it.spec.set
-	s.st.subscribe(set, string(name), it.spec.verb == vSubscribe)
-	total := len(s.st.subs[channels]) + len(s.st.subs[patterns])
+	st.subscribe(set, string(name), it.spec.verb == vSubscribe)
+	total := len(st.subs[channels]) + len(st.subs[patterns])
 	if set == shards {
-		total = len(s.st.subs[shards])
+		total = len(st.subs[shards])
 	}
 	out := append([]byte{typ}, redcon.AppendArray(nil, n)[1:]...)
 	out = redcon.AppendBulk(redcon.AppendBulk(out, kind), name)
@@ -248,31 +248,23 @@ func (s *session) unsubscribe(sp *spec, cmd redcon.Command) error {
 	if err := s.awaitEmpty(); err != nil {
 		return err
 	}
-	args := cmd.Args
 	s.mu.Lock()
-	left := make(map[string]int)
-	for name := range s.st.subs[sp.set] {
-		left[string(channelOn(s.route, sp.set, []byte(name)))]++
-		if len(cmd.Args) == 1 {
-			args = append(args[:len(args):len(args)], []byte(name))
+	s.multi = s.st.multi // MULTI may have been refused
+	then := s.st.subscriptions()
+	for _, q := range s.st.effects {
+		if isConfirming(q) {
+			then.applySubscriptions(q)
 		}
 	}
-	out := [][]byte{args[0]}
-	gone := make(map[string]bool)
-	for _, name := range args[1:] {
-		there := channelOn(s.route, sp.set, name)
-		_, its := s.st.subs[sp.set][string(name)]
-		if its && !gone[string(name)] {
-			gone[string(name)] = true
-			if left[string(there)]--; left[string(there)] > 0 {
-				there = []byte(nowhere)
-			}
-		} else if left[string(there)] > 0 {
-			there = []byte(nowhere)
-		}
-		out = append(out, there)
+	leaving := then.leaving
+	if s.multi {
+		leaving = then.leavingLater
 	}
+	named, there := leaving(s.route, sp.set, cmd.Args)
 	s.mu.Unlock()
-	it := &item{spec: sp, mode: modeWhole, gate: true, epoch: s.route.Epoch, args: args}
-	return s.push(it, wireOf(out...))
+	it := &item{spec: sp, mode: modeWhole, gate: true, epoch: s.route.Epoch, args: named}
+	if s.multi {
+		return s.queue(it, redcon.Command{Raw: cmd.Raw, Args: named}, wireOf(there...))
+	}
+	return s.push(it, wireOf(there...))
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/crossfade/crossfade/internal/resp"
@@ -18,25 +17,27 @@ type placed struct {
 	at, n int
 }
 
-// placed returns where the replies are to what was queued that matters.
-func (st *state) placed() []placed {
+// placed returns where the replies are to what was queued that matters. els are those that are
+// known: one error is all that is said to who may not subscribe when it comes to it.
+func (st *state) placed(els [][]byte) []placed {
 	if len(st.effects) == 0 {
 		return nil
 	}
 	then := st // as it is when the command runs
-	if slices.ContainsFunc(st.effects, isConfirming) {
-		then = &state{}
-		for set := range st.subs {
-			then.subs[set] = maps.Clone(st.subs[set])
-		}
+	if st.isConfirmed() {
+		then = st.subscriptions()
 	}
 	out := make([]placed, 0, len(st.effects))
 	shift := 0
 	for _, q := range st.effects {
-		n := confirmations(then, q)
-		out = append(out, placed{q, q.index + shift, n})
+		n, at := confirmations(then, q), q.index+shift
+		failed := at < len(els) && resp.IsError(els[at])
+		if failed {
+			n = 1
+		}
+		out = append(out, placed{q, at, n})
 		shift += n - 1
-		if isConfirming(q) {
+		if isConfirming(q) && !failed {
 			then.applySubscriptions(q)
 		}
 	}

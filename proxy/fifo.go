@@ -44,11 +44,12 @@ type item struct {
 	mayBlock  bool  // thought to be queued in a transaction; blocks where it was not
 	turn      *turn // whose place in line ends with the answer
 
-	settled bool     // its effects are recorded
-	index   int      // its place in the transaction
-	ours    []int    // of EXEC: which of its replies answer commands of ours
-	passed  int      // … and how many have been looked at
-	late    []placed // … what was queued whose replies come behind the array
+	settled  bool      // its effects are recorded
+	index    int       // its place in the transaction
+	ours     []int     // of EXEC: which of its replies answer commands of ours
+	passed   int       // … and how many have been looked at
+	late     []placed  // … what was queued whose replies come behind the array
+	confirms *confirms // … and which replies are confirmations, where those are looked at
 
 	wake  bool // the session waits for it
 	done  bool

@@ -388,8 +388,8 @@ func (s *session) pushPlain(raw []byte) error {
 func (s *session) local(reply []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.aside.n > 0 { // what came before it is said again
-		s.aside.add(s.curRaw)
+	if s.aside.n > 0 && s.fifo.empty() { // what came before it is said again
+		s.setsAsideLocal(s.curRaw, reply)
 		return
 	}
 	if s.down {

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"maps"
 
 	"github.com/crossfade/crossfade/internal/resp"
 )
@@ -28,7 +27,7 @@ func (in *inside) next(b []byte) (n int, piece, push []byte) {
 	if in.fr.AtStart() && !in.line {
 		switch b[0] {
 		case '*', '%', '~', '|', '.':
-			in.line = true
+			in.line, in.pushing = true, false
 		default:
 			in.pushing, in.push = b[0] == '>' && in.begun, in.push[:0]
 		}
@@ -59,40 +58,35 @@ func (in *inside) next(b []byte) (n int, piece, push []byte) {
 }
 
 // looksInside finds out whether the client is to be told otherwise what was pushed into the
-// reply that starts with c.
+// reply that starts with c, or is to be told of that reply nothing else.
 func (r *reader) looksInside(it *item, c byte) {
 	st := &r.s.st
-	if c != '*' && c != '~' && c != '%' || !prefixed(r.l.route) && !r.s.mapsChannels(r.l) {
+	exec := it != nil && it.spec.verb == vExec && st.multi
+	otherwise := prefixed(r.l.route) || r.s.mapsChannels(r.l) || exec && r.drop
+	if c != '*' && c != '~' && c != '%' || !otherwise {
 		return
 	}
-	exec := it != nil && it.spec.verb == vExec && st.multi
 	if exec || st.proto == 3 && (r.stripping || st.subscribed() > 0 || st.tracking != nil) {
 		r.looking, r.inside, r.hears = true, inside{}, nil
 	}
 	if exec {
-		r.hears = st.subsOfExec()
+		r.hears, it.confirms = st.hearsInExec(), st.confirms(prefixed(r.l.route))
 	}
 }
 
-// subsOfExec returns the client's subscriptions with those that its transaction makes; nil
+// hearsInExec returns the client's subscriptions with those that its transaction makes; nil
 // where it makes none.
-func (st *state) subsOfExec() (subs *[3]map[string]struct{}) {
+func (st *state) hearsInExec() *[3]map[string]struct{} {
+	if !st.subscribes() {
+		return nil
+	}
+	then := st.subscriptions()
 	for _, q := range st.effects {
-		if q.spec.verb != vSubscribe {
-			continue
-		}
-		if subs == nil {
-			subs = new([3]map[string]struct{})
-			for set := range subs {
-				subs[set] = make(map[string]struct{})
-				maps.Copy(subs[set], st.subs[set])
-			}
-		}
-		for _, name := range q.args[1:] {
-			subs[q.spec.set][string(name)] = struct{}{}
+		if q.spec.verb == vSubscribe {
+			then.applySubscriptions(q)
 		}
 	}
-	return subs
+	return &then.subs
 }
 
 // told returns what was pushed into the current reply as the client is to have it; nil is

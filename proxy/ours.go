@@ -27,7 +27,7 @@ func (st *state) ours() []int { return st.repliesTo(func(q *item) bool { return 
 // repliesTo returns which of the replies to EXEC answer such commands: some before them
 // may have several.
 func (st *state) repliesTo(such func(*item) bool) (at []int) {
-	for _, p := range st.placed() {
+	for _, p := range st.placed(nil) {
 		if such(p.q) {
 			at = append(at, p.at)
 		}

@@ -23,7 +23,7 @@ const (
 var errRerouted = errors.New("the traffic was moved")
 
 // wholly returns how a command is done that takes more than one where some keys have
-// prefixes; nil for all others. It is in no transaction.
+// prefixes; nil for all others. But for UNSUBSCRIBE it is in no transaction.
 func (s *session) wholly(sp *spec, args [][]byte, with string) func(*spec, redcon.Command) error {
 	switch {
 	case sp.verb == vFlushAll:

@@ -223,7 +223,6 @@ func (r *reader) assign(c byte) {
 	}
 	r.owner, r.it, r.mode = ofItem, it, it.mode
 	r.strips(it)
-	r.looksInside(it, c)
 	if it.spec.verb == vRaw && it.spec.name != "monitor" && c != '-' {
 		r.becomeRaw(it)
 		return
@@ -232,20 +231,22 @@ func (r *reader) assign(c byte) {
 	if it.spec.verb == vReset && c != '-' {
 		silenced = s.skip // it has ended CLIENT REPLY OFF before it answers
 	}
-	if isConfirming(it) && !s.st.multi && c != '-' {
+	confirms := isConfirming(it) && !s.st.multi || it.settled && it.confirms.at(it.passed)
+	if confirms && c != '-' {
 		silenced = false // confirmations are pushes, in RESP2 too: CLIENT REPLY does not silence them
 	}
 	r.drop = it.role == ours || silenced || it.isOurs()
+	r.looksInside(it, c)
 	if it.spec.verb == vExec && s.st.multi && s.st.needsElements() {
 		r.mode = modeWhole
-		if c == '*' && len(r.coll) == 0 && !s.st.hasOurs() && !s.st.mayEcho() && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
+		if c == '*' && len(r.coll) == 0 && !s.st.hasOurs() && !s.st.mayEcho() && (it.confirms == nil || !it.confirms.whole) && (r.l.route.Epoch == 0 || s.st.scans() == nil) {
 			r.mode, r.heads = modeHeads, heads{whole: s.st.askID()}
 		}
 	}
 	if it.left == 0 {
 		it.left = r.replies(it)
 	}
-	if it.role != ours && s.mayBeRefused(c) {
+	if it.role != ours && s.mayBeRefused(c) || confirms {
 		r.mode = modeWhole
 	}
 }
@@ -267,7 +268,7 @@ func (r *reader) replies(it *item) int {
 		return 1
 	case it.spec.verb == vExec && st.multi && !st.dirty:
 		n := 1
-		for _, p := range st.placed() {
+		for _, p := range st.placed(nil) {
 			n += p.n - 1
 		}
 		return n
@@ -486,11 +487,14 @@ func (r *reader) finishItem() {
 	}
 	if isConfirming(it) && !failed && !s.st.multi {
 		if prefixed(r.l.route) {
-			out = s.confirmedAs(it, r.coll)
+			out = s.st.confirmedAs(it, r.coll)
 		} else {
 			s.confirmed(r.l, r.coll)
 			out = s.clientView(r.l, r.coll)
 		}
+	}
+	if it.settled && !failed && it.confirms.at(it.passed) {
+		out = r.confirmed(it.confirms, r.coll)
 	}
 	if failed && !it.settled {
 		it.left = 1
@@ -499,8 +503,7 @@ func (r *reader) finishItem() {
 	case it.spec.verb == vExec && !it.settled:
 		out = r.settleArray(it, out, passed || failed)
 	case len(it.late) > 0 && it.late[0].at == it.passed:
-		r.settleQueuedOne(it.late[0].q, r.coll)
-		it.late = it.late[1:]
+		r.settleLate(it)
 	}
 	it.left--
 	it.passed++
@@ -561,9 +564,11 @@ func (r *reader) locals() {
 		if it == nil || !it.local {
 			return
 		}
-		if it.again != nil && s.aside.n > 0 {
-			s.aside.add(it.again)
-		} else if !s.mute && !s.skip {
+		again := it.again != nil && s.aside.n > 0
+		switch {
+		case again:
+			s.setsAsideLocal(it.again, it.text)
+		case !s.mute && !s.skip:
 			s.out.append(it.text)
 		}
 		if c, _ := s.fifo.pop(); len(it.text) > 0 {
@@ -573,6 +578,8 @@ func (r *reader) locals() {
 			r.leaves++
 		}
 		it.finish()
-		s.advance()
+		if !again {
+			s.advance()
+		}
 	}
 }

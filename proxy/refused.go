@@ -115,8 +115,7 @@ func (a *aside) takes(raw, reply []byte) (taken bool, before given) {
 	refused := failed && fenceRefuses(lookup(args[0]), args[0], reply)
 	runs, tells := runsFenced(args)
 	if refused && !second || a.n > 0 && (refused || runs) {
-		a.add(raw)
-		a.replies = append(a.replies, reply...)
+		a.add(raw, reply)
 		a.told = a.told || tells && !failed
 		return true, given{}
 	}
@@ -132,9 +131,10 @@ type given struct {
 	told    bool // as in aside
 }
 
-// add sets a command aside.
-func (a *aside) add(raw []byte) {
+// add sets a command aside, and what it is answered if it cannot be said again.
+func (a *aside) add(raw, reply []byte) {
 	a.raw = append(a.raw, raw...)
+	a.replies = append(a.replies, reply...)
 	a.n++
 }
 

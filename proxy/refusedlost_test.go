@@ -100,7 +100,7 @@ func TestRefusedSessionLosesItsServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, func(c *Config) { c.Refused = func() {} })
 			s := &session{srv: w.proxy}
-			s.aside.add(words("SET", "k", "v"))
+			s.aside.add(words("SET", "k", "v"), nil)
 			for range inFlight {
 				if _, entered := w.gate.TryEnter(); !entered {
 					t.Fatal("the gate is shut")

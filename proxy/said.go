@@ -254,7 +254,7 @@ func (s *session) say(sp *spec, args [][]byte) (wire []byte, with string) {
 func (s *session) behind(sp *spec, cmd redcon.Command) error {
 	db := s.nextDB()
 	with := prefixOf(s.route, db)
-	if !s.multi {
+	if !s.multi || sp.verb == vUnsubscribe {
 		if f := s.wholly(sp, cmd.Args, with); f != nil {
 			cmd.Raw, cmd.Args = bytes.Clone(cmd.Raw), cloneArgs(cmd.Args) // the client is read meanwhile
 			s.curArgs, s.curRaw = cmd.Args, cmd.Raw
@@ -304,9 +304,17 @@ func selected(sp *spec, args [][]byte) (db int, ok bool) {
 func (r *reader) strips(it *item) {
 	switch {
 	case it.spec.verb == vExec && r.s.st.multi && prefixed(r.l.route):
-		of := r.transaction()
+		if r.s.st.isConfirmed() {
+			return // nobody knows yet which is which, see asKnown
+		}
+		of := r.transaction(nil)
 		if r.stripping = of != nil; r.stripping {
 			r.strip.BeginList(of)
+		}
+	case len(it.late) > 0 && it.late[0].at == it.passed:
+		if form := it.late[0].q.spec.form.Reply; form != prefix.Nothing && prefixed(r.l.route) {
+			r.stripping = true
+			r.strip.Begin(prefixOf(r.l.route, r.s.st.db), form)
 		}
 	case it.with != "" && it.spec.form.Reply != prefix.Nothing:
 		r.stripping = true
@@ -314,11 +322,11 @@ func (r *reader) strips(it *item) {
 	}
 }
 
-// transaction says which of the replies in that to EXEC name keys.
-func (r *reader) transaction() (of []prefix.Element) {
+// transaction says which of the replies in that to EXEC name keys. els are those that are known.
+func (r *reader) transaction(els [][]byte) (of []prefix.Element) {
 	st := &r.s.st
 	db := st.db
-	for _, p := range st.placed() {
+	for _, p := range st.placed(els) {
 		if n, ok := selected(p.q.spec, p.q.args); ok {
 			db = n
 		}
@@ -341,9 +349,12 @@ func (r *reader) without(b []byte) []byte {
 		for len(b) > 0 {
 			n, piece, push := r.inside.next(b)
 			b = b[n:]
+			if r.inside.pushing && push == nil {
+				piece = r.confirmedInside(piece)
+			}
 			switch {
 			case push != nil:
-				r.stripped = append(r.stripped, r.told(push)...)
+				r.stripped = append(r.stripped, r.unsilenced(r.told(push))...)
 			case r.stripping:
 				r.stripped = r.strip.Feed(r.stripped, piece)
 			default:

@@ -79,6 +79,13 @@ func (r *reader) setsAside(raw []byte) bool {
 	s := r.s
 	first := s.aside.n == 0
 	taken, before := s.aside.takes(raw, r.coll)
+	switch {
+	case taken && (s.mute || s.skip && first): // the client would not get it
+		s.aside.replies = s.aside.replies[:len(s.aside.replies)-len(r.coll)]
+	case before.n > 0 && s.skip: // … which was for the first of these
+		s.skip, s.skipNext = s.skipNext, false
+		r.drop = r.drop && s.mute
+	}
 	s.out.append(before.replies)
 	if before.told { // nobody knows any more which database it is in, or who it is
 		_ = r.l.conn.Close()
@@ -104,6 +111,14 @@ func (r *reader) refusedItem() bool {
 	}
 	it.finish()
 	return true
+}
+
+// setsAsideLocal sets aside what the proxy itself would answer. It runs under the lock.
+func (s *session) setsAsideLocal(raw, reply []byte) {
+	if s.mute {
+		reply = nil
+	}
+	s.aside.add(raw, reply)
 }
 
 func (s *session) hasAside() bool {

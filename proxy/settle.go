@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/crossfade/crossfade/internal/prefix"
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/tidwall/redcon"
 )
@@ -224,10 +225,18 @@ func (r *reader) settleArray(it *item, out []byte, asIs bool) []byte {
 	}
 	scans, ours, names := st.scans(), st.ours(), st.echoes(r.l.route)
 	r.echo = names != nil && !asIs
-	_, raw := repliesIn(r.coll, names)
+	els, raw := repliesIn(r.coll, names)
+	known := it.confirms != nil && it.confirms.whole && !asIs
+	var of []prefix.Element
+	if known && prefixed(r.l.route) {
+		of = r.transaction(els)
+	}
 	out = r.settle(it, r.coll, out)
 	if scans != nil && !asIs && r.l.route.Epoch > 0 {
 		out = tagCursors(r.l.route.Epoch, out, pick(raw, scans))
+	}
+	if known {
+		out = r.asKnown(it.confirms, out, raw, of, ours == nil)
 	}
 	if ours != nil && !asIs {
 		it.ours = ours
@@ -252,11 +261,14 @@ func (r *reader) settleExec(it *item, reply []byte, failed bool, text string) {
 		return
 	}
 	els, raw := repliesIn(reply, st.echoes(r.l.route))
-	it.left += len(raw) - len(els)
+	it.left = 1 + len(raw) - len(els)
 	it.passed = len(els) - 1 // the array itself is counted behind this
-	queued := st.placed()
+	queued := st.placed(els)
 	r.settleQueued()
 	st.endMulti(true)
+	for _, p := range queued {
+		it.left += p.n - 1
+	}
 	for _, p := range queued {
 		switch {
 		case p.q.role == ours:
@@ -284,6 +296,19 @@ func (r *reader) settleQueuedOne(q *item, el []byte) {
 	default:
 		r.learnsID(q, el)
 		r.apply(q)
+	}
+}
+
+// settleLate is settleQueuedOne for the one whose reply has come behind the array.
+func (r *reader) settleLate(it *item) {
+	p := it.late[0]
+	it.late = it.late[1:]
+	r.settleQueuedOne(p.q, r.coll)
+	if resp.IsError(r.coll) { // once, for all of its channels
+		it.left -= p.n - 1
+		for i := range it.late {
+			it.late[i].at -= p.n - 1
+		}
 	}
 }
 

@@ -182,7 +182,7 @@ func (s *Server) begun(st *state, route router.Route) []line {
 		if st.dirty {
 			out = append(out, line{wire: refusedCommand, queued: true})
 		}
-		db := st.db
+		db, then := st.db, st.subscriptions()
 		for _, it := range st.queue {
 			args := it.args
 			if args == nil && prefixed(route) {
@@ -195,12 +195,18 @@ func (s *Server) begun(st *state, route router.Route) []line {
 			switch {
 			case it.spec.verb == vAuth, it.spec.verb == vHello:
 				wire = s.authenticates(route.Side, it, false)
+			case it.spec.verb == vUnsubscribe && prefixed(route):
+				_, there := then.leavingLater(route, it.spec.set, args)
+				wire = wireOf(there...)
 			case refusal != "":
 				wire = refusedCommand
 			case wire == nil:
 				wire = it.raw
 			}
 			out = append(out, line{wire: wire, queued: true})
+			if isConfirming(it) {
+				then.applySubscriptions(it)
+			}
 		}
 	}
 	return out
