@@ -286,6 +286,9 @@ func (a *attempt) announceFence(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.noteReplicasAgain(ctx); err != nil {
+		return err
+	}
 	err = a.save(false, func(r *Record) {
 		st.Raised = true
 		r.Servers[a.from].Fence = st
