@@ -79,7 +79,7 @@ var listenRules = []string{"+subscribe", "+psubscribe", "+client|id", "+client|t
 // newListenRules are those of them that some servers do not know: each is said by itself.
 var newListenRules = []string{"+ssubscribe", "+client|no-evict", "+client|no-touch", "+client|setinfo"}
 
-// subscribeRules are what in a selector lets its channels be heard; who has selectors knows all.
+// subscribeRules are what lets channels be heard; who has selectors knows all.
 var subscribeRules = []string{"+subscribe", "+psubscribe", "+ssubscribe"}
 
 // maxInt32 is the largest value of min-replicas-to-write (config.c: INT_MAX).

@@ -241,6 +241,62 @@ func TestFenceACLKeepsSubscribers(t *testing.T) {
 	}
 }
 
+// TestFenceACLLetsNobodyListenWhoCouldNot: who goes on listening when a switch was taken back might
+// listen before it.
+func TestFenceACLLetsNobodyListenWhoCouldNot(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(ownACL,
+		"may on >pw ~* &* -@all +subscribe",
+		"mute on >pw ~* &* -@all +info",
+		"taken on >pw ~* &* +@all -subscribe -psubscribe -@connection",
+		"half on >pw &* -@all +get (resetchannels &a -@all +@pubsub) (resetchannels &b -@all +publish +client)"))
+	f, st := raised(t, s, FenceACL)
+	st.Raised = true
+	if err := f.letListen(t.Context(), st, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.check(t.Context(), st); err != nil {
+		t.Errorf("the fence is up, but check says: %v", err)
+	}
+	for _, tt := range []struct {
+		user    string
+		command []any
+		may     bool
+	}{
+		{"may", []any{"SUBSCRIBE", "a"}, true},
+		{"may", []any{"PSUBSCRIBE", "a*"}, false},
+		{"may", []any{"CLIENT", "TRACKING", "ON", "BCAST"}, false},
+		{"mute", []any{"SUBSCRIBE", "a"}, false},
+		{"mute", []any{"SSUBSCRIBE", "a"}, false},
+		{"mute", []any{"CLIENT", "TRACKING", "ON", "BCAST"}, false},
+		{"mute", []any{"CLIENT", "NO-EVICT", "ON"}, false},
+		{"taken", []any{"SUBSCRIBE", "a"}, false},
+		{"taken", []any{"SSUBSCRIBE", "a"}, true},
+		{"taken", []any{"CLIENT", "TRACKING", "ON", "BCAST"}, false},
+		{"half", []any{"SUBSCRIBE", "a"}, true},
+		{"half", []any{"SUBSCRIBE", "b"}, false},
+		{"half", []any{"SUBSCRIBE", "c"}, false},
+		{"half", []any{"CLIENT", "ID"}, true},
+		{"half", []any{"CLIENT", "CACHING", "YES"}, true},
+		{"default", []any{"SUBSCRIBE", "a"}, true},
+		{"default", []any{"PSUBSCRIBE", "a*"}, true},
+		{"default", []any{"CLIENT", "NO-TOUCH", "ON"}, true},
+	} {
+		c := s.ClientAs(tt.user, "pw", 0)
+		if tt.user == "default" {
+			c = s.Client(0)
+		}
+		err := c.Do(t.Context(), tt.command...).Err()
+		if may := !errorPrefix(err, "NOPERM"); may != tt.may {
+			t.Errorf("%v as %s: %v", tt.command, tt.user, err)
+		}
+		_ = c.Close()
+	}
+	if err := f.letListen(t.Context(), st, false); err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, "SUBSCRIBE when it is taken back", s.ClientAs("may", "pw", 0).Do(t.Context(), "SUBSCRIBE", "a").Err(), "NOPERM")
+}
+
 // TestFenceACLLetsListen: on the way back the sessions' subscriptions move to the fenced
 // server before anybody may publish there, whatever version it is.
 func TestFenceACLLetsListen(t *testing.T) {

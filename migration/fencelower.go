@@ -14,25 +14,36 @@ import (
 	"github.com/crossfade/crossfade/migration/store"
 )
 
-// letListen lets the users that the fence denies everything subscribe, or takes
-// that back.
+// letListen lets those users that the fence denies everything subscribe who might before it, or
+// takes that back. Nobody hears by it what was not to be heard: a server does not hang up on
+// subscribers whose right to subscribe is taken away.
 func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error {
 	if st == nil || !st.Raised || st.Level != FenceACL {
 		return nil
+	}
+	var catalog acl.Catalog
+	if allow {
+		var err error
+		if catalog, err = acl.ReadCatalog(ctx, f.db()); err != nil {
+			return fmt.Errorf("asking %s which users may subscribe: %w", f.pool, err)
+		}
 	}
 	var needed []redis.Cmder
 	_, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
 		for _, u := range st.Users {
 			rules, selectors := st.rulesOf(u), st.selectors(u) // the first begin with -@all
+			var late []string
 			if allow {
-				rules, selectors = slices.Concat(rules, listenRules), st.selectors(u, subscribeRules...)
+				rules = slices.Concat(rules, u.listening(catalog, listenRules))
+				selectors = slices.Concat(selectors, u.listeningSelectors(catalog))
+				late = u.listening(catalog, newListenRules)
 			}
 			if st.HasSelectors {
 				rules = slices.Concat(rules, selectors)
 			}
 			needed = append(needed, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...))
-			for i := 0; allow && i < len(newListenRules); i++ {
-				p.Do(ctx, "ACL", "SETUSER", u.Name, newListenRules[i])
+			for _, rule := range late {
+				p.Do(ctx, "ACL", "SETUSER", u.Name, rule)
 			}
 		}
 		return nil
@@ -44,6 +55,48 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 		return fmt.Errorf("letting subscribers in on %s: %w", f.pool, err)
 	}
 	return nil
+}
+
+// listening are those rules that allow a user nothing that it might not do before. To subscribe takes
+// the right and the channel from the same place, all else may come from a selector.
+func (u ACLUser) listening(c acl.Catalog, rules []string) (out []string) {
+	for _, rule := range rules {
+		may := c.May(strings.Fields(u.Commands), rule[1:])
+		if !slices.Contains(subscribeRules, rule) {
+			may = may || slices.ContainsFunc(u.Selectors, func(s []string) bool { return c.May(commandsIn(s), rule[1:]) })
+		}
+		if may {
+			out = append(out, rule)
+		}
+	}
+	return out
+}
+
+// listeningSelectors let the channels of a user's selectors be heard that it might hear by them.
+func (u ACLUser) listeningSelectors(c acl.Catalog) (out []string) {
+	for _, sel := range u.Selectors {
+		rules := []string{"resetchannels"}
+		for _, r := range sel {
+			if strings.HasPrefix(r, "&") {
+				rules = append(rules, r)
+			}
+		}
+		channels := len(rules)
+		for _, rule := range subscribeRules {
+			if c.May(commandsIn(sel), rule[1:]) {
+				rules = append(rules, rule)
+			}
+		}
+		if channels > 1 && len(rules) > channels {
+			out = append(out, acl.Selector(rules))
+		}
+	}
+	return out
+}
+
+// commandsIn are the command rules of a selector.
+func commandsIn(selector []string) []string {
+	return slices.DeleteFunc(slices.Clone(selector), func(r string) bool { return !strings.HasPrefix(r, "+") && !strings.HasPrefix(r, "-") })
 }
 
 // lower puts everything back as save found it, unless a newer coordinator's token is
