@@ -43,6 +43,9 @@ type FenceState struct {
 	// MinReplicas and MaxLag are the settings as we found them (F2).
 	MinReplicas string `json:"min_replicas,omitempty"`
 	MaxLag      string `json:"max_lag,omitempty"`
+	// Refused is why the server does not take the old rules of a user, by its name, when the
+	// fence was lowered: Users are those that are left then, see denied.go.
+	Refused map[string]string `json:"refused,omitempty"`
 }
 
 // ACLUser is what the fence takes from a user. Passwords, keys and channels of

@@ -15,6 +15,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
 )
 
 // allKinds are users of every kind of rule that a fence takes and must give back.
@@ -176,6 +177,84 @@ func TestFenceACLPutsQuotesBack(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, aclList(t, f.db())); diff != "" {
 		t.Errorf("the users differ:\n%s", diff)
+	}
+}
+
+// TestLoweringSparesNobodyButTheDenied: a user whose old rules the server does not know any more
+// keeps none of the others from theirs, is named, and is tried again.
+func TestLoweringSparesNobodyButTheDenied(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		s := redistest.Start(t, redistest.WithACL(allKinds...))
+		f, st := armed(t, s, FenceACL)
+		f.ends = ends
+		before := aclList(t, f.db())
+		gone := slices.IndexFunc(st.Users, func(u ACLUser) bool { return u.Name == "wide" })
+		was := st.Users[gone].Commands
+		st.Users[gone].Commands += " +module.command"
+		if err := f.raise(t.Context(), st, testToken); err != nil {
+			t.Fatal(err)
+		}
+		if !ends { // its end writes, and comes when nobody is paused
+			if err := f.pause(t.Context(), f.db(), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		left, err := lowered(f.lower(t.Context(), st))
+		if err != nil || left == nil {
+			t.Fatalf("lowered with %v, %v", left, err)
+		}
+		for _, text := range []string{`"wide"`, s.Addr(), "+module.command", "ACL SETUSER wide -@all"} {
+			if !strings.Contains(left.Error(), text) {
+				t.Errorf("it does not say %s: %v", text, left)
+			}
+		}
+		if strings.Contains(left.Error(), ownPassword) || strings.Contains(left.Error(), "#") {
+			t.Errorf("it tells a password: %v", left)
+		}
+		do(t, s.ClientAs("everything", "pw1", 0), "SET", "k", "v") // the pause has ended as well
+		wantRefusal(t, "GET as one who is denied", s.ClientAs("wide", "pw", 0).Get(t.Context(), "k").Err(), "NOPERM")
+		if len(left.state.Users) != 1 || left.state.Raised {
+			t.Errorf("what is left: %+v", left.state)
+		}
+		left.state.Users[0].Commands = was
+		if err := f.lower(t.Context(), left.state); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(before, aclList(t, f.db())); diff != "" {
+			t.Errorf("the users differ (-before +after):\n%s", diff)
+		}
+	}
+}
+
+// TestDeniedUserOfTheApplicationsServer: the record remembers it and the status names it, whatever
+// is tried meanwhile, until somebody has put it right.
+func TestDeniedUserOfTheApplicationsServer(t *testing.T) {
+	m, src, _ := leftBehind(t)
+	admin := m.ids[router.Source].Pool().DB(0)
+	do(t, admin, "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all")
+	m.guardFence(t.Context(), router.Source, m.record().Servers[router.Source].Fence)
+	st := m.rec.Servers[router.Source].Fence
+	st.Users[slices.IndexFunc(st.Users, func(u ACLUser) bool { return u.Name == "app" })].Commands += " -module.command"
+	m.rec.Side, m.rec.Phase = router.Source, RolledBack
+	for range 2 {
+		if err := m.openEntered(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(m.Status().Reasons, "\n"); !strings.Contains(text, `ACL user "app" stays denied every command on `) {
+			t.Errorf("the status says: %s", text)
+		}
+	}
+	do(t, src.Client(0), "SET", "k", "v")
+	// Who asks for the end hears of it, and our user stays.
+	if _, err := m.cleanUp(t.Context(), router.Source); err == nil || !strings.Contains(err.Error(), `"app"`) || !m.record().Servers[router.Source].User {
+		t.Errorf("at the end: %v", err)
+	}
+	do(t, src.Client(0), "ACL", "SETUSER", "app", "+@all", "clearselectors")
+	if _, err := m.cleanUp(t.Context(), router.Source); err != nil || m.record().Servers[router.Source].Fence != nil {
+		t.Errorf("put right by hand: %v", err)
+	}
+	if text := strings.Join(m.Status().Reasons, "\n"); strings.Contains(text, `"app"`) {
+		t.Errorf("the status says: %s", text)
 	}
 }
 

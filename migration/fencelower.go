@@ -100,7 +100,8 @@ func commandsIn(selector []string) []string {
 }
 
 // lower puts everything back as save found it, unless a newer coordinator's token is
-// there: then the fence is its own (ErrSuperseded). It may be repeated.
+// there: then the fence is its own (ErrSuperseded). It may be repeated. Where all is put back
+// but for users whose rules the server does not take, the error is *stillDenied.
 func (f fence) lower(ctx context.Context, st *FenceState) error {
 	if f.ends {
 		if err := f.kill(ctx, nil); err != nil {
@@ -156,10 +157,18 @@ func (f fence) lowerOn(ctx context.Context, tx *redis.Tx, st *FenceState) error 
 		}
 		return nil
 	})
-	if !f.ends || errorPrefix(err, "EXECABORT") || errors.Is(err, redis.TxFailedErr) {
+	if errorPrefix(err, "EXECABORT") || errors.Is(err, redis.TxFailedErr) {
 		return firstBut(unpause, cmds, err)
 	}
-	return firstBut(unpause, ours, nil) // where it cannot close by user, kill has closed them all
+	left := f.leftDenied(st, ours)
+	if f.ends {
+		cmds, err = ours, nil // where it cannot close by user, kill has closed them all
+	}
+	cmds, err = butDenied(left, cmds, err)
+	if err := firstBut(unpause, cmds, err); err != nil || left == nil {
+		return err
+	}
+	return left
 }
 
 // queueEnd closes, in the same instant in which the fence falls, who has connected behind it
@@ -183,14 +192,7 @@ func (f fence) queueLower(ctx context.Context, p redis.Pipeliner, st *FenceState
 	switch st.Level {
 	case FenceACL:
 		for _, u := range st.Users {
-			rules := append([]string{"-@all"}, strings.Fields(u.Commands)...)
-			if st.HasSelectors {
-				rules = append(rules, "clearselectors")
-			}
-			for _, sel := range u.Selectors {
-				rules = append(rules, acl.Selector(sel))
-			}
-			cmds = append(cmds, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...))
+			cmds = append(cmds, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(st.oldRules(u))...)...))
 		}
 	case FenceReplicas:
 		cmds = append(cmds, p.ConfigSet(ctx, "min-replicas-to-write", st.MinReplicas),
