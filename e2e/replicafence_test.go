@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/admin"
@@ -284,6 +285,44 @@ func TestStrangerAtAReplicasAddress(t *testing.T) {
 	untouched()
 	r.settle(router.Target)
 	untouched()
+}
+
+// TestRightsChangedOnReplicasWhileASwitchWaits: what an administrator makes of the users of a
+// replica until the fence goes up is what they are when it is down again.
+func TestRightsChangedOnReplicasWhileASwitchWaits(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "here")
+	r := newReplicated(t, "cutover.lag-gate:before#1=wait:"+file)
+	list := func(s *redistest.Server) []string {
+		t.Helper()
+		all := must[[]string](t)(s.Client(0).Do(t.Context(), "ACL", "LIST").StringSlice())
+		all = slices.DeleteFunc(all, func(u string) bool { return strings.HasPrefix(u, "user "+migration.OwnUser+" ") })
+		slices.Sort(all)
+		return all
+	}
+	var want [][]string
+	err := r.faultAt(router.Source, file, func() {
+		for _, s := range r.replicas[router.Source] {
+			hand := s.Client(0)
+			do(t, hand, "ACL", "SETUSER", "default", "-flushall")
+			do(t, hand, "ACL", "SETUSER", "late", "on", ">pw", "~*", "+@all")
+			want = append(want, list(s))
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range r.replicas[router.Source] { // at once: the guard has nothing to mend
+		if err := refusesAll(t.Context(), s); err != nil {
+			t.Error(err)
+		}
+	}
+	r.settle(router.Target)
+	for i, s := range r.replicas[router.Source] {
+		if diff := cmp.Diff(want[i], list(s)); diff != "" {
+			t.Errorf("the users of %s differ (-wanted +there):\n%s", s.Addr(), diff)
+		}
+	}
 }
 
 // replicaFaults happen, at a step of a switch, to a stage with replicas.

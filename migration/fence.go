@@ -43,6 +43,9 @@ type FenceState struct {
 	// MinReplicas and MaxLag are the settings as we found them (F2).
 	MinReplicas string `json:"min_replicas,omitempty"`
 	MaxLag      string `json:"max_lag,omitempty"`
+	// Refused is why the server does not take the old rules of a user, by its name, when the
+	// fence was lowered: Users are those that are left then, see denied.go.
+	Refused map[string]string `json:"refused,omitempty"`
 }
 
 // ACLUser is what the fence takes from a user. Passwords, keys and channels of
@@ -79,7 +82,7 @@ var listenRules = []string{"+subscribe", "+psubscribe", "+client|id", "+client|t
 // newListenRules are those of them that some servers do not know: each is said by itself.
 var newListenRules = []string{"+ssubscribe", "+client|no-evict", "+client|no-touch", "+client|setinfo"}
 
-// subscribeRules are what in a selector lets its channels be heard; who has selectors knows all.
+// subscribeRules are what lets channels be heard; who has selectors knows all.
 var subscribeRules = []string{"+subscribe", "+psubscribe", "+ssubscribe"}
 
 // maxInt32 is the largest value of min-replicas-to-write (config.c: INT_MAX).

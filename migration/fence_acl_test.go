@@ -15,6 +15,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/migration/store"
+	"github.com/crossfade/crossfade/router"
 )
 
 // allKinds are users of every kind of rule that a fence takes and must give back.
@@ -179,6 +180,84 @@ func TestFenceACLPutsQuotesBack(t *testing.T) {
 	}
 }
 
+// TestLoweringSparesNobodyButTheDenied: a user whose old rules the server does not know any more
+// keeps none of the others from theirs, is named, and is tried again.
+func TestLoweringSparesNobodyButTheDenied(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		s := redistest.Start(t, redistest.WithACL(allKinds...))
+		f, st := armed(t, s, FenceACL)
+		f.ends = ends
+		before := aclList(t, f.db())
+		gone := slices.IndexFunc(st.Users, func(u ACLUser) bool { return u.Name == "wide" })
+		was := st.Users[gone].Commands
+		st.Users[gone].Commands += " +module.command"
+		if err := f.raise(t.Context(), st, testToken); err != nil {
+			t.Fatal(err)
+		}
+		if !ends { // its end writes, and comes when nobody is paused
+			if err := f.pause(t.Context(), f.db(), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		left, err := lowered(f.lower(t.Context(), st))
+		if err != nil || left == nil {
+			t.Fatalf("lowered with %v, %v", left, err)
+		}
+		for _, text := range []string{`"wide"`, s.Addr(), "+module.command", "ACL SETUSER wide -@all"} {
+			if !strings.Contains(left.Error(), text) {
+				t.Errorf("it does not say %s: %v", text, left)
+			}
+		}
+		if strings.Contains(left.Error(), ownPassword) || strings.Contains(left.Error(), "#") {
+			t.Errorf("it tells a password: %v", left)
+		}
+		do(t, s.ClientAs("everything", "pw1", 0), "SET", "k", "v") // the pause has ended as well
+		wantRefusal(t, "GET as one who is denied", s.ClientAs("wide", "pw", 0).Get(t.Context(), "k").Err(), "NOPERM")
+		if len(left.state.Users) != 1 || left.state.Raised {
+			t.Errorf("what is left: %+v", left.state)
+		}
+		left.state.Users[0].Commands = was
+		if err := f.lower(t.Context(), left.state); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(before, aclList(t, f.db())); diff != "" {
+			t.Errorf("the users differ (-before +after):\n%s", diff)
+		}
+	}
+}
+
+// TestDeniedUserOfTheApplicationsServer: the record remembers it and the status names it, whatever
+// is tried meanwhile, until somebody has put it right.
+func TestDeniedUserOfTheApplicationsServer(t *testing.T) {
+	m, src, _ := leftBehind(t)
+	admin := m.ids[router.Source].Pool().DB(0)
+	do(t, admin, "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all")
+	m.guardFence(t.Context(), router.Source, m.record().Servers[router.Source].Fence)
+	st := m.rec.Servers[router.Source].Fence
+	st.Users[slices.IndexFunc(st.Users, func(u ACLUser) bool { return u.Name == "app" })].Commands += " -module.command"
+	m.rec.Side, m.rec.Phase = router.Source, RolledBack
+	for range 2 {
+		if err := m.openEntered(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(m.Status().Reasons, "\n"); !strings.Contains(text, `ACL user "app" stays denied every command on `) {
+			t.Errorf("the status says: %s", text)
+		}
+	}
+	do(t, src.Client(0), "SET", "k", "v")
+	// Who asks for the end hears of it, and our user stays.
+	if _, err := m.cleanUp(t.Context(), router.Source); err == nil || !strings.Contains(err.Error(), `"app"`) || !m.record().Servers[router.Source].User {
+		t.Errorf("at the end: %v", err)
+	}
+	do(t, src.Client(0), "ACL", "SETUSER", "app", "+@all", "clearselectors")
+	if _, err := m.cleanUp(t.Context(), router.Source); err != nil || m.record().Servers[router.Source].Fence != nil {
+		t.Errorf("put right by hand: %v", err)
+	}
+	if text := strings.Join(m.Status().Reasons, "\n"); strings.Contains(text, `"app"`) {
+		t.Errorf("the status says: %s", text)
+	}
+}
+
 // TestFenceACLKeepsSubscribers: who has subscribed by the rights of a selector goes on
 // hearing behind the fence, and may subscribe there when a switch leads back.
 func TestFenceACLKeepsSubscribers(t *testing.T) {
@@ -239,6 +318,62 @@ func TestFenceACLKeepsSubscribers(t *testing.T) {
 	if n := f.db().Publish(t.Context(), "ch:a~b", "m").Val(); n != int64(len(users)) {
 		t.Errorf("when the fence is down %d clients are reached", n)
 	}
+}
+
+// TestFenceACLLetsNobodyListenWhoCouldNot: who goes on listening when a switch was taken back might
+// listen before it.
+func TestFenceACLLetsNobodyListenWhoCouldNot(t *testing.T) {
+	s := redistest.Start(t, redistest.WithACL(ownACL,
+		"may on >pw ~* &* -@all +subscribe",
+		"mute on >pw ~* &* -@all +info",
+		"taken on >pw ~* &* +@all -subscribe -psubscribe -@connection",
+		"half on >pw &* -@all +get (resetchannels &a -@all +@pubsub) (resetchannels &b -@all +publish +client)"))
+	f, st := raised(t, s, FenceACL)
+	st.Raised = true
+	if err := f.letListen(t.Context(), st, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.check(t.Context(), st); err != nil {
+		t.Errorf("the fence is up, but check says: %v", err)
+	}
+	for _, tt := range []struct {
+		user    string
+		command []any
+		may     bool
+	}{
+		{"may", []any{"SUBSCRIBE", "a"}, true},
+		{"may", []any{"PSUBSCRIBE", "a*"}, false},
+		{"may", []any{"CLIENT", "TRACKING", "ON", "BCAST"}, false},
+		{"mute", []any{"SUBSCRIBE", "a"}, false},
+		{"mute", []any{"SSUBSCRIBE", "a"}, false},
+		{"mute", []any{"CLIENT", "TRACKING", "ON", "BCAST"}, false},
+		{"mute", []any{"CLIENT", "NO-EVICT", "ON"}, false},
+		{"taken", []any{"SUBSCRIBE", "a"}, false},
+		{"taken", []any{"SSUBSCRIBE", "a"}, true},
+		{"taken", []any{"CLIENT", "TRACKING", "ON", "BCAST"}, false},
+		{"half", []any{"SUBSCRIBE", "a"}, true},
+		{"half", []any{"SUBSCRIBE", "b"}, false},
+		{"half", []any{"SUBSCRIBE", "c"}, false},
+		{"half", []any{"CLIENT", "ID"}, true},
+		{"half", []any{"CLIENT", "CACHING", "YES"}, true},
+		{"default", []any{"SUBSCRIBE", "a"}, true},
+		{"default", []any{"PSUBSCRIBE", "a*"}, true},
+		{"default", []any{"CLIENT", "NO-TOUCH", "ON"}, true},
+	} {
+		c := s.ClientAs(tt.user, "pw", 0)
+		if tt.user == "default" {
+			c = s.Client(0)
+		}
+		err := c.Do(t.Context(), tt.command...).Err()
+		if may := !errorPrefix(err, "NOPERM"); may != tt.may {
+			t.Errorf("%v as %s: %v", tt.command, tt.user, err)
+		}
+		_ = c.Close()
+	}
+	if err := f.letListen(t.Context(), st, false); err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, "SUBSCRIBE when it is taken back", s.ClientAs("may", "pw", 0).Do(t.Context(), "SUBSCRIBE", "a").Err(), "NOPERM")
 }
 
 // TestFenceACLLetsListen: on the way back the sessions' subscriptions move to the fenced

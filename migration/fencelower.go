@@ -14,25 +14,36 @@ import (
 	"github.com/crossfade/crossfade/migration/store"
 )
 
-// letListen lets the users that the fence denies everything subscribe, or takes
-// that back.
+// letListen lets those users that the fence denies everything subscribe who might before it, or
+// takes that back. Nobody hears by it what was not to be heard: a server does not hang up on
+// subscribers whose right to subscribe is taken away.
 func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error {
 	if st == nil || !st.Raised || st.Level != FenceACL {
 		return nil
+	}
+	var catalog acl.Catalog
+	if allow {
+		var err error
+		if catalog, err = acl.ReadCatalog(ctx, f.db()); err != nil {
+			return fmt.Errorf("asking %s which users may subscribe: %w", f.pool, err)
+		}
 	}
 	var needed []redis.Cmder
 	_, err := f.db().TxPipelined(ctx, func(p redis.Pipeliner) error {
 		for _, u := range st.Users {
 			rules, selectors := st.rulesOf(u), st.selectors(u) // the first begin with -@all
+			var late []string
 			if allow {
-				rules, selectors = slices.Concat(rules, listenRules), st.selectors(u, subscribeRules...)
+				rules = slices.Concat(rules, u.listening(catalog, listenRules))
+				selectors = slices.Concat(selectors, u.listeningSelectors(catalog))
+				late = u.listening(catalog, newListenRules)
 			}
 			if st.HasSelectors {
 				rules = slices.Concat(rules, selectors)
 			}
 			needed = append(needed, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...))
-			for i := 0; allow && i < len(newListenRules); i++ {
-				p.Do(ctx, "ACL", "SETUSER", u.Name, newListenRules[i])
+			for _, rule := range late {
+				p.Do(ctx, "ACL", "SETUSER", u.Name, rule)
 			}
 		}
 		return nil
@@ -46,8 +57,51 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 	return nil
 }
 
+// listening are those rules that allow a user nothing that it might not do before. To subscribe takes
+// the right and the channel from the same place, all else may come from a selector.
+func (u ACLUser) listening(c acl.Catalog, rules []string) (out []string) {
+	for _, rule := range rules {
+		may := c.May(strings.Fields(u.Commands), rule[1:])
+		if !slices.Contains(subscribeRules, rule) {
+			may = may || slices.ContainsFunc(u.Selectors, func(s []string) bool { return c.May(commandsIn(s), rule[1:]) })
+		}
+		if may {
+			out = append(out, rule)
+		}
+	}
+	return out
+}
+
+// listeningSelectors let the channels of a user's selectors be heard that it might hear by them.
+func (u ACLUser) listeningSelectors(c acl.Catalog) (out []string) {
+	for _, sel := range u.Selectors {
+		rules := []string{"resetchannels"}
+		for _, r := range sel {
+			if strings.HasPrefix(r, "&") {
+				rules = append(rules, r)
+			}
+		}
+		channels := len(rules)
+		for _, rule := range subscribeRules {
+			if c.May(commandsIn(sel), rule[1:]) {
+				rules = append(rules, rule)
+			}
+		}
+		if channels > 1 && len(rules) > channels {
+			out = append(out, acl.Selector(rules))
+		}
+	}
+	return out
+}
+
+// commandsIn are the command rules of a selector.
+func commandsIn(selector []string) []string {
+	return slices.DeleteFunc(slices.Clone(selector), func(r string) bool { return !strings.HasPrefix(r, "+") && !strings.HasPrefix(r, "-") })
+}
+
 // lower puts everything back as save found it, unless a newer coordinator's token is
-// there: then the fence is its own (ErrSuperseded). It may be repeated.
+// there: then the fence is its own (ErrSuperseded). It may be repeated. Where all is put back
+// but for users whose rules the server does not take, the error is *stillDenied.
 func (f fence) lower(ctx context.Context, st *FenceState) error {
 	if f.ends {
 		if err := f.kill(ctx, nil); err != nil {
@@ -103,10 +157,18 @@ func (f fence) lowerOn(ctx context.Context, tx *redis.Tx, st *FenceState) error 
 		}
 		return nil
 	})
-	if !f.ends || errorPrefix(err, "EXECABORT") || errors.Is(err, redis.TxFailedErr) {
+	if errorPrefix(err, "EXECABORT") || errors.Is(err, redis.TxFailedErr) {
 		return firstBut(unpause, cmds, err)
 	}
-	return firstBut(unpause, ours, nil) // where it cannot close by user, kill has closed them all
+	left := f.leftDenied(st, ours)
+	if f.ends {
+		cmds, err = ours, nil // where it cannot close by user, kill has closed them all
+	}
+	cmds, err = butDenied(left, cmds, err)
+	if err := firstBut(unpause, cmds, err); err != nil || left == nil {
+		return err
+	}
+	return left
 }
 
 // queueEnd closes, in the same instant in which the fence falls, who has connected behind it
@@ -130,14 +192,7 @@ func (f fence) queueLower(ctx context.Context, p redis.Pipeliner, st *FenceState
 	switch st.Level {
 	case FenceACL:
 		for _, u := range st.Users {
-			rules := append([]string{"-@all"}, strings.Fields(u.Commands)...)
-			if st.HasSelectors {
-				rules = append(rules, "clearselectors")
-			}
-			for _, sel := range u.Selectors {
-				rules = append(rules, acl.Selector(sel))
-			}
-			cmds = append(cmds, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(rules)...)...))
+			cmds = append(cmds, p.Do(ctx, append([]any{"ACL", "SETUSER", u.Name}, anys(st.oldRules(u))...)...))
 		}
 	case FenceReplicas:
 		cmds = append(cmds, p.ConfigSet(ctx, "min-replicas-to-write", st.MinReplicas),

@@ -22,13 +22,12 @@ func newMark(migration string) string { return migration + "." + randomHex(4) }
 
 // selectors are the rules that come behind the fence's others where the server has selectors
 // (7.0): they let the operator's own credentials read our control keys, so that a sidecar
-// that lost its state file finds its way, and nothing else but what commands says. The channels
+// that lost its state file finds its way, and nothing else. The channels
 // that u has by selectors it keeps, as it does those of the root permissions: a server hangs up
 // on subscribers whose channels are taken away (acl.c: ACLKillPubsubClientsIfNeeded).
-func (st *FenceState) selectors(u ACLUser, commands ...string) []string {
+func (st *FenceState) selectors(u ACLUser) []string {
 	rule := append([]string{"resetchannels"}, u.selectedChannels()...)
-	rule = append(append(rule, "+get"), commands...)
-	rule = append(rule, "%R~crossfade:*")
+	rule = append(rule, "+get", "%R~crossfade:*")
 	if st.Mark != "" {
 		rule = append(rule, markPattern+st.Mark)
 	}

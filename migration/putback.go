@@ -138,7 +138,7 @@ func (m *Migration) putBack(ctx context.Context, f Former) (did string, err erro
 		}
 	}
 	if err := m.lowerOn(ctx, l); err != nil {
-		return "", err
+		return "", m.noteDeniedOn(f, err)
 	}
 	if f.Kept.Notify != nil {
 		if err := l.pool().DB(0).ConfigSet(ctx, "notify-keyspace-events", *f.Kept.Notify).Err(); err != nil {

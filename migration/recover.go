@@ -338,7 +338,9 @@ func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
 
 // lowerFenceBy is lowerFence for who makes more of the fence.
 func (m *Migration) lowerFenceBy(ctx context.Context, side router.Side, fence func(router.Side) fence) error {
-	return m.lowerFenceOf(ctx, side, fence, func(st *FenceState) (*FenceState, error) { return st, nil })
+	return m.lowerFenceOf(ctx, side, fence, func(st *FenceState) (*FenceState, error) {
+		return stillToLower(ctx, m.ids[side].Pool(), st)
+	})
 }
 
 // lowerFoundFence is lowerFence for what an attempt has left that nobody has watched since.
@@ -350,7 +352,8 @@ func (m *Migration) lowerFoundFence(ctx context.Context, side router.Side) error
 	})
 }
 
-// lowerFenceOf lowers what of says of the fence that the record knows of.
+// lowerFenceOf lowers what of says of the fence that the record knows of. Users whose rules the
+// server does not take are no error: see denied.go.
 func (m *Migration) lowerFenceOf(ctx context.Context, side router.Side, fence func(router.Side) fence, of func(*FenceState) (*FenceState, error)) error {
 	m.meet(side)
 	kept := m.record().Servers[side]
@@ -359,12 +362,14 @@ func (m *Migration) lowerFenceOf(ctx context.Context, side router.Side, fence fu
 		return nil
 	}
 	at := time.Now()
+	var left *stillDenied
 	lower := func() error {
 		st, err := of(kept.Fence)
 		if err != nil {
 			return err
 		}
-		return fence(side).lower(ctx, st)
+		left, err = lowered(fence(side).lower(ctx, st))
+		return err
 	}
 	if err := lower(); errors.Is(err, store.ErrSuperseded) {
 		return err
@@ -380,7 +385,11 @@ func (m *Migration) lowerFenceOf(ctx context.Context, side router.Side, fence fu
 	if m.seat.has(side) {
 		m.seat.noteSeenAt(side, at) // or the connection would have been closed
 	}
-	if err := m.assume(func(r *Record) { r.Servers[side].Fence = nil }); err != nil {
+	rest, news := m.tellDenied(left, kept.Fence)
+	if !news {
+		return nil
+	}
+	if err := m.assume(func(r *Record) { r.Servers[side].Fence = rest }); err != nil {
 		m.log.Error("the fence is lowered, which the state file does not know", "error", err)
 	}
 	return nil

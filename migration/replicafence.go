@@ -34,8 +34,16 @@ func (a *attempt) readyReplicas(ctx context.Context) error {
 		return nil
 	})
 	a.forgetUnfenced(a.from)
+	a.noteReplicas(ctx, a.cfg.Proxy.DialTimeout, nil)
+	return context.Cause(ctx)
+}
+
+// noteReplicas is readyReplicas for those of which due says so, nil: all. Each is given as long
+// as patience.
+func (a *attempt) noteReplicas(ctx context.Context, patience time.Duration, due func(address string) bool) {
+	a.replicas = nil
 	var mu sync.Mutex
-	a.eachReplica(ctx, a.from, a.cfg.Proxy.DialTimeout, nil, func(ctx context.Context, mb *member) error {
+	a.eachReplica(ctx, a.from, patience, due, func(ctx context.Context, mb *member) error {
 		st, err := a.saveFence(ctx, mb, a.level)
 		if err == nil {
 			err = a.noteFence(mb, st)
@@ -48,6 +56,18 @@ func (a *attempt) readyReplicas(ctx context.Context) error {
 		a.replicas = append(a.replicas, &replica{address: mb.address, fence: a.fenceOn(mb), state: st})
 		return nil
 	})
+}
+
+// noteReplicasAgain notes once more what a fence will change on the replicas that are ready for
+// it: the attempt may have waited for long. One that does not answer any more is left out.
+func (a *attempt) noteReplicasAgain(ctx context.Context) error {
+	ready := make(map[string]bool)
+	for _, r := range a.replicas {
+		ready[r.address] = true
+	}
+	if len(ready) > 0 {
+		a.noteReplicas(ctx, replicaTime, func(address string) bool { return ready[address] })
+	}
 	return context.Cause(ctx)
 }
 

@@ -81,8 +81,10 @@ func (m *Migration) replicaStatus(r Record) []ReplicaStatus {
 	named := [2]map[string]bool{{}, {}}
 	for _, f := range r.Former {
 		s := ReplicaStatus{Side: f.Side, Address: f.Address, Problem: m.others.unfenced[f.Side][f.Address].why}
-		if f.Kept.Fence != nil && f.Kept.Fence.Raised && s.Problem == "" {
-			s.Fence = string(f.Kept.Fence.Level)
+		if st := f.Kept.Fence; st != nil && st.Raised && s.Problem == "" {
+			s.Fence = string(st.Level)
+		} else if st != nil && s.Problem == "" {
+			s.Problem = strings.Join(st.denied(f.Address), "; ")
 		}
 		named[f.Side][f.Address] = true
 		out = append(out, s)

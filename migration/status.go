@@ -244,6 +244,7 @@ func (m *Migration) Status() Status {
 		}
 	}
 	s.Throttle = scan
+	problems = append(m.deniedUsers(r), problems...)
 	if doubt := m.seat.doubts(); doubt != "" {
 		problems = append([]string{doubt}, problems...)
 	}

@@ -56,14 +56,18 @@ func (a *attempt) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	denied := a.record().Servers[a.from].Fence // what an earlier one has left, see denied.go
+	if denied != nil && len(denied.Refused) == 0 {
+		denied = nil
+	}
 	st, err := a.fence(a.from).save(ctx, level)
 	if err != nil {
 		return err
 	}
 	a.onUndo(func(context.Context) error {
 		return a.save(false, func(r *Record) {
-			if f := r.Servers[a.from].Fence; f != nil && !f.Raised {
-				r.Servers[a.from].Fence = nil
+			if f := r.Servers[a.from].Fence; f != nil && !f.Raised && len(f.Refused) == 0 {
+				r.Servers[a.from].Fence = denied
 			}
 		})
 	})
@@ -284,6 +288,9 @@ func (a *attempt) announceFence(ctx context.Context) error {
 	// meanwhile is what lowering the fence puts back.
 	st, err := a.fence(a.from).save(ctx, a.level)
 	if err != nil {
+		return err
+	}
+	if err := a.noteReplicasAgain(ctx); err != nil {
 		return err
 	}
 	err = a.save(false, func(r *Record) {

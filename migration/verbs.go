@@ -145,6 +145,9 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 			return done, err
 		}
 		done = append(done, "lowered the fence on "+name)
+		if left := m.record().Servers[side].Fence; left != nil { // our user can still put it right
+			return done, &stillDenied{name, left}
+		}
 	}
 	n, err := m.removeKeys(ctx, side, id.Pool())
 	if err != nil {

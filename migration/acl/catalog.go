@@ -163,6 +163,13 @@ func (c Catalog) rights(words []string) rights {
 	return r
 }
 
+// May reports whether command rules, in their order, allow a command with any arguments, such as
+// "subscribe" or "client|id"; no for one that the server does not have.
+func (c Catalog) May(rules []string, command string) bool {
+	may, _, known := c.rights(rules).of(command, c)
+	return known && may
+}
+
 func (c Catalog) set(r rights, name string, allow bool) {
 	r.may[name] = allow
 	delete(r.first, name)
