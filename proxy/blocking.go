@@ -22,13 +22,14 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 	turn := s.srv.turns.take(awaited(sp, args, s.database()))
 	defer s.srv.turns.quit(turn)
 	for again := false; ; again = true {
-		epoch := s.route.Epoch
+		epoch, held := s.route.Epoch, again || s.wasHeld || s.srv.turns.stands(turn)
 		if err := s.awaitTurn(turn); err != nil {
 			return err
 		}
-		// Who has gone while it was held, at the gate, in line or for a connection, must not take an
-		// element with it. What came before it is answered.
-		if hungUp(s.conn) {
+		// Who has gone while it was held, at the gate or in line, must not take an element with it.
+		// What came before it is answered. Where it was not held, a server would see it first, and
+		// the end of the stream behind it.
+		if (held || s.route.Epoch != epoch) && hungUp(s.conn) {
 			s.leave()
 			_ = s.settleDown()
 			return errClientGone
@@ -61,6 +62,7 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 		if err := s.await(it); err != nil {
 			if errors.Is(err, errClientGone) {
 				s.stopWaiting(it)
+				s.passEnd(it)
 			}
 			return err
 		}

@@ -132,6 +132,29 @@ func (s *session) stopWaiting(it *item) {
 	}
 }
 
+// passEnd has the server see, behind the command in which a client waits, that the client has
+// closed its end. One that had something for it has answered before it sees that, and the client
+// may still read; one that had nothing lets it go at once.
+func (s *session) passEnd(it *item) {
+	s.mu.Lock()
+	l, waits := s.link, !it.done && !s.down
+	s.mu.Unlock()
+	if l == nil || !waits {
+		return
+	}
+	half, ok := l.conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	timer := time.NewTimer(stopFor)
+	defer timer.Stop()
+	select {
+	case <-l.done:
+	case <-timer.C:
+	case <-s.srv.killed.Done():
+	}
+}
+
 // pipe carries a stream both ways: MONITOR, SYNC, PSYNC. It is outside of the
 // gate, but sends nothing while that is shut.
 func (s *session) pipe() error {

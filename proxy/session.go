@@ -59,6 +59,7 @@ type session struct {
 	unsure   bool // whether the client has to authenticate is being asked
 	pushed   bool // something more than plain was put in flight
 	waitFrom time.Time
+	wasHeld  bool  // at the gate, since the client was read last
 	readAt   int64 // when it was read from last
 	cur      call  // the command that is being forwarded
 	curSpec  *spec // … its row
@@ -173,7 +174,7 @@ func (s *session) serve() error {
 		if err == nil {
 			err = s.flushUp()
 		}
-		s.waitFrom = time.Time{} // it may have been answered without the upstream
+		s.waitFrom, s.wasHeld = time.Time{}, false // it may have been answered without the upstream
 		s.out.kick()
 		if s.stuffed.Load() && s.out.idle() {
 			s.stuffed.Store(false)
@@ -198,9 +199,13 @@ func (s *session) serve() error {
 func (s *session) connect() error {
 	from := time.Now()
 	for {
-		route, err := s.srv.gate.Enter(s.srv.stopping)
-		if err != nil {
-			return err
+		route, open := s.srv.gate.TryEnter()
+		if !open {
+			s.wasHeld = true
+			var err error
+			if route, err = s.srv.gate.Enter(s.srv.stopping); err != nil {
+				return err
+			}
 		}
 		s.srv.gate.Leave()
 		if s.srv.waitedInVain(time.Since(from), s.hungUp) {
@@ -386,7 +391,7 @@ func (s *session) enter() error {
 			return err
 		}
 		s.out.kick()
-		from = time.Now()
+		from, s.wasHeld = time.Now(), true
 		var err error
 		if route, err = s.srv.gate.Enter(s.srv.stopping); err != nil {
 			return err

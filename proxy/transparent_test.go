@@ -195,6 +195,27 @@ func TestHalfClosedClientGetsItsAnswers(t *testing.T) {
 	c.expect("EOF")
 }
 
+// TestHalfClosedClientGetsItsElement: what is there is taken at once, as a server does it that
+// reads the command before the end of the stream.
+func TestHalfClosedClientGetsItsElement(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		for range 20 {
+			c := w.client()
+			c.write(bytes.Join([][]byte{words("RPUSH", "q", "e"), words("BLPOP", "q", "0")}, nil))
+			if err := c.conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			c.expect(":1\r\n")
+			if got := c.next(); got != "*2\r\n$1\r\nq\r\n$1\r\ne\r\n" {
+				t.Errorf("%q; %v are left", got, w.do(0, 0, "LLEN", "q"))
+				return
+			}
+			c.expect("EOF")
+		}
+	})
+}
+
 func TestBlockedThenPipelined(t *testing.T) {
 	w := newWorld(t)
 	c := w.client()
