@@ -21,11 +21,16 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 	if st == nil || !st.Raised || st.Level != FenceACL {
 		return nil
 	}
-	var catalog acl.Catalog
+	var may mayRun
 	if allow {
-		var err error
-		if catalog, err = acl.ReadCatalog(ctx, f.db()); err != nil {
+		catalog, err := acl.ReadCatalog(ctx, f.db())
+		switch {
+		case errorPrefix(err, "NOPERM"): // where ACL CAT is not ours, all may: nobody is to miss anything
+			may = func([]string, string) bool { return true }
+		case err != nil:
 			return fmt.Errorf("asking %s which users may subscribe: %w", f.pool, err)
+		default:
+			may = catalog.May
 		}
 	}
 	var needed []redis.Cmder
@@ -34,9 +39,9 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 			rules, selectors := st.rulesOf(u), st.selectors(u) // the first begin with -@all
 			var late []string
 			if allow {
-				rules = slices.Concat(rules, u.listening(catalog, listenRules))
-				selectors = slices.Concat(selectors, u.listeningSelectors(catalog))
-				late = u.listening(catalog, newListenRules)
+				rules = slices.Concat(rules, u.listening(may, listenRules))
+				selectors = slices.Concat(selectors, u.listeningSelectors(may))
+				late = u.listening(may, newListenRules)
 			}
 			if st.HasSelectors {
 				rules = slices.Concat(rules, selectors)
@@ -57,15 +62,18 @@ func (f fence) letListen(ctx context.Context, st *FenceState, allow bool) error 
 	return nil
 }
 
+// mayRun reports whether command rules allow a command, see acl.Catalog.May.
+type mayRun func(rules []string, command string) bool
+
 // listening are those rules that allow a user nothing that it might not do before. To subscribe takes
 // the right and the channel from the same place, all else may come from a selector.
-func (u ACLUser) listening(c acl.Catalog, rules []string) (out []string) {
+func (u ACLUser) listening(may mayRun, rules []string) (out []string) {
 	for _, rule := range rules {
-		may := c.May(strings.Fields(u.Commands), rule[1:])
+		its := may(strings.Fields(u.Commands), rule[1:])
 		if !slices.Contains(subscribeRules, rule) {
-			may = may || slices.ContainsFunc(u.Selectors, func(s []string) bool { return c.May(commandsIn(s), rule[1:]) })
+			its = its || slices.ContainsFunc(u.Selectors, func(s []string) bool { return may(commandsIn(s), rule[1:]) })
 		}
-		if may {
+		if its {
 			out = append(out, rule)
 		}
 	}
@@ -73,7 +81,7 @@ func (u ACLUser) listening(c acl.Catalog, rules []string) (out []string) {
 }
 
 // listeningSelectors let the channels of a user's selectors be heard that it might hear by them.
-func (u ACLUser) listeningSelectors(c acl.Catalog) (out []string) {
+func (u ACLUser) listeningSelectors(may mayRun) (out []string) {
 	for _, sel := range u.Selectors {
 		rules := []string{"resetchannels"}
 		for _, r := range sel {
@@ -83,7 +91,7 @@ func (u ACLUser) listeningSelectors(c acl.Catalog) (out []string) {
 		}
 		channels := len(rules)
 		for _, rule := range subscribeRules {
-			if c.May(commandsIn(sel), rule[1:]) {
+			if may(commandsIn(sel), rule[1:]) {
 				rules = append(rules, rule)
 			}
 		}

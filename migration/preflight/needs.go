@@ -93,6 +93,7 @@ func needs(key string) []need {
 		{at: roleFrom, args: a("ACL", "GETUSER", "default"), sub: true, since: v6, optional: true, why: fence, noTry: true},
 		{at: roleFrom, args: a("ACL", "SETUSER", "nobody"), sub: true, since: v6, optional: true, why: fence, noTry: true},
 		{at: roleFrom, args: a("ACL", "DELUSER", "nobody"), sub: true, since: v6, optional: true, why: fence, noTry: true},
+		{at: roleFrom, args: a("ACL", "CAT"), sub: true, since: v6, optional: true, why: "letting only those listen during the way back who may", noTry: true},
 		{at: roleFrom, args: a("ACL", "LOG", 1), sub: true, since: v6, optional: true, why: "naming clients whom the fence refuses", noTry: true},
 		{at: roleBoth, args: a("ACL", "WHOAMI"), sub: true, since: v6, optional: true, why: exactly, noTry: true},
 		{at: roleBoth, args: a("ACL", "DRYRUN", "default", "PING"), sub: true, since: v7, optional: true, why: exactly, tryOnly: true},
