@@ -140,6 +140,9 @@ func (r *reader) unsilenced(push []byte) []byte {
 func (r *reader) asKnown(c *confirms, array []byte, all []int, of []prefix.Element, mayShrink bool) []byte {
 	els, pushed := resp.Split(array)
 	for i, at := range all {
+		if pushed != nil {
+			r.unsilenced(pushed[i])
+		}
 		switch {
 		case at < 0:
 			if el := r.unsilenced(r.told(els[i])); el != nil || mayShrink {

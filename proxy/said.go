@@ -353,6 +353,8 @@ func (r *reader) without(b []byte) []byte {
 				piece = r.confirmedInside(piece)
 			}
 			switch {
+			case push != nil && r.it != nil && r.it.confirms != nil && r.it.confirms.whole:
+				r.stripped = append(r.stripped, r.told(push)...) // in its turn, see asKnown
 			case push != nil:
 				r.stripped = append(r.stripped, r.unsilenced(r.told(push))...)
 			case r.stripping:

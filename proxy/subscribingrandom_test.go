@@ -57,7 +57,7 @@ func TestRandomTransactionsThatSubscribe(t *testing.T) {
 					want, got := transcriptOf(t, direct.Addr(), lines, true), transcriptOf(t, w.proxy.Addr().String(), lines, true)
 					t.Run(fmt.Sprintf("-from %d", from), func(t *testing.T) {
 						if got != want {
-							t.Logf("%q", lines)
+							t.Logf("%q: -from %d", lines, from)
 						}
 						compare(t, mask(got), mask(want))
 					})
