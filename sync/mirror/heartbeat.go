@@ -89,7 +89,7 @@ func (h *heartbeat) unheard(on *feed) (b beat, is bool) {
 func (h *heartbeat) lacks(seq int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.missed > 0 || h.lapses != h.madeUp || !h.seen && h.newest.seq == seq
+	return h.missed > 0 || h.lapses != h.madeUp || seq != 0 && !h.seen && h.newest.seq == seq
 }
 
 // lacksEvent notes that the event of the newest beat should be here and is not.
