@@ -28,17 +28,8 @@ func openPages(ctx context.Context, o options, p *park) ([]claim, error) {
 		o.seconds = 1
 	}
 	c := cell{op: "get", clients: 50, pipeline: 1, size: small}
-	s, err := p.sidecar(ctx, "pages", "--verify.rate", "0")
+	s, w, m, err := p.live(ctx, "pages", c)
 	if err != nil {
-		return nil, err
-	}
-	w := way{name: shared, addr: s.Addr(), pid: s.Pid()}
-	p.banner(describe(ctx, p, []way{w}))
-	m := &measurer{park: p}
-	if err := m.fill(ctx, c); err != nil {
-		return nil, err
-	}
-	if err := ready(ctx, s, time.Minute); err != nil {
 		return nil, err
 	}
 	p.sayf("%s, as fast as they are answered, with and without %d open dashboards. %d rounds of %g s each.\n", c, o.pages, o.rounds, o.seconds)

@@ -125,6 +125,22 @@ func (p *park) beside(ctx context.Context, other peer) (w way, ok bool, err erro
 	return way{name: other.name, addr: addr, pid: proc.pid, resp3: other.name == haproxy.name}, true, nil
 }
 
+// live starts a sidecar whose copy is live, with the keys of a cell, and says so. Nothing is compared
+// in the background.
+func (p *park) live(ctx context.Context, name string, c cell) (*sidecar.Process, way, *measurer, error) {
+	s, err := p.sidecar(ctx, name, "--verify.rate", "0")
+	if err != nil {
+		return nil, way{}, nil, err
+	}
+	w := way{name: shared, addr: s.Addr(), pid: s.Pid()}
+	p.banner(describe(ctx, p, []way{w}))
+	m := &measurer{park: p}
+	if err := m.fill(ctx, c); err != nil {
+		return nil, way{}, nil, err
+	}
+	return s, w, m, ready(ctx, s, time.Minute)
+}
+
 // ready waits until the copy is live.
 func ready(ctx context.Context, s *sidecar.Process, within time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("the copy is not live after %v", within))

@@ -28,17 +28,8 @@ func shadows(ctx context.Context, o options, p *park) ([]claim, error) {
 		o.seconds = 4
 	}
 	c := cell{op: "mixed", clients: 50, pipeline: 1, size: small}
-	s, err := p.sidecar(ctx, "shadow", "--verify.rate", "0")
+	s, w, m, err := p.live(ctx, "shadow", c)
 	if err != nil {
-		return nil, err
-	}
-	w := way{name: shared, addr: s.Addr(), pid: s.Pid()}
-	p.banner(describe(ctx, p, []way{w}))
-	m := &measurer{park: p}
-	if err := m.fill(ctx, c); err != nil {
-		return nil, err
-	}
-	if err := ready(ctx, s, time.Minute); err != nil {
 		return nil, err
 	}
 	p.sayf("%s, at %.0f/s in all, every write copied to the target;\nwith and without %d %% of the reads asked of the target too. %d rounds of %g s each.\n",

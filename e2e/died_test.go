@@ -283,6 +283,7 @@ func lostTarget(t *testing.T, stale bool) *stage {
 	s.mustSwitch(router.Source)
 	// What is written in those milliseconds is on its way back when the target dies.
 	newest := startLoad(t, history.Config{Addr: s.c.addr, Databases: []int{0}, Writers: 2, Prefix: "newest", OpTimeout: 20 * time.Second})
+	redistest.Eventually(t, 20*time.Second, func() bool { return newest.h.Stats().Acked > 0 }, "the writers begin")
 	<-time.After(moment) // that it is this moment is what is tried
 	s.dst.Kill()
 	if err := newest.end(); err != nil {

@@ -67,15 +67,7 @@ func TestMessagesInsideRepliesAreMapped(t *testing.T) {
 			cases[name][i] = strings.NewReplacer("99", "x", "@0", "@3").Replace(line)
 		}
 	}
-	mirrored := make(map[int]int)
-	for db := range 16 {
-		mirrored[db] = 15 - db
-	}
-	other, err := router.NewDBMap(mirrored)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for way, m := range map[string]router.DBMap{"prefixes": partsOfOne(t), "databases": other} {
+	for way, m := range map[string]router.DBMap{"prefixes": partsOfOne(t), "databases": backwards(t)} {
 		for name, lines := range cases {
 			t.Run(way+"/"+name, func(t *testing.T) {
 				eachMode(t, func(t *testing.T, mode setting) {

@@ -29,6 +29,20 @@ func partsOfOne(t testing.TB) router.DBMap {
 	return m
 }
 
+// backwards has the sixteen databases in the opposite order.
+func backwards(t testing.TB) router.DBMap {
+	t.Helper()
+	places := make(map[int]int)
+	for db := range 16 {
+		places[db] = 15 - db
+	}
+	m, err := router.NewDBMap(places)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 // strangers are keys of nobody's, beside those of the clients.
 var strangers = []string{"a", "foreign", "c", "c16:a", "C0:a", "x:c0:a"}
 
