@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -69,8 +70,15 @@ func ParseListen(text string) (Listen, error) {
 	return Listen{Network: network, Address: address, Mode: fs.FileMode(bits)}, err
 }
 
-// Listeners reads Listen. All problems are reported; their texts begin with the key.
+// Listeners reads Listen. All problems are reported; their texts begin with the key. One that
+// serves nobody (role: sync) has none, whatever Listen says.
 func (c Config) Listeners() ([]Listen, []error) {
+	if c.Role == "sync" {
+		if !slices.Equal(c.Listen, Default().Listen) {
+			return nil, []error{errors.New("listen: with the role sync nobody is served: leave it out, or give the role full")}
+		}
+		return nil, nil
+	}
 	var list []Listen
 	var problems []error
 	if len(c.Listen) == 0 {

@@ -19,7 +19,7 @@ var choices = map[string][]string{
 	"sync.feed":             {"auto", "notifications", "tracking"},
 	"sync.field_expiries":   {"keep", "drop"},
 	"verify.gate":           {"off", "known", "passed"},
-	"role":                  {"full", "proxy"},
+	"role":                  {"full", "proxy", "sync"},
 	"log.level":             {"debug", "info", "warn", "error"},
 	"log.format":            {"text", "json", "auto"},
 }

@@ -21,8 +21,8 @@ type Config struct {
 	// is there.
 	TakeOver bool `koanf:"take_over"`
 
-	// Role is "full", or "proxy" for a sidecar that serves clients and leaves all else to
-	// another one.
+	// Role is "full", "proxy" for a sidecar that serves clients and leaves all else to
+	// another one, or "sync" for one that does all else and serves nobody.
 	Role string `koanf:"role"`
 	// Instance is what people call this sidecar; empty: by its machine and process.
 	Instance string `koanf:"instance"`

@@ -41,6 +41,7 @@ func TestValidate(t *testing.T) {
 			c.Proxy.ProxyProtocol, c.Proxy.ProxyProtocolFrom = "required", []string{"10.0.0.0/33"}
 		}, `"10.0.0.0/33" is no network`},
 		{func(c *Config) { c.Listen = []string{"127.0.0.1:0", "127.0.0.1:0"} }, ""},
+		{func(c *Config) { c.Role, c.Listen = "sync", []string{":6380"} }, "listen: with the role sync nobody is served: leave it out, or give the role full"},
 		{func(c *Config) { c.Listen = nil }, "listen: missing: write HOST:PORT or unix:PATH"},
 		{func(c *Config) { c.Listen = []string{""} }, "listen: missing: write HOST:PORT or unix:PATH"},
 		{func(c *Config) { c.Listen = []string{"h:1", "tls://h:1"} }, `listen: "h:1" and "tls://h:1" are one address: keep one`},

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,14 +58,20 @@ func (c *sidecar) awaitOpen(side router.Side) {
 	})
 }
 
-// newArmada starts a fleet of n sidecars on direct addresses, and its clients.
-func newArmada(t *testing.T, n int, failpoints string) *armada {
+// newArmada starts a fleet of n sidecars on direct addresses, and its clients; extra is for
+// the one that copies.
+func newArmada(t *testing.T, n int, failpoints string, extra ...string) *armada {
 	t.Helper()
 	a := &armada{stage: newServers(t, keeping, keeping)}
-	a.c = newSidecar(t, setup{source: "redis://" + a.src.Addr(), target: "redis://" + a.dst.Addr(), extra: []string{"--cutover.max_stall", "5s"}})
+	a.c = newSidecar(t, setup{
+		source: "redis://" + a.src.Addr(), target: "redis://" + a.dst.Addr(), extra: append([]string{"--cutover.max_stall", "5s"}, extra...),
+	})
 	a.c.start(failpoints)
 	a.c.awaitReady()
-	addrs := []string{a.c.addr}
+	var addrs []string
+	if !slices.Contains(extra, "--sync-only") {
+		addrs = append(addrs, a.c.addr)
+	}
 	for i := range n - 1 {
 		m := a.member(fmt.Sprintf("member-%d", i), "--cutover.max_stall", "5s")
 		m.start("")
@@ -182,6 +190,31 @@ func maxOf(list []time.Duration) (most time.Duration) {
 		most = max(most, d)
 	}
 	return most
+}
+
+// TestFleetBehindADedicatedSyncer: the one that copies serves nobody (--sync-only), and
+// switches the others' clients.
+func TestFleetBehindADedicatedSyncer(t *testing.T) {
+	t.Parallel()
+	a := newArmada(t, 4, "", "--sync-only")
+	if c, err := net.DialTimeout("tcp", a.c.addr, time.Second); err == nil {
+		_ = c.Close()
+		t.Errorf("somebody listens for clients at %s", a.c.addr)
+	}
+	side := router.Source
+	for range 4 {
+		a.c.awaitReady()
+		a.mustSwitch(side)
+		side = side.Other()
+		for _, m := range a.members {
+			m.awaitOpen(side)
+		}
+		a.goOn(50)
+	}
+	if st := must[migration.Status](t)(a.c.status()); st.LastCutover == nil || st.LastCutover.Fleet == nil || st.LastCutover.Fleet.Held < len(a.members) {
+		t.Errorf("the report says of the fleet: %+v", st.LastCutover)
+	}
+	a.settle(side, false)
 }
 
 // TestFleetSleeper: a member is stopped in the middle of its clients' work for a whole

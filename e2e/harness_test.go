@@ -96,8 +96,11 @@ func newSidecar(tb testing.TB, s setup) *sidecar {
 		tb.Fatal(err)
 	}
 	socket := filepath.Join(sockets, "admin")
-	c.args = append([]string{"run", "--listen", c.addr, "--source", s.source, "--target", s.target,
+	c.args = append([]string{"run", "--source", s.source, "--target", s.target,
 		"--admin", "unix:" + socket, "--state", c.state, "--sync.heartbeat", "200ms"}, s.extra...)
+	if !slices.Contains(s.extra, "--sync-only") {
+		c.args = append(c.args, "--listen", c.addr)
+	}
 	if s.dbmap != "" {
 		c.args = append(c.args, "--map", s.dbmap)
 	}

@@ -122,6 +122,9 @@ func (s *Server) accept(ctx context.Context) error {
 	for _, l := range s.listeners {
 		group.Go(func() error { return s.acceptFrom(l) })
 	}
+	if len(s.listeners) == 0 { // no clients, by the configuration: that is no reason to end
+		<-ctx.Done()
+	}
 	err := group.Wait()
 	if ctx.Err() != nil {
 		err = nil

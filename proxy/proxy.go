@@ -58,7 +58,7 @@ type Observer interface {
 
 // Config of a Server. Zero durations mean: 5 s to dial, 10 s to shut down.
 type Config struct {
-	Listen          []Listen
+	Listen          []Listen    // none: nobody is served
 	TLS             *tls.Config // for the addresses that speak TLS
 	Headers         Headers     // of the PROXY protocol
 	MaxClients      int         // 0 means no limit
@@ -192,9 +192,6 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 			errs = append(errs, fmt.Errorf("configuring the proxy: no way to dial the %s", side))
 		}
 	}
-	if len(cfg.Listen) == 0 {
-		errs = append(errs, errors.New("configuring the proxy: no address to listen on"))
-	}
 	if cfg.TLS == nil && slices.ContainsFunc(cfg.Listen, func(a Listen) bool { return a.TLS }) {
 		errs = append(errs, errors.New("configuring the proxy: no certificate for the addresses that speak TLS"))
 	}
@@ -244,7 +241,7 @@ func New(cfg Config, gate *router.Gate, obs Observer, log *slog.Logger) (*Server
 // ShutdownTimeout, and returns when all its goroutines have. The error is nil
 // after a stop by ctx. A Server serves once.
 func (s *Server) Serve(ctx context.Context) error {
-	if len(s.listeners) == 0 {
+	if len(s.listeners) == 0 && len(s.cfg.Listen) > 0 {
 		return errors.New("serving: Listen was not called")
 	}
 	if err := s.startLoops(); err != nil {

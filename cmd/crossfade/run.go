@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,7 +36,8 @@ func runVerb() *verb {
 The sidecar itself. Clients connect to --listen as they would to the source;
 the other verbs reach it by --admin. What it must know after a restart is in the
 file of --state. It stops in order on SIGTERM and SIGINT, and at once on a
-second one.
+second one. With --sync-only it serves no clients: it copies for sidecars that
+do (--role proxy), and switches them.
 
   crossfade run --listen 127.0.0.1:6380 --source redis://… --target redis://… \
       --map 0=0,3=5 --admin unix:crossfade.sock --state crossfade.state`}
@@ -44,6 +46,12 @@ second one.
 func runSidecar(ctx context.Context, s *session) error {
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP) // who reads the log may go away, or the terminal; the clients stay
 	f := s.flagsOf()
+	f.set.BoolFunc("sync-only", "copy and switch, and serve no clients: short for --role sync", func(text string) error {
+		if only, err := strconv.ParseBool(text); err != nil || !only {
+			return err
+		}
+		return f.set.Set("role", "sync")
+	})
 	c, err := f.parse()
 	if err != nil {
 		return err
@@ -259,7 +267,11 @@ func (s *sidecar) run(ctx context.Context) error {
 	life.begin("proxy", s.proxy.Serve)
 	life.begin("migration", s.runMigration)
 	s.serving.Store(true)
-	s.log.Info("serving clients", "listen", s.addresses(), "side", s.migration.Status().Side)
+	if s.config.Role == "sync" {
+		s.log.Info("serving no clients: this sidecar copies and switches (role: sync)", "side", s.migration.Status().Side)
+	} else {
+		s.log.Info("serving clients", "listen", s.addresses(), "side", s.migration.Status().Side)
+	}
 	s.tell("READY=1")
 
 	<-life.ctx.Done()
