@@ -18,6 +18,26 @@ type copying struct {
 	speed float64 // keys a second that reached the target
 	cpu   float64 // seconds
 	peak  float64 // MB resident
+	// of the time between the first key on the target and the last
+	source, target float64 // processor seconds of the servers
+	idle           float64 // share of the processors' time in which nobody had work
+}
+
+// spent is what the servers and the whole machine have used since they were started.
+type spent struct {
+	source, target time.Duration
+	machine        processors
+}
+
+func (b *copyBench) spent() (s spent, err error) {
+	if s.source, err = cpuTime(b.park.source.Pid()); err != nil {
+		return s, err
+	}
+	if s.target, err = cpuTime(b.park.target.Pid()); err != nil {
+		return s, err
+	}
+	s.machine, err = processorTime()
+	return s, err
 }
 
 // copyBench measures how fast programs copy, when nobody uses the servers.
@@ -69,11 +89,14 @@ func copySpeed(ctx context.Context, o options, p *park) ([]claim, error) {
 			b.rounds[prog.name] = append(b.rounds[prog.name], got)
 		}
 	}
-	p.sayf("\n%d keys, medians of %d rounds\n%-20s%10s%8s%8s%10s\n", b.keys, o.rounds, "", "keys/s", "share", "CPU s", "peak MB")
+	p.sayf("\n%d keys, medians of %d rounds\n%-20s%10s%8s%8s%10s%10s%10s%8s\n", b.keys, o.rounds, "", "keys/s", "share", "CPU s", "peak MB", "source s", "target s", "idle")
 	for _, prog := range programs {
-		p.sayf("%-20s%10.0f%8.2f%8.1f%10.0f\n", prog.name, b.median(prog.name, func(c copying) float64 { return c.speed }),
+		p.sayf("%-20s%10.0f%8.2f%8.2f%10.0f%10.2f%10.2f%8.2f\n", prog.name, b.median(prog.name, func(c copying) float64 { return c.speed }),
 			b.share(prog.name, floorName), b.median(prog.name, func(c copying) float64 { return c.cpu }),
-			b.median(prog.name, func(c copying) float64 { return c.peak }))
+			b.median(prog.name, func(c copying) float64 { return c.peak }),
+			b.median(prog.name, func(c copying) float64 { return c.source }),
+			b.median(prog.name, func(c copying) float64 { return c.target }),
+			b.median(prog.name, func(c copying) float64 { return c.idle }))
 	}
 	return b.claims(), nil
 }
@@ -229,6 +252,7 @@ func (b *copyBench) watch(ctx context.Context, pid int, gone <-chan struct{}) (c
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
 	var begun time.Time
+	var before spent
 	var first int64
 	for {
 		select {
@@ -245,6 +269,9 @@ func (b *copyBench) watch(ctx context.Context, pid int, gone <-chan struct{}) (c
 		if begun.IsZero() {
 			if n > 1 { // one may be a heartbeat
 				begun, first = time.Now(), n
+				if before, err = b.spent(); err != nil {
+					return copying{}, err
+				}
 			}
 			continue
 		}
@@ -252,6 +279,12 @@ func (b *copyBench) watch(ctx context.Context, pid int, gone <-chan struct{}) (c
 			continue
 		}
 		got := copying{speed: float64(n-first) / time.Since(begun).Seconds()}
+		after, err := b.spent()
+		if err != nil {
+			return got, err
+		}
+		got.source, got.target = (after.source - before.source).Seconds(), (after.target - before.target).Seconds()
+		got.idle = 1 - after.machine.since(before.machine)/100
 		cpu, err := cpuTime(pid)
 		if err != nil {
 			return got, err
