@@ -2,7 +2,8 @@
 # Runs the tests that depend on the server against each of CROSSFADE_SERVERS
 # ("name=path,name=path"), or where that is empty, against those that
 # scripts/servers.sh finds: the proxy's, shared and pinned, the copies', those of
-# ACL users, and the matrix of migrations between every two of them. Fails at the end if any failed.
+# ACL users, and the matrix of migrations between every two of them. The proxy's say what Redis
+# from 7.0 on does, so an older server is left out there. Fails at the end if any failed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -20,6 +21,9 @@ run() {
 
 echo "$CROSSFADE_SERVERS" | tr ',' '\n' >bin/servers.list
 while IFS='=' read -r name path; do
+	case $("$path" --version) in
+	*v=[0-6].*) echo "=== $name is older than 7.0: not behind the proxy's tests"; continue ;;
+	esac
 	run "$name, shared" env REDIS_SERVER="$path" "${GO:-go}" test ./proxy -count 1 -timeout 30m
 	run "$name, pinned" env REDIS_SERVER="$path" "${GO:-go}" test ./proxy -count 1 -timeout 30m -args -upstream pinned
 done <bin/servers.list
