@@ -17,7 +17,7 @@ AXE        := 4.14.1
 GOLANGCI   := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := build
-.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-pages bench-bulk bench-sync switches versions suites e2e-long queues rollbacks clusters big failpoints sentinels model chaos dashboard-test release release-check licences vulns reference manifests alerts clean help
+.PHONY: build test race peers fuzz lint fmt fmt-check vet demo bench bench-hol bench-shadow bench-pages bench-bulk bench-fleet bench-sync switches versions suites e2e-long queues rollbacks clusters big failpoints sentinels model chaos dashboard-test release release-check licences vulns reference manifests alerts clean help
 
 build: ## build the static binary bin/crossfade
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/crossfade ./cmd/crossfade
@@ -158,6 +158,11 @@ bench-pages: ## measure what 100 open dashboards cost the clients, 2 minutes
 	scripts/deps.sh bench
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./bench -crossfade bin/crossfade -pages 100 -check
+
+bench-fleet: ## measure what 10, 100 and 1000 members of a fleet cost, and a switch with them
+	scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./bench -crossfade bin/crossfade -fleet 10,100,1000
 
 bench-bulk: ## measure what a full copy does to clients, 5 minutes
 	scripts/deps.sh bench

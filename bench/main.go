@@ -35,6 +35,7 @@ type options struct {
 	shadow     bool
 	shadowRate float64
 	pages      int
+	fleet      string
 }
 
 func main() {
@@ -62,6 +63,7 @@ func main() {
 	flag.BoolVar(&o.shadow, "shadow", false, "measure instead what shadow reads cost the clients")
 	flag.Float64Var(&o.shadowRate, "shadow-rate", 5000, "requests a second with -shadow")
 	flag.IntVar(&o.pages, "pages", 0, "measure instead what `N` open dashboards cost the clients")
+	flag.StringVar(&o.fleet, "fleet", "", "measure instead what a fleet costs, of so many `MEMBERS`; numbers that rise, with commas between")
 	flag.IntVar(&o.keys, "keys", 650_000, "keys that are copied with -bulk and -sync")
 	flag.Parse()
 	o.redisShake = os.Getenv("REDISSHAKE")
@@ -111,6 +113,8 @@ func run(ctx context.Context, o options) (err error) {
 		claims, err = shadows(ctx, o, p)
 	case o.pages > 0:
 		claims, err = openPages(ctx, o, p)
+	case o.fleet != "":
+		claims, err = fleetCost(ctx, o, p)
 	case o.bulk:
 		claims, err = besideBulk(ctx, o, p)
 	default:

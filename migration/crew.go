@@ -172,7 +172,7 @@ func (c *crew) alive() (names map[string]string, against []string) {
 func (c *crew) say(ctx context.Context, stage fleet.Stage, r router.Route) (fleet.Word, error) {
 	c.mu.Lock()
 	c.seq++
-	w := fleet.Word{By: c.m.seat.holder, Seq: c.seq, Token: c.m.record().Token, Stage: stage, To: r.Side, Epoch: r.Epoch}
+	w := fleet.Word{By: c.m.seat.holder, Seq: c.seq, Token: c.m.record().Token, Stage: stage, To: r.Side, Epoch: r.Epoch, Members: len(c.seen)}
 	if stage == fleet.Release && r.Side == c.next.Side && r.Epoch == c.next.Epoch {
 		w.Aligned = c.aligned
 	}

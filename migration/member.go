@@ -70,6 +70,7 @@ type Member struct {
 	over    bool      // the servers know of no migration any more: nothing is left there
 	lost    bool      // they know of none, and it is not known where it has ended
 	known   time.Time // when where commands go was known last
+	filed   filed     // what the state file says
 
 	// What follows belongs to Run's goroutine that follows.
 	heard    fleet.Word   // the newest that was obeyed
@@ -196,23 +197,51 @@ func (m *Member) mine(r Record) error {
 			return &Refused{[]string{fmt.Sprintf("%s.url is %s, and the migration that its servers tell of (%s) has the %s at %s: give the same address to all sidecars", side, url, r.ID, side, stored)}}
 		}
 	}
-	local, found, err := m.opt.File.Load()
-	if err != nil {
-		return err
-	}
-	if !found {
-		return nil
-	}
-	was, err := decode(local)
+	was, err := m.inFile()
 	switch {
 	case err != nil:
 		return err
-	case was.ID != r.ID:
-		return &Refused{[]string{fmt.Sprintf("the servers tell of migration %s, and the state file %s of %s: move it away, if that one is over", r.ID, m.opt.File.Path(), was.ID)}}
-	case was.Epoch > r.Epoch:
-		return fmt.Errorf("the servers have forgotten a switch: they tell of %d, and the state file %s of %d", r.Epoch, m.opt.File.Path(), was.Epoch)
+	case was.id == "":
+	case was.id != r.ID:
+		return &Refused{[]string{fmt.Sprintf("the servers tell of migration %s, and the state file %s of %s: move it away, if that one is over", r.ID, m.opt.File.Path(), was.id)}}
+	case was.epoch > r.Epoch:
+		return fmt.Errorf("the servers have forgotten a switch: they tell of %d, and the state file %s of %d", r.Epoch, m.opt.File.Path(), was.epoch)
 	}
 	return nil
+}
+
+// filed is what mine asks of the state file, which nobody else writes: it is read once.
+type filed struct {
+	id    string // of the migration; empty: the file was not read, or is none
+	epoch uint64
+}
+
+func (m *Member) inFile() (filed, error) {
+	m.mu.Lock()
+	was := m.filed
+	m.mu.Unlock()
+	if was.id != "" {
+		return was, nil
+	}
+	local, found, err := m.opt.File.Load()
+	if err != nil || !found {
+		return filed{}, err
+	}
+	r, err := decode(local)
+	if err != nil {
+		return filed{}, err
+	}
+	m.noteFiled(r)
+	return filed{r.ID, r.Epoch}, nil
+}
+
+// noteFiled notes that the state file has a record; a newer one may be noted already.
+func (m *Member) noteFiled(r Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.filed.id != r.ID || m.filed.epoch < r.Epoch {
+		m.filed = filed{r.ID, r.Epoch}
+	}
 }
 
 // read returns the newest record of the migration.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -506,4 +507,46 @@ func TestCrewDoesNotWait(t *testing.T) {
 	if got := strings.Join(proxy.all(), ", "); got != "prepare target, hold, align, release target" {
 		t.Errorf("the proxy was told %s", got)
 	}
+}
+
+// asking counts how often a member asks for a word.
+type asking struct {
+	fleet.Store
+	n atomic.Int64
+}
+
+func (a *asking) Heard(ctx context.Context) (fleet.Word, error) {
+	a.n.Add(1)
+	return a.Store.Heard(ctx)
+}
+
+// TestMemberOfMany: in a switch of a large fleet, each member asks for the next word less often,
+// because whoever speaks wakes them, and all of them together would be a load on the server.
+func TestMemberOfMany(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, nil)
+	store := &asking{Store: s.m.store}
+	s.m.store = store
+	s.follows()
+	st := fleet.Target{Client: func() *redis.Client { return s.servers[1].ClientAs("admin", "secret", 0) }}
+	w := fleet.Word{By: "c", Seq: 1, Token: 5, Stage: fleet.Prepare, To: router.Target, Epoch: 1, Members: 1000}
+	if err := st.Say(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	s.did("prepare target")
+	began, asked := time.Now(), store.n.Load()
+	redistest.Eventually(t, testTimeout, func() error {
+		if store.n.Load() < asked+6 {
+			return errors.New("it has not asked so often yet")
+		}
+		return nil
+	}, "it asks six times")
+	if took := time.Since(began); took < 4*50*time.Millisecond { // the first may have been under way
+		t.Errorf("one of 1000 members asked six times in %v: all of them ask %.0f times a second", took, 6000/took.Seconds())
+	}
+	w.Seq, w.Stage = 2, fleet.Hold
+	if err := st.Say(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	s.did("hold")
 }

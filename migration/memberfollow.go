@@ -16,6 +16,7 @@ const (
 	beatEvery   = 500 * time.Millisecond
 	heardEvery  = 200 * time.Millisecond // between two questions for a word, while nothing is said
 	switchEvery = 5 * time.Millisecond   // … while a switch is under way
+	askedEvery  = 50 * time.Microsecond  // … of all members together: who speaks wakes them, so these are for words that are lost
 	truthEvery  = time.Second            // between two looks at the record, while nothing is said
 	storeTime   = time.Second            // for a question to the store
 	heldEvery   = 100 * time.Millisecond // … while clients wait
@@ -117,7 +118,7 @@ func (m *Member) follow(ctx context.Context) {
 		m.calm()
 		wait := heardEvery
 		if !m.held.IsZero() || !m.prepared.IsZero() {
-			wait = switchEvery
+			wait = min(heardEvery, max(switchEvery, time.Duration(m.heard.Members)*askedEvery))
 		}
 		timer.Reset(wait)
 	}

@@ -99,6 +99,7 @@ func (m *Member) keep(r Record) {
 		return
 	}
 	m.kept = [2]uint64{r.Token, r.Seq}
+	m.noteFiled(r)
 	if m.hurries {
 		m.beside = &e
 	}

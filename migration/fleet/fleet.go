@@ -35,6 +35,9 @@ type Word struct {
 	Stage Stage       `json:"stage"`
 	To    router.Side `json:"to"`    // where the switch leads; of Release: where commands go
 	Epoch uint64      `json:"epoch"` // of the route that it leads to, or that commands go by
+	// Members is how many were known to be alive when it was said, so that many do not ask for
+	// the next word as often as a few may. 0: few.
+	Members int `json:"members,omitempty"`
 	// Aligned are, of Release behind a switch, the members whose subscribers have heard the
 	// other side since before anybody could write there.
 	Aligned []string `json:"aligned,omitempty"`
