@@ -62,6 +62,8 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 		if err := s.await(it); err != nil {
 			if errors.Is(err, errClientGone) {
 				s.stopWaiting(it)
+			}
+			if errors.Is(err, errClientGone) || errors.Is(err, errStopping) {
 				s.passEnd(it)
 			}
 			return err

@@ -48,6 +48,8 @@ type link struct {
 	key   string // of the pool, "" where it cannot be pooled
 	since time.Time
 
+	givenUp bool // nothing more is said on it, see giveUpOn; by the session's lock
+
 	severed atomic.Bool // the server at the other end is not the side's any more
 }
 

@@ -317,8 +317,19 @@ func (s *Server) descriptor(conn net.Conn) (int, error) {
 		return -1, err
 	}
 	s.serving.Go(func() { carry(inner, conn) })
-	s.serving.Go(func() { carry(conn, inner) })
+	s.serving.Go(func() {
+		if _, err := io.Copy(conn, inner); err == nil && closeWrite(conn) {
+			awaitHangUp(inner) // until then the server may still answer
+		}
+		_, _ = conn.Close(), inner.Close()
+	})
 	return pair[0], nil
+}
+
+// closeWrite closes our end of a connection only, if that can be done.
+func closeWrite(conn net.Conn) bool {
+	half, ok := conn.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
 }
 
 // carry copies one way until either end is closed, and closes both.
