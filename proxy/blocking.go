@@ -144,6 +144,9 @@ func (s *session) lastIDs(args [][]byte) error {
 		return nil
 	}
 	replies, err := s.ask(wires...)
+	if err == nil {
+		err = s.cacheAfterAll()
+	}
 	if err != nil {
 		return err
 	}
