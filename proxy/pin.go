@@ -50,6 +50,14 @@ func (s *session) clean() bool {
 		!s.kept && !s.doubtful && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty() && s.aside.n == 0
 }
 
+// mayGoHome reports whether the session may need no connection of its own any more although
+// neither its client says anything nor anybody pokes it.
+func (s *session) mayGoHome() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.fifo.empty() || s.mid || s.clean() && !s.srv.wantsAuth(&s.st)
+}
+
 // goHome gives the client back to the loop that it came from, with what it has sent
 // since its last command, once it has needed no connection of its own for quietFor.
 // False means that it stays.
