@@ -43,7 +43,7 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 			}
 		}
 		if sp.waits() {
-			if text, err := s.claimWrites(); err != nil {
+			if text, err := s.claimWrites(sp.name); err != nil {
 				return err
 			} else if text != "" {
 				return s.refuse(text)
