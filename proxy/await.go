@@ -119,7 +119,7 @@ func (s *session) settleDown() error {
 		s.mu.Lock()
 		l := s.link
 		s.mu.Unlock()
-		l.close()
+		closeAll(l) // it has none while it changes it
 	})
 	defer timer.Stop()
 	s.eof = true
@@ -134,6 +134,15 @@ func (s *session) settleDown() error {
 
 // hungUp looks whether the peer has closed its end, even behind unread bytes.
 func hungUp(conn net.Conn) bool { return polled(conn, unix.POLLRDHUP) }
+
+// awaitHangUp returns when the peer of a socket has closed both ways, or the socket is closed.
+func awaitHangUp(conn net.Conn) {
+	if socket, ok := conn.(syscall.Conn); ok {
+		if raw, err := socket.SyscallConn(); err == nil {
+			_ = raw.Read(func(fd uintptr) bool { return polledAt(int(fd), 0) })
+		}
+	}
+}
 
 // silentSocket reports whether a connection is open and nothing waits to be read.
 func silentSocket(conn net.Conn) bool { return !polled(conn, unix.POLLRDHUP|unix.POLLIN) }

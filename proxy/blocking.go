@@ -43,7 +43,7 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 			}
 		}
 		if sp.waits() {
-			if text, err := s.claimWrites(); err != nil {
+			if text, err := s.claimWrites(sp.name); err != nil {
 				return err
 			} else if text != "" {
 				return s.refuse(text)
@@ -62,6 +62,8 @@ func (s *session) blocking(sp *spec, args [][]byte, at int, d time.Duration, for
 		if err := s.await(it); err != nil {
 			if errors.Is(err, errClientGone) {
 				s.stopWaiting(it)
+			}
+			if errors.Is(err, errClientGone) || errors.Is(err, errStopping) {
 				s.passEnd(it)
 			}
 			return err
@@ -142,6 +144,9 @@ func (s *session) lastIDs(args [][]byte) error {
 		return nil
 	}
 	replies, err := s.ask(wires...)
+	if err == nil {
+		err = s.cacheAfterAll()
+	}
 	if err != nil {
 		return err
 	}

@@ -93,10 +93,10 @@ func isMessageOf(el []byte, names map[string]struct{}) bool {
 	return its
 }
 
-// pick returns where in the array these replies are, as far as they are in it.
+// pick returns where in the array these replies, in order, are, as far as they are in it.
 func pick(all, replies []int) (at []int) {
 	for i, reply := range all {
-		if slices.Contains(replies, reply) {
+		if _, found := slices.BinarySearch(replies, reply); found {
 			at = append(at, i)
 		}
 	}

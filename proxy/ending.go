@@ -133,8 +133,9 @@ func (s *session) stopWaiting(it *item) {
 }
 
 // passEnd has the server see, behind the command in which a client waits, that the client has
-// closed its end. One that had something for it has answered before it sees that, and the client
-// may still read; one that had nothing lets it go at once.
+// closed its end, or is to be closed because the proxy stops. One that had something for it has
+// answered before it sees that, and the client may still read; one that had nothing lets it go at
+// once.
 func (s *session) passEnd(it *item) {
 	s.mu.Lock()
 	l, waits := s.link, !it.done && !s.down
@@ -142,8 +143,7 @@ func (s *session) passEnd(it *item) {
 	if l == nil || !waits {
 		return
 	}
-	half, ok := l.conn.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	if !closeWrite(l.conn) {
 		return
 	}
 	timer := time.NewTimer(stopFor)

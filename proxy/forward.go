@@ -245,7 +245,7 @@ func (s *session) special(it *item, cmd redcon.Command, wire []byte) error {
 // means nothing to it from who is no replica. On the connection of a replica nothing
 // is looked at any more.
 func acknowledges(args [][]byte) bool {
-	for i := 1; i+1 < len(args); i += 2 {
+	for i := 1; len(args)%2 == 1 && i < len(args); i += 2 { // or else it is a syntax error
 		if is(args[i], "ack") || is(args[i], "getack") {
 			return true
 		}

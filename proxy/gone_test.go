@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -77,5 +78,43 @@ func TestWhatCameBeforeDoesNotStandInLine(t *testing.T) {
 		if n := w.stands(); n != 2 {
 			t.Errorf("%d stand in line", n)
 		}
+	})
+}
+
+// TestStopTakesNoElement stops the proxy while a client waits for an element of a list, which
+// the server has just taken for it: the client gets that.
+func TestStopTakesNoElement(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		source := redistest.Start(t)
+		link := redistest.NewLink(t, source.Addr())
+		w := newWorldOn(t, source, redistest.Start(t), mode, through(link))
+		taker, waiter := w.client(), w.client()
+		taker.send("BLPOP q 0")
+		w.blockedOn(router.Source, "blpop")
+		waiter.send("BLPOP none 0")
+		until(t, "both wait", func() bool { return w.gate.Inside() == 2 })
+		link.SetDelayDown(200 * time.Millisecond)
+		w.do(router.Source, 0, "RPUSH", "q", "e")
+		w.stop()
+		taker.expect("*2\r\n$1\r\nq\r\n$1\r\ne\r\n")
+		taker.expect("EOF")
+		waiter.expect("EOF")
+	})
+}
+
+// TestWhoCannotBeWokenIsOwedNothing: a client that blocks, and that a switch has to close, gets
+// the element that the server has just taken for it.
+func TestWhoCannotBeWokenIsOwedNothing(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		source := redistest.Start(t)
+		link := redistest.NewLink(t, source.Addr())
+		w := newWorldOn(t, source, redistest.Start(t), mode, through(link), func(c *Config) { c.Unblock = nil })
+		c := w.client()
+		c.send("BLPOP q 0")
+		w.blockedOn(router.Source, "blpop")
+		link.SetDelayDown(50 * time.Millisecond)
+		w.do(router.Source, 0, "RPUSH", "q", "e")
+		w.switchTo(router.Target)
+		c.expect("*2\r\n$1\r\nq\r\n$1\r\ne\r\n")
 	})
 }

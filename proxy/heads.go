@@ -12,7 +12,7 @@ import (
 // reply to EXEC, which may be as large as all that its commands have read. What was pushed
 // into the middle of it is left out. The zero value stands before the aggregate.
 type heads struct {
-	whole    []int // the places of elements that stay as they are
+	whole    []int // the places of elements that stay as they are, in order
 	elements bool  // the header has come
 	at       int   // the place of the next one
 	keeps    bool  // the present one stays as it is
@@ -61,7 +61,7 @@ func (h *heads) add(short, b []byte) []byte {
 
 // begins appends what tells of the element that begins b.
 func (h *heads) begins(short, b []byte) []byte {
-	h.keeps = slices.Contains(h.whole, h.at)
+	_, h.keeps = slices.BinarySearch(h.whole, h.at)
 	h.at++
 	switch {
 	case h.keeps:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/crossfade/crossfade/router"
+	"github.com/tidwall/redcon"
 )
 
 // TestHeads cuts replies at every byte.
@@ -77,4 +78,28 @@ func TestLargeTransactionIsNotKept(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestManyPlacesInATransaction has as many replies looked at as a transaction may have: each
+// costs the same.
+func TestManyPlacesInATransaction(t *testing.T) {
+	const many = 1 << 18
+	places := make([]int, many)
+	for i := range places {
+		places[i] = i
+	}
+	ended := make(chan int, 1)
+	go func() {
+		h := heads{whole: places}
+		short := h.add(nil, append(redcon.AppendArray(nil, many), strings.Repeat(":1\r\n", many)...))
+		ended <- strings.Count(string(short), ":1\r\n") + len(pick(places, places))
+	}()
+	select {
+	case n := <-ended:
+		if n != 2*many {
+			t.Errorf("%d places are kept and found", n)
+		}
+	case <-time.After(patience):
+		t.Error("it takes too long")
+	}
 }

@@ -161,7 +161,7 @@ func TestHostileBytes(t *testing.T) {
 	}
 	// What still stands is answered as by the server itself.
 	valid := []string{
-		"*0\r\n*-1\r\n*-5\r\n\r\n\n" + ping, "*1\rx$4\rxPING..", "GET 'k'\r\nGET \"k\"\t  \r\n", strings.Repeat("\r\n", 10_000), "*2\r\n$4\r\nECHO\r\n$0\r\n\r\n",
+		"*0\r\n*-1\r\n*-5\r\n\r\n\n" + ping, "*1\rx$4\rxPING..", "GET 'k'\r\nGET \"k\"\t  \r\n", "MSET a\vb\f 1\v \"c\"\v2\r\nMGET a b a\vb\f c\v\r\n", strings.Repeat("\r\n", 10_000), "*2\r\n$4\r\nECHO\r\n$0\r\n\r\n",
 		"ECHO " + strings.Repeat("x", 60_000) + "\r\n", "*2\r\n$4\r\nECHO\r\n$70000\r\n" + strings.Repeat("\r", 70_000) + "\r\n", "PING\x00\r\n"[:4] + "\r\n",
 		"%1\r\n$1\r\na\r\n$1\r\nb\r\n", "EVAL \"local t = 1 for i = 1, 6 do t = {t} end return t\" 0\r\n",
 	}
@@ -220,8 +220,10 @@ func TestSecurityLines(t *testing.T) {
 func TestSilencedClient(t *testing.T) {
 	bothWays(t, func(t *testing.T, shared setting) {
 		w := newWorld(t, shared)
-		if got := answers(t, w.proxy.Addr().String(), []byte("CLIENT REPLY OFF\r\n*1\r\n!\r\n"), 1<<20); got != "<end>" {
-			t.Errorf("got %q", got)
+		for _, how := range []string{"OFF", "SKIP"} {
+			if got := answers(t, w.proxy.Addr().String(), []byte("CLIENT REPLY "+how+"\r\n*1\r\n!\r\n"), 1<<20); got != "<end>" {
+				t.Errorf("%s: got %q", how, got)
+			}
 		}
 	})
 }

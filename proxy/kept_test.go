@@ -1,8 +1,11 @@
 package proxy
 
 import (
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/router"
@@ -172,10 +175,59 @@ func TestUnknownCommandKeepsItsConnection(t *testing.T) {
 func TestAcknowledgementIsNotWaitedFor(t *testing.T) {
 	w := newWorld(t)
 	c := w.client()
-	c.send("SET a 1", "REPLCONF ACK 0", "AUTH x y", "REPLCONF GETACK *", "REPLCONF capa eof ack 1", "GET a")
+	c.send("SET a 1", "REPLCONF ACK 0", "AUTH x y", "REPLCONF GETACK *", "REPLCONF capa eof ack 1", "REPLCONF ACK 1 x", "GET a")
 	c.expect(ok)
 	c.expect(wrongPass)
+	c.expect("-ERR syntax error\r\n")
 	c.expect(bulk("1"))
 	w.switchTo(router.Target)
 	c.want("GET a", "$-1\r\n")
+}
+
+// counting counts how often a client is looked at.
+type counting struct {
+	*net.TCPConn
+	reads atomic.Int64
+}
+
+func (c *counting) Read(b []byte) (int, error) {
+	c.reads.Add(1)
+	return c.TCPConn.Read(b)
+}
+
+// TestListenerIsLeftAlone: a client that keeps its connection, and says nothing, costs nothing.
+func TestListenerIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.awaitServed()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	c := dialRaw(t, listener.Addr().String())
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := &counting{TCPConn: conn.(*net.TCPConn)}
+	sess := newSession(w.proxy, 1<<40, counted)
+	sess.home, sess.pinnedAt = w.proxy.eventLoops()[0], time.Now()
+	w.proxy.mu.Lock()
+	w.proxy.clients++
+	w.proxy.mu.Unlock()
+	w.proxy.enlist(sess)
+	c.do("SUBSCRIBE a")
+	w.othersGoHome(1)
+	before := counted.reads.Load()
+	for range 3 {
+		w.othersGoHome(1)
+	}
+	if n := counted.reads.Load() - before; n > 1 { // the last time that it might have needed none
+		t.Errorf("it was looked at %d times", n)
+	}
+	w.do(router.Source, 0, "PUBLISH", "a", "m")
+	c.expect("*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nm\r\n")
+	c.do("UNSUBSCRIBE")
+	until(t, "it shares again", func() bool { return w.pinned() == 0 })
+	c.want("PING", "+PONG\r\n")
 }

@@ -48,6 +48,8 @@ type link struct {
 	key   string // of the pool, "" where it cannot be pooled
 	since time.Time
 
+	givenUp bool // nothing more is said on it, see giveUpOn; by the session's lock
+
 	severed atomic.Bool // the server at the other end is not the side's any more
 }
 
@@ -111,11 +113,17 @@ func (e *setupError) Error() string {
 	return fmt.Sprintf("%s on the %s: %s", e.what, e.side, e.answer)
 }
 
-// run says lines to the server in one write and checks the answers. What comes
+// run says lines to the server, in one write where it can, and checks the answers. What comes
 // unasked before a barrier is discarded, what comes after it is kept for the reader.
 func (l *link) run(ctx context.Context, lines []line) error {
 	if len(lines) == 0 {
 		return nil
+	}
+	if n := slices.IndexFunc(lines[1:], func(ln line) bool { return ln.after }) + 1; n > 0 {
+		if err := l.run(ctx, lines[:n]); err != nil {
+			return err
+		}
+		return l.run(ctx, lines[n:])
 	}
 	stop := context.AfterFunc(ctx, func() { _ = l.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/router"
 )
 
@@ -105,6 +106,22 @@ func TestLargeMessagesPass(t *testing.T) {
 			c.expect(typ + "4\r\n" + bulk("pmessage") + bulk("__key*__:k") + bulk("__keyspace@3__:k") + bulk("set"))
 			c.close()
 			w.switchTo(router.Source)
+		}
+	})
+}
+
+// TestOtherPushesAreAsTheyWere: what is pushed and names no channel goes to the client as it is,
+// where databases have other numbers too.
+func TestOtherPushesAreAsTheyWere(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		server := func() *redistest.Server { return redistest.Start(t, withDebug) }
+		w := newWorldOn(t, server(), server(), mode)
+		c := w.client()
+		c.do("HELLO 3")
+		for _, side := range []router.Side{router.Target, router.Source} {
+			w.switchTo(side)
+			c.want("DEBUG PROTOCOL PUSH", ">2\r\n$16\r\nserver-cpu-usage\r\n:42\r\n")
+			c.expect(bulk("Some real reply following the push reply"))
 		}
 	})
 }

@@ -50,6 +50,14 @@ func (s *session) clean() bool {
 		!s.kept && !s.doubtful && !s.mute && !s.skip && !s.skipNext && !s.raw && !s.mid && !s.down && !s.ended && s.fifo.empty() && s.aside.n == 0
 }
 
+// mayGoHome reports whether the session may need no connection of its own any more although
+// neither its client says anything nor anybody pokes it.
+func (s *session) mayGoHome() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.fifo.empty() || s.mid || s.clean() && !s.srv.wantsAuth(&s.st)
+}
+
 // goHome gives the client back to the loop that it came from, with what it has sent
 // since its last command, once it has needed no connection of its own for quietFor.
 // False means that it stays.
@@ -317,8 +325,19 @@ func (s *Server) descriptor(conn net.Conn) (int, error) {
 		return -1, err
 	}
 	s.serving.Go(func() { carry(inner, conn) })
-	s.serving.Go(func() { carry(conn, inner) })
+	s.serving.Go(func() {
+		if _, err := io.Copy(conn, inner); err == nil && closeWrite(conn) {
+			awaitHangUp(inner) // until then the server may still answer
+		}
+		_, _ = conn.Close(), inner.Close()
+	})
 	return pair[0], nil
+}
+
+// closeWrite closes our end of a connection only, if that can be done.
+func closeWrite(conn net.Conn) bool {
+	half, ok := conn.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
 }
 
 // carry copies one way until either end is closed, and closes both.

@@ -162,3 +162,44 @@ func TestTracksAndQueuesAndListens(t *testing.T) {
 		}
 	})
 }
+
+// TestFormerUserIsUnknownThere has a client that was somebody else before whom the other server
+// does not know: it is moved all the same, and as fast.
+func TestFormerUserIsUnknownThere(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		const names = "namer on >n -@all +ping +client"
+		w := newWorldOn(t, redistest.Start(t, redistest.WithACL(rich), redistest.WithACL(names)), redistest.Start(t, redistest.WithACL(names)), mode)
+		two, three := w.client(), w.client()
+		two.want("AUTH rich r", ok)
+		two.want("CLIENT SETNAME two", ok)
+		two.want("AUTH namer n", ok)
+		three.do("HELLO 3 AUTH rich r SETNAME three")
+		three.want("AUTH namer n", ok)
+		w.switchTo(router.Target)
+		two.want("CLIENT GETNAME", bulk("two"))
+		three.want("CLIENT GETNAME", bulk("three"))
+	})
+}
+
+// TestNamedWithoutTheRight has a client say its name in HELLO that may not say CLIENT SETNAME:
+// it is served as any other when it needs another connection, there and on the other side.
+func TestNamedWithoutTheRight(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		rule := redistest.WithACL("poor on >p ~* -@all +get +incr +multi +exec")
+		w := newWorldOn(t, redistest.Start(t, rule), redistest.Start(t, rule), mode)
+		c, queues := w.client(), w.client()
+		for _, one := range []*raw{c, queues} {
+			one.do("HELLO 3 AUTH poor p SETNAME me")
+		}
+		w.othersGoHome(0)
+		w.proxy.pool.distrust(router.Source)
+		queues.want("MULTI", ok)
+		queues.want("INCR n", "+QUEUED\r\n")
+		c.want("MULTI", ok)
+		c.want("EXEC", "*0\r\n")
+		w.switchTo(router.Target)
+		queues.want("EXEC", "*1\r\n:1\r\n")
+		c.want("MULTI", ok)
+		c.want("EXEC", "*0\r\n")
+	})
+}

@@ -272,7 +272,7 @@ func (s *session) adopt(l *link) {
 // read waits for bytes of the client, and moves the session when asked to.
 func (s *session) read() error {
 	for {
-		if s.home != nil {
+		if s.home != nil && s.mayGoHome() {
 			// A poke that comes after this ends the wait, one before it is seen below.
 			_ = s.conn.SetReadDeadline(time.Now().Add(quietFor))
 		}
@@ -331,7 +331,7 @@ func (s *session) commands() error {
 		case errors.As(err, &bad):
 			_ = s.awaitEmpty()
 			s.mu.Lock()
-			if !s.mid && !s.down && !s.mute {
+			if !s.mid && !s.down && !s.mute && !s.skip {
 				s.out.append(bad.Reply())
 			}
 			s.mu.Unlock()

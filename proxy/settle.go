@@ -546,7 +546,7 @@ func (s *session) clientView(l *link, el []byte) []byte {
 		return el
 	}
 	kind, rest, ok := resp.Text(rest)
-	if !ok {
+	if !ok || !isDelivery(kind) && !isConfirmation(kind) { // a push that names no channel
 		return el
 	}
 	names := 1

@@ -22,6 +22,7 @@ type line struct {
 	id      bool   // the answer is the connection's id
 	lists   bool   // … or names it, for who looks for the connection in the server's list
 	said    *bool  // set once one of several lines is obeyed: then errors of the others do not matter
+	after   bool   // said only when all before it is answered
 }
 
 // depth says how much of a client's state a connection has been told.
@@ -112,14 +113,15 @@ func greetingOf(proto int, user, pass string, auth bool) []line {
 	return nil
 }
 
-// loginOf has a connection be another user's.
+// loginOf has a connection be another user's. Servers from Redis 7.2 to 8.0, and Valkey 8, give
+// no answer to who is refused while an earlier one has yet to be written.
 func (s *Server) loginOf(w *who, side router.Side) line {
 	user, pass, auth := s.credentials(w, side)
 	if !auth {
 		user, pass = "", "-" // any password will do, where none is wanted
 	}
 	user = orDefault(user)
-	return line{wire: words("AUTH", user, pass), what: "AUTH of user " + strconv.Quote(user)}
+	return line{wire: words("AUTH", user, pass), what: "AUTH of user " + strconv.Quote(user), after: true}
 }
 
 // says returns what a server is told of a client whom it knows. Who has yet to
@@ -133,8 +135,8 @@ func (st *state) says(route router.Route, auth bool) []line {
 		n := strconv.Itoa(db)
 		add("SELECT "+n, false, words("SELECT", n))
 	}
-	if len(st.name) > 0 {
-		add("CLIENT SETNAME", false, wireOf([]byte("CLIENT"), []byte("SETNAME"), st.name))
+	if len(st.name) > 0 { // by HELLO, perhaps, which takes no right
+		add("CLIENT SETNAME", true, wireOf([]byte("CLIENT"), []byte("SETNAME"), st.name))
 	}
 	for _, attr := range slices.Sorted(maps.Keys(st.info)) { // in order, so that like connections are found to be so
 		add("CLIENT SETINFO", true, wireOf([]byte("CLIENT"), []byte("SETINFO"), []byte(attr), st.info[attr]))

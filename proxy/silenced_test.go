@@ -141,3 +141,18 @@ func said(t *testing.T, addr string, pieces []string) string {
 	c.send("PING", "ECHO end")
 	return strings.ReplaceAll(c.transcript("end"), "\r\n", "\n")
 }
+
+// TestCachingIsForTheWholeRead: what is asked for the $ of an XREAD does not use up the CLIENT
+// CACHING that was said for it.
+func TestCachingIsForTheWholeRead(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		c := w.client()
+		c.do("HELLO 3")
+		c.want("CLIENT TRACKING ON OPTIN", ok)
+		c.want("CLIENT CACHING YES", ok)
+		c.want("XREAD BLOCK 1 STREAMS a b $ 0", "_\r\n")
+		w.do(router.Source, 0, "XADD", "b", "*", "f", "v")
+		c.expect(">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nb\r\n")
+	})
+}

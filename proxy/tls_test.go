@@ -308,3 +308,29 @@ func TestFailedHandshakesAreFewLines(t *testing.T) {
 		t.Errorf("%d lines for %d clients, at most %d were expected", lines, n, most)
 	}
 }
+
+// TestHalfClosedBeforeTLS has a client close its end right behind a command that blocks, where
+// the server is behind TLS: it gets what is there.
+func TestHalfClosedBeforeTLS(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		ca := redistest.NewAuthority(t, "authority")
+		source := redistest.Start(t)
+		link := redistest.NewLink(t, source.ListenTLS(t, ca.Issue("127.0.0.1"), ca, "no"))
+		e, err := config.Server{URL: config.Secret("rediss://" + link.Addr()), TLS: config.TLS{CAFile: ca.File}}.Endpoint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorldOn(t, source, redistest.Start(t), mode, func(c *Config) {
+			c.Upstreams[router.Source].Dial = func(ctx context.Context) (net.Conn, error) { return endpoint.Dial(ctx, e, patience) }
+		})
+		c := w.client()
+		c.want("RPUSH q e", ":1\r\n")
+		link.SetDelayDown(50 * time.Millisecond)
+		c.send("BLPOP q 0")
+		if err := c.conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		c.expect("*2\r\n$1\r\nq\r\n$1\r\ne\r\n")
+		c.expect("EOF")
+	})
+}

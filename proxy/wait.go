@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/crossfade/crossfade/internal/resp"
 	"github.com/tidwall/redcon"
@@ -20,37 +21,48 @@ const noClaim = "ERR WAIT behind shared connections needs the right to publish t
 const noClaimWatching = "ERR WAIT behind shared connections cannot follow a WATCH without the right to publish to the shard channel " +
 	waitName + ": WAIT after EXEC or UNWATCH; upstream: pinned has no such limit"
 
+// What is said of WAITAOF, which only the key can be used for.
+const (
+	noClaimOnDisk = "ERR WAITAOF behind shared connections needs the right to SET and DEL the key " + waitName +
+		"; upstream: pinned does not"
+	noClaimOnDiskWatching = "ERR WAITAOF behind shared connections cannot follow a WATCH: WAITAOF after EXEC or UNWATCH; " +
+		"upstream: pinned has no such limit"
+)
+
 // claimWrites has a WAIT wait for what the client has written on shared
 // connections too. Servers since Redis 7.2 have a connection wait for the last of
 // its own commands that was replicated, and answer at once where there was none. So
 // the connection replicates something now: a message that nobody hears, or, for who
-// may not send that, a key that is set and deleted in one step.
+// may not send that, a key that is set and deleted in one step. For WAITAOF it is the
+// key: a server that has no replicas puts the message nowhere.
 //
 // text is the error for a client that may do neither, or whose WATCH the key would lift. It
 // says so instead of a number of replicas that may not have its writes.
-func (s *session) claimWrites() (text string, err error) {
+func (s *session) claimWrites(command string) (text string, err error) {
 	if s.home == nil || !s.srv.cfg.Shared {
 		return "", nil
 	}
-	replies, err := s.ask(words("SPUBLISH", waitName, ""))
-	if err != nil || !resp.IsError(replies[0]) {
+	probe, mayNot, watches := words("WAIT", "0", "0"), noClaim, noClaimWatching
+	if command == "waitaof" {
+		probe, mayNot, watches = words("WAITAOF", "0", "0", "0"), noClaimOnDisk, noClaimOnDiskWatching
+	} else if replies, err := s.ask(words("SPUBLISH", waitName, "")); err != nil || !resp.IsError(replies[0]) {
 		return "", err
 	}
 	// It keeps its connection from now on, so that its next writes are this one's.
 	s.keep()
 	// HELLO is everybody's. An error of WAIT itself is for the server to say.
-	replies, err = s.ask(words("HELLO"), words("WAIT", "0", "0"))
+	replies, err := s.ask(words("HELLO"), probe)
 	if err != nil || resp.WaitsForAll(replies[0]) || resp.IsError(replies[1]) {
 		return "", err
 	}
 	if s.watching() {
-		return noClaimWatching, nil
+		return watches, nil
 	}
 	replies, err = s.ask(words("MULTI"), words("SET", waitName, ""), words("DEL", waitName), words("EXEC"))
 	if err != nil || done(replies[3]) {
 		return "", err
 	}
-	return noClaim, nil
+	return mayNot, nil
 }
 
 // watching reports whether the server watches keys for the client, by the answers that have
@@ -117,7 +129,7 @@ func (s *session) beginAnew(wait [][]byte, lines []line) (text string, err error
 	// that its replicas have to confirm.
 	asIs := resp.WaitsForAll(about[1])
 	if !asIs {
-		if text, err = s.claimWrites(); err != nil {
+		if text, err = s.claimWrites(strings.ToLower(string(wait[0]))); err != nil {
 			return "", err
 		}
 	}

@@ -190,3 +190,31 @@ func TestWaitInATransaction(t *testing.T) {
 	}
 	c.want("GET n", bulk("2"))
 }
+
+// TestWaitaofIsForTheWritesBefore has a client ask whether what it has written on a shared
+// connection is on the disk of a server that has no replicas, and writes there when it likes.
+func TestWaitaofIsForTheWritesBefore(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode setting) {
+		source := redistest.Start(t, redistest.WithConfig("appendonly", "yes"), redistest.WithConfig("appendfsync", "no"))
+		if older(version(t, source), 7, 2) {
+			t.Skip("the server has no WAITAOF")
+		}
+		w := newWorldOn(t, source, redistest.Start(t), mode)
+		w.do(router.Source, 0, "ACL", "SETUSER", "nokey", "on", ">p", "~a", "&*", "+@all")
+		direct, c, limited := dialRaw(t, source.Addr()), w.client(), w.client()
+		for _, line := range []string{"WAITAOF 1 0 20", "WAITAOF 0 0 0"} {
+			for _, one := range []*raw{direct, c} {
+				one.want("SET a 1", ok)
+				one.want(line, "*2\r\n:0\r\n:0\r\n")
+			}
+		}
+		limited.want("AUTH nokey p", ok)
+		limited.want("SET a 2", ok)
+		if got := limited.do("WAITAOF 1 0 20"); got != "*2\r\n:0\r\n:0\r\n" && got != "-"+noClaimOnDisk+"\r\n" {
+			t.Errorf("without the right to the key: %q", got)
+		}
+		c.want("CONFIG SET appendfsync always", ok)
+		c.want("SET a 3", ok)
+		c.want("WAITAOF 1 0 5000", "*2\r\n:1\r\n:0\r\n")
+	})
+}

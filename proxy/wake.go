@@ -65,9 +65,33 @@ func (s *Server) forgetNudges() {
 	}
 }
 
+// giveUpFor is how long a server may take to let a client go that cannot be woken.
+const giveUpFor = 250 * time.Millisecond
+
+// giveUpOn closes a client behind what its server may have for it already: nothing is to be
+// taken for who does not get it.
 func (s *Server) giveUpOn(sess *session) {
+	sess.mu.Lock()
+	l := sess.link
+	if l == nil || l.givenUp { // it is being moved, or on its way out
+		sess.mu.Unlock()
+		return
+	}
+	l.givenUp = true
+	sess.mu.Unlock()
 	s.log.Warn("closing a client that blocks and cannot be woken", "client", sess.peer())
-	sess.close()
+	if !closeWrite(l.conn) {
+		sess.close()
+		return
+	}
+	time.AfterFunc(giveUpFor, func() {
+		sess.mu.Lock()
+		stays := sess.link == l // an answer may have let it go, and a switch have it move
+		sess.mu.Unlock()
+		if stays {
+			sess.close()
+		}
+	})
 }
 
 // sleeper is a session that blocks: its id at the server, and its place among others.

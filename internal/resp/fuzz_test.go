@@ -239,7 +239,7 @@ func splitWords(s string) (words [][]byte, ok bool) {
 			return words, true
 		}
 		word := []byte{}
-		for s != "" && !strings.Contains(blank, s[:1]) {
+		for s != "" && !strings.Contains(" \t\n\r", s[:1]) {
 			switch c := s[0]; c {
 			case '"', '\'':
 				text, rest, ok := unquote(s[1:], c)

@@ -26,7 +26,7 @@ func word(line []byte, i int) (arg []byte, next int, ok bool) {
 	for i < len(line) {
 		c := line[i]
 		switch {
-		case c == 0 || space(c):
+		case c == 0 || ends(c):
 			return arg, i, true
 		case c == '"' || c == '\'':
 			arg, i, ok = quoted(line, i, arg)
@@ -84,6 +84,9 @@ func escape(c byte) byte {
 	}
 	return c
 }
+
+// ends reports whether c ends a word that is not quoted: fewer characters than divide words.
+func ends(c byte) bool { return space(c) && c != '\v' && c != '\f' }
 
 func space(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 
