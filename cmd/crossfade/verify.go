@@ -34,7 +34,7 @@ keys that cannot be compared).`}
 
 // directFlags are those of the configuration that name two servers and what belongs
 // to whose databases.
-var directFlags = []string{"source", "target", "databases", "map", "leave_out", "leave-out", "sync.match", "sync.types", "sync.field_expiries", "verify.parallel", "proxy.dial_timeout", "log", "log-level", "log-format"}
+var directFlags = []string{"source", "target", "databases", "map", "leave_out", "leave-out", "sync.match", "sync.types", "sync.field_expiries", "sync.accept_loss", "verify.parallel", "proxy.dial_timeout", "log", "log-level", "log-format"}
 
 // verification is what was asked for.
 type verification struct {

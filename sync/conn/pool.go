@@ -41,6 +41,9 @@ type Pool struct {
 	nodes   map[string]*Pool               // of a cluster, by address
 	closed  bool
 
+	openMu sync.Mutex
+	open   map[*open]struct{} // the connections of clients, see Renew
+
 	cursors    map[uint64]*scanAt // of scans of a cluster, see scan.go
 	lastCursor uint64
 }
@@ -48,7 +51,7 @@ type Pool struct {
 // New returns a pool whose connections are named NamePrefix+name. Nothing is
 // dialled yet. timeout bounds connecting and each command that has no deadline.
 func New(e config.Endpoint, name string, timeout time.Duration) *Pool {
-	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client), places: make(map[router.Place]*redis.Client), nodes: make(map[string]*Pool), cursors: make(map[uint64]*scanAt)}
+	return &Pool{endpoint: e, name: NamePrefix + name, timeout: timeout, guard: new(guarded), clients: make(map[int]*redis.Client), places: make(map[router.Place]*redis.Client), nodes: make(map[string]*Pool), open: make(map[*open]struct{}), cursors: make(map[uint64]*scanAt)}
 }
 
 // Endpoint returns where the pool connects to.
@@ -97,7 +100,11 @@ func (p *Pool) options(n int) *redis.Options {
 		DB:       n,
 		// Dial keeps TLS, time-outs and error texts the same as everywhere else.
 		Dialer: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return endpoint.Dial(ctx, p.endpoint, p.timeout)
+			nc, err := endpoint.Dial(ctx, p.endpoint, p.timeout)
+			if err != nil {
+				return nil, err
+			}
+			return p.opened(nc), nil
 		},
 		OnConnect: func(ctx context.Context, cn *redis.Conn) error {
 			if err := p.admit(ctx, cn, n); err != nil || p.vet == nil {

@@ -20,6 +20,7 @@ type store struct {
 	blobs []*blob       // keys' bytes
 	spare []uint32      // blobs without a key
 	open  int           // the blob that keys are added to; -1: none
+	room  int64         // bytes that the blobs take
 	hands []uint32      // numbers of the keys in hand, in no order
 }
 
@@ -41,7 +42,8 @@ const (
 type page [pageSize]entry
 
 // blob holds keys' bytes one after the other. It is used anew when none of its keys
-// is left: keys leave about in the order in which they came.
+// is left: keys leave about in the order in which they came. Those that stay for long, as big
+// ones do, would keep one each in the end: see compact.
 type blob struct {
 	b    []byte
 	live int
@@ -89,8 +91,9 @@ func (s *store) add(key string, hash uint32, state keyState) uint32 {
 		s.used++
 	}
 	e := s.at(id)
-	*e = entry{hash: hash, size: uint32(len(key)), since: s.clock(), state: state}
+	*e = entry{hash: hash, size: uint32(len(key)), since: s.clock()}
 	e.blob, e.off = s.write(key)
+	e.state = state // only now: its name is where compact would look for it
 	s.put(id, hash)
 	s.n++
 	s.bytes += int64(len(key))
@@ -118,6 +121,9 @@ func (s *store) resize(n int) {
 
 // write stores a key's bytes.
 func (s *store) write(key string) (at, off uint32) {
+	if s.open >= 0 && len(s.blobs[s.open].b)+len(key) > cap(s.blobs[s.open].b) && s.room > 2*s.bytes+spareRoom {
+		s.compact()
+	}
 	if s.open < 0 || len(s.blobs[s.open].b)+len(key) > cap(s.blobs[s.open].b) {
 		s.open = s.empty(len(key))
 	}
@@ -126,6 +132,20 @@ func (s *store) write(key string) (at, off uint32) {
 	b.b = append(b.b, key...)
 	b.live++
 	return uint32(s.open), off
+}
+
+// spareRoom is how much the blobs may take besides twice the bytes of the names that are there.
+const spareRoom = 4 << 20
+
+// compact puts the names that are there into blobs of their own, and forgets the others.
+func (s *store) compact() {
+	old := s.blobs
+	s.blobs, s.spare, s.open, s.room = nil, nil, -1, 0
+	for id := range s.used {
+		if e := s.at(id); e.state != 0 {
+			e.blob, e.off = s.write(string(old[e.blob].b[e.off : e.off+e.size]))
+		}
+	}
 }
 
 // empty returns a blob with room for n bytes.
@@ -137,10 +157,12 @@ func (s *store) empty(n int) int {
 		i := int(s.spare[last])
 		s.spare = s.spare[:last]
 		if b := s.blobs[i]; b.b == nil || n > cap(b.b) {
+			s.room += int64(max(n, blobSize) - cap(b.b))
 			b.b = make([]byte, 0, max(n, blobSize))
 		}
 		return i
 	}
+	s.room += int64(max(n, blobSize))
 	s.blobs = append(s.blobs, &blob{b: make([]byte, 0, max(n, blobSize))})
 	return len(s.blobs) - 1
 }
@@ -151,6 +173,7 @@ const keptBlobs = 64
 func (s *store) drop(i uint32) {
 	b := s.blobs[i]
 	if b.b = b.b[:0]; cap(b.b) > blobSize || len(s.spare) >= keptBlobs {
+		s.room -= int64(cap(b.b))
 		b.b = nil
 	}
 	s.spare = append(s.spare, i)

@@ -40,6 +40,12 @@ func TestStoreIsAMap(t *testing.T) {
 					delete(want, k)
 				}
 			},
+			"compact": func(*rapid.T) {
+				s.compact()
+				if s.room > 2*s.bytes+blobSize {
+					t.Fatalf("%d bytes for names of %d", s.room, s.bytes)
+				}
+			},
 			"clear": func(*rapid.T) {
 				for k := range want {
 					id, _, _ := s.find(k)
@@ -133,4 +139,31 @@ func TestAge(t *testing.T) {
 	want(1)
 	s.Done(s.TakeNow(1))
 	want(0)
+}
+
+// TestKeysThatStayKeepNoOthersRoom has one key in thousands stay in hand, as a big one does: the
+// others leave nothing behind.
+func TestKeysThatStayKeepNoOthersRoom(t *testing.T) {
+	s := New(0)
+	var stays []string
+	for i := range 1_000_000 {
+		k := fmt.Sprintf("a key like any other:%07d", i)
+		mine := s.Claim([]string{k})
+		if i%2000 == 0 {
+			stays = append(stays, k)
+			continue
+		}
+		s.Done(mine)
+	}
+	var room int64
+	for _, b := range s.keys.blobs {
+		room += int64(cap(b.b))
+	}
+	if room > 6<<20 || room != s.keys.room {
+		t.Errorf("%d bytes, counted as %d, are kept for %d names", room, s.keys.room, s.Len())
+	}
+	s.Done(stays)
+	if n := s.Len(); n != 0 {
+		t.Errorf("%d keys are left", n)
+	}
 }

@@ -56,6 +56,8 @@ type bigKey struct {
 	asWhole bool // it waits for a whole copy, or is being copied so
 	changes value.Changes
 	count   uint64
+	absent  bool          // From had no such key when it was copied last
+	seek    time.Time     // until then nobody looks whether it has gone
 	rest    time.Time     // no addition before, but in a hurry
 	notTill time.Time     // a whole copy, but in a hurry
 	spent   time.Duration // on the whole copy under way, over its interruptions
@@ -73,6 +75,9 @@ func newBigKeys(l *lane) *bigKeys {
 		compare: &value.Comparer{Strict: true, Big: 1, Pace: paceBig}, // in chunks, whatever has become of the size
 	}
 }
+
+// waits reports whether k waits for a copy of the whole.
+func (k *bigKey) waits() bool { return k.with && k.asWhole && !k.working }
 
 func (s *bigKeys) wake() { // with mu held
 	close(s.changed)
@@ -102,6 +107,9 @@ func (l *lane) copyBig(keys []string, scanned bool) {
 		s.setPaced(k, (scanned || k.paced) && k.owed) // one whose copy failed stays what it was
 		if k.paced && l.dirty.Again(key) {
 			s.setPaced(k, false)
+		}
+		if k.absent {
+			k.changes |= value.Gone // and may be so still
 		}
 		if k.copy.Placed() {
 			k.asWhole = false
@@ -146,6 +154,9 @@ func (s *bigKeys) note(keys []string, changes []value.Changes) {
 		if k := s.known[key]; k != nil {
 			k.changes |= changes[i] &^ value.Again
 			k.count++
+			if changes[i]&value.Gone != 0 && k.waits() {
+				s.wake()
+			}
 			if changes[i] == value.Element {
 				k.book.Tell()
 			}

@@ -34,6 +34,8 @@ const (
 	// moment in which no command is under way, is copied as a whole in the end.
 	openLong  = time.Second
 	openPause = 5 * time.Millisecond
+
+	seekPause = 100 * time.Millisecond // until somebody looks again whether a key has gone that was there
 )
 
 // hurryUp sets the share aside, and the lanes' pace, until the returned function is called.
@@ -131,9 +133,22 @@ func (s *bigKeys) work(take func(time.Time) (*bigKey, time.Duration), do func(*b
 	s.dropAll()
 }
 
+// takeAdded takes one to be extended, or one that waits for a copy of the whole and may have
+// gone: that is soon done, and does not wait for its share of the time.
 func (s *bigKeys) takeAdded(now time.Time) (*bigKey, time.Duration) {
 	hurry := s.l.m.bigs.hurried()
 	soonest := time.Hour
+	for i, k := range s.whole {
+		if k.changes&value.Gone == 0 {
+			continue
+		}
+		if wait := k.seek.Sub(now); wait > 0 {
+			soonest = min(soonest, wait)
+			continue
+		}
+		s.whole = slices.Delete(s.whole, i, i+1)
+		return k, 0
+	}
 	for i, k := range s.added {
 		wait := k.rest.Sub(now)
 		if wait <= 0 || hurry {
@@ -176,7 +191,30 @@ func (s *bigKeys) queueWhole(k *bigKey) { // with mu held
 	s.whole = append(s.whole, k)
 }
 
+// leave removes a key of which it is told that it may have gone, if it has, or lets it wait on.
+func (s *bigKeys) leave(k *bigKey) {
+	s.mu.Lock()
+	k.changes &^= value.Gone // before it is looked for: it may come and go again
+	s.mu.Unlock()
+	kind, err := s.l.src().Type(s.l.m.ctx, k.key).Result()
+	if err == nil && kind == "none" {
+		s.build(k)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k.working, k.seek = false, time.Now().Add(seekPause); err != nil {
+		k.changes |= value.Gone
+	}
+	s.queueWhole(k)
+	s.wake()
+}
+
 func (s *bigKeys) extend(k *bigKey) {
+	if k.asWhole {
+		s.leave(k)
+		return
+	}
 	began := time.Now()
 	out, ok, err := k.copy.Extend(s.l.m.ctx, s.l.src(), k)
 	if took := time.Since(began); took > longAddition {
@@ -229,7 +267,11 @@ func (s *bigKeys) build(k *bigKey) {
 	}
 	s.mu.Lock()
 	k.spent += max(time.Since(began), 1)
-	if err == nil {
+	k.absent = err == nil && out.Removed
+	switch {
+	case k.absent: // what the last copy has cost counts for the next one, should there be the key again
+		k.spent = 0
+	case err == nil:
 		now := time.Now()
 		s.l.m.bigs.spent(k, now)
 		k.cost, k.ended, k.spent = k.spent, now, 0
@@ -294,7 +336,7 @@ func (s *bigKeys) finish(k *bigKey, out value.Outcome, err error) {
 		k.owed = false
 		s.setPaced(k, false)
 	}
-	if err == nil && (out.Removed || a.Size < l.bigSize()) && time.Since(k.known) > repeats {
+	if err == nil && (out.Removed && time.Now().After(k.notTill) || !out.Removed && a.Size < l.bigSize()) && time.Since(k.known) > repeats {
 		s.forget(k.key) // big once, not any more
 	}
 	s.mu.Unlock()

@@ -189,3 +189,38 @@ func TestFilteredFromAnEmptySource(t *testing.T) {
 		t.Errorf("%d keys before, %d after", len(before), len(after))
 	}
 }
+
+// TestLossByTypes: keys of types that are not copied hide no loss of those that are, and what
+// others have on the target is not taken for what the source has lost.
+func TestLossByTypes(t *testing.T) {
+	some := func(c *redis.Client, n int, command, name string) {
+		t.Helper()
+		pipe := c.Pipeline()
+		for i := range n {
+			pipe.Do(t.Context(), command, fmt.Sprint(name, i), "a")
+		}
+		_, err := pipe.Exec(t.Context())
+		ok(t, err)
+	}
+	begin := func() *world {
+		return newWorld(t, func(c *mirror.Config) { c.Only = only(t, nil, []string{"string", "set"}) })
+	}
+	t.Run("others'", func(t *testing.T) {
+		w := begin()
+		some(w.src.Client(0), 200, "SADD", "ours")
+		some(w.dst.Client(0), 1000, "RPUSH", "theirs")
+		ok(t, w.m.Follow(t.Context(), true))
+		w.awaitState(t, mirror.Live)
+		if n := w.dst.Client(0).DBSize(t.Context()).Val(); n < 1200 {
+			t.Errorf("the target has %d keys", n)
+		}
+	})
+	t.Run("lost", func(t *testing.T) {
+		w := begin()
+		some(w.src.Client(0), 1000, "RPUSH", "left out")
+		some(w.dst.Client(0), 500, "SADD", "lost on the source")
+		if err := w.m.Follow(t.Context(), true); err == nil || !strings.Contains(err.Error(), "lost its data") {
+			t.Errorf("begins with %v", err)
+		}
+	})
+}

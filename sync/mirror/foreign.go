@@ -44,6 +44,11 @@ var touches = map[string]string{
 	"pfcount": "",
 }
 
+// everything stands for all commands, silent or not, of which a server never has run fewer than
+// before: one of which fewer are counted has begun to count anew, though the few silent ones
+// may be as many again by then.
+const everything = "*"
+
 // foreign remembers, per command, by how much the server's count may exceed the
 // proxy's. Commands in flight make the proxy's count a range: finished ≤ run ≤
 // forwarded, so what is known of the excess is a range as well.
@@ -130,12 +135,15 @@ func (m *Mirror) compareCalls(calls, forwarded, finished map[string]int64, last 
 	}
 	for name, n := range calls {
 		if n < f.calls[name] {
-			return fmt.Sprintf("%s, as far as can be known (the server has begun to count anew)", name)
+			return "silent commands, as far as can be known (the server has begun to count anew)"
 		}
 	}
 	f.calls = calls
 	var owed []string
 	for name, n := range calls {
+		if name == everything {
+			continue
+		}
 		more := n - forwarded[name] - f.highest[name]
 		kind, single := touches[name]
 		if !single {
@@ -228,15 +236,12 @@ func (m *Mirror) silentCalls(ctx context.Context) (map[string]int64, error) {
 			continue
 		}
 		name, stats, _ := strings.Cut(rest, ":")
-		family, silent := families[strings.ToLower(name)] // modules may use capitals
-		if !silent {
-			continue
-		}
-		for field := range strings.SplitSeq(stats, ",") {
-			if v, ok := strings.CutPrefix(field, "calls="); ok {
-				n, _ := strconv.ParseInt(v, 10, 64)
-				calls[family] += n
-			}
+		first, _, _ := strings.Cut(stats, ",")
+		count, _ := strings.CutPrefix(first, "calls=")
+		n, _ := strconv.ParseInt(count, 10, 64)
+		calls[everything] += n
+		if family, silent := families[strings.ToLower(name)]; silent { // modules may use capitals
+			calls[family] += n
 		}
 	}
 	for _, family := range families {

@@ -113,7 +113,9 @@ func (h *heartbeat) copied() {
 func (h *heartbeat) begin(on *feed) (seq int64, event <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	b := beat{seq: time.Now().UnixNano(), sent: time.Now()}
+	// A number that was smaller than those before it, as a clock may be set back, would never be
+	// seen to arrive.
+	b := beat{seq: max(time.Now().UnixNano(), h.newest.seq+1), sent: time.Now()}
 	if len(h.out) == mostBeats {
 		h.out = append(h.out[:1], h.out[2:]...)
 	}

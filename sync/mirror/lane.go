@@ -326,7 +326,9 @@ func (l *lane) hand(ctx context.Context, keys []string, under *sync.WaitGroup, w
 func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
 	var under sync.WaitGroup
 	defer under.Wait()
-	err := l.m.ends[1].each(ctx, l.db, l.to, l.scanned(l.to), func(keys []string) error {
+	p := l.scanned(l.to)
+	p.seen = func(keys []string) { l.sweep(ctx, keys) }
+	err := l.m.ends[1].each(ctx, l.db, l.to, p, func(keys []string) error {
 		if outdated() {
 			return errOutdated
 		}
@@ -340,6 +342,25 @@ func (l *lane) scanTo(ctx context.Context, outdated func() bool) error {
 		return fmt.Errorf("looking for keys of database %s on %s that %s does not have: %w", l.to, l.m.cfg.To, l.m.cfg.From, err)
 	}
 	return nil
+}
+
+// sweep removes temporary keys that a process has left which was killed: each may be as large as
+// the key that it was to become, and it would be there for an hour. Nobody else copies to To by
+// now. What cannot be removed has its expiry.
+func (l *lane) sweep(ctx context.Context, keys []string) {
+	for _, k := range keys {
+		if !value.Stray(k) || l.brake.enter(ctx) != nil {
+			continue
+		}
+		to := l.m.writer()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.m.cfg.Timeout)
+		err := to.pool.At(l.to).Unlink(ctx, k).Err()
+		cancel()
+		if value.Unknown(err) {
+			l.m.replaceWriter(to)
+		}
+		l.brake.leave()
+	}
 }
 
 // lacking returns those of keys that From does not have, or not of a type that is

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -18,6 +19,31 @@ type one struct {
 	line    *line
 	turns   int // how often it has become another one
 	evicted evicted
+}
+
+// errDemoted says that who answers for To is no master, so that what it has is another's.
+var errDemoted = errors.New(demoted)
+
+// lookOne is look. Where a replica answers, new connections may lead to somebody else: a
+// failover has moved what the address stands for, and those of before lead to the master of
+// before, which takes nothing any more. Then they are given up.
+func (m *Mirror) lookOne(ctx context.Context) (is being, lost string, err error) {
+	is, lost, err = m.toOne.look(ctx)
+	if !errors.Is(err, errDemoted) {
+		return is, lost, err
+	}
+	w, failed := m.cfg.To.Wire(ctx, 0)
+	if failed != nil {
+		return is, lost, err
+	}
+	who, failed := whoIsAt(w)
+	w.Close()
+	if failed != nil || who.replica {
+		return is, lost, err
+	}
+	m.cfg.To.Renew()
+	m.writer().close() // whoever needs it makes a new one
+	return m.toOne.look(ctx)
 }
 
 // look returns what To is, and what has happened to it where keys may have been lost since it
@@ -42,7 +68,7 @@ func (o *one) judge(ctx context.Context, who standing, at time.Time) (is being, 
 	case err != nil:
 		return being{}, "", err
 	case what == demoted:
-		return being{}, "", fmt.Errorf("%s %s: what it has is another server's", o.pool, what)
+		return being{}, "", fmt.Errorf("%s %w: what it has is another server's", o.pool, errDemoted)
 	case what != "":
 		o.line = newLine(who, at)
 		o.turns++

@@ -23,6 +23,7 @@ type pages struct {
 	shared bool           // others' keys are there too: how many were looked at is not known
 	all    bool           // the caller chooses: nothing is left out
 	looked func(keys int) // how many more the server has looked at, about; nil: nobody asks
+	seen   func([]string) // is shown each page as it came, ours included; nil: nobody asks
 }
 
 // scanned returns what a scan of the keys at a place goes by. Where others share the
@@ -71,6 +72,9 @@ func (p pages) each(ctx context.Context, c *redis.Client, page func([]string) er
 		if (match != "" || kind != "") && !p.shared {
 			looked = p.count
 		}
+		if p.seen != nil {
+			p.seen(keys)
+		}
 		apps := keys[:0]
 		for _, k := range keys {
 			if p.all || !strings.HasPrefix(k, KeyPrefix) && p.only.Name(k) {
@@ -104,8 +108,7 @@ func refusesType(err error) bool {
 	return !value.Unknown(err) && (strings.Contains(text, "syntax error") || strings.Contains(text, "unknown type"))
 }
 
-// keys counts the keys of all databases on both servers that are copied, as far as their
-// names tell. Where a server's database is shared that takes a scan of it, which is spared
+// keys counts the keys of all databases on both servers that are copied. Where a server's database is shared that takes a scan of it, which is spared
 // where all that is in it would be too little to matter to checkLoss.
 func (m *Mirror) keys(ctx context.Context) (from, to int64, err error) {
 	exact := func(scans *sharedScans) (int64, error) {
@@ -145,10 +148,35 @@ func (l *lane) keysOf(ctx context.Context, scans *sharedScans, place router.Plac
 	if l.m.cfg.Only == nil && place.Prefix == "" {
 		n, err = pool.DB(place.DB).DBSize(ctx).Result()
 	} else {
-		err = scans.each(ctx, l.db, place, l.scanned(place), func(keys []string) error { n += int64(len(keys)); return nil })
+		err = scans.each(ctx, l.db, place, l.scanned(place), func(keys []string) error {
+			more, err := l.ofTypes(ctx, pool.At(place), keys)
+			n += more
+			return err
+		})
 	}
 	if err != nil {
 		return 0, fmt.Errorf("counting the keys of database %s on %s: %w", place, pool, err)
+	}
+	return n, nil
+}
+
+// ofTypes counts those of keys that are of a type that is copied.
+func (l *lane) ofTypes(ctx context.Context, c *redis.Client, keys []string) (n int64, err error) {
+	if !l.m.cfg.Only.Typed() {
+		return int64(len(keys)), nil
+	}
+	pipe := c.Pipeline()
+	kinds := make([]*redis.StatusCmd, len(keys))
+	for i, k := range keys {
+		kinds[i] = pipe.Type(ctx, k)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return 0, err
+	}
+	for _, k := range kinds {
+		if l.m.cfg.Only.Type(k.Val()) {
+			n++
+		}
 	}
 	return n, nil
 }

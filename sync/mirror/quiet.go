@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -44,6 +45,7 @@ type quietKeys struct {
 	known map[string]struct{}
 	fresh map[string]struct{} // events say that they may be some, nobody has asked yet
 	due   []string            // to be copied again, with the next heartbeats
+	owed  map[string]struct{} // the same keys
 }
 
 // founds reports whether an event may be how a key came to be a stream with a group.
@@ -104,13 +106,9 @@ func (q *quietKeys) complete() bool {
 func (q *quietKeys) owes(keys []string, some bool) []bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	due := make(map[string]struct{}, len(q.due))
-	for _, k := range q.due {
-		due[k] = struct{}{}
-	}
 	owed := make([]bool, len(keys))
 	for i, k := range keys {
-		_, owed[i] = due[k]
+		_, owed[i] = q.owed[k]
 		if some && !owed[i] {
 			_, known := q.known[k]
 			_, fresh := q.fresh[k]
@@ -317,8 +315,7 @@ func (q *quietKeys) owe(ctx context.Context, kind string) error {
 		return q.each(ctx, kind, func(keys []string) error {
 			q.mu.Lock()
 			defer q.mu.Unlock()
-			q.due = append(q.due, keys...)
-			return nil
+			return q.put(slices.Values(keys))
 		})
 	}
 	q.mu.Lock()
@@ -330,18 +327,39 @@ func (q *quietKeys) owe(ctx context.Context, kind string) error {
 	if err := q.look(ctx); err != nil {
 		return err
 	}
+	if q.piled() { // most of what was heard of may be no stream at all
+		q.mu.Lock()
+		era := q.era
+		q.mu.Unlock()
+		if err := q.siftAll(ctx, q.heardOf(), era); err != nil {
+			return err
+		}
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.whole {
 		return errMissed
 	}
-	for k := range q.known {
-		q.due = append(q.due, k)
+	if err := q.put(maps.Keys(q.known)); err != nil {
+		return err
 	}
-	for k := range q.fresh {
-		if _, both := q.known[k]; !both {
+	return q.put(maps.Keys(q.fresh))
+}
+
+// put says that keys are due. Of very many it remembers none: a scan of everything is due then.
+func (q *quietKeys) put(keys iter.Seq[string]) error { // with mu held
+	if q.owed == nil {
+		q.owed = make(map[string]struct{})
+	}
+	for k := range keys {
+		if _, there := q.owed[k]; !there {
+			q.owed[k] = struct{}{}
 			q.due = append(q.due, k)
 		}
+	}
+	if len(q.due) > freshMost {
+		q.due, q.owed = nil, nil
+		return errMany
 	}
 	return nil
 }
@@ -355,8 +373,11 @@ func (q *quietKeys) pay(most int) (left int) {
 	q.l.m.Silent(q.l.db, keys...)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for _, k := range keys {
+		delete(q.owed, k)
+	}
 	if q.due = q.due[n:]; len(q.due) == 0 { // only who has the turn takes any away
-		q.due = nil
+		q.due, q.owed = nil, nil
 	}
 	return len(q.due)
 }

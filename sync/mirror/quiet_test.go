@@ -233,3 +233,27 @@ func TestSilentCommandsOfOthersBehindOnesInFlight(t *testing.T) {
 	drain(t, q.m)
 	q.pending(t, 0, "s", 8)
 }
+
+// A server that counts anew may have run as many silent commands again as it had, which are
+// others' now.
+func TestAsManyCommandsAsBeforeTheCountBeganAnew(t *testing.T) {
+	q := newQuiet(t, nil)
+	q.stream(t, 0, "s")
+	ok(t, q.src.Client(0).ConfigResetStat(t.Context()).Err()) // nothing of that shows later
+	q.follow(t)
+	q.forwarded.Store(1)
+	q.ack(t, 0, "s", 1) // by the proxy
+	q.finished.Store(1)
+	q.m.Silent(0, "s")
+	q.m.CountNow()
+	drain(t, q.m)
+	q.pending(t, 0, "s", 9)
+	ok(t, q.src.Client(0).ConfigResetStat(t.Context()).Err())
+	q.ack(t, 0, "s", 2) // past it
+	q.m.CountNow()
+	if n := q.m.Progress().Gaps; n != 1 {
+		t.Errorf("%d gaps", n)
+	}
+	drain(t, q.m)
+	q.pending(t, 0, "s", 8)
+}

@@ -119,7 +119,7 @@ func (m *Mirror) lookRun(ctx context.Context) (is being, changed bool, err error
 	if m.toNodes != nil {
 		is, why, err = m.toNodes.look(ctx)
 	} else {
-		is, why, err = m.toOne.look(ctx)
+		is, why, err = m.lookOne(ctx)
 	}
 	if err != nil {
 		return being{}, false, err
@@ -179,6 +179,10 @@ func (m *Mirror) Followed(ctx context.Context, p redis.Pipeliner) func() error {
 // fewKeys is up to how many keys a server may lose without a question.
 const fewKeys = 100
 
+// Lost reports whether a server that has from keys seems to have lost its data, as its copy
+// has to keys.
+func Lost(from, to int64) bool { return to > fewKeys && 2*from < to }
+
 // checkLoss returns an error when From has less than half of the keys that To has, or is
 // known to have come back in an older state: a scan would take from To what may be the
 // only copy left.
@@ -190,7 +194,7 @@ func (m *Mirror) checkLoss(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if to > fewKeys && 2*from < to {
+	if Lost(from, to) {
 		return fmt.Errorf("%s has %d keys and %s still has %d: it seems to have lost its data, so the other server is left as it is; bring the data back, or restart crossfade with --sync.accept_loss to carry the loss over", m.cfg.From, from, m.cfg.To, to)
 	}
 	if m.cfg.Remembers == nil {

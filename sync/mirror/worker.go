@@ -216,7 +216,7 @@ func (w *worker) failed(jobs []*pipe.Job, err error) {
 	if l.m.ctx.Err() == nil {
 		l.m.errs.add("copy", fmt.Errorf("copying %d keys of database %s from %s to %s: %w", keys, l.from, l.m.cfg.From, l.m.cfg.To, err))
 	}
-	if unknown {
+	if unknown || w.to != nil && w.to.isClosed() {
 		l.m.replaceWriter(w.to) // returns once nothing of the old one can arrive any more
 	}
 }
@@ -298,7 +298,7 @@ func (w *worker) withoutRestore(j *pipe.Job) *pipe.Job {
 	done, _ := j.Note.(func())
 	var easy, rest []string
 	for _, k := range j.Keys {
-		if l.ways.Short(k) {
+		if l.ways.Short(k) || l.big.knows(k) { // SET would free at once what is big there: the pipe leaves it to others
 			easy = append(easy, k)
 		} else {
 			rest = append(rest, k)

@@ -61,6 +61,13 @@ func (w *writer) keep(wire *conn.Wire) error {
 	return nil
 }
 
+// isClosed reports whether nothing is written by the set any more.
+func (w *writer) isClosed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.closed
+}
+
 // close ends every connection of the set. What lies in their sockets may still
 // arrive.
 func (w *writer) close() {

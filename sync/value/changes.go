@@ -22,6 +22,7 @@ const (
 	Grouped                        // of a stream's groups, which includes all that has no event
 	Element                        // of elements of a hash, set or sorted set
 	Remade                         // anything else
+	Gone                           // with Remade: there may be no such key any more
 
 	// Again is no kind: the event was told before, in the other of its two forms.
 	Again
@@ -49,6 +50,8 @@ func ChangeOf(event []byte) Changes {
 		return Element
 	case "expire", "persist":
 		return 0
+	case "del", "expired", "evicted", "rename_from", "move_from":
+		return Remade | Gone
 	}
 	return Remade
 }

@@ -39,18 +39,22 @@ const (
 	groupBytes = 128 << 10
 )
 
-// read returns the keys in order, in one round trip. Those that weigh limit or
-// more are left out. Value and expiry of a key are one step; a few small keys
+// readBytes is about how many bytes of values a server is asked for at a time: it runs all that
+// lies in a socket at one go.
+const readBytes = 1 << 20
+
+// read returns the keys in order, in a round trip or, where they are heavy, some. Those that
+// weigh limit or more are left out. Value and expiry of a key are one step; a few small keys
 // share it, which costs the server a third of what one for each would.
 func (r *reader) read(ctx context.Context, c *redis.Client, keys []string, weight []int64, limit int64) ([]sight, error) {
 	out := make([]sight, len(keys))
 	old := r.old.Load()
 	type group struct {
-		at   []int // positions in keys
-		cmds []*redis.Cmd
+		at    []int // positions in keys
+		bytes int64
+		cmds  []*redis.Cmd
 	}
 	var groups []group
-	var bytes int64
 	most := groupKeys
 	if Clustered(c) { // whose nodes have each some of them
 		most = 1
@@ -59,26 +63,28 @@ func (r *reader) read(ctx context.Context, c *redis.Client, keys []string, weigh
 		if weight[i] >= limit {
 			continue
 		}
-		if n := len(groups); n == 0 || len(groups[n-1].at) == most || bytes+weight[i] > groupBytes {
-			groups, bytes = append(groups, group{}), 0
+		if n := len(groups); n == 0 || len(groups[n-1].at) == most || groups[n-1].bytes+weight[i] > groupBytes {
+			groups = append(groups, group{})
 		}
 		g := &groups[len(groups)-1]
-		g.at, bytes = append(g.at, i), bytes+weight[i]
+		g.at, g.bytes = append(g.at, i), g.bytes+weight[i]
 	}
 	if len(groups) == 0 {
 		return out, nil
 	}
-	p := c.Pipeline()
-	for i := range groups {
-		g := &groups[i]
-		of := make([]string, len(g.at))
-		for n, k := range g.at {
-			of[n] = keys[k]
+	for i := 0; i < len(groups); {
+		p := c.Pipeline()
+		for sum := int64(0); i < len(groups) && (sum == 0 || sum+groups[i].bytes <= readBytes); i++ {
+			g := &groups[i]
+			of := make([]string, len(g.at))
+			for n, k := range g.at {
+				of[n] = keys[k]
+			}
+			g.cmds, sum = r.ask(ctx, p, old, of...), sum+max(1, g.bytes)
 		}
-		g.cmds = r.ask(ctx, p, old, of...)
-	}
-	if err := exec(ctx, p); err != nil {
-		return nil, fmt.Errorf("reading %d keys from %s: %w", len(keys), at(c), err)
+		if err := exec(ctx, p); err != nil {
+			return nil, fmt.Errorf("reading %d keys from %s: %w", len(keys), at(c), err)
+		}
 	}
 	if err := groups[0].cmds[1].Err(); lacks(err) {
 		r.mute.Store(true)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -12,8 +13,8 @@ import (
 	"github.com/crossfade/crossfade/internal/slot"
 )
 
-// tempLife is how long a temporary key outlives its last chunk when we die. It
-// is renewed with every chunk.
+// tempLife is how long a temporary key outlives its last chunk when we die, unless it is found
+// before (see Stray). It is renewed with every chunk.
 const tempLife = time.Hour
 
 // Through runs write with a client of the target: a round trip or a few. When
@@ -63,10 +64,20 @@ func newTemp(through Through, manner Manner, key string) *temp {
 	return &temp{through: through, manner: manner, key: manner.tempName(key)}
 }
 
+// ofRun is in the names of this process's temporary keys.
+var ofRun = rand.Text()[:8]
+
+// Stray reports whether a key is a temporary one that another process has left behind, or has in
+// use.
+func Stray(key string) bool {
+	name, temporary := strings.CutPrefix(key, TempPrefix)
+	return temporary && !strings.HasPrefix(name, ofRun+":")
+}
+
 // tempName returns a new name of a temporary key, which on a cluster is in the slot of key:
 // otherwise it could not take its place.
 func (m Manner) tempName(key string) string {
-	name := TempPrefix + rand.Text()
+	name := TempPrefix + ofRun + ":" + rand.Text()
 	if !m.Cluster {
 		return name
 	}

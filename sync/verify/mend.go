@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/internal/elements"
 	"github.com/crossfade/crossfade/router"
 	"github.com/crossfade/crossfade/sync/value"
 )
@@ -50,18 +51,9 @@ func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 		if err != nil {
 			return err
 		}
-		comparer := value.Comparer{Big: cfg.Big}
-		big, err := comparer.IsBig(ctx, from, keys)
+		big, small, err := partBig(ctx, cfg, from, to, keys)
 		if err != nil {
 			return err
-		}
-		var small, others []string
-		for i, k := range keys {
-			if big[i] {
-				others = append(others, k)
-			} else {
-				small = append(small, k)
-			}
 		}
 		outcomes, err := batch.Copy(ctx, from, to, small)
 		if err != nil {
@@ -71,14 +63,16 @@ func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 		for i, o := range outcomes {
 			switch {
 			case errors.Is(o.Err, value.ErrRestoreRefused):
-				others = append(others, small[i])
+				if out, err := manner.Logical(ctx, from, to, small[i]); err != nil || out.Err != nil {
+					errs = append(errs, errors.Join(err, out.Err))
+				}
 			case o.Err != nil:
 				errs = append(errs, o.Err)
 			}
 		}
-		for _, k := range others {
-			if out, err := manner.Logical(ctx, from, to, k); err != nil || out.Err != nil {
-				errs = append(errs, errors.Join(err, out.Err))
+		for _, k := range big {
+			if err := mendBig(ctx, from, to, manner, k); err != nil {
+				errs = append(errs, err)
 			}
 		}
 		if len(errs) > 0 {
@@ -87,3 +81,47 @@ func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 		return nil
 	}
 }
+
+// partBig parts those keys that are big on either side: RESTORE, or RENAME, over a big value
+// would free that at once.
+func partBig(ctx context.Context, cfg Config, from, to *redis.Client, keys []string) (big, small []string, err error) {
+	comparers := [2]value.Comparer{{Big: cfg.Big}, {Big: cfg.Big}}
+	there, err := comparers[0].IsBig(ctx, from, keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	here, err := comparers[1].IsBig(ctx, to, keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, k := range keys {
+		if there[i] || here[i] {
+			big = append(big, k)
+		} else {
+			small = append(small, k)
+		}
+	}
+	return big, small, nil
+}
+
+// mendBig copies a key in chunks.
+func mendBig(ctx context.Context, from, to *redis.Client, manner value.Manner, key string) error {
+	b := value.NewBig(key, func(ctx context.Context, write func(context.Context, *redis.Client) error) error {
+		return write(ctx, to)
+	})
+	b.Manner = manner
+	_, err := b.Build(ctx, from, unheard{})
+	if err != nil {
+		b.Drop(ctx)
+	}
+	return err
+}
+
+// unheard is the value.Watch of who hears of no changes: any may have come.
+type unheard struct{}
+
+func (unheard) Begin()                                              {}
+func (unheard) Known() (value.Changes, uint64)                      { return value.Remade, 0 }
+func (unheard) Seen(context.Context) (value.Changes, uint64, error) { return value.Remade, 0, nil }
+func (unheard) Settle(uint64)                                       {}
+func (unheard) Elements() *elements.Key                             { return nil }
