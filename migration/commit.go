@@ -236,6 +236,7 @@ func (m *Migration) decided(what string, err error) error {
 // publishUntilKnown repeats a write whose answer was lost until the server
 // has either taken or refused it.
 func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key string, ok store.Condition) error {
+	defer a.setProblems() // what comes next has its own
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 		err := a.decided("the journal", a.publishReplicated(cctx, side, key, ok, replicaPatience))

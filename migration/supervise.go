@@ -69,12 +69,18 @@ func (m *Migration) followPhase() {
 			next = ReverseLost
 		}
 	}
-	if next == r.Phase {
-		return
+	var err error
+	if next != r.Phase {
+		err = m.save(false, func(r *Record) { r.Phase = next })
 	}
-	if err := m.save(false, func(r *Record) { r.Phase = next }); err != nil {
-		m.setProblems(err.Error())
+	switch {
+	case err != nil:
+		m.unkept = err.Error()
+		m.setProblems(m.unkept)
 		m.log.Error("the phase cannot be kept", "error", err)
+	case m.unkept != "": // whatever else there may be is others'
+		m.solved(m.unkept)
+		m.unkept = ""
 	}
 }
 
