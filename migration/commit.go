@@ -484,21 +484,13 @@ func (m *Migration) noteCommitted(lowered bool) {
 		to := r.Switch.To
 		r.Phase, r.Side, r.Epoch = Committed, to, r.Epoch+1
 		if lowered {
+			r.Servers[to].noteLowered(r.Servers[to].Fence)
 			r.Servers[to].Fence = nil
 		}
 	})
 	if err != nil {
 		m.log.Error("the switch is committed, which the state file does not know", "error", err)
 	}
-}
-
-// openEntered lowers the fence on the server that the applications enter.
-func (m *Migration) openEntered(ctx context.Context) error {
-	side := m.record().Side
-	if m.record().Servers[side].Fence == nil {
-		return nil
-	}
-	return m.lowerFence(ctx, side)
 }
 
 // release lets the clients go on, on the other side.

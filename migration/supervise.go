@@ -107,6 +107,8 @@ func (m *Migration) guard(ctx context.Context) {
 			m.log.Warn("the server that was left is not being kept up to date yet", "error", err)
 		}
 	}
+	m.findSavedFence(ctx)
+	r = m.record()
 	if r.Servers[r.Side].Fence != nil && !r.Phase.Switching() {
 		if err := m.lowerFoundFence(ctx, r.Side); err != nil {
 			m.log.Error("the fence on the applications' own server is still up", "error", err)

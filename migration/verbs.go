@@ -153,11 +153,11 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 		}
 	}
 	if m.record().Servers[side].Fence != nil {
-		err := m.lowerFenceBy(ctx, side, func(side router.Side) fence {
+		err := m.lowerFenceOf(ctx, side, func(side router.Side) fence {
 			f := m.fence(side)
 			f.ends = side != m.record().Side // who is left there has not heard of the switch
 			return f
-		})
+		}, func(st *FenceState) (*FenceState, error) { return stillKnown(ctx, id.Pool(), st) })
 		if err != nil {
 			return done, err
 		}
