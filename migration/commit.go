@@ -118,13 +118,13 @@ func (a *attempt) watchJournal(ctx context.Context) error {
 
 // watchRecord asks the entered server what is to be known before COMMITTED is written
 // there: that it is the process that was drained, and, where it is fenced since an earlier
-// switch, that the fence is ours to lower.
+// switch, that the fence is ours to lower and has stood.
 func (a *attempt) watchRecord(ctx context.Context) (*store.Watched, error) {
 	ok := a.filled
 	if f := a.record().Servers[a.to].Fence; f != nil {
 		ok = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
-			may, holds := a.fence(a.to).mayLower(ctx, p), a.filled(ctx, p)
-			return func(c store.Asker, e store.Entry) error { return errors.Join(may(), holds(c, e)) }
+			may, holds, stands := a.fence(a.to).mayLower(ctx, p), a.filled(ctx, p), a.standsEntered(ctx, p)
+			return func(c store.Asker, e store.Entry) error { return errors.Join(may(), holds(c, e), stands(c)) }
 		}
 	}
 	return a.watch(ctx, a.to, store.RecordKey, ok)

@@ -174,18 +174,25 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 		}
 		return // it stands, or the server does not answer: nobody writes there now
 	}
+	m.raiseLost(ctx, left, st, err)
+}
+
+// raiseLost raises a fence that was lost, which why says, and has everything compared again. It
+// reports whether it could.
+func (m *Migration) raiseLost(ctx context.Context, left router.Side, st *FenceState, why error) bool {
+	f := m.fence(left)
 	m.fenceLost.found()
-	m.log.Error("the fence was gone, raising it again; what clients that bypass the proxy wrote meanwhile is not kept", "server", f.pool.String(), "error", err)
+	m.log.Error("the fence was gone, raising it again; what clients that bypass the proxy wrote meanwhile is not kept", "server", f.pool.String(), "error", why)
 	fresh, err := f.save(ctx, st.Level)
 	if err != nil {
 		m.log.Error("raising the fence again", "error", err)
-		return
+		return false
 	}
 	fresh.keepRules(st)
 	fresh.Raised, fresh.Watched = true, st.Watched
 	if err := m.save(true, func(r *Record) { r.Servers[left].Fence = fresh }); err != nil {
 		m.log.Error("raising the fence again", "error", err)
-		return
+		return false
 	}
 	token := m.record().Token
 	err = f.arm(ctx, token)
@@ -194,13 +201,19 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 	}
 	if err != nil {
 		m.log.Error("raising the fence again", "error", err)
-		return
+		return false
 	}
 	m.unclear = true
 	m.clearAgain(ctx, left)
-	// What was written there without us must not stay: our side is the truth.
+	m.mirrorCounts("the fence on the other server was gone for a while")
+	return true
+}
+
+// mirrorCounts has everything compared again: what was written past us on the server that is
+// copied to must not stay, for our side is the truth.
+func (m *Migration) mirrorCounts(why string) {
 	if mi := m.activeMirror(); mi != nil {
-		mi.Rescan(-1, "the fence on the other server was gone for a while")
+		mi.Rescan(-1, why)
 	}
 }
 
