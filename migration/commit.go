@@ -118,13 +118,13 @@ func (a *attempt) watchJournal(ctx context.Context) error {
 
 // watchRecord asks the entered server what is to be known before COMMITTED is written
 // there: that it is the process that was drained, and, where it is fenced since an earlier
-// switch, that the fence is ours to lower.
+// switch, that the fence is ours to lower and has stood.
 func (a *attempt) watchRecord(ctx context.Context) (*store.Watched, error) {
 	ok := a.filled
 	if f := a.record().Servers[a.to].Fence; f != nil {
 		ok = func(ctx context.Context, p redis.Pipeliner) func(store.Asker, store.Entry) error {
-			may, holds := a.fence(a.to).mayLower(ctx, p), a.filled(ctx, p)
-			return func(c store.Asker, e store.Entry) error { return errors.Join(may(), holds(c, e)) }
+			may, holds, stands := a.fence(a.to).mayLower(ctx, p), a.filled(ctx, p), a.standsEntered(ctx, p)
+			return func(c store.Asker, e store.Entry) error { return errors.Join(may(), holds(c, e), stands(c)) }
 		}
 	}
 	return a.watch(ctx, a.to, store.RecordKey, ok)
@@ -236,6 +236,7 @@ func (m *Migration) decided(what string, err error) error {
 // publishUntilKnown repeats a write whose answer was lost until the server
 // has either taken or refused it.
 func (a *attempt) publishUntilKnown(ctx context.Context, side router.Side, key string, ok store.Condition) error {
+	defer a.setProblems() // what comes next has its own
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		cctx, cancel := context.WithTimeout(ctx, a.cfg.Proxy.DialTimeout)
 		err := a.decided("the journal", a.publishReplicated(cctx, side, key, ok, replicaPatience))
@@ -483,21 +484,13 @@ func (m *Migration) noteCommitted(lowered bool) {
 		to := r.Switch.To
 		r.Phase, r.Side, r.Epoch = Committed, to, r.Epoch+1
 		if lowered {
+			r.Servers[to].noteLowered(r.Servers[to].Fence)
 			r.Servers[to].Fence = nil
 		}
 	})
 	if err != nil {
 		m.log.Error("the switch is committed, which the state file does not know", "error", err)
 	}
-}
-
-// openEntered lowers the fence on the server that the applications enter.
-func (m *Migration) openEntered(ctx context.Context) error {
-	side := m.record().Side
-	if m.record().Servers[side].Fence == nil {
-		return nil
-	}
-	return m.lowerFence(ctx, side)
 }
 
 // release lets the clients go on, on the other side.

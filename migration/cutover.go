@@ -88,6 +88,7 @@ type attempt struct {
 	replicas   []*replica         // of that server, which are fenced with it
 	raising    chan struct{}      // closed when they are, or cannot be; nil before
 	left       preflight.Standing // of the server that is left
+	entered    entered            // of the one that is entered
 	stray      bool               // something that was said by the reins may still arrive
 	paused     bool               // writers past the proxy are
 	fencing    bool               // the fence may be up

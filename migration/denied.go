@@ -136,3 +136,18 @@ func stillToLower(ctx context.Context, pool *conn.Pool, st *FenceState) (*FenceS
 	}
 	return stillFenced(ctx, pool, st)
 }
+
+// stillKnown is stillToLower for when nobody waits: who was removed meanwhile is not made again.
+func stillKnown(ctx context.Context, pool *conn.Pool, st *FenceState) (*FenceState, error) {
+	st, err := stillToLower(ctx, pool, st)
+	if err != nil || st.Level != FenceACL {
+		return st, err
+	}
+	names, err := pool.DB(0).Do(ctx, "ACL", "USERS").StringSlice()
+	if err != nil {
+		return nil, fmt.Errorf("looking who is still known on %s: %w", pool, err)
+	}
+	now := *st
+	now.Users = slices.DeleteFunc(slices.Clone(st.Users), func(u ACLUser) bool { return !slices.Contains(names, u.Name) })
+	return &now, nil
+}

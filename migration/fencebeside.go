@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -128,12 +130,13 @@ func (f fence) mayRaise(ctx context.Context, st *FenceState) error {
 	return nil
 }
 
-// keepRules has users whose rules are known from before keep those for the day on which
-// the fence is lowered.
+// keepRules has users that have the words of a fence in their rules, and no mark by which these
+// would be known, keep those of before it for the day on which it is lowered. All others' rules are
+// what the server says: it was restarted with what an administrator has made of its users since.
 func (st *FenceState) keepRules(old *FenceState) {
 	for i, u := range st.Users {
 		for _, o := range old.Users {
-			if u.Name == o.Name {
+			if u.Name == o.Name && u.saysFence() {
 				st.Users[i] = o
 			}
 		}
@@ -141,4 +144,10 @@ func (st *FenceState) keepRules(old *FenceState) {
 	if st.Level == FenceReplicas && old.MinReplicas != "" {
 		st.MinReplicas, st.MaxLag = old.MinReplicas, old.MaxLag
 	}
+}
+
+// saysFence reports whether all that a fence allows is named in a user's rules.
+func (u ACLUser) saysFence() bool {
+	rules := strings.Fields(u.Commands)
+	return !slices.ContainsFunc(fencedRules, func(r string) bool { return !slices.Contains(rules, r) })
 }

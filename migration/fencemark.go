@@ -121,8 +121,10 @@ func quoteOr(text, none string) string {
 // knownFence finds the fence with a mark in the record.
 func (r Record) knownFence(mark string) *FenceState {
 	for _, k := range r.Servers {
-		if k.Fence != nil && k.Fence.Mark == mark {
-			return k.Fence
+		for _, st := range []*FenceState{k.Fence, k.Lowered} {
+			if st != nil && st.Mark == mark {
+				return st
+			}
 		}
 	}
 	for _, f := range r.Former {

@@ -88,6 +88,97 @@ func TestFenceWithoutAMark(t *testing.T) {
 	}
 }
 
+// A server that was left is restarted, with other rights for its users in its file: those are
+// what lowering the fence, which the guard raises again, puts back.
+func TestRightsOfARestartAreKept(t *testing.T) {
+	source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all", "app on >pw ~* &* +@all"))
+	m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(redistest.Start(t), "", ""), nil)
+	if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, st := raised(t, source, FenceACL)
+	st.Raised = true
+	m.rec.Phase, m.rec.Side, m.rec.Epoch, m.rec.Token, m.rec.Copied = ReverseTailing, router.Target, 1, testToken, true
+	m.rec.Servers[router.Source].Fence = st
+	do(t, f.db(), "ACL", "SETUSER", "default", "reset", "on", "nopass", "~*", "&*", "+@all") // as from a file
+	do(t, f.db(), "ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "&*", "+@read")
+	before := aclList(t, f.db())
+	m.guardFence(t.Context(), router.Source, st)
+	if err := f.check(t.Context(), m.record().Servers[router.Source].Fence); err != nil {
+		t.Fatalf("it was not raised again: %v", err)
+	}
+	if err := m.lowerFence(t.Context(), router.Source); err != nil {
+		t.Fatal(err)
+	}
+	if after := aclList(t, f.db()); !slices.Equal(before, after) {
+		t.Errorf("users\n%q\nhave become\n%q", before, after)
+	}
+}
+
+// Who was removed behind the fence is not made again at the end, as a user that is off.
+func TestWhoWasRemovedBehindTheFenceStaysSo(t *testing.T) {
+	m, src, _ := leftBehind(t)
+	admin := m.ids[router.Source].Pool().DB(0)
+	do(t, admin, "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all")
+	m.guardFence(t.Context(), router.Source, m.record().Servers[router.Source].Fence)
+	do(t, admin, "ACL", "DELUSER", "app")
+	if _, err := m.cleanUp(t.Context(), router.Source); err != nil {
+		t.Fatal(err)
+	}
+	if list := aclList(t, src.Client(0)); len(list) != 1 || !strings.HasPrefix(list[0], "user default on ") {
+		t.Errorf("the users are %q", list)
+	}
+}
+
+// Users that were saved behind the fence come back with it when the server that the applications
+// have entered again is restarted. What an administrator has taken away since stays away.
+func TestFenceThatWasSaved(t *testing.T) {
+	source := redistest.Start(t, redistest.WithACL(ownACL, "default on nopass ~* &* +@all", "app on >pw ~* &* +@all"))
+	m := quietMigration(t, endpointOf(source, OwnUser, ownPassword), endpointOf(redistest.Start(t), "", ""), nil)
+	if err := m.useMap(map[int]router.Place{0: {}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, st := armed(t, source, FenceACL)
+	before := aclList(t, f.db())
+	if err := f.raise(t.Context(), st, testToken); err != nil {
+		t.Fatal(err)
+	}
+	if !st.HasSelectors {
+		t.Skip("this server has no selectors, so its users wear no marks")
+	}
+	st.Raised = true
+	m.rec.Phase, m.rec.Side, m.rec.Epoch, m.rec.Token = RolledBack, router.Source, 2, testToken
+	m.rec.Servers[router.Source].Fence = st
+	restarted := func(run string) {
+		t.Helper()
+		if err := f.raise(t.Context(), st, testToken); err != nil { // as from the file
+			t.Fatal(err)
+		}
+		m.seat.setRun(router.Source, run)
+	}
+	if err := m.openEntered(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, run := range []string{"first", "second"} {
+		restarted(run)
+		m.guard(t.Context())
+		if after := aclList(t, f.db()); !slices.Equal(before, after) {
+			t.Errorf("%s: users\n%q\nhave become\n%q", run, before, after)
+		}
+	}
+	restarted("third")
+	do(t, f.db(), "ACL", "SETUSER", "app", "reset", "on", ">pw", "+ping")
+	if m.guard(t.Context()); m.record().Servers[router.Source].Fence != nil {
+		t.Error("the record still has a fence")
+	}
+	if u, err := aclUser(t.Context(), f.db(), "app"); err != nil || u.Commands != "-@all +ping" {
+		t.Errorf("who may no more has got: %+v, %v", u, err)
+	}
+	if u, err := aclUser(t.Context(), f.db(), "default"); err != nil || u.Commands != "+@all" {
+		t.Errorf("who wears the mark has: %+v, %v", u, err)
+	}
+}
+
 // The same of the fence by min-replicas-to-write, which has no mark either.
 func TestFenceReplicasKnowsItsOwn(t *testing.T) {
 	s := redistest.Start(t, redistest.WithACL(ownACL))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,6 +144,8 @@ type Migration struct {
 	masters  chan struct{} // another server is a side's master
 	swept    time.Time     // when former masters were last put back; the guard's
 	unclear  bool          // clients may be left on the server that was left; the guard's
+	opened   string        // the process on which findSavedFence has looked; with verb held
+	unkept   string        // why the phase could not be kept; with verb held
 	stopped  chan struct{}
 }
 
@@ -307,6 +310,15 @@ func (m *Migration) setProblems(problems ...string) {
 	m.mu.Lock()
 	m.problems = problems
 	m.mu.Unlock()
+}
+
+// solved takes back one of the problems, if it is the one that was set last.
+func (m *Migration) solved(problem string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slices.Equal(m.problems, []string{problem}) {
+		m.problems = nil
+	}
 }
 
 func (m *Migration) activeMirror() *mirror.Mirror {

@@ -88,6 +88,8 @@ type Kept struct {
 	User bool `json:"user,omitempty"`
 	// Fence is the fence that was raised or is about to be; nil: none.
 	Fence *FenceState `json:"fence,omitempty"`
+	// Lowered is the last fence that fell there because the server was entered, see savedfence.go.
+	Lowered *FenceState `json:"lowered,omitempty"`
 }
 
 func (r Record) entry() (store.Entry, error) {

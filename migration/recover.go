@@ -333,12 +333,7 @@ func (m *Migration) ownPassword() (string, error) {
 
 // lowerFence takes the fence on one server down, ends its pause, and records it.
 func (m *Migration) lowerFence(ctx context.Context, side router.Side) error {
-	return m.lowerFenceBy(ctx, side, m.fence)
-}
-
-// lowerFenceBy is lowerFence for who makes more of the fence.
-func (m *Migration) lowerFenceBy(ctx context.Context, side router.Side, fence func(router.Side) fence) error {
-	return m.lowerFenceOf(ctx, side, fence, func(st *FenceState) (*FenceState, error) {
+	return m.lowerFenceOf(ctx, side, m.fence, func(st *FenceState) (*FenceState, error) {
 		return stillToLower(ctx, m.ids[side].Pool(), st)
 	})
 }

@@ -94,6 +94,7 @@ func (m *Migration) settle(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
+	m.findSavedFence(ctx)
 	r := m.record()
 	var err error
 	switch {

@@ -160,14 +160,14 @@ func (a *attempt) ask(ctx context.Context) error {
 }
 
 // waitReady waits until the copy is live, by the operator's patience.
-func (a *attempt) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.Cutover.WaitReady)
+func (a *attempt) waitReady(whole context.Context) error {
+	ctx, cancel := context.WithTimeout(whole, a.cfg.Cutover.WaitReady)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		p := a.forward.Progress()
-		if p.State == mirror.Live {
+		fenced := a.keepEntered(whole)
+		if a.forward.Progress().State == mirror.Live && fenced == nil {
 			return nil
 		}
 		select {
@@ -176,13 +176,19 @@ func (a *attempt) waitReady(ctx context.Context) error {
 			if errors.Is(context.Cause(ctx), errAborted) {
 				return errAborted
 			}
-			return &Refused{append(a.notReady(), fmt.Sprintf("not ready within %v (cutover.wait_ready)", a.cfg.Cutover.WaitReady))}
+			return &Refused{append(a.notReady(fenced), fmt.Sprintf("not ready within %v (cutover.wait_ready)", a.cfg.Cutover.WaitReady))}
 		}
 	}
 }
 
-// notReady is what the copy itself has against a switch.
-func (a *attempt) notReady() []string { return a.copyReasons(a.forward, a.opt.MaxLag, a.opt.MaxStall) }
+// notReady is what the copy itself has against a switch, and the fence on the entered server.
+func (a *attempt) notReady(fenced error) []string {
+	why := a.copyReasons(a.forward, a.opt.MaxLag, a.opt.MaxStall)
+	if fenced != nil {
+		why = append(why, fmt.Sprintf("the fence on the %s is not known to stand: %v", a.to, fenced))
+	}
+	return why
+}
 
 // fewDirty is how many keys may be dirty for a switch to begin: some milliseconds' work.
 const fewDirty = 5000
@@ -308,23 +314,24 @@ func (a *attempt) announceFence(ctx context.Context) error {
 // openToListeners lets the users of the entered server, if it is fenced since an earlier
 // switch, do there what moving their subscriptions takes.
 func (a *attempt) openToListeners(ctx context.Context) error {
-	entered := a.record().Servers[a.to].Fence
-	a.onUndoLast(func(ctx context.Context) error { return a.fence(a.to).letListen(ctx, entered, false) })
-	return a.fence(a.to).letListen(ctx, entered, true)
+	a.onUndoLast(a.closeToListeners)
+	return a.fence(a.to).letListen(ctx, a.fenceEntered(), true)
 }
 
 // awaitClose waits for three samples in a row in which the copy is live and close.
-func (a *attempt) awaitClose(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.Cutover.WaitReady)
+func (a *attempt) awaitClose(whole context.Context) error {
+	ctx, cancel := context.WithTimeout(whole, a.cfg.Cutover.WaitReady)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	a.entered.at = time.Time{} // replicas, and whoever was asked, may have taken their time
 	for good := 0; ; {
 		postponed := ""
 		if !a.opt.DryRun && !a.opt.Rehearse {
 			postponed = a.postponed(a.from)
 		}
-		if postponed == "" && a.closeEnough(a.forward, a.opt.MaxLag, a.opt.MaxStall) {
+		fenced := a.keepEntered(whole)
+		if postponed == "" && fenced == nil && a.closeEnough(a.forward, a.opt.MaxLag, a.opt.MaxStall) {
 			if good++; good >= 3 {
 				return nil
 			}
@@ -341,7 +348,7 @@ func (a *attempt) awaitClose(ctx context.Context) error {
 				return &Refused{[]string{postponed}}
 			}
 			p := a.forward.Progress()
-			return &Refused{append(a.notReady(), fmt.Sprintf("the copy did not come close enough within %v: %d keys dirty, lag %v (cutover.max_lag %v)",
+			return &Refused{append(a.notReady(fenced), fmt.Sprintf("the copy did not come close enough within %v: %d keys dirty, lag %v (cutover.max_lag %v)",
 				a.cfg.Cutover.WaitReady, p.Dirty, p.Lag.Round(time.Millisecond), a.opt.MaxLag))}
 		}
 	}

@@ -69,12 +69,18 @@ func (m *Migration) followPhase() {
 			next = ReverseLost
 		}
 	}
-	if next == r.Phase {
-		return
+	var err error
+	if next != r.Phase {
+		err = m.save(false, func(r *Record) { r.Phase = next })
 	}
-	if err := m.save(false, func(r *Record) { r.Phase = next }); err != nil {
-		m.setProblems(err.Error())
+	switch {
+	case err != nil:
+		m.unkept = err.Error()
+		m.setProblems(m.unkept)
 		m.log.Error("the phase cannot be kept", "error", err)
+	case m.unkept != "": // whatever else there may be is others'
+		m.solved(m.unkept)
+		m.unkept = ""
 	}
 }
 
@@ -101,6 +107,8 @@ func (m *Migration) guard(ctx context.Context) {
 			m.log.Warn("the server that was left is not being kept up to date yet", "error", err)
 		}
 	}
+	m.findSavedFence(ctx)
+	r = m.record()
 	if r.Servers[r.Side].Fence != nil && !r.Phase.Switching() {
 		if err := m.lowerFoundFence(ctx, r.Side); err != nil {
 			m.log.Error("the fence on the applications' own server is still up", "error", err)
@@ -166,18 +174,25 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 		}
 		return // it stands, or the server does not answer: nobody writes there now
 	}
+	m.raiseLost(ctx, left, st, err)
+}
+
+// raiseLost raises a fence that was lost, which why says, and has everything compared again. It
+// reports whether it could.
+func (m *Migration) raiseLost(ctx context.Context, left router.Side, st *FenceState, why error) bool {
+	f := m.fence(left)
 	m.fenceLost.found()
-	m.log.Error("the fence was gone, raising it again; what clients that bypass the proxy wrote meanwhile is not kept", "server", f.pool.String(), "error", err)
+	m.log.Error("the fence was gone, raising it again; what clients that bypass the proxy wrote meanwhile is not kept", "server", f.pool.String(), "error", why)
 	fresh, err := f.save(ctx, st.Level)
 	if err != nil {
 		m.log.Error("raising the fence again", "error", err)
-		return
+		return false
 	}
 	fresh.keepRules(st)
 	fresh.Raised, fresh.Watched = true, st.Watched
 	if err := m.save(true, func(r *Record) { r.Servers[left].Fence = fresh }); err != nil {
 		m.log.Error("raising the fence again", "error", err)
-		return
+		return false
 	}
 	token := m.record().Token
 	err = f.arm(ctx, token)
@@ -186,13 +201,19 @@ func (m *Migration) guardFence(ctx context.Context, left router.Side, st *FenceS
 	}
 	if err != nil {
 		m.log.Error("raising the fence again", "error", err)
-		return
+		return false
 	}
 	m.unclear = true
 	m.clearAgain(ctx, left)
-	// What was written there without us must not stay: our side is the truth.
+	m.mirrorCounts("the fence on the other server was gone for a while")
+	return true
+}
+
+// mirrorCounts has everything compared again: what was written past us on the server that is
+// copied to must not stay, for our side is the truth.
+func (m *Migration) mirrorCounts(why string) {
 	if mi := m.activeMirror(); mi != nil {
-		mi.Rescan(-1, "the fence on the other server was gone for a while")
+		mi.Rescan(-1, why)
 	}
 }
 

@@ -17,16 +17,33 @@ import (
 // Abort takes back the switch that is under way, and ends one that waits. After the
 // point of no return it is refused: then only a rollback leads back.
 func (m *Migration) Abort(context.Context) error {
+	left, err := m.stop()
+	if left == nil {
+		return err
+	}
+	defer m.unbook()
+	return m.endAppointment(*left, errAborted.Error())
+}
+
+// stop is Abort but for an appointment that nobody keeps: its end could not be written down, or
+// the process has only just begun. That is the caller's to end, and to unbook.
+func (m *Migration) stop() (left *Appointment, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock() // so that an attempt either sees it or is past it
 	cancel, phase := m.abort, m.rec.Phase
 	switch {
 	case phase == Committing || phase == Committed:
-		return &Refused{[]string{"the switch is past its point of no return (" + string(phase) + ")" + m.leadsBack()}}
+		return nil, &Refused{[]string{"the switch is past its point of no return (" + string(phase) + ")" + m.leadsBack()}}
 	case m.attempting && cancel == nil:
-		return &Refused{[]string{"the switch is about to be decided (" + string(phase) + ")" + m.leadsBack()}}
+		return nil, &Refused{[]string{"the switch is about to be decided (" + string(phase) + ")" + m.leadsBack()}}
+	case cancel == nil && m.waiting != nil && m.rec.Side != m.waiting.from: // who has waited has not said so yet
+		return nil, &Refused{[]string{"the " + verbOf(m.waiting.from) + " that was waited for is made (" + string(phase) + ")"}}
+	case cancel == nil && m.waiting == nil && m.rec.Appointment != nil:
+		left = m.rec.Appointment
+		m.waiting = &waiting{cancel: func(error) {}, from: left.From} // and nobody keeps it from now on
+		return left, nil
 	case cancel == nil && m.waiting == nil:
-		return &Refused{[]string{"no switch is under way (" + string(phase) + ")"}}
+		return nil, &Refused{[]string{"no switch is under way (" + string(phase) + ")"}}
 	}
 	if m.waiting != nil {
 		m.waiting.cancel(errAborted)
@@ -34,7 +51,7 @@ func (m *Migration) Abort(context.Context) error {
 	if cancel != nil {
 		cancel(errAborted)
 	}
-	return nil
+	return nil, nil
 }
 
 // leadsBack is what is added where an attempt cannot be stopped any more.
@@ -136,11 +153,11 @@ func (m *Migration) cleanUp(ctx context.Context, side router.Side) (done []strin
 		}
 	}
 	if m.record().Servers[side].Fence != nil {
-		err := m.lowerFenceBy(ctx, side, func(side router.Side) fence {
+		err := m.lowerFenceOf(ctx, side, func(side router.Side) fence {
 			f := m.fence(side)
 			f.ends = side != m.record().Side // who is left there has not heard of the switch
 			return f
-		})
+		}, func(st *FenceState) (*FenceState, error) { return stillKnown(ctx, id.Pool(), st) })
 		if err != nil {
 			return done, err
 		}

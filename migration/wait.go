@@ -23,6 +23,7 @@ var errBusy = &Refused{[]string{"another operation is under way; see crossfade s
 // waiting is an appointment that somebody keeps.
 type waiting struct {
 	cancel context.CancelCauseFunc
+	from   router.Side
 	next   time.Time // the next attempt, not before; used by keep alone
 	after  string    // why there was an attempt before
 	no     int       // refusals so far
@@ -32,7 +33,7 @@ type waiting struct {
 // appoint makes an appointment and keeps it. ctx ends only with the process: the
 // appointment then stays in the record.
 func (m *Migration) appoint(ctx context.Context, a Appointment) (Report, error) {
-	w, ctx, err := m.book(ctx, nil)
+	w, ctx, err := m.book(ctx, nil, a.From)
 	if err != nil {
 		return Report{}, err
 	}
@@ -46,11 +47,11 @@ func (m *Migration) appoint(ctx context.Context, a Appointment) (Report, error) 
 	return m.keep(ctx, w)
 }
 
-// book makes the caller the one who waits. There is one at a time: is is the
+// book makes the caller the one who waits to leave from. There is one at a time: is is the
 // appointment that it takes over, nil for a new one.
-func (m *Migration) book(ctx context.Context, is *Appointment) (*waiting, context.Context, error) {
+func (m *Migration) book(ctx context.Context, is *Appointment, from router.Side) (*waiting, context.Context, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &waiting{cancel: cancel}
+	w := &waiting{cancel: cancel, from: from}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.waiting != nil || m.rec.Appointment != is {
@@ -98,7 +99,7 @@ func (m *Migration) keep(ctx context.Context, w *waiting) (report Report, err er
 		case err == nil || a == nil || ctx.Err() != nil:
 			return report, err
 		case errors.Is(err, errStall) && a.Failed <= a.Retries:
-			wait := m.cfg.Cutover.RetryWait << min(a.Failed-1, mostDoubled)
+			wait := m.retryAfter(a.Failed)
 			w.next = time.Now().Add(wait)
 			w.after = fmt.Sprintf("attempt %d of %d was taken back (%v); the next one comes at %s", a.Failed, a.Retries+1, err, w.next.Format(time.TimeOnly))
 			m.log.Warn("the switch is tried again", "attempt", a.Failed, "of", a.Retries+1, "in", wait.String(), "because", err)
@@ -109,6 +110,12 @@ func (m *Migration) keep(ctx context.Context, w *waiting) (report Report, err er
 			return report, err
 		}
 	}
+}
+
+// retryAfter is for how long the next attempt waits after so many; none is known where the first
+// one could not be noted.
+func (m *Migration) retryAfter(failed int) time.Duration {
+	return m.cfg.Cutover.RetryWait << min(max(failed, 1)-1, mostDoubled)
 }
 
 // attemptOf makes one attempt of the appointment, with operator held.
@@ -216,11 +223,20 @@ func (m *Migration) endWaiting(ctx context.Context, err error) error {
 	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errAborted) && m.record().Side == a.From {
 		return fmt.Errorf("%w; the %s goes on waiting when the sidecar is started again", err, a.verb())
 	}
-	if err != nil && m.record().Side == a.From {
-		return errors.Join(err, m.drop(*a, err.Error()))
+	why := ""
+	if err != nil {
+		why = err.Error()
 	}
-	// Where the switch was made, whatever failed after it, nobody may read that it was not.
-	return errors.Join(err, m.save(true, func(r *Record) { r.Appointment = nil }))
+	return errors.Join(err, m.endAppointment(*a, why))
+}
+
+// endAppointment takes an appointment out of the record; why is why it was not kept. Where the
+// switch was made, whatever failed after it, nobody may read that it was not.
+func (m *Migration) endAppointment(a Appointment, why string) error {
+	if why != "" && m.record().Side == a.From {
+		return m.drop(a, why)
+	}
+	return m.save(true, func(r *Record) { r.Appointment = nil })
 }
 
 // drop ends an appointment that was not kept, and says why in the status.
@@ -258,7 +274,7 @@ func (m *Migration) resume(ctx context.Context) {
 		}
 		return
 	}
-	w, ctx, err := m.book(ctx, a)
+	w, ctx, err := m.book(ctx, a, a.From)
 	if err != nil {
 		return // ended meanwhile
 	}

@@ -181,6 +181,31 @@ func TestSwitchGivenUpWithWritesPaused(t *testing.T) {
 	c.want("INCR a", ":2\r\n")
 }
 
+// TestQueuedByABusyServer: a command that would block is queued in a transaction by a server
+// that is busy for long. Nobody is closed for it when a switch is given up meanwhile.
+func TestQueuedByABusyServer(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	c.want("MULTI", ok)
+	if err := w.source.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.send("BLPOP q 0")
+	until(t, "it is on its way", func() bool { return w.gate.Inside() == 1 })
+	ctx, cancel := context.WithTimeout(context.Background(), 2*queuedLong)
+	defer cancel()
+	old := w.gate.Route()
+	if err := w.proxy.Hold(ctx); err == nil {
+		t.Fatal("the gate got empty")
+	}
+	w.proxy.Release(old)
+	if err := w.source.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	c.expect("+QUEUED\r\n")
+	c.want("EXEC", "*1\r\n*-1\r\n")
+}
+
 // TestResetWhileHeld has clients reset their connections while they wait for a
 // switch: they are let go at once, and what they wanted does not happen.
 func TestResetWhileHeld(t *testing.T) {

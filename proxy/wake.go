@@ -109,8 +109,8 @@ func (s *session) blockedOn() (side router.Side, z sleeper, blocks bool) {
 	if it == nil || s.link == nil || it.local {
 		return 0, sleeper{}, false
 	}
-	if it.block == nil {
-		return 0, sleeper{}, it.mayBlock && time.Since(it.sent) > queuedLong
+	if it.block == nil { // with a MULTI that was answered it is queued, however long that takes
+		return 0, sleeper{}, it.mayBlock && !s.st.multi && time.Since(it.sent) > queuedLong
 	}
 	it.unblocked = true
 	z = sleeper{id: s.upID, wakable: true}

@@ -32,9 +32,9 @@ const (
 // Entry is one line. Names are stable.
 type Entry struct {
 	Time time.Time `json:"time"`
-	// Event is "asked" and "answered" for a verb, "phase" for a transition, "waiting" and
-	// "dropped" for a switch that waits, "hook" for one that was asked or has failed,
-	// "started" and "stopped" for the process.
+	// Event is "asked" and "answered" for a verb, "phase" for a transition, "switched",
+	// "aborted" and "rehearsed" for the end of an attempt, "waiting" and "dropped" for a switch
+	// that waits, "started" and "stopped" for the process.
 	Event string `json:"event"`
 	Who   *Who   `json:"who,omitempty"`
 
