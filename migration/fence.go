@@ -324,6 +324,24 @@ func (f fence) unpause(ctx context.Context) error {
 	return nil
 }
 
+// isBusy reports whether a server refuses everything for the moment, because of a script.
+func isBusy(err error) bool { return errorPrefix(err, "BUSY ") }
+
+// whileBusy repeats what a server refuses because it is busy, until ctx ends.
+func whileBusy(ctx context.Context, f func(context.Context) error) error {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		err := f(ctx)
+		if !isBusy(err) {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // killOthers closes every application connection on the server.
 func (f fence) killOthers(ctx context.Context) error {
 	if f.shared {

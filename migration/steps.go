@@ -83,7 +83,7 @@ func (a *attempt) prepare(ctx context.Context) error {
 	if err := a.publish(ctx, a.to, store.RecordKey); err != nil {
 		return err
 	}
-	a.onUndo(func(ctx context.Context) error { return a.fence(a.from).disarm(ctx) })
+	a.onUndo(func(ctx context.Context) error { return whileBusy(ctx, a.fence(a.from).disarm) })
 	if err := a.fence(a.from).arm(ctx, a.record().Token); err != nil {
 		return err
 	}
@@ -384,9 +384,16 @@ func (a *attempt) hold(ctx context.Context) error {
 // softFence stalls writers that bypass the proxy, without an error. It expires
 // by itself, so nothing rests on it.
 func (a *attempt) softFence(ctx context.Context) error {
+	busy := false
+	a.onUndoLast(func(ctx context.Context) error { // clients go on; writers past the proxy and theirs are still to
+		if !busy {
+			return nil
+		}
+		return whileBusy(ctx, a.fence(a.from).unpause)
+	})
 	a.onUndo(func(ctx context.Context) error {
 		err := a.callBack(ctx)
-		_ = a.fence(a.from).unpause(ctx) // unknown before 6.2
+		busy = isBusy(a.fence(a.from).unpause(ctx)) // all else is that it is unknown, before 6.2
 		return err
 	})
 	if err := a.save(false, func(r *Record) { r.Phase = SoftFenced }); err != nil {
