@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/admin"
+	"github.com/crossfade/crossfade/internal/etcdtest"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/redistest/history"
 	"github.com/crossfade/crossfade/internal/redistest/linear"
@@ -44,7 +46,7 @@ func fleetSize() (sidecars, switches int) {
 func (s *stage) member(name string, extra ...string) *sidecar {
 	s.t.Helper()
 	return newSidecar(s.t, setup{
-		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: append([]string{"--role", "proxy", "--instance", name}, extra...),
+		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: slices.Concat([]string{"--role", "proxy", "--instance", name}, s.meets, extra),
 	})
 }
 
@@ -56,11 +58,27 @@ func (c *sidecar) awaitOpen(side router.Side) {
 	})
 }
 
-// newArmada starts a fleet of n sidecars on direct addresses, and its clients.
+// newArmada starts a fleet of n sidecars on direct addresses, and its clients. They meet on the
+// target, or with E2E_FLEET_STORE=etcd in an etcd.
 func newArmada(t *testing.T, n int, failpoints string) *armada {
 	t.Helper()
+	if os.Getenv("E2E_FLEET_STORE") == "etcd" {
+		return newArmadaIn(t, n, failpoints, inEtcd(etcdtest.Start(t, nil).Addr()))
+	}
+	return newArmadaIn(t, n, failpoints, nil)
+}
+
+// inEtcd are the flags of sidecars that meet in an etcd.
+func inEtcd(addr string) []string {
+	return []string{"--fleet.store", "etcd", "--fleet.etcd.endpoints", "http://" + addr}
+}
+
+// newArmadaIn is newArmada whose sidecars have flags that say where they meet.
+func newArmadaIn(t *testing.T, n int, failpoints string, meets []string) *armada {
+	t.Helper()
 	a := &armada{stage: newServers(t, keeping, keeping)}
-	a.c = newSidecar(t, setup{source: "redis://" + a.src.Addr(), target: "redis://" + a.dst.Addr(), extra: []string{"--cutover.max_stall", "5s"}})
+	a.meets = meets
+	a.c = newSidecar(t, setup{source: "redis://" + a.src.Addr(), target: "redis://" + a.dst.Addr(), extra: append([]string{"--cutover.max_stall", "5s"}, meets...)})
 	a.c.start(failpoints)
 	a.c.awaitReady()
 	addrs := []string{a.c.addr}
