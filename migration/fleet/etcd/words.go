@@ -23,8 +23,9 @@ const (
 type word struct {
 	fleet.Word
 	key string
-	mod int64 // the revision that has written it, as transactions compare it; 0: none is there
-	rev int64 // the revision at which that was so
+	mod int64  // the revision that has written it, as transactions compare it; 0: none is there
+	rev int64  // the revision at which that was so
+	in  uint64 // the cluster's id; 0 where nobody asks for it
 }
 
 // hearing is what is known of the word without asking.
@@ -142,7 +143,9 @@ func (s *Store) read(ctx context.Context, c *clientv3.Client, key string) (word,
 	if err != nil {
 		return word{}, err
 	}
-	return wordIn(key, got, got.Header.Revision)
+	w, err := wordIn(key, got, got.Header.Revision)
+	w.in = got.Header.ClusterId
+	return w, err
 }
 
 func wordIn(key string, got *clientv3.GetResponse, rev int64) (word, error) {
@@ -184,7 +187,7 @@ func (s *Store) Listen(ctx context.Context, woken func()) error {
 
 var (
 	errEnded  = errors.New("the watch has ended")
-	errForgot = errors.New("it has forgotten what it had")
+	errForgot = errors.New("it has forgotten what it had, or is another one")
 	errSilent = fmt.Errorf("nothing was heard of it for %v", silence)
 )
 
@@ -232,7 +235,8 @@ func (s *Store) heed(watching context.Context, c *clientv3.Client, there word, c
 			if !open {
 				return errEnded
 			}
-			if r.Header.GetRevision() < newest { // the watch waits for what is long to come; newer versions give no sign of it
+			// The watch waits for what is long to come; newer versions give no sign of that.
+			if r.Header.GetRevision() < newest || r.Header.GetClusterId() != there.in {
 				return errForgot
 			}
 			last, newest = time.Now(), r.Header.GetRevision()
