@@ -20,6 +20,7 @@ var choices = map[string][]string{
 	"sync.field_expiries":   {"keep", "drop"},
 	"verify.gate":           {"off", "known", "passed"},
 	"role":                  {"full", "proxy", "sync"},
+	"fleet.store":           {"target", "etcd"},
 	"log.level":             {"debug", "info", "warn", "error"},
 	"log.format":            {"text", "json", "auto"},
 }

@@ -36,6 +36,9 @@ type Config struct {
 	// LeaveOut lists source databases that are not moved although they hold keys.
 	LeaveOut []int `koanf:"leave_out"`
 
+	// Fleet is where several sidecars meet.
+	Fleet Fleet `koanf:"fleet"`
+
 	Admin   Admin   `koanf:"admin"`
 	Proxy   Proxy   `koanf:"proxy"`
 	Sync    Sync    `koanf:"sync"`
@@ -307,6 +310,7 @@ func Default() Config {
 		Role:   "full",
 		Source: Server{Sentinel: Sentinel{TLS: "same"}},
 		Target: Server{Sentinel: Sentinel{TLS: "same"}},
+		Fleet:  Fleet{Store: "target", Etcd: Etcd{Prefix: "crossfade"}},
 		Admin:  Admin{Address: "unix:crossfade.sock", TLS: ListenTLS{ClientAuth: "none", MinVersion: "1.2"}},
 		Proxy: Proxy{
 			TLS:               ListenTLS{ClientAuth: "none", MinVersion: "1.2"},

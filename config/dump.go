@@ -23,12 +23,13 @@ func (c Config) Redacted() Config {
 	}
 	hide(&c.Source.URL, &c.Source.Password, &c.Source.Sentinel.Password,
 		&c.Target.URL, &c.Target.Password, &c.Target.Sentinel.Password,
-		&c.Admin.Token, &c.Admin.ViewToken)
+		&c.Fleet.Etcd.Password, &c.Admin.Token, &c.Admin.ViewToken)
 	c.Databases = maps.Clone(c.Databases)
 	c.LeaveOut = slices.Clone(c.LeaveOut)
 	c.Sync.Schedule = slices.Clone(c.Sync.Schedule)
 	c.Sync.Match, c.Sync.Types = slices.Clone(c.Sync.Match), slices.Clone(c.Sync.Types)
 	c.Listen, c.Admin.Operators = slices.Clone(c.Listen), slices.Clone(c.Admin.Operators)
+	c.Fleet.Etcd.Endpoints = slices.Clone(c.Fleet.Etcd.Endpoints)
 	c.Hooks = redactRecords(c.Hooks)
 	c.Proxy.Credentials, c.Proxy.Users = redactRecords(c.Proxy.Credentials), redactRecords(c.Proxy.Users)
 	c.Proxy.ProxyProtocolFrom = slices.Clone(c.Proxy.ProxyProtocolFrom)

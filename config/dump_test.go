@@ -18,6 +18,7 @@ func full() Config {
 	c.Databases = map[int]Place{3: {DB: 5}, 0: {}, 7: {DB: 1, Prefix: "{c7}:"}, 8: {DB: 1, Prefix: "#8:"}}
 	c.LeaveOut = []int{1, 2}
 	c.Admin.Token = "hidden5"
+	c.Fleet = Fleet{Store: "etcd", Etcd: Etcd{Endpoints: []string{"http://a:1", "http://b"}, Username: "u", Password: "hidden9", Prefix: "x"}}
 	c.Sync.SetNotifications = false
 	c.Cutover.MaxStall = 1500 * time.Millisecond
 	c.State = "yes"

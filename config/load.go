@@ -95,6 +95,9 @@ func merge(t tree, layers []layer) (Config, []error) {
 	if len(c.Listen) == 0 {
 		c.Listen = nil
 	}
+	if len(c.Fleet.Etcd.Endpoints) == 0 {
+		c.Fleet.Etcd.Endpoints = nil
+	}
 	if len(c.Admin.Operators) == 0 {
 		c.Admin.Operators = nil
 	}
@@ -134,6 +137,7 @@ var secretFiles = map[string]string{
 	"source.sentinel.password": "source.sentinel.password_file",
 	"target.password":          "target.password_file",
 	"target.sentinel.password": "target.sentinel.password_file",
+	"fleet.etcd.password":      "fleet.etcd.password_file",
 	"admin.token":              "admin.token_file",
 	"admin.view_token":         "admin.view_token_file",
 }

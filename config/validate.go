@@ -21,6 +21,7 @@ func (c Config) Validate() error {
 		problems = append(problems, prefixed(side.name, more)...)
 	}
 	problems = append(problems, c.checkListenTLS()...)
+	problems = append(problems, c.checkFleet()...)
 	_, more := c.Proxy.Trusted()
 	problems = append(problems, more...)
 	problems = append(problems, c.Proxy.checkIdentities()...)
@@ -163,6 +164,7 @@ func (c Config) checkWords() []error {
 	var problems []error
 	for _, set := range []struct{ key, value string }{
 		{"role", c.Role},
+		{"fleet.store", c.Fleet.Store},
 		{"proxy.upstream", c.Proxy.Upstream},
 		{"sync.feed", c.Sync.Feed},
 		{"sync.field_expiries", c.Sync.FieldExpiries},

@@ -34,6 +34,7 @@ type stage struct {
 	front    *redistest.Link    // the writers of through go through it, where a test has one
 	through  *load
 	direct   *load
+	meets    []string // flags of members: where they meet
 }
 
 func newStage(t *testing.T, failpoints string, extra ...string) *stage {

@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/crossfade/crossfade/admin"
+	"github.com/crossfade/crossfade/internal/etcdtest"
 	"github.com/crossfade/crossfade/internal/redistest"
 	"github.com/crossfade/crossfade/internal/redistest/history"
 	"github.com/crossfade/crossfade/internal/redistest/linear"
@@ -46,7 +47,7 @@ func fleetSize() (sidecars, switches int) {
 func (s *stage) member(name string, extra ...string) *sidecar {
 	s.t.Helper()
 	return newSidecar(s.t, setup{
-		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: append([]string{"--role", "proxy", "--instance", name}, extra...),
+		source: "redis://" + s.src.Addr(), target: "redis://" + s.dst.Addr(), extra: slices.Concat([]string{"--role", "proxy", "--instance", name}, s.meets, extra),
 	})
 }
 
@@ -59,12 +60,27 @@ func (c *sidecar) awaitOpen(side router.Side) {
 }
 
 // newArmada starts a fleet of n sidecars on direct addresses, and its clients; extra is for
-// the one that copies.
+// the one that copies. They meet on the target, or with E2E_FLEET_STORE=etcd in an etcd.
 func newArmada(t *testing.T, n int, failpoints string, extra ...string) *armada {
 	t.Helper()
+	if os.Getenv("E2E_FLEET_STORE") == "etcd" {
+		return newArmadaIn(t, n, failpoints, inEtcd(etcdtest.Start(t, nil).Addr()), extra...)
+	}
+	return newArmadaIn(t, n, failpoints, nil, extra...)
+}
+
+// inEtcd are the flags of sidecars that meet in an etcd.
+func inEtcd(addr string) []string {
+	return []string{"--fleet.store", "etcd", "--fleet.etcd.endpoints", "http://" + addr}
+}
+
+// newArmadaIn is newArmada whose sidecars have flags that say where they meet.
+func newArmadaIn(t *testing.T, n int, failpoints string, meets []string, extra ...string) *armada {
+	t.Helper()
 	a := &armada{stage: newServers(t, keeping, keeping)}
+	a.meets = meets
 	a.c = newSidecar(t, setup{
-		source: "redis://" + a.src.Addr(), target: "redis://" + a.dst.Addr(), extra: append([]string{"--cutover.max_stall", "5s"}, extra...),
+		source: "redis://" + a.src.Addr(), target: "redis://" + a.dst.Addr(), extra: slices.Concat([]string{"--cutover.max_stall", "5s"}, meets, extra),
 	})
 	a.c.start(failpoints)
 	a.c.awaitReady()

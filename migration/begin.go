@@ -102,7 +102,7 @@ func (m *Migration) noteBegin(ctx context.Context, _ *mirror.Mirror) error {
 		if !r.Copied {
 			r.Libraries = mirror.Libraries{}
 		}
-		r.Copied = true
+		r.Copied, r.Meets = true, meetsIn(m.opt.Meeting)
 		if r.Side == router.Source {
 			r.Phase = Copying
 		} else {

@@ -40,13 +40,17 @@ func Check(ctx context.Context, cfg config.Config) ([]preflight.Finding, error) 
 	if err != nil {
 		return nil, err
 	}
+	at, err := cfg.Fleet.Meeting()
+	if err != nil {
+		return nil, err
+	}
 	findings := preflight.Run(ctx, preflight.Env{
 		From: from, To: to, FromName: "source", ToName: "target",
 		Map: dbmap, Explicit: len(cfg.Databases) > 0, LeaveOut: cfg.LeaveOut,
 		Feed: cfg.Sync.Feed, SetNotifications: cfg.Sync.SetNotifications, CreateUser: cfg.Cutover.CreateUser, Unsafe: cfg.Cutover.Unsafe,
 		Only: only, AllowPartial: cfg.Cutover.AllowPartial, DropFieldExpiries: cfg.Sync.FieldExpiries == "drop",
 	}, preflight.StageCheck)
-	return append(findings, lookForFleet(ctx, to)...), nil
+	return append(findings, lookAtFleet(ctx, at, both, cfg.Proxy.DialTimeout)...), nil
 }
 
 // env describes a switch, or the copy before the first one, to the checks.

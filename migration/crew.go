@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/migration/fleet"
 	"github.com/crossfade/crossfade/router"
 )
@@ -24,6 +22,7 @@ const (
 	answerMost  = 250 * time.Millisecond
 	answerShare = 8 // of the time that clients may still wait, a part goes to a member that does not answer
 	crewTime    = time.Second
+	sayShare    = 4 // a part of it goes to a store that does not answer, too
 )
 
 // crew is the traffic of all sidecars of a migration: the clients of this one, and, by what
@@ -46,6 +45,7 @@ type crew struct {
 	plan    *FleetReport // of the attempt
 	next    router.Route // where that leads
 	let     time.Time    // when clients were let go on last; at first: when this process has begun
+	away    absence      // why the store could not be asked last
 }
 
 // sighting is a heartbeat and when it has changed last, by our own clock.
@@ -57,7 +57,7 @@ type sighting struct {
 func newCrew(m *Migration, local Traffic) *crew {
 	return &crew{
 		Traffic: local, m: m, seen: make(map[string]sighting), let: time.Now(),
-		store: fleet.Target{Client: func() *redis.Client { return m.ids[router.Target].Pool().DB(0) }},
+		store: meet(m.opt.Meeting, m.ids[router.Target].first, func() string { return m.record().ID }, m.cfg.Proxy.DialTimeout),
 	}
 }
 
@@ -86,6 +86,9 @@ type MemberStatus struct {
 // look reads the heartbeats.
 func (c *crew) look(ctx context.Context) error {
 	list, err := c.store.Members(ctx)
+	if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		c.noteAway(err)
+	}
 	if err != nil {
 		return err
 	}
@@ -95,7 +98,7 @@ func (c *crew) look(ctx context.Context) error {
 	there := make(map[string]sighting, len(list))
 	for _, m := range list {
 		s, known := c.seen[m.ID]
-		if !known || s.Beat != m.Beat {
+		if !known || s.Beat != m.Beat || m.Lives {
 			s.at = now
 		}
 		s.Member = m
@@ -177,7 +180,11 @@ func (c *crew) say(ctx context.Context, stage fleet.Stage, r router.Route) (flee
 		w.Aligned = c.aligned
 	}
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, crewTime)
+	most := crewTime
+	if end, bounded := ctx.Deadline(); bounded && stage != fleet.Prepare { // clients wait
+		most = min(most, time.Until(end)/sayShare)
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	return w, c.store.Say(ctx, w)
 }

@@ -10,8 +10,10 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration/fleet"
 	"github.com/crossfade/crossfade/migration/preflight"
+	"github.com/crossfade/crossfade/migration/store"
 	"github.com/crossfade/crossfade/sync/conn"
 )
 
@@ -73,9 +75,31 @@ func named(names []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
+// lookAtFleet says whether the sidecars can meet, and what they are, where there is none to ask.
+func lookAtFleet(ctx context.Context, at *config.Meeting, both *ends, timeout time.Duration) []preflight.Finding {
+	id := ""
+	if at != nil {
+		id = migrationOn(ctx, both.to, both.from)
+	}
+	st := meet(at, func() *redis.Client { return both.to.DB(0) }, func() string { return id }, timeout)
+	defer func() { _ = st.Close() }()
+	return append(meetingFindings(ctx, st), lookForFleet(ctx, st)...)
+}
+
+// migrationOn returns the id of the migration that servers tell of; "" where they tell of none.
+func migrationOn(ctx context.Context, servers ...*conn.Pool) string {
+	for _, p := range servers {
+		for _, key := range []string{store.RecordKey, store.JournalKey} {
+			if e, ok, err := store.Load(ctx, p.Control(), key); err == nil && ok && e.ID != "" {
+				return e.ID
+			}
+		}
+	}
+	return ""
+}
+
 // lookForFleet is fleetFindings by who has no sidecar: it listens for two heartbeats.
-func lookForFleet(ctx context.Context, target *conn.Pool) []preflight.Finding {
-	st := fleet.Target{Client: func() *redis.Client { return target.DB(0) }}
+func lookForFleet(ctx context.Context, st fleet.Store) []preflight.Finding {
 	before, err := st.Members(ctx)
 	if err != nil || len(before) == 0 {
 		return nil // what is wrong with the server others have found
@@ -96,7 +120,7 @@ func lookForFleet(ctx context.Context, target *conn.Pool) []preflight.Finding {
 	var members []MemberStatus
 	for _, m := range now {
 		was, known := beats[m.ID]
-		members = append(members, MemberStatus{Name: m.Name, Version: m.Version, Protocol: m.Protocol, Alive: !known || was != m.Beat})
+		members = append(members, MemberStatus{Name: m.Name, Version: m.Version, Protocol: m.Protocol, Alive: !known || was != m.Beat || m.Lives})
 	}
 	return fleetFindings(members, "")
 }

@@ -71,7 +71,7 @@ func (m *Migration) gatesWithin(r Record, mi *mirror.Mirror, maxLag, maxStall ti
 		what := fmt.Sprintf("%d reads were answered alike by both servers", m.cfg.Shadow.CleanReads)
 		gates = append(gates, gate("shadow", what, m.shadowReasons(r.Side)...))
 	}
-	return gates
+	return append(gates, m.crew.gates()...)
 }
 
 // copyReasons are those of the copy, whatever the phase.

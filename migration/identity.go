@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration/preflight"
 	"github.com/crossfade/crossfade/router"
@@ -40,6 +42,9 @@ func (id *identity) Pool() *conn.Pool {
 	defer id.mu.Unlock()
 	return id.pool
 }
+
+// first returns the connections to database 0, as whoever we are at that moment.
+func (id *identity) first() *redis.Client { return id.Pool().DB(0) }
 
 func (id *identity) isOwn() bool {
 	id.mu.Lock()

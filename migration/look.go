@@ -45,6 +45,7 @@ func (m *Migration) Look(ctx context.Context) (CheckReport, error) {
 	}
 	report := CheckReport{From: r.Side, Began: time.Now()}
 	report.Findings = append([]preflight.Finding{}, preflight.Run(ctx, m.env(r.Side), stage)...)
+	report.Findings = append(report.Findings, meetingFindings(ctx, m.crew.store)...)
 	report.Findings = append(report.Findings, fleetFindings(m.crew.members(), m.opt.Version)...)
 	report.Ended, report.OK = time.Now(), !preflight.Failed(report.Findings)
 	m.mu.Lock()

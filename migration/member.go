@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/crossfade/crossfade/config"
 	"github.com/crossfade/crossfade/migration/fleet"
 	"github.com/crossfade/crossfade/migration/store"
@@ -37,10 +35,12 @@ type MemberTraffic interface {
 type MemberOptions struct {
 	Config         config.Config
 	Source, Target config.Endpoint
-	Gate           *router.Gate
-	Traffic        MemberTraffic
-	File           *store.File
-	Version        string
+	// Meeting is where the one that coordinates speaks; nil: on the target.
+	Meeting *config.Meeting
+	Gate    *router.Gate
+	Traffic MemberTraffic
+	File    *store.File
+	Version string
 }
 
 // Member is a sidecar that only proxies (role: proxy). It never takes the seat, copies
@@ -71,6 +71,7 @@ type Member struct {
 	lost    bool      // they know of none, and it is not known where it has ended
 	known   time.Time // when where commands go was known last
 	filed   filed     // what the state file says
+	unheard absence   // why the fleet does not hear of this process
 
 	// What follows belongs to Run's goroutine that follows.
 	heard    fleet.Word   // the newest that was obeyed
@@ -98,8 +99,15 @@ func NewMember(opt MemberOptions, log *slog.Logger) *Member {
 	instance := memberInstance + id
 	m.ids[router.Source] = newIdentity(router.Source, opt.Source, instance, opt.Config.Proxy.DialTimeout)
 	m.ids[router.Target] = newIdentity(router.Target, opt.Target, instance, opt.Config.Proxy.DialTimeout)
-	m.store = fleet.Target{Client: func() *redis.Client { return m.ids[router.Target].Pool().DB(0) }}
+	m.store = meet(opt.Meeting, m.ids[router.Target].first, m.migrationID, opt.Config.Proxy.DialTimeout)
 	return m
+}
+
+// migrationID returns that of the migration, "" before it is known.
+func (m *Member) migrationID() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec.ID
 }
 
 // memberName is what people call the instance.

@@ -28,12 +28,19 @@ const (
 
 // Run follows the migration until ctx ends. Recover must have succeeded.
 func (m *Member) Run(ctx context.Context) error {
+	m.mu.Lock()
+	missed := m.rec.missed(m.opt.Meeting)
+	m.mu.Unlock()
+	for _, why := range missed {
+		m.log.Warn("this sidecar is not met", "why", why)
+	}
 	var beside sync.WaitGroup
 	beside.Go(func() { m.listen(ctx) })
 	beside.Go(func() { m.beats(ctx) })
 	m.follow(ctx)
 	beside.Wait()
 	m.leave(context.WithoutCancel(ctx))
+	_ = m.store.Close()
 	for _, id := range m.ids {
 		_ = id.Pool().Close()
 	}
@@ -85,8 +92,8 @@ func (m *Member) beats(ctx context.Context) {
 		said.Commands, _ = m.traffic.Served()
 		cctx, cancel := context.WithTimeout(ctx, storeTime)
 		if !over { // a completed migration leaves nothing on the servers
-			if err := m.store.Beat(cctx, said); err != nil && ctx.Err() == nil {
-				m.log.Debug("the fleet does not hear of this sidecar", "error", err)
+			if err := m.store.Beat(cctx, said); ctx.Err() == nil {
+				m.noteUnheard(err)
 			}
 		}
 		cancel()
@@ -96,6 +103,21 @@ func (m *Member) beats(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// noteUnheard notes whether the fleet hears of this process, and says so when that changes.
+func (m *Member) noteUnheard(err error) {
+	m.mu.Lock()
+	changed := m.unheard.note(err)
+	m.mu.Unlock()
+	switch {
+	case err != nil && changed && m.opt.Meeting != nil:
+		m.log.Warn("the fleet does not hear of this sidecar, nor this one of a switch: its clients are served, and find out by the fence", "error", err)
+	case err != nil:
+		m.log.Debug("the fleet does not hear of this sidecar", "error", err)
+	case changed && m.opt.Meeting != nil:
+		m.log.Info("the fleet hears of this sidecar again")
 	}
 }
 

@@ -17,6 +17,10 @@ const onlyProxies = "this sidecar only proxies (role: proxy): ask the one that c
 func (m *Member) Status() Status {
 	m.mu.Lock()
 	r, route, state, problem := m.rec.clone(), m.route, m.state, m.problem
+	unheard := m.unheard
+	if m.over || m.opt.Meeting == nil { // of the target its own troubles tell
+		unheard = absence{}
+	}
 	m.mu.Unlock()
 	s := Status{
 		ID: r.ID, Phase: r.Phase, Side: route.Side, Epoch: route.Epoch, Role: "proxy", State: string(state),
@@ -32,6 +36,8 @@ func (m *Member) Status() Status {
 	if state != fleet.Open && problem == "" {
 		problem = "a switch is under way"
 	}
+	s.Reasons = append(unheard.why("the fleet does not hear of this sidecar, nor this one of a switch, of which its clients find out by the fence"), s.Reasons...)
+	s.Reasons = append(r.missed(m.opt.Meeting), s.Reasons...)
 	if problem != "" {
 		s.Reasons = append([]string{problem}, s.Reasons...)
 	}

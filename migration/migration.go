@@ -70,9 +70,11 @@ type Stalls struct {
 type Options struct {
 	Config         config.Config
 	Source, Target config.Endpoint
-	Gate           *router.Gate
-	Traffic        Traffic
-	File           *store.File
+	// Meeting is where other sidecars are met; nil: on the target.
+	Meeting *config.Meeting
+	Gate    *router.Gate
+	Traffic Traffic
+	File    *store.File
 	// Hooks and Audit are told of each transition; nil: nobody is.
 	Hooks *hook.Hooks
 	Audit *audit.Log
@@ -433,6 +435,7 @@ func (m *Migration) Run(ctx context.Context) error {
 			mi.Stop()
 		}
 		m.closeOthers()
+		_ = m.crew.store.Close()
 		for _, id := range m.ids {
 			_ = id.Pool().Close()
 		}

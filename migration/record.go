@@ -60,6 +60,9 @@ type Record struct {
 	// Ousted is in the state file alone, of a process that must not go on.
 	Ousted *Ousted `json:"ousted,omitempty"`
 
+	// Meets is where the one that copies meets other sidecars, see meetsIn.
+	Meets string `json:"meets,omitempty"`
+
 	LastCutover *Report   `json:"last_cutover,omitempty"`
 	Updated     time.Time `json:"updated"`
 }

@@ -126,6 +126,8 @@ func (m *Migration) Complete(ctx context.Context, o CompleteOptions) (done []str
 	m.forgetUnfenced(router.Source)
 	m.forgetUnfenced(router.Target)
 	did, err := m.sweep(cctx, func(Former) bool { return true })
+	done, errs = append(done, did...), append(errs, err)
+	did, err = m.crew.clear(cctx)
 	return append(done, did...), errors.Join(append(errs, err)...)
 }
 

@@ -39,7 +39,7 @@ func (s *sidecar) copies(ends [2]config.Endpoint, gate *router.Gate) (err error)
 	}
 	m := migration.New(migration.Options{
 		Only:   only,
-		Config: s.config, Source: ends[router.Source], Target: ends[router.Target],
+		Config: s.config, Source: ends[router.Source], Target: ends[router.Target], Meeting: s.meeting,
 		Gate: gate, Traffic: traffic{s.proxy}, File: s.file, Hooks: s.hooks, Audit: s.audit, Tracer: s.traces.Tracer(), Version: buildVersion(),
 	}, s.log)
 	s.migration, see.Migration = m, m
@@ -53,7 +53,7 @@ func (s *sidecar) onlyProxies(ends [2]config.Endpoint, gate *router.Gate) (err e
 		return err
 	}
 	see.member = migration.NewMember(migration.MemberOptions{
-		Config: s.config, Source: ends[router.Source], Target: ends[router.Target],
+		Config: s.config, Source: ends[router.Source], Target: ends[router.Target], Meeting: s.meeting,
 		Gate: gate, Traffic: traffic{s.proxy}, File: s.file, Version: buildVersion(),
 	}, s.log)
 	s.migration = see.member

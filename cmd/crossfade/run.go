@@ -104,6 +104,7 @@ type sidecar struct {
 	log       *slog.Logger
 	file      *store.File
 	audit     *audit.Log
+	meeting   *config.Meeting // nil: the fleet meets on the target
 	traces    *tracing.Traces
 	hooks     *hook.Hooks
 	ups       [2]*upstream
@@ -139,6 +140,12 @@ func newSidecar(ctx context.Context, c config.Config, log *slog.Logger) (_ *side
 				return nil, err
 			}
 		}
+	}
+	if s.meeting, err = c.Fleet.Meeting(); err != nil {
+		return nil, usage(problems(err))
+	}
+	if s.meeting != nil {
+		s.meeting.ReportTo(log)
 	}
 	if s.file, err = store.OpenFile(c.State); err != nil {
 		return nil, err

@@ -117,6 +117,13 @@ func contract(t *testing.T, fresh func(t *testing.T) (st fleet.Store, cut func()
 	})
 	t.Run("members", func(t *testing.T) {
 		st, _ := fresh(t)
+		members := func(t *testing.T) ([]fleet.Member, error) {
+			list, err := st.Members(t.Context())
+			for i := range list {
+				list[i].Lives = false // what nobody has said is the store's affair
+			}
+			return list, err
+		}
 		if list, err := st.Members(t.Context()); err != nil || len(list) != 0 {
 			t.Fatalf("members: %v, %v", list, err)
 		}
@@ -129,13 +136,13 @@ func contract(t *testing.T, fresh func(t *testing.T) (st fleet.Store, cut func()
 				t.Fatal(err)
 			}
 		}
-		if list, err := st.Members(t.Context()); err != nil || !reflect.DeepEqual(list, []fleet.Member{later, y}) {
+		if list, err := members(t); err != nil || !reflect.DeepEqual(list, []fleet.Member{later, y}) {
 			t.Errorf("members: %+v, %v", list, err)
 		}
 		if err := errors.Join(st.Leave(t.Context(), "0", "nobody"), st.Leave(t.Context())); err != nil {
 			t.Fatal(err)
 		}
-		if list, err := st.Members(t.Context()); err != nil || !reflect.DeepEqual(list, []fleet.Member{later}) {
+		if list, err := members(t); err != nil || !reflect.DeepEqual(list, []fleet.Member{later}) {
 			t.Errorf("members: %+v, %v", list, err)
 		}
 	})

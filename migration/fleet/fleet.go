@@ -1,12 +1,15 @@
 // Package fleet is where the sidecars of one migration meet: who there is, and what the one that coordinates says to the others.
-// It owns the words of a switch, the heartbeats, and the control keys that hold them.
+// It owns the words of a switch, the heartbeats, and the control keys on the target that hold them; package etcd is the other place.
 // It never decides where commands go: a word is a hint, the truth is the migration's record.
 package fleet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/crossfade/crossfade/router"
 )
@@ -49,6 +52,15 @@ func (w Word) ID() string { return fmt.Sprintf("%s:%d", w.By, w.Seq) }
 // Says reports whether there is a word at all.
 func (w Word) Says() bool { return w.By != "" }
 
+// Replaces reports whether w may be said where another word is; false without an error is
+// that a later one of the same coordinator was faster. The error is ErrOld.
+func (w Word) Replaces(there Word) (bool, error) {
+	if there.Token > w.Token {
+		return false, fmt.Errorf("%w (token %d, ours is %d)", ErrOld, there.Token, w.Token)
+	}
+	return there.By != w.By || there.Seq <= w.Seq, nil
+}
+
 // Member is a heartbeat: what a sidecar says of itself.
 type Member struct {
 	ID       string      `json:"id"`   // of the process: no other one has it
@@ -62,6 +74,26 @@ type Member struct {
 	Inside   int64       `json:"in_flight"` // commands
 	Commands int64       `json:"commands"`  // that were forwarded, since it started
 	Beat     uint64      `json:"beat"`      // rises with each heartbeat: no clock is compared
+	// Lives is what the store says of it, by a lease: its heart beats, although the beat that
+	// stands there may be an older one. A store that knows of no leases never says so.
+	Lives bool `json:"-"`
+}
+
+// ReadMember reads what a member has said of itself, as JSON. One of a version that says it in
+// other words is a member all the same: its Protocol is 0.
+func ReadMember(id string, text []byte) Member {
+	var m Member
+	if err := json.Unmarshal(text, &m); err != nil || m.ID != id {
+		return Member{ID: id, Name: id}
+	}
+	return m
+}
+
+// SortMembers sorts by name.
+func SortMembers(list []Member) {
+	slices.SortFunc(list, func(a, b Member) int {
+		return strings.Compare(a.Name+"\x00"+a.ID, b.Name+"\x00"+b.ID)
+	})
 }
 
 // State is what a member does with its clients' commands.
@@ -95,7 +127,8 @@ type Store interface {
 	// Listen calls woken once it listens and then after each word, until ctx ends or the
 	// store is lost: the error says so. Words may be lost: who listens asks for them, too.
 	Listen(ctx context.Context, woken func()) error
-	// Beat keeps what a member says of itself, in place of what it said before.
+	// Beat keeps what a member says of itself, in place of what it said before. Counts alone
+	// may be kept later.
 	Beat(ctx context.Context, m Member) error
 	// Members returns what all have said last, the dead among them.
 	Members(ctx context.Context) ([]Member, error)
@@ -107,4 +140,6 @@ type Store interface {
 	Answers(ctx context.Context, ids []string) (map[string]Answer, error)
 	// Clear removes all of it.
 	Clear(ctx context.Context) error
+	// Close ends the connections that are the store's own. What is there stays.
+	Close() error
 }

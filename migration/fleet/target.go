@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -40,13 +38,11 @@ func (t Target) Say(ctx context.Context, w Word) error {
 	for {
 		err = t.Client().Watch(ctx, func(tx *redis.Tx) error {
 			there, err := t.heard(ctx, tx)
-			switch {
-			case err != nil:
+			if err != nil {
 				return err
-			case there.Token > w.Token:
-				return fmt.Errorf("%w (token %d, ours is %d)", ErrOld, there.Token, w.Token)
-			case there.By == w.By && there.Seq > w.Seq: // a later word of ours was faster
-				return nil
+			}
+			if replaces, err := w.Replaces(there); !replaces {
+				return err
 			}
 			_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 				p.Set(ctx, WordKey, text, 0)
@@ -120,15 +116,9 @@ func (t Target) Members(ctx context.Context) ([]Member, error) {
 	}
 	list := make([]Member, 0, len(all))
 	for id, text := range all {
-		m := Member{}
-		if err := json.Unmarshal([]byte(text), &m); err != nil || m.ID != id {
-			m = Member{ID: id, Name: id} // of a version that says it in other words: Protocol is 0
-		}
-		list = append(list, m)
+		list = append(list, ReadMember(id, []byte(text)))
 	}
-	slices.SortFunc(list, func(a, b Member) int {
-		return strings.Compare(a.Name+"\x00"+a.ID, b.Name+"\x00"+b.ID)
-	})
+	SortMembers(list)
 	return list, nil
 }
 
@@ -187,3 +177,6 @@ func (t Target) Clear(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Close implements Store. The connections are somebody else's.
+func (t Target) Close() error { return nil }
