@@ -52,10 +52,10 @@ func (b *bystander) Hold(ctx context.Context) error {
 func (*bystander) Align(context.Context, router.Route) error { return nil }
 
 func (b *bystander) Release(r router.Route) {
-	b.gate.Open(r)
 	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gate.Open(r)
 	b.open = time.Now()
-	b.mu.Unlock()
 }
 
 // waited is from when to when clients would have waited last.
@@ -370,6 +370,7 @@ func (f *fleetBench) cross(ctx context.Context, n int) (c crossing, err error) {
 		if i%2 == 1 {
 			verb, to = f.one.Admin().Rollback, router.Source
 		}
+		began := time.Now()
 		r, err := verb(ctx, admin.SwitchRequest{})
 		if err != nil {
 			return c, fmt.Errorf("switch %d: %w", i+1, err)
@@ -381,6 +382,9 @@ func (f *fleetBench) cross(ctx context.Context, n int) (c crossing, err error) {
 		var first, last time.Time
 		for _, b := range f.members {
 			from, to := b.waited()
+			if from.Before(began) {
+				continue // its clients did not wait this time
+			}
 			waits = append(waits, ms(to.Sub(from)))
 			if first.IsZero() || to.Before(first) {
 				first = to
@@ -388,6 +392,9 @@ func (f *fleetBench) cross(ctx context.Context, n int) (c crossing, err error) {
 			if to.After(last) {
 				last = to
 			}
+		}
+		if len(waits) == 0 {
+			return c, fmt.Errorf("switch %d: no member has held its clients", i+1)
 		}
 		slices.Sort(waits)
 		held, middle = append(held, r.Held), append(middle, waits[len(waits)/2])

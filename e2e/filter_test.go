@@ -92,6 +92,14 @@ func TestPartialCopy(t *testing.T) {
 	}
 	c.kill()
 
+	// It is not known to have been given up, so nobody repairs beside it.
+	if text, code := verb(t, slices.Concat(alone, []string{"--repair"})...); code != 1 || !strings.Contains(unwrapped(text), "nothing is repaired directly") {
+		t.Errorf("verify --repair of a migration that is not over ended with status %d:\n%s", code, text)
+	}
+	for _, client := range []*redis.Client{a, b} {
+		do(t, client, "DEL", "crossfade:record", "crossfade:journal")
+	}
+
 	// What is planted inside is found and mended, what is outside is not touched.
 	do(t, b, "HSET", "user:9", "f", "wrong")
 	do(t, b, "DEL", "session:9")

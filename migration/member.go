@@ -206,6 +206,12 @@ func (m *Member) mine(r Record) error {
 		}
 	}
 	was, err := m.inFile()
+	if was.id != "" && (was.id != r.ID || was.epoch > r.Epoch) { // who was told to move it away may have done so
+		m.mu.Lock()
+		m.filed = filed{}
+		m.mu.Unlock()
+		was, err = m.inFile()
+	}
 	switch {
 	case err != nil:
 		return err
@@ -218,7 +224,8 @@ func (m *Member) mine(r Record) error {
 	return nil
 }
 
-// filed is what mine asks of the state file, which nobody else writes: it is read once.
+// filed is what mine asks of the state file, which nobody else writes: it is read once, and again
+// where it is in the way.
 type filed struct {
 	id    string // of the migration; empty: the file was not read, or is none
 	epoch uint64

@@ -46,8 +46,14 @@ func (m *Migration) findSavedFence(ctx context.Context) {
 	}
 	still := *st
 	still.Raised, still.Users = true, nil
-	for _, u := range st.Users {
-		there, err := aclUser(ctx, m.ids[side].Pool().DB(0), u.Name)
+	p := m.ids[side].Pool().DB(0).Pipeline() // clients may be waiting, and users be many
+	answers := make([]*redis.Cmd, len(st.Users))
+	for i, u := range st.Users {
+		answers[i] = p.Do(ctx, "ACL", "GETUSER", u.Name)
+	}
+	_, _ = p.Exec(ctx) // each answer has its own error
+	for i, u := range st.Users {
+		there, err := readUser(u.Name, answers[i])
 		switch {
 		case errors.Is(err, redis.Nil): // it is gone
 		case err != nil:

@@ -322,6 +322,7 @@ func TestHalfClosedBeforeTLS(t *testing.T) {
 		}
 		w := newWorldOn(t, source, redistest.Start(t), mode, func(c *Config) {
 			c.Upstreams[router.Source].Dial = func(ctx context.Context) (net.Conn, error) { return endpoint.Dial(ctx, e, patience) }
+			c.lateAfter = time.Hour
 		})
 		c := w.client()
 		c.want("RPUSH q e", ":1\r\n")

@@ -36,8 +36,8 @@ const (
 // may not send that, a key that is set and deleted in one step. For WAITAOF it is the
 // key: a server that has no replicas puts the message nowhere.
 //
-// text is the error for a client that may do neither, or whose WATCH the key would lift. It
-// says so instead of a number of replicas that may not have its writes.
+// text is the error for a client that may do neither, or whose WATCH the key would lift, or the
+// server's own where it takes no writes. It says so instead of a number of replicas that may not have its writes.
 func (s *session) claimWrites(command string) (text string, err error) {
 	if s.home == nil || !s.srv.cfg.Shared {
 		return "", nil
@@ -48,8 +48,10 @@ func (s *session) claimWrites(command string) (text string, err error) {
 	} else if replies, err := s.ask(words("SPUBLISH", waitName, "")); err != nil || !resp.IsError(replies[0]) {
 		return "", err
 	}
-	// It keeps its connection from now on, so that its next writes are this one's.
-	s.keep()
+	if command != "waitaof" { // which is claimed anew each time
+		// It keeps its connection from now on, so that its next writes are this one's.
+		s.keep()
+	}
 	// HELLO is everybody's. An error of WAIT itself is for the server to say.
 	replies, err := s.ask(words("HELLO"), probe)
 	if err != nil || resp.WaitsForAll(replies[0]) || resp.IsError(replies[1]) {
@@ -61,6 +63,15 @@ func (s *session) claimWrites(command string) (text string, err error) {
 	replies, err = s.ask(words("MULTI"), words("SET", waitName, ""), words("DEL", waitName), words("EXEC"))
 	if err != nil || done(replies[3]) {
 		return "", err
+	}
+	for _, r := range append(replies, resp.Elements(replies[3])...) {
+		said := resp.ErrorText(r)
+		if said != "" && !strings.HasPrefix(said, "NOPERM ") && !strings.HasPrefix(said, "ERR unknown") {
+			return said, nil // out of memory, say: no right is missing
+		}
+		if said != "" {
+			break
+		}
 	}
 	return mayNot, nil
 }

@@ -346,20 +346,21 @@ func (q *quietKeys) owe(ctx context.Context, kind string) error {
 	return q.put(maps.Keys(q.fresh))
 }
 
-// put says that keys are due. Of very many it remembers none: a scan of everything is due then.
+// put says that keys are due. Of very many it remembers some: a scan of everything is due then,
+// or all of them again.
 func (q *quietKeys) put(keys iter.Seq[string]) error { // with mu held
 	if q.owed == nil {
 		q.owed = make(map[string]struct{})
 	}
 	for k := range keys {
-		if _, there := q.owed[k]; !there {
-			q.owed[k] = struct{}{}
-			q.due = append(q.due, k)
+		if _, there := q.owed[k]; there {
+			continue
 		}
-	}
-	if len(q.due) > freshMost {
-		q.due, q.owed = nil, nil
-		return errMany
+		if len(q.due) >= freshMost {
+			return errMany
+		}
+		q.owed[k] = struct{}{}
+		q.due = append(q.due, k)
 	}
 	return nil
 }

@@ -52,6 +52,10 @@ type Outcome struct {
 	Err     error // nothing was changed on the target, unless Unknown(Err)
 }
 
+// Changed reports whether a copy came to nothing because the key changed under it: it may be
+// tried again.
+func Changed(err error) bool { return errors.Is(err, errChanged) }
+
 // Unknown reports whether err leaves open if the last command was run: it is no
 // answer of a server, but a connection or a context that ended. Such a write may
 // still lie in a socket and arrive later.

@@ -71,7 +71,11 @@ func Mender(cfg Config) func(ctx context.Context, db int, keys []string) error {
 			}
 		}
 		for _, k := range big {
-			if err := mendBig(ctx, from, to, manner, k); err != nil {
+			err := mendBig(ctx, from, to, manner, k)
+			if errors.Is(err, value.ErrType) { // a module's: RESTORE, or nothing
+				err = mendWhole(ctx, &batch, from, to, k)
+			}
+			if err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -104,17 +108,34 @@ func partBig(ctx context.Context, cfg Config, from, to *redis.Client, keys []str
 	return big, small, nil
 }
 
+// mendTries is how often a key is copied that changes meanwhile.
+const mendTries = 4
+
 // mendBig copies a key in chunks.
 func mendBig(ctx context.Context, from, to *redis.Client, manner value.Manner, key string) error {
 	b := value.NewBig(key, func(ctx context.Context, write func(context.Context, *redis.Client) error) error {
 		return write(ctx, to)
 	})
 	b.Manner = manner
-	_, err := b.Build(ctx, from, unheard{})
-	if err != nil {
-		b.Drop(ctx)
+	for try := 1; ; try++ {
+		_, err := b.Build(ctx, from, unheard{})
+		if err == nil {
+			return nil
+		}
+		if try == mendTries || !value.Changed(err) {
+			b.Drop(ctx)
+			return err
+		}
 	}
-	return err
+}
+
+// mendWhole copies a key by RESTORE.
+func mendWhole(ctx context.Context, batch *value.Batch, from, to *redis.Client, key string) error {
+	outcomes, err := batch.Copy(ctx, from, to, []string{key})
+	if err != nil {
+		return err
+	}
+	return outcomes[0].Err
 }
 
 // unheard is the value.Watch of who hears of no changes: any may have come.
