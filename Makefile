@@ -4,7 +4,7 @@
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
 PARALLEL   ?= 3
-TIMEOUT    ?= 25m
+TIMEOUT    ?= 30m
 CHAOS_TIME ?= 10m
 CHAOS_SEED ?= 0
 FUZZTIME   ?= 1h
